@@ -1,0 +1,1 @@
+"""Image data in FFCV's .beton format: conversion, reading, order, augmentation and loading."""

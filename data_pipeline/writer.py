@@ -1,0 +1,111 @@
+"""Writes .beton files sample by sample, so that equal input gives equal bytes.
+
+FFCV's own DatasetWriter hands samples to processes in no fixed order, hangs on an unreadable image
+and leaves half a file at the final path. Here a file grows under a temporary name and is renamed
+when it is whole; FFCV's loader reads it like its own.
+"""
+
+import os
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+
+from data_pipeline.beton import (
+    ALLOCATION,
+    FIELD,
+    HEADER,
+    SAMPLE,
+    TYPE_IMAGE,
+    TYPE_INT,
+    VERSION,
+)
+from data_pipeline.encode import EncodedImage
+
+PAGE_SIZE = 1 << 23
+
+
+class BetonWriter:
+    """Appends images to a new file; use as a context manager.
+
+    The number of samples is fixed beforehand, because the tables stand before the pixels. Leaving
+    the context with an error removes what was written; nothing is ever at the final path but a
+    whole file.
+    """
+
+    def __init__(self, path: Path, num_samples: int, page_size: int = PAGE_SIZE):
+        self._path = path
+        self._partial_path = path.with_name(path.name + ".partial")
+        self._samples = np.zeros(num_samples, SAMPLE)
+        self._allocations = np.zeros(num_samples, ALLOCATION)
+        self._page_size = page_size
+        self._count = 0
+        tables_end = HEADER.itemsize + 2 * FIELD.itemsize + self._samples.nbytes
+        self._position = _align(tables_end, page_size)
+
+    def __enter__(self) -> Self:
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = self._partial_path.open("wb")
+        return self
+
+    def append(self, image: EncodedImage, label: int) -> None:
+        """Add the next sample.
+
+        Raises:
+            ValueError: an image larger than a page.
+        """
+        size = len(image.data)
+        if size > self._page_size:
+            raise ValueError(
+                f"an image of {size} bytes exceeds the page of {self._page_size}; "
+                "limit the images' size or store them as JPEG"
+            )
+        # FFCV reads whole pages: no image may straddle two.
+        if self._position % self._page_size + size > self._page_size:
+            self._position = _align(self._position, self._page_size)
+        self._file.seek(self._position)
+        self._file.write(image.data)
+        record = (image.mode, image.width, image.height, self._position)
+        self._samples[self._count] = (record, label)
+        self._allocations[self._count] = (self._count, self._position, size)
+        self._position += size
+        self._count += 1
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if kind is not None:
+            self._file.close()
+            self._partial_path.unlink(missing_ok=True)
+            return
+        assert self._count == len(self._samples), "fewer samples than announced"
+        self._write_tables()
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._file.close()
+        self._partial_path.replace(self._path)
+
+    def _write_tables(self) -> None:
+        end = _align(self._position, self._page_size)
+        header = np.zeros(1, HEADER)
+        header["version"], header["num_fields"] = VERSION, 2
+        header["page_size"], header["num_samples"] = self._page_size, self._count
+        header["alloc_table_ptr"] = end
+        fields = np.zeros(2, FIELD)
+        for field, name, type_id in zip(
+            fields, (b"image", b"label"), (TYPE_IMAGE, TYPE_INT), strict=True
+        ):
+            field["type_id"] = type_id
+            field["name"][: len(name)] = np.frombuffer(name, np.uint8)
+        self._file.seek(0)
+        self._file.write(header.tobytes() + fields.tobytes() + self._samples.tobytes())
+        self._file.seek(end)
+        self._file.write(self._allocations.tobytes())
+
+
+def _align(position: int, page_size: int) -> int:
+    return -(-position // page_size) * page_size

@@ -1,0 +1,1 @@
+"""Knowledge distillation of image classifiers as a service on Ray, FFCV and MLflow."""

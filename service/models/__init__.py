@@ -1,0 +1,1 @@
+"""Building models by name and loading weights safely."""

@@ -1,0 +1,73 @@
+"""Models by name, with random weights or with those a spec asks for."""
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from service.models.cifar import build_cifar_model
+from service.models.names import CIFAR_PREFIX, TIMM_PREFIX
+from service.models.weights import load_weights
+from service.problems import BadInputError, Problem
+from service.spec_sections import Weights
+
+
+def build_model(name: str, num_classes: int) -> nn.Module:
+    """A classifier with random weights, images [B, 3, H, W] to logits [B, num_classes].
+
+    Raises:
+        BadInputError: timm is not installed, or does not know the model.
+    """
+    if name.startswith(CIFAR_PREFIX):
+        return build_cifar_model(name.removeprefix(CIFAR_PREFIX), num_classes)
+    if name.startswith(TIMM_PREFIX):
+        return _build_timm_model(name.removeprefix(TIMM_PREFIX), num_classes)
+    import torchvision.models
+
+    # Auxiliary heads return tuples; distillation is about the one classifier.
+    options: dict[str, Any] = {}
+    if name in ("googlenet", "inception_v3"):
+        options = {"aux_logits": False, "init_weights": True}
+    return torchvision.models.get_model(name, weights=None, num_classes=num_classes, **options)
+
+
+def build_with_weights(role: str, name: str, num_classes: int, weights: Weights | None) -> nn.Module:
+    """A model for ``role`` (teacher or student) with its weights filled in.
+
+    Raises:
+        BadInputError: weights that cannot be had, have another digest, or do not fit the model.
+    """
+    try:
+        model = build_model(name, num_classes)
+    except BadInputError as error:
+        problems = [problem._replace(where=f"{role}.model") for problem in error.problems]
+        raise BadInputError("spec", problems) from error
+    if weights is not None:
+        load_weights(model, name, weights, where=f"{role}.weights")
+    return model
+
+
+def num_parameters(model: nn.Module) -> int:
+    """Number of trainable scalars."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def on_meta_device(name: str, num_classes: int) -> nn.Module:
+    """The model's shapes without its memory."""
+    with torch.device("meta"):
+        return build_model(name, num_classes)
+
+
+def _build_timm_model(name: str, num_classes: int) -> nn.Module:
+    try:
+        import timm
+    except ImportError as error:
+        problem = Problem(
+            "model", f"is timm:{name} but timm is not installed", "pip install 'dtkd-service[timm]'"
+        )
+        raise BadInputError("spec", [problem]) from error
+    if not timm.is_model(name):
+        close = timm.list_models(f"*{name.split('_')[0]}*")[:5]
+        remedy = f"timm knows {', '.join(close)}" if close else "see timm.list_models()"
+        raise BadInputError("spec", [Problem("model", f"timm has no model {name!r}", remedy)])
+    return timm.create_model(name, pretrained=False, num_classes=num_classes)

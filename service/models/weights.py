@@ -1,0 +1,163 @@
+"""Weights for a model: from a file, MLflow or torchvision; never by unpickling code."""
+
+import hashlib
+import tempfile
+from pathlib import Path
+from typing import Any, NoReturn
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from service.problems import BadInputError, Problem
+from service.spec_rules import is_file_source
+from service.spec_sections import Weights
+
+StateDict = dict[str, Tensor]
+
+
+def load_weights(model: nn.Module, name: str, weights: Weights, where: str) -> None:
+    """Fill ``model`` (built as ``name``) from ``weights``; ``where`` names the spec's section.
+
+    Raises:
+        BadInputError: a source that cannot be read, another digest, keys or shapes that differ.
+    """
+    if weights.source.startswith("torchvision:"):
+        state = _torchvision_state(name, weights.source.removeprefix("torchvision:"), where)
+    elif is_file_source(weights.source):
+        state = _file_state(Path(weights.source), weights.sha256, where)
+    else:
+        with tempfile.TemporaryDirectory() as folder:
+            state = _file_state(_mlflow_file(weights.source, folder, where), weights.sha256, where)
+    expected = model.state_dict()
+    fit = _fit_by_order if weights.match == "order" else _fit_by_name
+    model.load_state_dict(fit(expected, state, where))
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file, 64 hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def read_state_dict(path: Path) -> StateDict:
+    """Tensors of a .safetensors or .pth file.
+
+    Raises:
+        ValueError: a file that is damaged, or that holds anything but tensors by name.
+    """
+    if path.suffix == ".safetensors":
+        try:
+            return load_file(path)
+        except SafetensorError as error:
+            raise ValueError(f"is not a readable safetensors file ({error})") from error
+    try:
+        content: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises many kinds; all mean that the file cannot be used
+        raise ValueError("is no plain state dict that weights_only=True can read") from error
+    for key in ("state_dict", "model"):
+        if isinstance(content, dict) and isinstance(content.get(key), dict):
+            content = content[key]
+    if not isinstance(content, dict) or not all(isinstance(v, Tensor) for v in content.values()):
+        raise ValueError("holds something else than tensors by name")
+    return {key.removeprefix("module."): tensor for key, tensor in content.items()}
+
+
+def _file_state(path: Path, sha256: str | None, where: str) -> StateDict:
+    if not path.is_file():
+        _refuse(f"{where}.source", f"{path} does not exist", "give the path of a weights file")
+    if sha256 is not None and (actual := sha256_of(path)) != sha256:
+        _refuse(
+            f"{where}.sha256", f"{path} has digest {actual}", "use the file that was pinned, or pin this one"
+        )
+    try:
+        return read_state_dict(path)
+    except ValueError as error:
+        _refuse(f"{where}.source", f"{path} {error}", "save a state dict as .safetensors")
+
+
+def _torchvision_state(name: str, enum: str, where: str) -> StateDict:
+    import torchvision.models
+
+    enums = torchvision.models.get_model_weights(name)
+    if enum not in enums.__members__:
+        known = ", ".join(enums.__members__)
+        _refuse(f"{where}.source", f"{name} has no weights {enum}", f"torchvision knows {known}")
+    try:
+        return dict(enums[enum].get_state_dict(progress=False, check_hash=True))
+    except OSError as error:
+        _refuse(
+            f"{where}.source",
+            f"{enums[enum].url} cannot be downloaded ({error})",
+            "copy the file to the cluster and give its path",
+        )
+
+
+def _mlflow_file(uri: str, folder: str, where: str) -> Path:
+    """The safetensors file of a student that an earlier job logged."""
+    import mlflow
+
+    try:
+        found = Path(mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=folder))
+    except (mlflow.exceptions.MlflowException, OSError) as error:
+        _refuse(f"{where}.source", f"{uri} cannot be fetched ({error})", "check the URI and server")
+    files = [found] if found.is_file() else sorted(found.rglob("*.safetensors"))
+    if len(files) != 1:
+        _refuse(
+            f"{where}.source", f"{uri} has {len(files)} safetensors files", "give a URI with exactly one"
+        )
+    return files[0]
+
+
+def _fit_by_name(expected: StateDict, state: StateDict, where: str) -> StateDict:
+    missing, unknown = expected.keys() - state.keys(), state.keys() - expected.keys()
+    # Old files lack BatchNorm's step counters, which nothing here reads.
+    missing = {key for key in missing if not key.endswith("num_batches_tracked")}
+    if missing or unknown:
+        _refuse(
+            f"{where}.source",
+            f"lacks {_some(missing)} and has unknown {_some(unknown)}",
+            'use weights of this very model, or match by "order"',
+        )
+    _check_shapes([(key, key) for key in state], expected, state, where)
+    return {key: state.get(key, expected[key]) for key in expected}
+
+
+def _fit_by_order(expected: StateDict, state: StateDict, where: str) -> StateDict:
+    """The n-th tensor fills the n-th: for the same network written with other names."""
+    counters = "num_batches_tracked"
+    targets = [key for key in expected if not key.endswith(counters)]
+    sources = [key for key in state if not key.endswith(counters)]
+    if len(targets) != len(sources):
+        _refuse(
+            f"{where}.source",
+            f"has {len(sources)} tensors, the model {len(targets)}",
+            "matching by order needs the same network",
+        )
+    pairs = list(zip(targets, sources, strict=True))
+    _check_shapes(pairs, expected, state, where)
+    return {**expected, **{target: state[source] for target, source in pairs}}
+
+
+def _check_shapes(
+    pairs: list[tuple[str, str]], expected: StateDict, state: StateDict, where: str
+) -> None:
+    for target, source in pairs:
+        if expected[target].shape != state[source].shape:
+            _refuse(
+                f"{where}.source",
+                f"{source} is {list(state[source].shape)}, the model's {target} "
+                f"{list(expected[target].shape)}",
+                "use weights for this model and this number of classes",
+            )
+
+
+def _some(keys: set[str]) -> str:
+    shown = sorted(keys)[:3]
+    more = f" and {len(keys) - 3} more" if len(keys) > 3 else ""
+    return (", ".join(shown) or "nothing") + more
+
+
+def _refuse(where: str, wrong: str, remedy: str) -> NoReturn:
+    raise BadInputError("spec", [Problem(where, wrong, remedy)])

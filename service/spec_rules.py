@@ -1,0 +1,297 @@
+"""Rules across the sections of a spec, and those that need a look at the files it names.
+
+Each rule gets a spec whose needed sections are known to be valid and yields what is wrong. Numpy is
+the heaviest thing imported here.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from data_pipeline.beton import BetonError, BetonFile, open_beton
+from service.models.names import problem_with_name
+from service.problems import Problem
+
+if TYPE_CHECKING:
+    from service.spec import JobSpec
+    from service.spec_sections import Weights
+
+Rule = Callable[["JobSpec"], Iterator[Problem]]
+
+
+def is_file_source(source: str) -> bool:
+    """Whether a weights source is a path, not an MLflow URI or a torchvision enum."""
+    return not source.startswith(("models:/", "runs:/", "mlflow-artifacts:/", "torchvision:"))
+
+
+def check_models(spec: JobSpec) -> Iterator[Problem]:
+    """Names on the allow-list; class counts that agree."""
+    for role, model in (("student", spec.student), ("teacher", spec.teacher)):
+        if model and (found := problem_with_name(model.model)):
+            yield Problem(f"{role}.model", *found)
+    dataset = getattr(spec, "dataset", None)
+    if not dataset or not spec.teacher or spec.teacher.num_classes is None:
+        return
+    if spec.teacher.num_classes != dataset.num_classes:
+        yield Problem(
+            "teacher.num_classes",
+            f"is {spec.teacher.num_classes} but dataset.num_classes is {dataset.num_classes}",
+            "use a teacher trained on the dataset's classes",
+        )
+
+
+def check_weights(spec: JobSpec) -> Iterator[Problem]:
+    """Weight files that exist, in a format that is safe to read, for the dataset's classes."""
+    for role, model in (("student", spec.student), ("teacher", spec.teacher)):
+        if model is None or model.weights is None:
+            continue
+        where = f"{role}.weights.source"
+        source = model.weights.source
+        if source.startswith("torchvision:") and ":" in model.model:
+            yield Problem(where, f"is {source!r} for {model.model}", "torchvision has no such model")
+        if is_file_source(source):
+            yield from _check_weights_file(where, model.weights)
+            yield from _check_head(spec, role, model.weights)
+
+
+def _check_weights_file(where: str, weights: Weights) -> Iterator[Problem]:
+    path = Path(weights.source)
+    if path.suffix not in (".safetensors", ".pth", ".pt"):
+        yield Problem(
+            where,
+            f"is {weights.source!r}, of a kind that is not known",
+            "use .safetensors, .pth, models:/NAME@ALIAS, runs:/ID/PATH or torchvision:ENUM",
+        )
+    elif not path.is_file():
+        yield Problem(where, f"{path} does not exist", "give the path of a weights file")
+
+
+def _check_head(spec: JobSpec, role: str, weights: Weights) -> Iterator[Problem]:
+    """The classes a .safetensors file was made for: the first size of its last matrix."""
+    path, dataset = Path(weights.source), getattr(spec, "dataset", None)
+    if path.suffix != ".safetensors" or not path.is_file() or dataset is None:
+        return
+    shapes = safetensors_shapes(path)
+    if shapes is None:
+        yield Problem(f"{role}.weights.source", f"{path} is damaged", "copy or make it again")
+        return
+    heads = [shape[0] for name, shape in shapes.items() if name.endswith(HEAD_NAMES)]
+    if heads and dataset.num_classes not in heads:
+        yield Problem(
+            f"{role}.weights.source",
+            f"{path} has a classifier for {heads[-1]} classes",
+            f"dataset.num_classes is {dataset.num_classes}: the two must agree",
+        )
+
+
+HEAD_NAMES = ("fc.bias", "classifier.bias", "head.bias", "heads.head.bias", "linear.bias")
+
+
+def safetensors_shapes(path: Path) -> dict[str, list[int]] | None:
+    """Shape of every tensor, from the file's header alone; None if the header is damaged."""
+    try:
+        with path.open("rb") as file:
+            num_bytes = int.from_bytes(file.read(8), "little")
+            if num_bytes > path.stat().st_size:
+                return None
+            header = json.loads(file.read(num_bytes))
+        return {name: entry["shape"] for name, entry in header.items() if name != "__metadata__"}
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+def check_method(spec: JobSpec) -> Iterator[Problem]:
+    """Loss weights that train something, and a teacher where they need one."""
+    method = spec.method
+    if method is None:
+        return
+    if spec.teacher is None and (method.alpha > 0 or method.beta > 0):
+        yield Problem(
+            "method", "weighs distillation losses without a teacher", "add teacher, or leave method out"
+        )
+    if method.alpha == method.beta == method.gamma == 0:
+        yield Problem(
+            "method", "alpha, beta and gamma are all 0", "give at least one a positive weight"
+        )
+    if spec.teacher and method.alpha == method.beta == 0 and method.gamma > 0:
+        yield Problem(
+            "method", "alpha and beta are 0, so the teacher is not used", "remove teacher, or weigh it"
+        )
+
+
+def check_batches(spec: JobSpec) -> Iterator[Problem]:
+    """Global batch = workers x micro-batches per worker x micro-batch."""
+    batch, workers = spec.training.global_batch_size, spec.resources.num_workers
+    micro = spec.training.micro_batch_size
+    if batch % workers:
+        yield Problem(
+            "training.global_batch_size",
+            f"is {batch}, not divisible by resources.num_workers = {workers}",
+            f"use {max(1, batch // workers) * workers} or {(batch // workers + 1) * workers}",
+        )
+    elif micro and (batch // workers) % micro:
+        yield Problem(
+            "training.micro_batch_size",
+            f"is {micro}, but a worker gets {batch // workers} images per step",
+            f"use a divisor of {batch // workers}",
+        )
+
+
+def check_schedule(spec: JobSpec) -> Iterator[Problem]:
+    """Milestones in order and within the training; warm-up shorter than it."""
+    schedule = spec.schedule
+    if schedule.kind == "multistep":
+        milestones = list(schedule.milestones)
+        if milestones != sorted(set(milestones)):
+            yield Problem("schedule.milestones", f"are {milestones}", "give them rising, each once")
+        elif milestones and milestones[-1] >= schedule.num_epochs:
+            yield Problem(
+                "schedule.milestones",
+                f"end at {milestones[-1]} but the training has {schedule.num_epochs} epochs",
+                "scale the milestones with num_epochs, for example 30, 60 and 90 % of it",
+            )
+    if schedule.warmup_epochs >= schedule.num_epochs:
+        yield Problem(
+            "schedule.warmup_epochs",
+            f"is {schedule.warmup_epochs:g} of {schedule.num_epochs} epochs",
+            "make it shorter than the training",
+        )
+
+
+def check_optimizer(spec: JobSpec) -> Iterator[Problem]:
+    """Nesterov's momentum needs momentum."""
+    optimizer = spec.optimizer
+    if optimizer.kind == "sgd" and optimizer.nesterov and optimizer.momentum == 0:
+        yield Problem("optimizer.nesterov", "is on with momentum 0", "set momentum, such as 0.9")
+
+
+def check_augmentation(spec: JobSpec) -> Iterator[Problem]:
+    """Ranges in order."""
+    for name in ("scale", "ratio"):
+        low, high = getattr(spec.augmentation, name)
+        if low > high:
+            yield Problem(f"augmentation.{name}", f"is ({low}, {high})", "give the lesser first")
+
+
+def check_evaluation(spec: JobSpec) -> Iterator[Problem]:
+    """A crop that fits in what it is cut from."""
+    evaluation = spec.evaluation
+    if evaluation.crop_size > evaluation.resize_size:
+        yield Problem(
+            "evaluation.crop_size",
+            f"is {evaluation.crop_size}, more than resize_size = {evaluation.resize_size}",
+            "make resize_size at least crop_size",
+        )
+
+
+def check_storage(spec: JobSpec) -> Iterator[Problem]:
+    """A storage path that is, or can become, a folder."""
+    path = spec.checkpoints.storage_path
+    existing = next((parent for parent in (path, *path.parents) if parent.exists()), Path("/"))
+    if not existing.is_dir():
+        yield Problem("checkpoints.storage_path", f"{existing} is a file", "give a folder")
+
+
+def check_tracking(spec: JobSpec) -> Iterator[Problem]:
+    """An alias needs a registered model; file stores are refused by MLflow itself."""
+    if spec.tracking.alias and not spec.tracking.register_as:
+        yield Problem("tracking.alias", "is set but register_as is not", "name the registered model")
+    uri = spec.tracking.uri
+    if uri is not None and not uri.startswith(("http://", "https://", "sqlite:///")):
+        yield Problem(
+            "tracking.uri", f"is {uri!r}", "give http(s)://host:port or sqlite:///path/mlflow.db"
+        )
+
+
+def check_data(spec: JobSpec) -> Iterator[Problem]:
+    """Files that can be read, labels within the classes, images large enough."""
+    for split in ("train", "val"):
+        path = getattr(spec.dataset, split)
+        where = f"dataset.{split}"
+        try:
+            file = open_beton(path)
+        except BetonError as error:
+            text, _, remedy = str(error).rpartition("; ")
+            yield Problem(where, text, remedy)
+            continue
+        yield from _check_labels(where, file, spec.dataset.num_classes)
+        if split == "train":
+            yield from _check_train_images(spec, file)
+        else:
+            yield from _check_val_images(spec, file)
+
+
+def _check_labels(where: str, file: BetonFile, num_classes: int) -> Iterator[Problem]:
+    low, high = int(file.labels.min()), int(file.labels.max())
+    if low < 0 or high >= num_classes:
+        yield Problem(
+            where,
+            f"{file.path} has labels {low} to {high}",
+            f"dataset.num_classes is {num_classes}: it must be at least {high + 1}",
+        )
+
+
+def _check_train_images(spec: JobSpec, file: BetonFile) -> Iterator[Problem]:
+    augmentation, training = getattr(spec, "augmentation", None), getattr(spec, "training", None)
+    if training and file.num_samples < training.global_batch_size:
+        yield Problem(
+            "training.global_batch_size",
+            f"is {training.global_batch_size} but {file.path} has {file.num_samples} images",
+            "make it no larger than the training set",
+        )
+    if augmentation is None:
+        return
+    sizes, size = file.image_sizes, augmentation.size
+    if augmentation.crop == "pad_and_crop":
+        if not np.all(sizes == size):
+            yield Problem(
+                "augmentation.size",
+                f"is {size} but {file.path} has images of {_span(sizes)} pixels",
+                "pad_and_crop needs images of exactly that size; use it or random_resized",
+            )
+    else:
+        yield from _check_resolution("augmentation.size", size, sizes, file.path)
+
+
+def _check_val_images(spec: JobSpec, file: BetonFile) -> Iterator[Problem]:
+    if evaluation := getattr(spec, "evaluation", None):
+        yield from _check_resolution(
+            "evaluation.crop_size", evaluation.crop_size, file.image_sizes, file.path
+        )
+
+
+def _check_resolution(where: str, size: int, sizes: Any, path: Path) -> Iterator[Problem]:  # noqa: ANN401 - NDArray
+    """Most images must be at least as large as what is asked of them."""
+    typical = int(np.median(sizes.min(axis=1)))
+    if typical < size:
+        yield Problem(
+            where,
+            f"is {size} but the shorter side of the images in {path} is typically {typical} pixels",
+            f"use at most {typical}, or convert the images at a higher resolution",
+        )
+
+
+def _span(sizes: Any) -> str:  # noqa: ANN401 - NDArray
+    low, high = int(sizes.min()), int(sizes.max())
+    return str(low) if low == high else f"{low} to {high}"
+
+
+RULES: tuple[tuple[tuple[str, ...], Rule], ...] = (
+    (("student", "teacher"), check_models),
+    (("student", "teacher"), check_weights),
+    (("method", "teacher"), check_method),
+    (("training", "resources"), check_batches),
+    (("schedule",), check_schedule),
+    (("optimizer",), check_optimizer),
+    (("augmentation",), check_augmentation),
+    (("evaluation",), check_evaluation),
+    (("checkpoints",), check_storage),
+    (("tracking",), check_tracking),
+    (("dataset",), check_data),
+)
+"""Every rule with the sections that it must find valid."""
