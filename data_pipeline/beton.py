@@ -90,7 +90,9 @@ def open_beton(path: Path) -> BetonFile:
             raise BetonError(f"{path} is truncated or empty; convert it again")
         table = _read(path, ALLOCATION, len(samples), table_start)
     except OSError as error:
-        raise BetonError(f"{path} cannot be read ({error.strerror}); give an existing file") from error
+        raise BetonError(
+            f"{path} cannot be read ({error.strerror}); give an existing file"
+        ) from error
     return BetonFile(path, samples, _data_sizes(path, samples, table))
 
 

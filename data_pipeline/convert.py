@@ -135,7 +135,9 @@ def _with_progress(images: Iterator[EncodedImage], total: int) -> Iterator[Encod
             last_s = now_s
             rate = count / max(now_s - start_s, 1e-9)
             eta_s = (total - count) / rate
-            print(f"{count:,} of {total:,} images, {rate:,.0f} img/s, ETA {eta_s:.0f} s", flush=True)
+            print(
+                f"{count:,} of {total:,} images, {rate:,.0f} img/s, ETA {eta_s:.0f} s", flush=True
+            )
 
 
 def _manifest(

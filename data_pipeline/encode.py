@@ -53,7 +53,11 @@ def encode_image(sample: SourceSample, encoding: Encoding) -> EncodedImage:
             f"{sample.name} cannot be decoded ({error}); replace or remove the file"
         ) from error
     size = _target_size(image.width, image.height, encoding)
-    if isinstance(sample.image, bytes) and encoding.format == "jpeg" and _is_plain_jpeg(image, size):
+    if (
+        isinstance(sample.image, bytes)
+        and encoding.format == "jpeg"
+        and _is_plain_jpeg(image, size)
+    ):
         return EncodedImage(MODE_JPEG, image.width, image.height, sample.image)
     pixels = _to_rgb(image)
     width, height = _target_size(*pixels.size, encoding)

@@ -58,7 +58,9 @@ class ImageFolder:
             paths += images
             labels += [label] * len(images)
         if not paths:
-            raise SourceError(f"{root} has no class folders; give a folder of <class>/<image> files")
+            raise SourceError(
+                f"{root} has no class folders; give a folder of <class>/<image> files"
+            )
         return ImageFolder([folder.name for folder in folders], np.array(labels, np.int64), paths)
 
     def read(self, index: int) -> SourceSample:
@@ -79,9 +81,7 @@ class IdxImages:
     @staticmethod
     def open(images_path: Path) -> "IdxImages":
         """Read NAME-images-idx3-ubyte[.gz] and the labels beside it."""
-        labels_path = images_path.with_name(
-            images_path.name.replace("images-idx3", "labels-idx1")
-        )
+        labels_path = images_path.with_name(images_path.name.replace("images-idx3", "labels-idx1"))
         images, labels = read_idx(images_path), read_idx(labels_path).astype(np.int64)
         if images.ndim != 3 or labels.shape != images.shape[:1]:
             raise SourceError(
@@ -130,5 +130,9 @@ def open_source(path: Path) -> Source:
     if "images-idx3" in path.name and path.is_file():
         return IdxImages.open(path)
     if not path.exists():
-        raise SourceError(f"{path} does not exist; give a folder of <class>/<image>, or an IDX file")
-    raise SourceError(f"{path} is no known source; give a folder of <class>/<image>, or an IDX file")
+        raise SourceError(
+            f"{path} does not exist; give a folder of <class>/<image>, or an IDX file"
+        )
+    raise SourceError(
+        f"{path} is no known source; give a folder of <class>/<image>, or an IDX file"
+    )

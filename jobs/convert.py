@@ -25,25 +25,47 @@ def main(arguments: list[str]) -> int:
     except OSError as error:
         print(f"convert: {error.filename or options.out}: {error.strerror}", file=sys.stderr)
         return EXIT_FAILED
-    print(f"{options.out}: {manifest['num_samples']:,} images of {len(manifest['classes'])} classes, "
-          f"{manifest['num_bytes'] / 1e6:,.1f} MB, sha256 {manifest['sha256']}")
+    print(
+        f"{options.out}: {manifest['num_samples']:,} images of {len(manifest['classes'])} classes, "
+        f"{manifest['num_bytes'] / 1e6:,.1f} MB, sha256 {manifest['sha256']}"
+    )
     return EXIT_DONE
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("source", type=Path, help="folder of <class>/<image>, or *-images-idx3-ubyte[.gz]")
+    parser.add_argument(
+        "source", type=Path, help="folder of <class>/<image>, or *-images-idx3-ubyte[.gz]"
+    )
     parser.add_argument("out", type=Path, help="the .beton file to write")
-    parser.add_argument("--format", choices=("jpeg", "raw"), default="jpeg",
-                        help="store JPEG (the source's own bytes where possible) or raw pixels")
-    parser.add_argument("--quality", type=int, choices=range(1, 101), metavar="1-100", default=90,
-                        help="JPEG quality of images that are re-encoded")
-    parser.add_argument("--max-side", type=_positive, help="shrink the longer side to this, in pixels")
-    parser.add_argument("--short-side", type=_positive, help="shrink the shorter side to this, in pixels")
+    parser.add_argument(
+        "--format",
+        choices=("jpeg", "raw"),
+        default="jpeg",
+        help="store JPEG (the source's own bytes where possible) or raw pixels",
+    )
+    parser.add_argument(
+        "--quality",
+        type=int,
+        choices=range(1, 101),
+        metavar="1-100",
+        default=90,
+        help="JPEG quality of images that are re-encoded",
+    )
+    parser.add_argument(
+        "--max-side", type=_positive, help="shrink the longer side to this, in pixels"
+    )
+    parser.add_argument(
+        "--short-side", type=_positive, help="shrink the shorter side to this, in pixels"
+    )
     parser.add_argument("--per-class", type=_positive, help="take so many images of each class")
     parser.add_argument("--seed", type=int, default=0, help="seed of the choice and of the order")
-    parser.add_argument("--processes", type=_positive, default=len(os.sched_getaffinity(0)),
-                        help="processes that encode; the file does not depend on it")
+    parser.add_argument(
+        "--processes",
+        type=_positive,
+        default=len(os.sched_getaffinity(0)),
+        help="processes that encode; the file does not depend on it",
+    )
     return parser
 
 

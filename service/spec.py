@@ -164,7 +164,9 @@ def _valid_part(content: Mapping[str, Any]) -> JobSpec:
     for name, field in JobSpec.model_fields.items():
         if name in content:
             try:
-                sections[name] = TypeAdapter(field.rebuild_annotation()).validate_python(content[name])
+                sections[name] = TypeAdapter(field.rebuild_annotation()).validate_python(
+                    content[name]
+                )
             except ValidationError:
                 invalid.add(name)
         elif field.is_required():

@@ -53,7 +53,9 @@ def check_weights(spec: JobSpec) -> Iterator[Problem]:
         where = f"{role}.weights.source"
         source = model.weights.source
         if source.startswith("torchvision:") and ":" in model.model:
-            yield Problem(where, f"is {source!r} for {model.model}", "torchvision has no such model")
+            yield Problem(
+                where, f"is {source!r} for {model.model}", "torchvision has no such model"
+            )
         if is_file_source(source):
             yield from _check_weights_file(where, model.weights)
             yield from _check_head(spec, role, model.weights)
@@ -112,7 +114,9 @@ def check_method(spec: JobSpec) -> Iterator[Problem]:
         return
     if spec.teacher is None and (method.alpha > 0 or method.beta > 0):
         yield Problem(
-            "method", "weighs distillation losses without a teacher", "add teacher, or leave method out"
+            "method",
+            "weighs distillation losses without a teacher",
+            "add teacher, or leave method out",
         )
     if method.alpha == method.beta == method.gamma == 0:
         yield Problem(
@@ -120,7 +124,9 @@ def check_method(spec: JobSpec) -> Iterator[Problem]:
         )
     if spec.teacher and method.alpha == method.beta == 0 and method.gamma > 0:
         yield Problem(
-            "method", "alpha and beta are 0, so the teacher is not used", "remove teacher, or weigh it"
+            "method",
+            "alpha and beta are 0, so the teacher is not used",
+            "remove teacher, or weigh it",
         )
 
 
@@ -200,7 +206,9 @@ def check_storage(spec: JobSpec) -> Iterator[Problem]:
 def check_tracking(spec: JobSpec) -> Iterator[Problem]:
     """An alias needs a registered model; file stores are refused by MLflow itself."""
     if spec.tracking.alias and not spec.tracking.register_as:
-        yield Problem("tracking.alias", "is set but register_as is not", "name the registered model")
+        yield Problem(
+            "tracking.alias", "is set but register_as is not", "name the registered model"
+        )
     uri = spec.tracking.uri
     if uri is not None and not uri.startswith(("http://", "https://", "sqlite:///")):
         yield Problem(

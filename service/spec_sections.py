@@ -58,7 +58,10 @@ class Augmentation(Section):
     all be size x size)."""
     size: Annotated[int, Field(ge=8, le=1024)] = 224
     """Side of the training image, in pixels."""
-    scale: tuple[Annotated[float, Field(gt=0, le=1)], Annotated[float, Field(gt=0, le=1)]] = (0.08, 1.0)
+    scale: tuple[Annotated[float, Field(gt=0, le=1)], Annotated[float, Field(gt=0, le=1)]] = (
+        0.08,
+        1.0,
+    )
     """random_resized: least and greatest share of the image's area that a box covers."""
     ratio: tuple[Positive, Positive] = (3 / 4, 4 / 3)
     """random_resized: least and greatest width / height of a box."""
@@ -102,7 +105,7 @@ class Teacher(Section):
     normalization: Normalization | None = None
     """The normalisation the teacher was trained with; the dataset's if absent."""
     min_top1: Fraction | None = None
-    """The teacher's least top-1 accuracy (0 to 1) on a slice of val; below it nothing is trained."""
+    """Least top-1 accuracy (0 to 1) of the teacher on a slice of val; below it nothing is trained."""
     min_top1_images: Count = 2048
     """Number of val images that min_top1 is measured on."""
 
@@ -151,7 +154,10 @@ class AdamW(Section):
     kind: Literal["adamw"]
     learning_rate: Positive = 1e-3
     """Peak learning rate, for the global batch as it is; nothing rescales it."""
-    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.999)
+    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (
+        0.9,
+        0.999,
+    )
     """Decay of the first and second moment."""
     weight_decay: NonNegative = 0.05
     """Decoupled weight decay."""
@@ -248,5 +254,3 @@ class Tracking(Section):
     """Registered model that the final student becomes a version of; absent: not registered."""
     alias: Annotated[str, Field(pattern=r"^[A-Za-z][\w-]*$")] | None = None
     """Alias, such as champion, that is moved to that version."""
-
-

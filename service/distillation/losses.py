@@ -54,8 +54,9 @@ def dtkd_loss(
         teacher_logits, student_logits, base_temperature, sharpness=sharpness, floor=floor
     )
     if detach:
-        temperatures = temperatures._replace(student=temperatures.student.detach(),
-                                             teacher=temperatures.teacher.detach())
+        temperatures = temperatures._replace(
+            student=temperatures.student.detach(), teacher=temperatures.teacher.detach()
+        )
     return dtkd_loss_at(teacher_logits, student_logits, temperatures)
 
 

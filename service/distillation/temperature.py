@@ -167,7 +167,7 @@ def _logsumexp_shares(
 
 
 def _find_root(u: Tensor, v: Tensor, low: Tensor, high: Tensor) -> Tensor:
-    """Root of the gap in [low, high]: Newton's method, bisecting where a step leaves the bracket."""
+    """Root of the gap in [low, high]: Newton's method, bisecting where that leaves it."""
     share = (u.amax(dim=1) / (u.amax(dim=1) + v.amax(dim=1)).clamp_min(1e-300)).clamp(low, high)
     for _ in range(NUM_ROOT_STEPS):
         gap = _gap(u, v, share)

@@ -31,7 +31,9 @@ def build_model(name: str, num_classes: int) -> nn.Module:
     return torchvision.models.get_model(name, weights=None, num_classes=num_classes, **options)
 
 
-def build_with_weights(role: str, name: str, num_classes: int, weights: Weights | None) -> nn.Module:
+def build_with_weights(
+    role: str, name: str, num_classes: int, weights: Weights | None
+) -> nn.Module:
     """A model for ``role`` (teacher or student) with its weights filled in.
 
     Raises:

@@ -69,7 +69,9 @@ def _file_state(path: Path, sha256: str | None, where: str) -> StateDict:
         _refuse(f"{where}.source", f"{path} does not exist", "give the path of a weights file")
     if sha256 is not None and (actual := sha256_of(path)) != sha256:
         _refuse(
-            f"{where}.sha256", f"{path} has digest {actual}", "use the file that was pinned, or pin this one"
+            f"{where}.sha256",
+            f"{path} has digest {actual}",
+            "use the file that was pinned, or pin this one",
         )
     try:
         return read_state_dict(path)
@@ -105,7 +107,9 @@ def _mlflow_file(uri: str, folder: str, where: str) -> Path:
     files = [found] if found.is_file() else sorted(found.rglob("*.safetensors"))
     if len(files) != 1:
         _refuse(
-            f"{where}.source", f"{uri} has {len(files)} safetensors files", "give a URI with exactly one"
+            f"{where}.source",
+            f"{uri} has {len(files)} safetensors files",
+            "give a URI with exactly one",
         )
     return files[0]
 

@@ -1,0 +1,1 @@
+"""What knows Ray: starting workers, their network, and the run's folder."""

@@ -1,0 +1,50 @@
+"""The network interface that gradients travel over: the one that carries the Ray node's address.
+
+Left alone, gloo binds to whatever the host name resolves to, often 127.0.0.1, and several hosts
+cannot connect.
+"""
+
+import os
+from dataclasses import dataclass
+from typing import Any
+
+import psutil
+import ray
+from ray.train.torch import TorchConfig
+from ray.train.torch.config import _TorchBackend
+
+INTERFACE_VARIABLES = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
+
+
+def interface_of(address: str) -> str | None:
+    """Name of the interface with this IP address on this machine, None if there is none."""
+    for name, addresses in psutil.net_if_addrs().items():
+        if any(entry.address.split("%")[0] == address for entry in addresses):
+            return name
+    return None
+
+
+def choose_interface() -> None:
+    """Point gloo and NCCL at the Ray node's interface, unless the environment already does."""
+    name = interface_of(ray.util.get_node_ip_address())
+    for variable in INTERFACE_VARIABLES:
+        if name is not None and variable not in os.environ:
+            os.environ[variable] = name
+
+
+class _InterfaceBackend(_TorchBackend):
+    """Ray's torch backend, after each worker has chosen its interface."""
+
+    def on_start(self, worker_group: Any, backend_config: Any) -> None:  # noqa: ANN401 - Ray's
+        worker_group.execute(choose_interface)
+        super().on_start(worker_group, backend_config)
+
+
+@dataclass
+class InterfaceTorchConfig(TorchConfig):
+    """TorchConfig whose process group uses the Ray node's interface."""
+
+    @property
+    def backend_cls(self) -> type[_InterfaceBackend]:
+        """The backend that Ray instantiates."""
+        return _InterfaceBackend

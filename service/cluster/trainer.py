@@ -1,0 +1,131 @@
+"""A spec as a Ray Train job: workers over the cluster, one call of the training loop in each."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import ray
+import ray.train
+import torch
+from ray.train import (
+    Checkpoint,
+    CheckpointConfig,
+    CheckpointConsistencyMode,
+    CheckpointUploadMode,
+    FailureConfig,
+    RunConfig,
+    ScalingConfig,
+)
+from ray.train.torch import TorchTrainer, get_device
+
+from service.cluster.network import InterfaceTorchConfig
+from service.problems import BadInputError, Problem
+from service.spec import JobSpec
+
+ADDRESS_FILE_HELP = "start one with ray start --head, or unset RAY_ADDRESS"
+
+
+def connect() -> None:
+    """Join the cluster of this Ray job or of RAY_ADDRESS; start one on this machine otherwise.
+
+    Raises:
+        BadInputError: RAY_ADDRESS names no cluster.
+    """
+    in_cluster = "RAY_ADDRESS" in os.environ
+    try:
+        ray.init(
+            address="auto" if in_cluster else "local",
+            log_to_driver=True,
+            logging_level="WARNING",
+            include_dashboard=None if in_cluster else False,
+        )
+    except ConnectionError as error:
+        problem = Problem(
+            "RAY_ADDRESS", f"no cluster answers at {os.environ['RAY_ADDRESS']}", ADDRESS_FILE_HELP
+        )
+        raise BadInputError("environment", [problem]) from error
+
+
+def check_cluster(spec: JobSpec) -> None:
+    """Refuse a job that the cluster as it stands can never place.
+
+    Raises:
+        BadInputError: naming the resource that is short.
+    """
+    resources = spec.resources
+    total = ray.cluster_resources()
+    needed = {"CPU": resources.num_workers * resources.cpus_per_worker}
+    if resources.gpu:
+        needed["GPU"] = resources.num_workers
+    fields = {"CPU": "resources.cpus_per_worker", "GPU": "resources.gpu"}
+    problems = [
+        Problem(
+            fields[kind],
+            f"{resources.num_workers} workers need {count} {kind}s, the cluster has "
+            f"{total.get(kind, 0):g}",
+            "ask for less in resources, or add nodes",
+        )
+        for kind, count in needed.items()
+        if count > total.get(kind, 0)
+    ]
+    if problems:
+        raise BadInputError("spec", problems)
+
+
+def run_training(spec: JobSpec) -> None:
+    """Train ``spec`` on the cluster and return when the last worker has finished.
+
+    Raises:
+        ray.train.TrainingFailedError: the failure budget of the spec is spent.
+    """
+    resources = spec.resources
+    per_worker: dict[str, float] = {"CPU": resources.cpus_per_worker}
+    if resources.gpu:
+        per_worker["GPU"] = 1
+    trainer = TorchTrainer(
+        train_on_worker,
+        train_loop_config={"spec": spec.model_dump_json()},
+        torch_config=InterfaceTorchConfig(timeout_s=resources.collective_timeout_s),
+        scaling_config=ScalingConfig(
+            num_workers=resources.num_workers,
+            use_gpu=resources.gpu,
+            resources_per_worker=per_worker,
+        ),
+        run_config=RunConfig(
+            name=spec.name,
+            storage_path=str(spec.checkpoints.storage_path),
+            failure_config=FailureConfig(max_failures=resources.max_failures),
+            checkpoint_config=CheckpointConfig(num_to_keep=spec.checkpoints.num_to_keep),
+        ),
+    )
+    trainer.fit()
+
+
+def train_on_worker(config: dict[str, Any]) -> None:
+    """What Ray runs in every worker process."""
+    # Imported here: the driver builds the trainer without paying for the training code.
+    from service.training.loop import train
+    from service.training.worker import World
+
+    spec = JobSpec.model_validate_json(config["spec"])
+    context = ray.train.get_context()
+    device = get_device()
+    if device.type == "cuda":
+        torch.backends.cudnn.benchmark = True
+    world = World(
+        context.get_world_rank(),
+        context.get_world_size(),
+        device,
+        spec.resources.cpus_per_worker,
+    )
+    train(spec, world, _report)
+
+
+def _report(metrics: dict[str, float], path: Path | None) -> None:
+    """Hand metrics, and on rank 0 a checkpoint that already lies in the run's folder, to Ray."""
+    checkpoint = Checkpoint(str(path)) if path is not None else None
+    ray.train.report(
+        metrics, checkpoint=checkpoint, checkpoint_upload_mode=CheckpointUploadMode.NO_UPLOAD
+    )
+    # The controller notices reports by polling; one that it has not noticed is lost with it.
+    ray.train.get_all_reported_checkpoints(consistency_mode=CheckpointConsistencyMode.COMMITTED)

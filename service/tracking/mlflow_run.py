@@ -1,0 +1,138 @@
+"""The one MLflow run of a job: found or made, described, and fed."""
+
+import os
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+# A dead server must be noticed in seconds; whoever calls retries in its own time. MLflow reads
+# these when a request is made, and a user's own setting stands.
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
+
+import mlflow
+import requests
+from mlflow import MlflowClient
+from mlflow.entities import Metric, Param, RunTag
+from mlflow.exceptions import MlflowException
+
+from service.spec import JobSpec
+from service.tracking.journal import Event
+from service.training.checkpoints import Progress
+
+# What the client raises when the server is away, refuses or answers nonsense.
+TRACKING_ERRORS = (MlflowException, requests.RequestException, OSError)
+
+MAX_METRICS_PER_CALL = 1000
+MAX_PARAMS_PER_CALL = 100
+MAX_PARAM_LENGTH = 6000
+RUN_ID_NAME = "mlflow_run_id"
+
+
+class MlflowRun:
+    """A job's run; submitting the job again finds the same one.
+
+    Raises one of TRACKING_ERRORS wherever the server does not do its part.
+    """
+
+    def __init__(self, spec: JobSpec, uri: str):
+        self._spec = spec
+        self._uri = uri
+        mlflow.set_tracking_uri(uri)
+        self.client = MlflowClient(uri)
+        self.experiment_id = self._find_experiment()
+        self.run_id = self._find_run()
+
+    @property
+    def address(self) -> str:
+        """Where a person finds the run: a page of the UI, or how to open it."""
+        page = f"/#/experiments/{self.experiment_id}/runs/{self.run_id}"
+        if self._uri.startswith("http"):
+            return self._uri.rstrip("/") + page
+        command = f"mlflow ui --backend-store-uri {self._uri}"
+        return f"http://127.0.0.1:5000{page} (first start: {command})"
+
+    def describe(self, tags: dict[str, str]) -> None:
+        """Log the spec, as parameters and as a file, and the tags."""
+        params = [Param(key, value) for key, value in flattened(self._spec).items()]
+        for start in range(0, len(params), MAX_PARAMS_PER_CALL):
+            self.client.log_batch(self.run_id, params=params[start : start + MAX_PARAMS_PER_CALL])
+        self.client.log_batch(self.run_id, tags=[RunTag(key, value) for key, value in tags.items()])
+        self.client.log_text(self.run_id, self._spec.model_dump_json(indent=1), "spec.json")
+
+    def send(self, events: Iterable[Event]) -> None:
+        """Log the events' values; a point that is there already is not doubled."""
+        metrics = [
+            Metric(name, value, event.time_ms, event.step)
+            for event in events
+            for name, value in event.values.items()
+        ]
+        for start in range(0, len(metrics), MAX_METRICS_PER_CALL):
+            self.client.log_batch(
+                self.run_id, metrics=metrics[start : start + MAX_METRICS_PER_CALL]
+            )
+
+    def send_figures(self, progress: Progress) -> None:
+        """Log the run's final figures, each under a name that says which it is."""
+        figures = {
+            "last_top1": progress.last_top1,
+            "last_top5": progress.last_top5,
+            "best_top1": progress.best_top1,
+            "best_top5": progress.best_top5,
+            "best_epoch": progress.best_epoch,
+        }
+        now_ms = int(time.time() * 1000)
+        metrics = [
+            Metric(name, float(value), now_ms, progress.step)
+            for name, value in figures.items()
+            if value is not None
+        ]
+        self.client.log_batch(self.run_id, metrics=metrics)
+
+    def end(self, status: str) -> None:
+        """Mark the run FINISHED or FAILED."""
+        self.client.set_terminated(self.run_id, status)
+
+    def _find_experiment(self) -> str:
+        name = self._spec.tracking.experiment
+        experiment = self.client.get_experiment_by_name(name)
+        if experiment is None:
+            try:
+                return str(self.client.create_experiment(name, self._artifact_location()))
+            except MlflowException:
+                # Another job may have made it in the meantime.
+                experiment = self.client.get_experiment_by_name(name)
+                if experiment is None:
+                    raise
+        return str(experiment.experiment_id)
+
+    def _artifact_location(self) -> str | None:
+        """A server keeps artifacts itself; beside SQLite they lie in the storage path."""
+        if self._uri.startswith("http"):
+            return None
+        return (self._spec.checkpoints.storage_path / "mlflow-artifacts").as_uri()
+
+    def _find_run(self) -> str:
+        path: Path = self._spec.run_path / RUN_ID_NAME
+        if path.exists():
+            run_id = path.read_text().strip()
+            self.client.update_run(run_id, status="RUNNING")
+            return run_id
+        run = self.client.create_run(self.experiment_id, run_name=self._spec.name)
+        path.write_text(run.info.run_id + "\n")
+        return str(run.info.run_id)
+
+
+def flattened(spec: JobSpec) -> dict[str, str]:
+    """The spec as MLflow parameters: dotted paths to values as text."""
+    params: dict[str, str] = {}
+
+    def visit(prefix: str, value: object) -> None:
+        if isinstance(value, dict):
+            for key, inner in value.items():
+                visit(f"{prefix}.{key}" if prefix else key, inner)
+        else:
+            params[prefix] = str(value)[:MAX_PARAM_LENGTH]
+
+    visit("", spec.model_dump(mode="json"))
+    return params

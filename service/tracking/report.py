@@ -1,0 +1,52 @@
+"""What a person reads: a line per interval and a table at the end."""
+
+from service.spec import JobSpec
+from service.tracking.journal import Event
+from service.training.checkpoints import Progress
+
+
+def progress_line(event: Event, spec: JobSpec) -> str:
+    """One line for the job's log."""
+    values = event.values
+    if event.kind == "teacher":
+        top1, top5 = percent(values["teacher_top1"]), percent(values["teacher_top5"])
+        return f"teacher: top-1 {top1}, top-5 {top5}"
+    if event.kind == "evaluation":
+        return (
+            f"epoch {event.epoch}/{spec.schedule.num_epochs}  step {event.step}  "
+            f"val top-1 {percent(values['val_top1'])}  top-5 {percent(values['val_top5'])}  "
+            f"loss {values['val_loss']:.4f}"
+        )
+    line = (
+        f"epoch {event.epoch + 1}/{spec.schedule.num_epochs}  step {event.step}  "
+        f"loss {values['loss']:.4f}  lr {values['learning_rate']:.4g}  "
+        f"{values['images_per_s']:,.0f} img/s  data wait {values['data_wait_share']:.0%}"
+    )
+    return line if event.eta_s is None else f"{line}  ETA {duration(event.eta_s)}"
+
+
+def summary_table(progress: Progress, seconds: float, address: str) -> str:
+    """Last, best and teacher's accuracy, and where the rest is."""
+    rows = [("", "top-1", "top-5")]
+    if progress.teacher_top1 is not None:
+        rows.append(("teacher", percent(progress.teacher_top1), percent(progress.teacher_top5)))
+    last = f"student, last (epoch {progress.epoch})"
+    best = f"student, best (epoch {progress.best_epoch})"
+    rows.append((last, percent(progress.last_top1), percent(progress.last_top5)))
+    rows.append((best, percent(progress.best_top1), percent(progress.best_top5)))
+    width = max(len(name) for name, _, _ in rows)
+    lines = [f"{name:<{width}}  {top1:>8}  {top5:>8}" for name, top1, top5 in rows]
+    lines.append(f"{progress.step:,} steps, {duration(seconds)}")
+    lines.append(f"run: {address}")
+    return "\n".join(lines)
+
+
+def percent(share: float | None) -> str:
+    """A share as a percentage."""
+    return "-" if share is None else f"{share:.2%}"
+
+
+def duration(seconds: float) -> str:
+    """Seconds as h:mm:ss."""
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"

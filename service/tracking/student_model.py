@@ -1,0 +1,76 @@
+"""The trained student as an MLflow model: exported, with a signature, and registered on request."""
+
+import json
+import tempfile
+import warnings
+from pathlib import Path
+
+import mlflow
+import numpy as np
+import torch
+from mlflow.models import ModelSignature
+from mlflow.types import Schema, TensorSpec
+from safetensors.torch import load_file
+
+from service.models.build import build_model
+from service.spec import JobSpec
+from service.tracking.mlflow_run import MlflowRun
+from service.training.checkpoints import final_student_path
+
+# With an example of one image the exported batch size would be frozen at one.
+EXAMPLE_BATCH_SIZE = 2
+
+
+def log_student(run: MlflowRun, spec: JobSpec, checkpoint: Path) -> None:
+    """Log a checkpoint's student as safetensors and as a pt2 model with a dynamic batch.
+
+    The model takes normalised float32 images [batch, 3, H, W] and gives logits [batch, K].
+    """
+    weights_path = final_student_path(checkpoint)
+    student = build_model(spec.student.model, spec.dataset.num_classes)
+    student.load_state_dict(load_file(weights_path))
+    student.eval()
+    with tempfile.TemporaryDirectory() as folder:
+        files = Path(folder)
+        (files / "student.safetensors").write_bytes(weights_path.read_bytes())
+        (files / "preprocessing.json").write_text(json.dumps(preprocessing(spec), indent=1) + "\n")
+        run.client.log_artifacts(run.run_id, folder, "student")
+    model_uri = _log_exported(run, spec, student)
+    if spec.tracking.register_as is not None:
+        version = mlflow.register_model(model_uri, spec.tracking.register_as)
+        if spec.tracking.alias is not None:
+            run.client.set_registered_model_alias(
+                spec.tracking.register_as, spec.tracking.alias, version.version
+            )
+
+
+def preprocessing(spec: JobSpec) -> dict[str, object]:
+    """What an image goes through before the student sees it; sizes in pixels."""
+    return {
+        "resize_shorter_side": spec.evaluation.resize_size,
+        "center_crop": spec.evaluation.crop_size,
+        "scale": "pixels / 255, RGB",
+        **spec.dataset.normalization.model_dump(mode="json"),
+    }
+
+
+def _log_exported(run: MlflowRun, spec: JobSpec, student: torch.nn.Module) -> str:
+    size = spec.evaluation.crop_size
+    example = np.zeros((EXAMPLE_BATCH_SIZE, 3, size, size), dtype=np.float32)
+    signature = ModelSignature(
+        inputs=Schema([TensorSpec(np.dtype(np.float32), (-1, 3, size, size))]),
+        outputs=Schema([TensorSpec(np.dtype(np.float32), (-1, spec.dataset.num_classes))]),
+    )
+    with warnings.catch_warnings(), mlflow.start_run(run_id=run.run_id):
+        warnings.simplefilter("ignore")
+        info = mlflow.pytorch.log_model(
+            student,
+            name="student",
+            serialization_format="pt2",
+            input_example=example,
+            signature=signature,
+            # Stated, because MLflow would find it out by loading the model in another process.
+            pip_requirements=[f"torch=={torch.__version__.split('+')[0]}", "mlflow"],
+            metadata=preprocessing(spec),
+        )
+    return str(info.model_uri)

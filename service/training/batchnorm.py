@@ -1,0 +1,72 @@
+"""BatchNorm's running statistics, defined over all micro-batches of a step.
+
+One step of the global batch makes one update: running = (1 - m) running + m mean(batch statistics
+of its micro-batches). Within a worker the micro-batches are averaged here at every step. Between
+workers the recursion is linear and training never reads it, so averaging the workers' values when
+they are needed gives what averaging at every step would.
+"""
+
+from types import TracebackType
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+
+class RunningStatistics:
+    """Running means and variances of all BatchNorm layers of a model."""
+
+    def __init__(self, model: nn.Module):
+        self._buffers: list[Tensor] = []
+        for module in model.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.track_running_stats:
+                assert module.running_mean is not None
+                assert module.running_var is not None
+                self._buffers += [module.running_mean, module.running_var]
+
+    def step(self, num_micro_batches: int) -> "_StepAverage":
+        """Context of one optimizer step; call ``micro_batch_done`` after each forward pass."""
+        return _StepAverage(self._buffers if num_micro_batches > 1 else [], num_micro_batches)
+
+    @torch.no_grad()
+    def synchronize(self) -> None:
+        """Average over the workers; every rank must call it."""
+        if not self._buffers or not dist.is_initialized() or dist.get_world_size() == 1:
+            return
+        flat = torch.cat(self._buffers)
+        dist.all_reduce(flat)
+        flat /= dist.get_world_size()
+        parts = flat.split([buffer.numel() for buffer in self._buffers])
+        torch._foreach_copy_(self._buffers, list(parts))
+
+
+class _StepAverage:
+    """Averages what the forward passes of one step leave in the buffers."""
+
+    def __init__(self, buffers: list[Tensor], num_micro_batches: int):
+        self._buffers = buffers
+        self._num_micro_batches = num_micro_batches
+
+    @torch.no_grad()
+    def __enter__(self) -> "_StepAverage":
+        self._before = [buffer.clone() for buffer in self._buffers]
+        self._sums = [torch.zeros_like(buffer) for buffer in self._buffers]
+        return self
+
+    @torch.no_grad()
+    def micro_batch_done(self) -> None:
+        """Take up what this forward pass wrote and let the next start from the same values."""
+        if self._buffers:
+            torch._foreach_add_(self._sums, self._buffers)
+            torch._foreach_copy_(self._buffers, self._before)
+
+    @torch.no_grad()
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._buffers and kind is None:
+            torch._foreach_div_(self._sums, self._num_micro_batches)
+            torch._foreach_copy_(self._buffers, self._sums)

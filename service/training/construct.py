@@ -1,0 +1,53 @@
+"""From a spec's sections to the objects that a worker trains with."""
+
+import torch
+
+from data_pipeline import decoders
+from data_pipeline.loader import Crop
+from service.distillation.task import DistillationTask, PixelNormalizer, Teacher
+from service.models.build import build_with_weights
+from service.spec import JobSpec
+from service.spec_sections import Augmentation
+
+
+def build_task(spec: JobSpec, device: torch.device) -> DistillationTask:
+    """Student, teacher and losses on ``device``; convolutions in channels_last.
+
+    Raises:
+        BadInputError: a model or weights that cannot be used.
+    """
+    dataset = spec.dataset
+    student = build_with_weights(
+        "student", spec.student.model, dataset.num_classes, spec.student.weights
+    ).to(device, memory_format=torch.channels_last)
+    teacher = None
+    if spec.teacher is not None:
+        model = build_with_weights(
+            "teacher", spec.teacher.model, dataset.num_classes, spec.teacher.weights
+        )
+        normalization = spec.teacher.normalization or dataset.normalization
+        teacher = Teacher(model, normalization).to(device, memory_format=torch.channels_last)
+    return DistillationTask(
+        student,
+        PixelNormalizer(dataset.normalization).to(device),
+        teacher,
+        spec.effective_method(),
+        label_smoothing=spec.training.label_smoothing,
+        autocast_dtype=torch.bfloat16 if spec.training.precision == "bfloat16" else None,
+    )
+
+
+def train_crop(augmentation: Augmentation) -> Crop:
+    """The augmentation as the loader wants it."""
+    kinds = {
+        "random_resized": decoders.RANDOM_RESIZED_CROP,
+        "pad_and_crop": decoders.PAD_AND_CROP,
+    }
+    return Crop(
+        kind=kinds[augmentation.crop],
+        size=augmentation.size,
+        scale=augmentation.scale,
+        ratio=augmentation.ratio,
+        flip_probability=augmentation.flip_probability,
+        padding=augmentation.padding,
+    )

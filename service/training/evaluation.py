@@ -1,0 +1,66 @@
+"""Accuracy on val: every image exactly once, whatever the number of workers."""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from data_pipeline.loader import ImageLoader
+
+Classifier = Callable[[Tensor], Tensor]
+
+
+class Accuracy(NamedTuple):
+    """Shares (0 to 1) of right answers among the first and first five, and mean cross-entropy."""
+
+    top1: float
+    top5: float
+    loss: float
+    num_images: int
+
+    def as_metrics(self, prefix: str) -> dict[str, float]:
+        """Metric values by name, such as ``val_top1``."""
+        return {
+            f"{prefix}_top1": self.top1,
+            f"{prefix}_top5": self.top5,
+            f"{prefix}_loss": self.loss,
+        }
+
+
+@torch.inference_mode()
+def evaluate(
+    classify: Classifier,
+    loader: ImageLoader,
+    index_batches: Sequence[NDArray[np.int64]],
+    device: torch.device,
+) -> Accuracy:
+    """Measure ``classify`` (uint8 pixels [B, H, W, 3] to logits [B, K]) over all workers.
+
+    ``index_batches`` is this worker's share; sums and counts, not means, are added up, so unequal
+    shares and short last batches weigh what they should. Every rank must call it.
+    """
+    totals = torch.zeros(4, dtype=torch.float64, device=device)
+    for batch in loader.batches(index_batches):
+        labels = batch.labels.to(device, non_blocking=True)
+        logits = classify(batch.images.to(device, non_blocking=True)).float()
+        ranked = logits.topk(min(5, logits.shape[1]), dim=1).indices
+        right = ranked == labels[:, None]
+        # Summed per sample in float64: the order of summation does not show in the figure.
+        losses = F.cross_entropy(logits, labels, reduction="none").double()
+        totals += torch.stack(
+            [
+                right[:, 0].sum().double(),
+                right.any(dim=1).sum().double(),
+                losses.sum(),
+                torch.tensor(float(len(labels)), dtype=torch.float64, device=device),
+            ]
+        )
+    if dist.is_initialized() and dist.get_world_size() > 1:
+        dist.all_reduce(totals)
+    top1, top5, loss, count = totals.tolist()
+    return Accuracy(top1 / count, top5 / count, loss / count, round(count))

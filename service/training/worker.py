@@ -1,0 +1,324 @@
+"""What a worker owns and can do: data, models, optimizer, progress.
+
+The loop in ``loop.py`` says when; this says how.
+"""
+
+import json
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import NamedTuple, Self
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from data_pipeline.beton import open_beton
+from data_pipeline.loader import Batch, ImageLoader, center_crop
+from data_pipeline.order import evaluation_batches, num_steps_per_epoch, train_batches
+from service.distillation.task import TaskOutput
+from service.spec import JobSpec
+from service.tracking.journal import Journal, Kind
+from service.training.batchnorm import RunningStatistics
+from service.training.checkpoints import (
+    Progress,
+    checkpoint_name,
+    load_checkpoint,
+    newest_checkpoint,
+    save_checkpoint,
+)
+from service.training.construct import build_task, train_crop
+from service.training.evaluation import Accuracy, evaluate
+from service.training.metrics import IntervalMetrics
+from service.training.optimizers import build_average, build_optimizer, gradient_norm
+from service.training.schedule import distillation_warmup, learning_rate
+
+REFUSAL_NAME = "refusal.json"
+
+Report = Callable[[dict[str, float], Path | None], None]
+"""Takes metrics, and on rank 0 the folder of a new checkpoint; all ranks call it together."""
+
+
+class World(NamedTuple):
+    """This worker's place among all."""
+
+    rank: int
+    size: int
+    device: torch.device
+    num_cpus: int
+
+
+class Worker:
+    """One rank of a training run; use as a context manager, which ends its threads."""
+
+    def __init__(self, spec: JobSpec, world: World, report: Report):
+        self._spec, self._world, self._report = spec, world, report
+        self._method = spec.effective_method()
+        torch.set_num_threads(world.num_cpus)
+        # Every rank builds the same weights; DDP then only confirms it.
+        torch.manual_seed(spec.seed)
+        self._task = build_task(spec, world.device)
+        self._student = self._task.student
+        self._open_data()
+        self._optimizer = build_optimizer(self._student, spec.optimizer)
+        decay = spec.training.ema_decay
+        self._average = build_average(self._student, decay) if decay else None
+        self._statistics = RunningStatistics(self._student)
+        self._restore()
+        if world.size > 1:
+            # A 1x1 kernel is laid out alike in both memory formats, which DDP takes for a fault.
+            warnings.filterwarnings("ignore", message="Grad strides do not match bucket view")
+            self._task.student = DistributedDataParallel(
+                self._student,
+                device_ids=[world.device] if world.device.type == "cuda" else None,
+                broadcast_buffers=False,
+                gradient_as_bucket_view=True,
+            )
+        self._metrics = IntervalMetrics(world.device, self._method.base_temperature)
+        self._start_s, self._start_step = time.monotonic(), self.progress.step
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._train_loader.close()
+        self._val_loader.close()
+
+    def _open_data(self) -> None:
+        spec, world = self._spec, self._world
+        self._train_file = open_beton(spec.dataset.train)
+        self._val_file = open_beton(spec.dataset.val)
+        pin_memory = world.device.type == "cuda"
+        self._train_loader = ImageLoader(
+            self._train_file,
+            train_crop(spec.augmentation),
+            seed=spec.seed,
+            num_threads=world.num_cpus,
+            pin_memory=pin_memory,
+        )
+        evaluation = spec.evaluation
+        self._val_loader = ImageLoader(
+            self._val_file,
+            center_crop(evaluation.resize_size, evaluation.crop_size),
+            seed=spec.seed,
+            num_threads=world.num_cpus,
+            pin_memory=pin_memory,
+        )
+        self._num_steps_per_epoch = num_steps_per_epoch(
+            self._train_file.num_samples, spec.training.global_batch_size
+        )
+
+    def _restore(self) -> None:
+        """Go on from the newest good checkpoint; rank 0 looks, all take the same."""
+        found = [newest_checkpoint(self._spec.run_path) if self._world.rank == 0 else None]
+        if self._world.size > 1:
+            dist.broadcast_object_list(found)
+        path = found[0]
+        self.progress = Progress()
+        if path is not None:
+            self.progress = load_checkpoint(path, self._student, self._average, self._optimizer)
+        self._journal = Journal(self._spec.run_path) if self._world.rank == 0 else None
+
+    def accept_teacher(self) -> bool:
+        """Measure the teacher once; below the spec's bar, leave a refusal and return False."""
+        teacher = self._spec.teacher
+        if teacher is None or self.progress.teacher_top1 is not None:
+            return True
+        if teacher.min_top1 is not None:
+            found = self._evaluate_teacher(teacher.min_top1_images)
+            if found.top1 < teacher.min_top1:
+                if self._world.rank == 0:
+                    refuse_teacher(self._spec, found)
+                return False
+        accuracy = self._evaluate_teacher(self._val_file.num_samples)
+        self.progress.teacher_top1, self.progress.teacher_top5 = accuracy.top1, accuracy.top5
+        self._record("teacher", accuracy.as_metrics("teacher"))
+        self._metrics = IntervalMetrics(self._world.device, self._method.base_temperature)
+        return True
+
+    def _evaluate_teacher(self, num_images: int) -> Accuracy:
+        """Accuracy on val images spread evenly over the file."""
+        assert self._task.teacher is not None
+        num_images = min(num_images, self._val_file.num_samples)
+        spread = np.linspace(0, self._val_file.num_samples - 1, num_images).astype(np.int64)
+        return self._evaluate(self._task.teacher, spread)
+
+    def _evaluate(self, classify: Callable[[Tensor], Tensor], chosen: np.ndarray) -> Accuracy:
+        mine = evaluation_batches(
+            len(chosen),
+            self._spec.evaluation.batch_size,
+            rank=self._world.rank,
+            world_size=self._world.size,
+        )
+        with self._task.autocast(self._world.device):
+            return evaluate(
+                classify, self._val_loader, [chosen[batch] for batch in mine], self._world.device
+            )
+
+    def remaining_batches(self) -> Iterator[Batch]:
+        """This worker's batches of the current epoch, from the step it stands at."""
+        progress = self.progress
+        indices = train_batches(
+            self._train_file.num_samples,
+            self._spec.training.global_batch_size,
+            seed=self._spec.seed,
+            epoch=progress.epoch,
+            rank=self._world.rank,
+            world_size=self._world.size,
+            start=progress.step_in_epoch,
+        )
+        self._student.train()
+        batches = self._train_loader.batches(indices, progress.epoch)
+        return self._metrics.timed(batches)
+
+    def step(self, batch: Batch) -> TaskOutput:
+        """One optimizer step; returns the last micro-batch's output."""
+        spec, progress = self._spec, self.progress
+        rate = learning_rate(
+            spec.schedule, spec.optimizer.learning_rate, progress.step, self._num_steps_per_epoch
+        )
+        for group in self._optimizer.param_groups:
+            group["lr"] = rate
+        self._optimizer.zero_grad(set_to_none=True)
+        output = self._accumulate_gradients(batch)
+        if spec.training.max_grad_norm is not None or self._is_logging_step:
+            norm = gradient_norm(self._student)
+            self._last_gradient_norm = norm
+            if spec.training.max_grad_norm is not None:
+                torch.nn.utils.clip_grads_with_norm_(
+                    self._student.parameters(), spec.training.max_grad_norm, norm
+                )
+        self._optimizer.step()
+        if self._average is not None:
+            self._average.update_parameters(self._student)
+        progress.step += 1
+        progress.step_in_epoch += 1
+        self._last_learning_rate = rate
+        return output
+
+    def _accumulate_gradients(self, batch: Batch) -> TaskOutput:
+        """Mean gradient over this worker's micro-batches, averaged over workers in the last."""
+        device = self._world.device
+        images = batch.images.to(device, non_blocking=True)
+        labels = batch.labels.to(device, non_blocking=True)
+        micro = self._spec.micro_batch_size
+        pairs = list(zip(images.split(micro), labels.split(micro), strict=True))
+        warmup = distillation_warmup(self.progress.epoch, self._method.warmup_epochs)
+        with self._statistics.step(len(pairs)) as running:
+            for index, (pixels, targets) in enumerate(pairs):
+                # Dropout and its like draw from (seed, step, micro-batch), whoever computes it.
+                torch.manual_seed(self._draw_seed(index, len(pairs)))
+                with _synchronized(self._task.student, index == len(pairs) - 1):
+                    output = self._task(pixels, targets, warmup)
+                    (output.loss / len(pairs)).backward()
+                running.micro_batch_done()
+                self._metrics.add(output)
+        return output
+
+    def _draw_seed(self, index: int, num_micro_batches: int) -> int:
+        position = self._world.rank * num_micro_batches + index
+        key = [self._spec.seed, self.progress.step, position]
+        return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> 1)
+
+    @property
+    def _is_logging_step(self) -> bool:
+        """Whether the step under way is followed by a progress line."""
+        step = self.progress.step + 1
+        return step % self._spec.tracking.log_every_steps == 0 or step == self._num_steps
+
+    @property
+    def _num_steps(self) -> int:
+        return self._spec.schedule.num_epochs * self._num_steps_per_epoch
+
+    def log_if_due(self, output: TaskOutput) -> None:
+        """At the interval's end, read the metrics and write them to the journal."""
+        step = self.progress.step
+        if step % self._spec.tracking.log_every_steps and step != self._num_steps:
+            return
+        values = self._metrics.read(output)
+        if not np.isfinite(values["loss"]):
+            raise FloatingPointError(
+                f"the loss is {values['loss']} at step {step}; lower optimizer.learning_rate, set "
+                "training.max_grad_norm, or use precision float32"
+            )
+        values["learning_rate"] = self._last_learning_rate
+        values["gradient_norm"] = float(self._last_gradient_norm)
+        self._record("interval", values)
+
+    def _record(self, kind: Kind, values: dict[str, float]) -> None:
+        if self._journal is None:
+            return
+        progress = self.progress
+        done = progress.step - self._start_step
+        elapsed_s = time.monotonic() - self._start_s
+        eta_s = elapsed_s / done * (self._num_steps - progress.step) if done else None
+        self._journal.append(kind, progress.step, progress.epoch, values, eta_s)
+
+    def finish_epoch(self) -> None:
+        """Count the epoch; evaluate and save where the spec says so, and after the last."""
+        spec, progress = self._spec, self.progress
+        progress.epoch += 1
+        progress.step_in_epoch = 0
+        is_last = progress.epoch == spec.schedule.num_epochs
+        evaluates = is_last or progress.epoch % spec.evaluation.every_epochs == 0
+        saves = is_last or progress.epoch % spec.checkpoints.every_epochs == 0
+        if not evaluates and not saves:
+            return
+        with self._metrics.pause():
+            self._statistics.synchronize()
+            metrics = self._evaluate_student() if evaluates else {}
+            path = self._save() if saves else None
+            self._report({**metrics, "step": progress.step, "epoch": progress.epoch}, path)
+
+    def _evaluate_student(self) -> dict[str, float]:
+        model = self._average if self._average is not None else self._student
+        model.eval()
+        accuracy = self._evaluate(
+            lambda pixels: model(self._task.normalizer(pixels)),
+            np.arange(self._val_file.num_samples),
+        )
+        progress = self.progress
+        progress.last_top1, progress.last_top5 = accuracy.top1, accuracy.top5
+        if progress.best_top1 is None or accuracy.top1 > progress.best_top1:
+            progress.best_top1, progress.best_top5 = accuracy.top1, accuracy.top5
+            progress.best_epoch = progress.epoch
+        metrics = accuracy.as_metrics("val")
+        self._record("evaluation", metrics)
+        return metrics
+
+    def _save(self) -> Path | None:
+        path = self._spec.run_path / checkpoint_name(self.progress.step)
+        if self._world.rank != 0:
+            return None
+        save_checkpoint(
+            path,
+            self._spec.content_hash(),
+            self._student,
+            self._average,
+            self._optimizer,
+            self.progress,
+        )
+        return path
+
+
+def refuse_teacher(spec: JobSpec, accuracy: Accuracy) -> None:
+    """Say beside the run why it did not start."""
+    assert spec.teacher is not None
+    text = (
+        f"teacher.min_top1: the teacher's top-1 is {accuracy.top1:.4f} on {accuracy.num_images} "
+        f"val images, below {spec.teacher.min_top1}; check that its classes are in the dataset's "
+        "order, that teacher.normalization is the one it was trained with, and that "
+        "evaluation.resize_size and crop_size suit it"
+    )
+    (spec.run_path / REFUSAL_NAME).write_text(json.dumps({"text": text}) + "\n")
+
+
+def _synchronized(student: nn.Module, is_last: bool) -> AbstractContextManager[None]:
+    """Gradients travel between workers once per step, with the last micro-batch."""
+    if is_last or not isinstance(student, DistributedDataParallel):
+        return nullcontext()
+    return student.no_sync()
