@@ -43,7 +43,7 @@ def encode_image(sample: SourceSample, encoding: Encoding) -> EncodedImage:
     """
     try:
         if isinstance(sample.image, bytes):
-            image = Image.open(io.BytesIO(sample.image))
+            image: Image.Image = Image.open(io.BytesIO(sample.image))
             # A full decode, so that a file that breaks off is found now and not in training.
             image.load()
         else:

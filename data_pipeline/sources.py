@@ -26,8 +26,13 @@ class SourceSample(NamedTuple):
 class Source(Protocol):
     """Labelled images that can be read in any order."""
 
-    classes: Sequence[str]
-    labels: NDArray[np.int64]
+    @property
+    def classes(self) -> Sequence[str]:
+        """Names of the classes; a label is a position in it."""
+
+    @property
+    def labels(self) -> NDArray[np.int64]:
+        """Class of each image, [N]."""
 
     def read(self, index: int) -> SourceSample:
         """The image at ``index``."""

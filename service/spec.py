@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import Discriminator, Field, Tag, TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
 from service.problems import BadInputError, Problem
@@ -32,6 +32,17 @@ from service.spec_sections import (
 )
 
 
+def _optimizer_kind(value: Any) -> str:  # noqa: ANN401 - JSON or a section
+    """SGD where the spec does not say."""
+    kind = value.get("kind", "sgd") if isinstance(value, Mapping) else getattr(value, "kind", "")
+    return str(kind)
+
+
+Optimizer = Annotated[
+    Annotated[Sgd, Tag("sgd")] | Annotated[AdamW, Tag("adamw")], Discriminator(_optimizer_kind)
+]
+
+
 class JobSpec(Section):
     """Everything that a training run is. Two equal specs are the same run."""
 
@@ -48,7 +59,7 @@ class JobSpec(Section):
     student: Student
     method: Method | None = None
     """Absent: the defaults if there is a teacher, cross-entropy alone if there is none."""
-    optimizer: Annotated[Sgd | AdamW, Field(discriminator="kind")] = Sgd()
+    optimizer: Optimizer = Sgd()
     schedule: Schedule = Schedule()
     training: Training = Training()
     resources: Resources = Resources()
@@ -199,5 +210,8 @@ def _problem_of(detail: ErrorDetails) -> Problem:
         return Problem(where, "is missing", "it has no default and must be given")
     if detail["type"] == "extra_forbidden":
         return Problem(where, "is not a field of the spec", "remove it or mend its name")
+    if detail["type"] == "union_tag_invalid":
+        kind = detail["ctx"]["tag"]
+        return Problem(f"{where}.kind", f"is {kind!r}", f"use {detail['ctx']['expected_tags']}")
     message = detail["msg"]
     return Problem(where, f"is {detail['input']!r}", message[0].lower() + message[1:])

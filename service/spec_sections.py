@@ -105,7 +105,7 @@ class Teacher(Section):
     normalization: Normalization | None = None
     """The normalisation the teacher was trained with; the dataset's if absent."""
     min_top1: Fraction | None = None
-    """Least top-1 accuracy (0 to 1) of the teacher on a slice of val; below it nothing is trained."""
+    """Least top-1 accuracy (0 to 1) of the teacher on a slice of val; below it the job stops."""
     min_top1_images: Count = 2048
     """Number of val images that min_top1 is measured on."""
 

@@ -32,7 +32,7 @@ def choose_interface() -> None:
             os.environ[variable] = name
 
 
-class _InterfaceBackend(_TorchBackend):
+class _InterfaceBackend(_TorchBackend):  # type: ignore[misc]
     """Ray's torch backend, after each worker has chosen its interface."""
 
     def on_start(self, worker_group: Any, backend_config: Any) -> None:  # noqa: ANN401 - Ray's
@@ -41,7 +41,7 @@ class _InterfaceBackend(_TorchBackend):
 
 
 @dataclass
-class InterfaceTorchConfig(TorchConfig):
+class InterfaceTorchConfig(TorchConfig):  # type: ignore[misc]
     """TorchConfig whose process group uses the Ray node's interface."""
 
     @property

@@ -1,5 +1,6 @@
 """A spec as a Ray Train job: workers over the cluster, one call of the training loop in each."""
 
+import logging
 import os
 from pathlib import Path
 from typing import Any
@@ -22,26 +23,21 @@ from service.cluster.network import InterfaceTorchConfig
 from service.problems import BadInputError, Problem
 from service.spec import JobSpec
 
-ADDRESS_FILE_HELP = "start one with ray start --head, or unset RAY_ADDRESS"
-
 
 def connect() -> None:
-    """Join the cluster of this Ray job or of RAY_ADDRESS; start one on this machine otherwise.
+    """Join the cluster of this Ray job, of RAY_ADDRESS or of this machine, or start one here.
 
     Raises:
         BadInputError: RAY_ADDRESS names no cluster.
     """
-    in_cluster = "RAY_ADDRESS" in os.environ
     try:
-        ray.init(
-            address="auto" if in_cluster else "local",
-            log_to_driver=True,
-            logging_level="WARNING",
-            include_dashboard=None if in_cluster else False,
-        )
+        ray.init(log_to_driver=True, logging_level="WARNING")
     except ConnectionError as error:
+        address = os.environ.get("RAY_ADDRESS", "this machine")
         problem = Problem(
-            "RAY_ADDRESS", f"no cluster answers at {os.environ['RAY_ADDRESS']}", ADDRESS_FILE_HELP
+            "RAY_ADDRESS",
+            f"no cluster answers at {address}",
+            "start one with ray start --head, or unset RAY_ADDRESS",
         )
         raise BadInputError("environment", [problem]) from error
 
@@ -107,6 +103,8 @@ def train_on_worker(config: dict[str, Any]) -> None:
     from service.training.loop import train
     from service.training.worker import World
 
+    # Ray tells of every report from every worker; the job's log has its own lines.
+    logging.getLogger("ray.train").setLevel(logging.WARNING)
     spec = JobSpec.model_validate_json(config["spec"])
     context = ray.train.get_context()
     device = get_device()

@@ -36,7 +36,7 @@ class RunningStatistics:
         flat = torch.cat(self._buffers)
         dist.all_reduce(flat)
         flat /= dist.get_world_size()
-        parts = flat.split([buffer.numel() for buffer in self._buffers])
+        parts = torch.split(flat, [buffer.numel() for buffer in self._buffers])
         torch._foreach_copy_(self._buffers, list(parts))
 
 

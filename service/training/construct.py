@@ -1,6 +1,7 @@
 """From a spec's sections to the objects that a worker trains with."""
 
 import torch
+from torch import nn
 
 from data_pipeline import decoders
 from data_pipeline.loader import Crop
@@ -19,22 +20,26 @@ def build_task(spec: JobSpec, device: torch.device) -> DistillationTask:
     dataset = spec.dataset
     student = build_with_weights(
         "student", spec.student.model, dataset.num_classes, spec.student.weights
-    ).to(device, memory_format=torch.channels_last)
+    )
     teacher = None
     if spec.teacher is not None:
         model = build_with_weights(
             "teacher", spec.teacher.model, dataset.num_classes, spec.teacher.weights
         )
         normalization = spec.teacher.normalization or dataset.normalization
-        teacher = Teacher(model, normalization).to(device, memory_format=torch.channels_last)
+        teacher = Teacher(_placed(model, device), normalization).to(device)
     return DistillationTask(
-        student,
+        _placed(student, device),
         PixelNormalizer(dataset.normalization).to(device),
         teacher,
         spec.effective_method(),
         label_smoothing=spec.training.label_smoothing,
         autocast_dtype=torch.bfloat16 if spec.training.precision == "bfloat16" else None,
     )
+
+
+def _placed(model: nn.Module, device: torch.device) -> nn.Module:
+    return model.to(device).to(memory_format=torch.channels_last)
 
 
 def train_crop(augmentation: Augmentation) -> Crop:

@@ -47,4 +47,5 @@ def gradient_norm(model: nn.Module) -> Tensor:
 
 def build_average(model: nn.Module, decay: float) -> AveragedModel:
     """Exponential moving average of weights; BatchNorm's statistics are averaged alike."""
-    return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
+    average = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
+    return AveragedModel(model, multi_avg_fn=average, use_buffers=True)

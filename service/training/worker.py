@@ -206,7 +206,7 @@ class Worker:
         images = batch.images.to(device, non_blocking=True)
         labels = batch.labels.to(device, non_blocking=True)
         micro = self._spec.micro_batch_size
-        pairs = list(zip(images.split(micro), labels.split(micro), strict=True))
+        pairs = list(zip(torch.split(images, micro), torch.split(labels, micro), strict=True))
         warmup = distillation_warmup(self.progress.epoch, self._method.warmup_epochs)
         with self._statistics.step(len(pairs)) as running:
             for index, (pixels, targets) in enumerate(pairs):
@@ -214,7 +214,7 @@ class Worker:
                 torch.manual_seed(self._draw_seed(index, len(pairs)))
                 with _synchronized(self._task.student, index == len(pairs) - 1):
                     output = self._task(pixels, targets, warmup)
-                    (output.loss / len(pairs)).backward()
+                    torch.autograd.backward(output.loss / len(pairs))
                 running.micro_batch_done()
                 self._metrics.add(output)
         return output

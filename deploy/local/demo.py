@@ -1,0 +1,183 @@
+"""The main job on real data: a teacher on all of Fashion-MNIST, students on 1,000 of its labels.
+
+Each network is trained by a Ray job of its own, submitted as a user would; the table at the end is
+read back from MLflow.
+"""
+
+import json
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from mlflow import MlflowClient
+from stack import FOLDER, ROOT, Stack, up
+
+SOURCE = Path("/usr/share/datasets/fashion-mnist")
+NUM_LABELS_PER_CLASS = 100
+SEEDS = (0, 1, 2)
+CONCURRENT_JOBS = 2
+GREY = {"mean": [0.286] * 3, "std": [0.353] * 3}
+METHODS: dict[str, dict[str, float] | None] = {
+    "alone": None,
+    "kd": {"alpha": 0.0, "beta": 4.0, "gamma": 1.0, "base_temperature": 4.0, "warmup_epochs": 5},
+    "dtkd": {"alpha": 3.0, "beta": 1.0, "gamma": 1.0, "base_temperature": 4.0, "warmup_epochs": 5},
+}
+
+
+class Outcome(NamedTuple):
+    """One finished job: top-1 as a share, seconds from submission to exit."""
+
+    name: str
+    top1: float
+    seconds: float
+    address: str
+
+
+def main() -> int:
+    """Run the demo and return the exit status."""
+    start_s = time.monotonic()
+    print("starting Ray and MLflow on loopback ...", flush=True)
+    stack = up()
+    data = convert_all(stack)
+    experiment = time.strftime("fashion-mnist %Y-%m-%d %H:%M:%S")
+    runs = FOLDER / "runs" / time.strftime("%Y%m%d-%H%M%S")
+
+    def run(name: str, spec: dict[str, Any]) -> Outcome:
+        return submit(stack, name, spec, runs, experiment)
+
+    print("training the teacher on 60,000 labels ...", flush=True)
+    teacher = run("teacher", teacher_spec(data))
+    weights = max((runs / "teacher").glob("checkpoint_*")) / "student.safetensors"
+    print(f"training {len(METHODS) * len(SEEDS)} students on 1,000 labels ...", flush=True)
+    specs = {
+        f"{method}-seed{seed}": student_spec(data, weights, METHODS[method], seed)
+        for method in METHODS
+        for seed in SEEDS
+    }
+    with ThreadPoolExecutor(CONCURRENT_JOBS) as pool:
+        outcomes = [teacher, *pool.map(run, specs.keys(), specs.values())]
+    print(table(outcomes))
+    print(f"\nwhole demo: {time.monotonic() - start_s:.0f} s")
+    print(f"MLflow UI: {outcomes[0].address.split('/runs/')[0]}/runs")
+    print(f"Ray dashboard: {stack.dashboard_url} (token in {FOLDER / 'ray_token'})")
+    print("stop everything: make demo-down")
+    return 0
+
+
+def convert_all(stack: Stack) -> dict[str, str]:
+    """The three .beton files, made once."""
+    parts = {
+        "train": ("train-images-idx3-ubyte.gz", []),
+        "val": ("t10k-images-idx3-ubyte.gz", []),
+        "few": ("train-images-idx3-ubyte.gz", ["--per-class", str(NUM_LABELS_PER_CLASS)]),
+    }
+    paths = {}
+    for name, (source, options) in parts.items():
+        path = FOLDER / "data" / f"{name}.beton"
+        paths[name] = str(path)
+        if not path.exists():
+            command = [sys.executable, "jobs/convert.py", str(SOURCE / source), str(path)]
+            command += ["--format", "raw", *options]
+            subprocess.run(command, cwd=ROOT, env=stack.environment(), check=True)
+    return paths
+
+
+def teacher_spec(data: dict[str, str]) -> dict[str, Any]:
+    """Plain training on all labels."""
+    return {
+        "dataset": _dataset(data["train"], data["val"]),
+        "student": {"model": "cifar:small_cnn"},
+        "schedule": {"num_epochs": 5, "kind": "cosine", "warmup_epochs": 0.5},
+        "evaluation": {"resize_size": 28, "crop_size": 28, "every_epochs": 1},
+        "tracking": {"log_every_steps": 100},
+    }
+
+
+def student_spec(
+    data: dict[str, str], weights: Path, method: dict[str, float] | None, seed: int
+) -> dict[str, Any]:
+    """A small student on few labels, with the teacher if there is a method."""
+    spec: dict[str, Any] = {
+        "seed": seed,
+        "dataset": _dataset(data["few"], data["val"]),
+        "student": {"model": "cifar:tiny_cnn"},
+        "schedule": {"num_epochs": 60, "kind": "cosine", "warmup_epochs": 2},
+        "checkpoints": {"every_epochs": 30},
+        "evaluation": {"resize_size": 28, "crop_size": 28, "every_epochs": 15},
+        "tracking": {"log_every_steps": 70},
+    }
+    if method is not None:
+        spec["method"] = method
+        spec["teacher"] = {
+            "model": "cifar:small_cnn",
+            "weights": {"source": str(weights)},
+            "min_top1": 0.8,
+        }
+    return spec
+
+
+def _dataset(train: str, val: str) -> dict[str, Any]:
+    return {"train": train, "val": val, "num_classes": 10, "normalization": GREY}
+
+
+def submit(stack: Stack, name: str, spec: dict[str, Any], runs: Path, experiment: str) -> Outcome:
+    """Run one spec with ray job submit and read its result back."""
+    spec = {
+        "name": name,
+        "augmentation": {"crop": "pad_and_crop", "size": 28, "padding": 2},
+        "optimizer": {"learning_rate": 0.1, "weight_decay": 5e-4, "nesterov": True},
+        "training": {"global_batch_size": 128, "micro_batch_size": 64},
+        "resources": {"num_workers": 2, "cpus_per_worker": 1},
+        **spec,
+    }
+    spec["checkpoints"] = {"storage_path": str(runs), **spec.get("checkpoints", {})}
+    spec["tracking"] = {"experiment": experiment, **spec["tracking"]}
+    path = runs / f"{name}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(spec, indent=1) + "\n")
+    command = ["ray", "job", "submit", "--address", stack.dashboard_url, "--"]
+    command += ["python", "jobs/distill.py", str(path)]
+    start_s = time.monotonic()
+    log_path = path.with_suffix(".log")
+    with log_path.open("w") as log:
+        status = subprocess.run(
+            command, cwd=ROOT, env=stack.environment(), stdout=log, stderr=log, check=False
+        ).returncode
+    if status != 0:
+        raise SystemExit(f"{' '.join(command)}\nfailed with status {status}; see {log_path}")
+    outcome = read_outcome(stack, name, runs, time.monotonic() - start_s)
+    print(f"  {name}: top-1 {outcome.top1:.2%} in {outcome.seconds:.0f} s", flush=True)
+    return outcome
+
+
+def read_outcome(stack: Stack, name: str, runs: Path, seconds: float) -> Outcome:
+    """What MLflow has of a finished job."""
+    run = MlflowClient(stack.mlflow_url).get_run(
+        (runs / name / "mlflow_run_id").read_text().strip()
+    )
+    page = f"{stack.mlflow_url}/#/experiments/{run.info.experiment_id}/runs/{run.info.run_id}"
+    return Outcome(name, run.data.metrics["last_top1"], seconds, page)
+
+
+def table(outcomes: Sequence[Outcome]) -> str:
+    """Mean and deviation of top-1 and mean seconds for each way of training."""
+    lines = [f"\n{'':<10}{'seeds':>6}{'top-1 %':>16}{'s per job':>11}  runs"]
+    for method in ("teacher", *METHODS):
+        found = [o for o in outcomes if o.name.split("-")[0] == method]
+        shares = [100 * outcome.top1 for outcome in found]
+        text = f"{statistics.mean(shares):.2f}"
+        if len(shares) > 1:
+            text += f" +- {statistics.stdev(shares):.2f}"
+        seconds = statistics.mean(outcome.seconds for outcome in found)
+        lines.append(f"{method:<10}{len(found):>6}{text:>16}{seconds:>11.0f}  {found[0].address}")
+        lines += [f"{'':<45}{outcome.address}" for outcome in found[1:]]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

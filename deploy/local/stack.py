@@ -1,0 +1,166 @@
+"""Ray and MLflow on this machine for the demo, both on loopback: python stack.py down stops them.
+
+Everything it starts is remembered by process id and start time, so that stopping ends exactly that.
+"""
+
+import json
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import psutil
+
+ROOT = Path(__file__).resolve().parents[2]
+FOLDER = ROOT / ".demo"
+STATE_PATH = FOLDER / "stack.json"
+START_LIMIT_S = 120.0
+STOP_LIMIT_S = 20.0
+# Two jobs at a time, two workers each: on two cores their starts overlap.
+NUM_RAY_CPUS = 4
+
+
+@dataclass(frozen=True)
+class Stack:
+    """Addresses of the running services, and [process id, start time] of what serves them."""
+
+    ray_address: str
+    dashboard_url: str
+    mlflow_url: str
+    processes: list[list[float]]
+
+    def environment(self) -> dict[str, str]:
+        """Variables for whoever talks to the stack."""
+        path = f"{ROOT / '.venv' / 'bin'}{os.pathsep}{os.environ['PATH']}"
+        return {
+            **os.environ,
+            "PATH": path,
+            "RAY_AUTH_MODE": "token",
+            "RAY_AUTH_TOKEN_PATH": str(FOLDER / "ray_token"),
+            "MLFLOW_TRACKING_URI": self.mlflow_url,
+            "RAY_USAGE_STATS_ENABLED": "0",
+            "MLFLOW_DISABLE_TELEMETRY": "true",
+        }
+
+
+def up() -> Stack:
+    """Start Ray and MLflow, or return what is already running."""
+    running = load()
+    if running is not None and len(_alive(running)) == len(running.processes):
+        return running
+    down()
+    FOLDER.mkdir(exist_ok=True)
+    token_path = FOLDER / "ray_token"
+    token_path.touch(mode=0o600)
+    token_path.write_text(secrets.token_hex(32))
+    gcs_port, dashboard_port, client_port, mlflow_port = _free_ports(4)
+    stack = Stack(
+        f"127.0.0.1:{gcs_port}",
+        f"http://127.0.0.1:{dashboard_port}",
+        f"http://127.0.0.1:{mlflow_port}",
+        [],
+    )
+    ray = [
+        "ray", "start", "--head", "--block", "--node-ip-address=127.0.0.1",
+        f"--port={gcs_port}", "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard_port}",
+        f"--ray-client-server-port={client_port}", f"--num-cpus={NUM_RAY_CPUS}",
+        "--object-store-memory=200000000",
+    ]  # fmt: skip
+    mlflow = [
+        "mlflow", "server", "--host", "127.0.0.1", "--port", str(mlflow_port), "--workers", "1",
+        "--backend-store-uri", f"sqlite:///{FOLDER / 'mlflow.db'}",
+        "--artifacts-destination", str(FOLDER / "artifacts"),
+    ]  # fmt: skip
+    for command in (ray, mlflow):
+        stack.processes.append(_start(command, stack.environment()))
+        STATE_PATH.write_text(json.dumps(asdict(stack)))
+    _wait_for(stack.dashboard_url + "/api/version", token_path.read_text())
+    _wait_for(stack.mlflow_url + "/health")
+    return stack
+
+
+def down() -> None:
+    """Stop what ``up`` started and nothing else."""
+    stack = load()
+    if stack is None:
+        return
+    parents = _alive(stack)
+    family = [*parents, *(child for p in parents for child in p.children(recursive=True))]
+    for process in parents:
+        _signal(process, signal.SIGTERM)
+    _, left = psutil.wait_procs(family, timeout=STOP_LIMIT_S)
+    for process in left:
+        _signal(process, signal.SIGKILL)
+    psutil.wait_procs(left, timeout=STOP_LIMIT_S)
+    STATE_PATH.unlink()
+
+
+def load() -> Stack | None:
+    """The stack that was started last, running or not."""
+    return Stack(**json.loads(STATE_PATH.read_text())) if STATE_PATH.exists() else None
+
+
+def _start(command: list[str], environment: dict[str, str]) -> list[float]:
+    log = (FOLDER / f"{command[0]}.log").open("w")
+    process = subprocess.Popen(
+        command, cwd=ROOT, env=environment, stdout=log, stderr=log, start_new_session=True
+    )
+    return [process.pid, psutil.Process(process.pid).create_time()]
+
+
+def _alive(stack: Stack) -> list[psutil.Process]:
+    """Those of the stack's processes that still run; a reused id is another process."""
+    found = []
+    for pid, started in stack.processes:
+        try:
+            process = psutil.Process(int(pid))
+            if process.create_time() == started and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+        except psutil.NoSuchProcess:
+            continue
+    return found
+
+
+def _signal(process: psutil.Process, number: int) -> None:
+    try:
+        process.send_signal(number)
+    except psutil.NoSuchProcess:
+        return
+
+
+def _free_ports(count: int) -> list[int]:
+    sockets = [socket.socket() for _ in range(count)]
+    for each in sockets:
+        each.bind(("127.0.0.1", 0))
+    ports = [each.getsockname()[1] for each in sockets]
+    for each in sockets:
+        each.close()
+    return ports
+
+
+def _wait_for(url: str, token: str | None = None) -> None:
+    headers = {"Authorization": f"Bearer {token}"} if token else {}
+    request = urllib.request.Request(url, headers=headers)
+    deadline_s = time.monotonic() + START_LIMIT_S
+    while True:
+        try:
+            urllib.request.urlopen(request, timeout=5).close()
+        except (urllib.error.URLError, OSError) as error:
+            if time.monotonic() > deadline_s:
+                raise TimeoutError(f"{url} does not answer; see the logs in {FOLDER}") from error
+            time.sleep(0.5)
+        else:
+            return
+
+
+if __name__ == "__main__":
+    if sys.argv[1:] != ["down"]:
+        sys.exit("usage: stack.py down")
+    down()

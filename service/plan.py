@@ -1,0 +1,166 @@
+"""What a run would do and need, worked out before it starts."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from data_pipeline.beton import open_beton
+from data_pipeline.order import num_steps_per_epoch
+from service.models.build import num_parameters, on_meta_device
+from service.spec import JobSpec
+from service.training.schedule import learning_rate
+
+FLOAT_BYTES = 4
+# Libraries, the CUDA context and buffers in flight, as seen on a worker with a tiny model.
+WORKER_BASE_BYTES = 1_000_000_000
+
+
+@dataclass(frozen=True)
+class ModelCost:
+    """Size and cost of one network; FLOPs count a multiply-add as two."""
+
+    name: str
+    num_parameters: int
+    flops_per_image: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The run in numbers; ``rates`` are (epoch, learning rate) where the rate changes course."""
+
+    spec: JobSpec
+    num_train_images: int
+    num_val_images: int
+    num_steps_per_epoch: int
+    models: tuple[ModelCost, ...]
+    rates: tuple[tuple[float, float], ...]
+    memory_bytes: int
+    warnings: tuple[str, ...]
+
+
+def make_plan(spec: JobSpec) -> Plan:
+    """Count steps, FLOPs and memory; reads the datasets' headers and builds models without memory.
+
+    Raises:
+        BadInputError: a model that cannot be built.
+    """
+    train, val = open_beton(spec.dataset.train), open_beton(spec.dataset.val)
+    num_steps = num_steps_per_epoch(train.num_samples, spec.training.global_batch_size)
+    size = spec.augmentation.size
+    student = on_meta_device(spec.student.model, spec.dataset.num_classes)
+    costs = [_cost("student", spec.student.model, student, size)]
+    memory_bytes = WORKER_BASE_BYTES + _training_bytes(spec, student)
+    if spec.teacher is not None:
+        teacher = on_meta_device(spec.teacher.model, spec.dataset.num_classes)
+        costs.append(_cost("teacher", spec.teacher.model, teacher, size))
+        memory_bytes += FLOAT_BYTES * num_parameters(teacher)
+    return Plan(
+        spec,
+        train.num_samples,
+        val.num_samples,
+        num_steps,
+        tuple(costs),
+        tuple(_rates(spec, num_steps)),
+        memory_bytes,
+        tuple(_warnings(spec, train.num_samples)),
+    )
+
+
+def format_plan(plan: Plan) -> str:
+    """The plan as text for a person."""
+    spec = plan.spec
+    steps, epochs = plan.num_steps_per_epoch, spec.schedule.num_epochs
+    micro, per_worker = spec.micro_batch_size, spec.batch_size_per_worker
+    lines = [
+        f"run {spec.name}, hash {spec.content_hash()[:16]}, in {spec.run_path}",
+        f"{plan.num_train_images:,} train and {plan.num_val_images:,} val images",
+        f"{epochs} epochs x {steps:,} steps = {epochs * steps:,} steps of "
+        f"{spec.training.global_batch_size} images",
+        f"{spec.resources.num_workers} workers x {per_worker} images per step, "
+        f"{per_worker // micro} micro-batches of {micro}",
+        "learning rate: " + ", ".join(f"epoch {at:g}: {rate:.4g}" for at, rate in plan.rates),
+    ]
+    lines += [
+        f"{cost.name}: {cost.num_parameters / 1e6:.2f} M parameters, "
+        f"{cost.flops_per_image / 1e9:.3f} GFLOPs per image"
+        for cost in plan.models
+    ]
+    lines.append(f"memory per worker: about {plan.memory_bytes / 1e9:.1f} GB")
+    lines += [f"warning: {warning}" for warning in plan.warnings]
+    return "\n".join(lines)
+
+
+def _cost(role: str, name: str, model: nn.Module, size: int) -> ModelCost:
+    image = torch.empty(1, 3, size, size, device="meta")
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model.eval()(image)
+    return ModelCost(f"{role} {name}", num_parameters(model), counter.get_total_flops())
+
+
+def _training_bytes(spec: JobSpec, student: nn.Module) -> int:
+    """Weights, gradients, optimizer state, average, and what one micro-batch saves for backward."""
+    num_copies = {"sgd": 3, "adamw": 4}[spec.optimizer.kind]
+    num_copies += spec.training.ema_decay is not None
+    parameters = FLOAT_BYTES * num_parameters(student) * num_copies
+    per_image = _saved_bytes(spec, student, 4) - _saved_bytes(spec, student, 2)
+    activations = per_image // 2 * spec.micro_batch_size
+    return parameters + activations // (2 if spec.training.precision == "bfloat16" else 1)
+
+
+def _saved_bytes(spec: JobSpec, student: nn.Module, num_images: int) -> int:
+    """Bytes that a forward pass keeps for the backward pass, weights included."""
+    saved: list[Tensor] = []
+
+    def keep(tensor: Tensor) -> Tensor:
+        saved.append(tensor)
+        return tensor
+
+    size = spec.augmentation.size
+    images = torch.empty(num_images, 3, size, size, device="meta")
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        student.train()(images)
+    # A tensor that two operations keep is held once.
+    return sum({id(t): t.numel() * t.element_size() for t in saved}.values())
+
+
+def _rates(spec: JobSpec, num_steps_per_epoch: int) -> Iterator[tuple[float, float]]:
+    """The learning rate at the start, after the warm-up, at milestones or quarters, at the end."""
+    schedule, epochs = spec.schedule, spec.schedule.num_epochs
+    points = {0.0, float(epochs), min(schedule.warmup_epochs, float(epochs))}
+    if schedule.kind == "multistep":
+        points |= {float(epoch) for epoch in schedule.milestones}
+    else:
+        points |= {epochs * quarter / 4 for quarter in (1, 2, 3)}
+    last = epochs * num_steps_per_epoch - 1
+    for point in sorted(points):
+        step = min(math.ceil(point * num_steps_per_epoch), last)
+        peak = spec.optimizer.learning_rate
+        yield point, learning_rate(schedule, peak, step, num_steps_per_epoch)
+
+
+def _warnings(spec: JobSpec, num_train_images: int) -> Iterator[str]:
+    left_over = num_train_images % spec.training.global_batch_size
+    if left_over:
+        yield (
+            f"each epoch leaves out {left_over} images, others every time: the training set is no "
+            "multiple of training.global_batch_size"
+        )
+    method = spec.effective_method()
+    if spec.teacher and method.warmup_epochs >= spec.schedule.num_epochs:
+        yield (
+            f"method.warmup_epochs is {method.warmup_epochs:g} of {spec.schedule.num_epochs}: the "
+            "distillation never reaches its full weight"
+        )
+    if spec.resources.num_workers > 1 and spec.training.micro_batch_size is None:
+        yield (
+            "training.micro_batch_size is not set: BatchNorm sees "
+            f"{spec.micro_batch_size} images, and other ones with other numbers of workers"
+        )
+    if spec.teacher and spec.teacher.min_top1 is None:
+        yield "teacher.min_top1 is not set: a teacher with wrong labels would not be noticed"
+    if spec.resources.gpu and spec.training.precision == "float32":
+        yield "training.precision is float32 on a GPU; bfloat16 is about twice as fast"
