@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import shutil
 import time
 from dataclasses import asdict
 
@@ -23,7 +24,13 @@ from service.tracking.mlflow_run import TRACKING_ERRORS, MlflowRun
 from service.tracking.report import progress_line, summary_table
 from service.tracking.student_model import log_student
 from service.tracking.tracker import Tracker
-from service.training.checkpoints import Progress, newest_checkpoint, read_metadata
+from service.training.checkpoints import (
+    STUDENT_NAME,
+    Progress,
+    final_student_path,
+    newest_checkpoint,
+    read_metadata,
+)
 from service.training.worker import REFUSAL_NAME
 
 logger = logging.getLogger(__name__)
@@ -95,6 +102,8 @@ def _publish(spec: JobSpec, run: MlflowRun | None, seconds: float) -> int:
     checkpoint = newest_checkpoint(spec.run_path)
     assert checkpoint is not None, "a finished run has a checkpoint"
     progress = Progress(**read_metadata(checkpoint)["progress"])
+    shutil.copyfile(final_student_path(checkpoint), spec.run_path / f".{STUDENT_NAME}.partial")
+    (spec.run_path / f".{STUDENT_NAME}.partial").replace(spec.run_path / STUDENT_NAME)
     published = run is not None
     if run is not None:
         try:

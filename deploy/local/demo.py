@@ -52,7 +52,7 @@ def main() -> int:
 
     print("training the teacher on 60,000 labels ...", flush=True)
     teacher = run("teacher", teacher_spec(data))
-    weights = max((runs / "teacher").glob("checkpoint_*")) / "student.safetensors"
+    weights = runs / "teacher" / "student.safetensors"
     print(f"training {len(METHODS) * len(SEEDS)} students on 1,000 labels ...", flush=True)
     specs = {
         f"{method}-seed{seed}": student_spec(data, weights, METHODS[method], seed)

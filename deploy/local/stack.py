@@ -23,6 +23,8 @@ FOLDER = ROOT / ".demo"
 STATE_PATH = FOLDER / "stack.json"
 START_LIMIT_S = 120.0
 STOP_LIMIT_S = 20.0
+# Also loopback; Ray takes 127.0.0.1 for a mistake and replaces it by an outward address.
+RAY_HOST = "127.0.0.2"
 # Two jobs at a time, two workers each: on two cores their starts overlap.
 NUM_RAY_CPUS = 4
 
@@ -62,13 +64,13 @@ def up() -> Stack:
     token_path.write_text(secrets.token_hex(32))
     gcs_port, dashboard_port, client_port, mlflow_port = _free_ports(4)
     stack = Stack(
-        f"127.0.0.1:{gcs_port}",
+        f"{RAY_HOST}:{gcs_port}",
         f"http://127.0.0.1:{dashboard_port}",
         f"http://127.0.0.1:{mlflow_port}",
         [],
     )
     ray = [
-        "ray", "start", "--head", "--block", "--node-ip-address=127.0.0.1",
+        "ray", "start", "--head", "--block", "--node-ip-address=" + RAY_HOST,
         f"--port={gcs_port}", "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard_port}",
         f"--ray-client-server-port={client_port}", f"--num-cpus={NUM_RAY_CPUS}",
         "--object-store-memory=200000000",

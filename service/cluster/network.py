@@ -4,7 +4,9 @@ Left alone, gloo binds to whatever the host name resolves to, often 127.0.0.1, a
 cannot connect.
 """
 
+import ipaddress
 import os
+import socket
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,9 +20,15 @@ INTERFACE_VARIABLES = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
 
 def interface_of(address: str) -> str | None:
     """Name of the interface with this IP address on this machine, None if there is none."""
-    for name, addresses in psutil.net_if_addrs().items():
-        if any(entry.address.split("%")[0] == address for entry in addresses):
-            return name
+    wanted = ipaddress.ip_address(address)
+    for name, entries in psutil.net_if_addrs().items():
+        for entry in entries:
+            if entry.family not in (socket.AF_INET, socket.AF_INET6):
+                continue
+            found = ipaddress.ip_address(entry.address.split("%")[0])
+            # All of 127.0.0.0/8 is the loopback interface's, though it lists one address.
+            if found == wanted or (found.is_loopback and wanted.is_loopback):
+                return name
     return None
 
 

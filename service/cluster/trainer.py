@@ -1,6 +1,5 @@
 """A spec as a Ray Train job: workers over the cluster, one call of the training loop in each."""
 
-import logging
 import os
 from pathlib import Path
 from typing import Any
@@ -31,7 +30,8 @@ def connect() -> None:
         BadInputError: RAY_ADDRESS names no cluster.
     """
     try:
-        ray.init(log_to_driver=True, logging_level="WARNING")
+        # Workers speak through the journal; what they print stays in Ray's own logs.
+        ray.init(log_to_driver=False, logging_level="WARNING")
     except ConnectionError as error:
         address = os.environ.get("RAY_ADDRESS", "this machine")
         problem = Problem(
@@ -103,8 +103,6 @@ def train_on_worker(config: dict[str, Any]) -> None:
     from service.training.loop import train
     from service.training.worker import World
 
-    # Ray tells of every report from every worker; the job's log has its own lines.
-    logging.getLogger("ray.train").setLevel(logging.WARNING)
     spec = JobSpec.model_validate_json(config["spec"])
     context = ray.train.get_context()
     device = get_device()

@@ -130,9 +130,9 @@ def _fit_by_name(expected: StateDict, state: StateDict, where: str) -> StateDict
 
 def _fit_by_order(expected: StateDict, state: StateDict, where: str) -> StateDict:
     """The n-th tensor fills the n-th: for the same network written with other names."""
-    counters = "num_batches_tracked"
-    targets = [key for key in expected if not key.endswith(counters)]
-    sources = [key for key in state if not key.endswith(counters)]
+    # BatchNorm's step counters, the only scalars, are there in some code bases and not in others.
+    targets = [key for key in expected if expected[key].ndim > 0]
+    sources = [key for key in state if state[key].ndim > 0]
     if len(targets) != len(sources):
         _refuse(
             f"{where}.source",

@@ -75,7 +75,7 @@ class Worker:
             self._task.student = DistributedDataParallel(
                 self._student,
                 device_ids=[world.device] if world.device.type == "cuda" else None,
-                broadcast_buffers=False,
+                forward_sync_buffers=False,
                 gradient_as_bucket_view=True,
             )
         self._metrics = IntervalMetrics(world.device, self._method.base_temperature)

@@ -1,0 +1,121 @@
+"""Models have the published sizes; weights load only where they fit, and never run code."""
+
+import hashlib
+import pickle
+
+import pytest
+import torch
+import torchvision
+from safetensors.torch import save_file
+
+from service.models.build import build_model, build_with_weights, num_parameters
+from service.models.names import CIFAR_MODELS, TORCHVISION_MODELS, problem_with_name
+from service.problems import BadInputError
+from service.spec_sections import Weights
+
+
+def test_allow_list_is_torchvisions_classifiers():
+    assert set(torchvision.models.list_models(module=torchvision.models)) == TORCHVISION_MODELS
+
+
+@pytest.mark.parametrize(
+    ("name", "millions"),
+    [
+        # Tian et al., CRD, arXiv 1910.10699, for 100 classes.
+        ("resnet20", 0.28),
+        ("resnet56", 0.86),
+        ("resnet110", 1.74),
+        ("wrn_40_1", 0.57),
+        ("wrn_40_2", 2.26),
+        ("wrn_16_2", 0.70),
+        ("resnet8x4", 1.23),
+        ("resnet32x4", 7.43),
+    ],
+)
+def test_published_sizes(name, millions):
+    assert num_parameters(build_model(f"cifar:{name}", 100)) / 1e6 == pytest.approx(
+        millions, rel=0.03
+    )
+
+
+@pytest.mark.parametrize("name", sorted(CIFAR_MODELS))
+def test_every_small_model_classifies(name):
+    logits = build_model(f"cifar:{name}", 7).eval()(torch.zeros(2, 3, 32, 32))
+    assert logits.shape == (2, 7)
+
+
+def test_every_name_builds_or_is_refused():
+    assert problem_with_name("resnet18") is None
+    assert problem_with_name("timm:tf_efficientnet_lite0") is None
+    assert problem_with_name("torchvision.models.resnet18") is not None
+    with pytest.raises(BadInputError, match="no model 'nonsense'"):
+        build_model("timm:nonsense", 10)
+
+
+@pytest.fixture
+def resnet8():
+    torch.manual_seed(0)
+    return build_model("cifar:resnet8", 5)
+
+
+def load(weights, num_classes=5):
+    return build_with_weights("teacher", "cifar:resnet8", num_classes, weights)
+
+
+@pytest.mark.parametrize("suffix", ["safetensors", "pth"])
+def test_weights_come_back_bit_for_bit(resnet8, tmp_path, suffix):
+    path = tmp_path / f"weights.{suffix}"
+    save = save_file if suffix == "safetensors" else torch.save
+    save(resnet8.state_dict(), path)
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    loaded = load(Weights(source=str(path), sha256=digest))
+    for name, tensor in resnet8.state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], tensor)
+
+
+def test_pinned_digest_is_enforced(resnet8, tmp_path):
+    path = tmp_path / "weights.safetensors"
+    save_file(resnet8.state_dict(), path)
+    with pytest.raises(BadInputError, match=r"teacher.weights.sha256: .* has digest"):
+        load(Weights(source=str(path), sha256="0" * 64))
+
+
+def test_pickled_code_is_not_executed(tmp_path):
+    class Bomb:
+        def __reduce__(self):
+            return (open, (str(tmp_path / "exploded"), "w"))
+
+    path = tmp_path / "weights.pth"
+    path.write_bytes(pickle.dumps({"fc.weight": Bomb()}))
+    with pytest.raises(BadInputError, match="weights_only"):
+        load(Weights(source=str(path)))
+    assert not (tmp_path / "exploded").exists()
+
+
+def test_shapes_and_names_are_checked(resnet8, tmp_path):
+    path = tmp_path / "weights.safetensors"
+    save_file(resnet8.state_dict(), path)
+    with pytest.raises(BadInputError, match=r"fc\.(weight|bias) is \[5"):
+        load(Weights(source=str(path)), num_classes=6)
+    state = resnet8.state_dict()
+    state["other"] = state.pop("fc.bias")
+    save_file(state, path)
+    with pytest.raises(BadInputError, match=r"lacks fc.bias and has unknown other"):
+        load(Weights(source=str(path)))
+
+
+def test_matching_by_order_ignores_names_but_not_shapes(resnet8, tmp_path):
+    path = tmp_path / "weights.pth"
+    renamed = {f"layer{i}": t for i, t in enumerate(resnet8.state_dict().values())}
+    torch.save(renamed, path)
+    loaded = load(Weights(source=str(path), match="order"))
+    assert torch.equal(loaded.fc.weight, resnet8.fc.weight)
+    renamed["layer0"] = renamed["layer0"].flatten()
+    torch.save(renamed, path)
+    with pytest.raises(BadInputError, match=r"layer0 is \[432\]"):
+        load(Weights(source=str(path), match="order"))
+
+
+def test_unknown_torchvision_weights_are_listed():
+    with pytest.raises(BadInputError, match="IMAGENET1K_V1"):
+        build_with_weights("teacher", "resnet18", 1000, Weights(source="torchvision:V9"))
