@@ -18,15 +18,20 @@ class RunningStatistics:
 
     def __init__(self, model: nn.Module):
         self._buffers: list[Tensor] = []
+        self._counters: list[Tensor] = []
         for module in model.modules():
             if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.track_running_stats:
                 assert module.running_mean is not None
                 assert module.running_var is not None
+                assert module.num_batches_tracked is not None
                 self._buffers += [module.running_mean, module.running_var]
+                self._counters.append(module.num_batches_tracked)
 
     def step(self, num_micro_batches: int) -> "_StepAverage":
         """Context of one optimizer step; call ``micro_batch_done`` after each forward pass."""
-        return _StepAverage(self._buffers if num_micro_batches > 1 else [], num_micro_batches)
+        if num_micro_batches == 1:
+            return _StepAverage([], [], 1)
+        return _StepAverage(self._buffers, self._counters, num_micro_batches)
 
     @torch.no_grad()
     def synchronize(self) -> None:
@@ -43,8 +48,9 @@ class RunningStatistics:
 class _StepAverage:
     """Averages what the forward passes of one step leave in the buffers."""
 
-    def __init__(self, buffers: list[Tensor], num_micro_batches: int):
+    def __init__(self, buffers: list[Tensor], counters: list[Tensor], num_micro_batches: int):
         self._buffers = buffers
+        self._counters = counters
         self._num_micro_batches = num_micro_batches
 
     @torch.no_grad()
@@ -70,3 +76,5 @@ class _StepAverage:
         if self._buffers and kind is None:
             torch._foreach_div_(self._sums, self._num_micro_batches)
             torch._foreach_copy_(self._buffers, self._sums)
+            # The layers counted forward passes; a step is one update, however it is cut.
+            torch._foreach_sub_(self._counters, self._num_micro_batches - 1)

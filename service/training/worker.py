@@ -270,6 +270,8 @@ class Worker:
             return
         with self._metrics.pause():
             self._statistics.synchronize()
+            if self._average is not None:
+                RunningStatistics(self._average).synchronize()
             metrics = self._evaluate_student() if evaluates else {}
             path = self._save() if saves else None
             self._report({**metrics, "step": progress.step, "epoch": progress.epoch}, path)

@@ -232,7 +232,8 @@ def test_random_boxes_follow_the_recipe():
         areas.append(height * width / 60000)
         aspects.append(width / height)
     assert 0.07 < min(areas) < 0.1
-    assert max(areas) > 0.9
+    # The image is 3:2 and a box at most 4:3, so none covers more than 8/9 of it.
+    assert 0.8 < max(areas) <= 8 / 9 + 0.01
     assert min(aspects) > 0.73
     assert max(aspects) < 1.37
     # torchvision's RandomResizedCrop, drawn here as the reference for the mean area.

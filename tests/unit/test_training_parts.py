@@ -1,0 +1,200 @@
+"""Schedule, statistics, optimizers, checkpoints and journal against references of their own."""
+
+import json
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from service.models.build import build_model
+from service.spec_sections import AdamW, Schedule, Sgd
+from service.tracking.journal import JOURNAL_NAME, Journal, read_events
+from service.training.batchnorm import RunningStatistics
+from service.training.checkpoints import (
+    Progress,
+    checkpoint_name,
+    load_checkpoint,
+    newest_checkpoint,
+    save_checkpoint,
+)
+from service.training.optimizers import build_average, build_optimizer, gradient_norm
+from service.training.schedule import distillation_warmup, learning_rate
+
+STEPS = 7
+
+
+def test_multistep_equals_torch():
+    schedule = Schedule(num_epochs=10, milestones=(3, 7), decay_factor=0.2)
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.5)
+    reference = torch.optim.lr_scheduler.MultiStepLR(optimizer, [3, 7], 0.2)
+    for epoch in range(10):
+        for step in range(epoch * STEPS, (epoch + 1) * STEPS):
+            expected = reference.get_last_lr()[0]
+            assert learning_rate(schedule, 0.5, step, STEPS) == pytest.approx(expected)
+        optimizer.step()
+        reference.step()
+
+
+@pytest.mark.parametrize("kind", ["cosine", "linear"])
+def test_annealing_equals_torch(kind):
+    schedule = Schedule(num_epochs=10, kind=kind, final_fraction=0.1)
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.5)
+    if kind == "cosine":
+        reference = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 70, eta_min=0.05)
+    else:
+        reference = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.1, 70)
+    for step in range(70):
+        expected = reference.get_last_lr()[0]
+        assert learning_rate(schedule, 0.5, step, STEPS) == pytest.approx(expected)
+        optimizer.step()
+        reference.step()
+
+
+def test_warmup_rises_in_equal_steps_to_the_peak():
+    schedule = Schedule(num_epochs=10, kind="cosine", warmup_epochs=1.0)
+    rates = [learning_rate(schedule, 0.7, step, STEPS) for step in range(STEPS)]
+    assert rates == pytest.approx([0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7])
+
+
+def test_distillation_warmup_counts_epochs_from_one():
+    assert [distillation_warmup(epoch, 4) for epoch in range(5)] == [0.25, 0.5, 0.75, 1.0, 1.0]
+    assert distillation_warmup(0, 0) == 1.0
+
+
+def test_running_statistics_are_the_mean_over_micro_batches():
+    torch.manual_seed(0)
+    model = nn.BatchNorm1d(3)
+    micro_batches = list(torch.randn(4, 8, 3))
+    statistics = RunningStatistics(model)
+    mean, variance = torch.zeros(3), torch.ones(3)
+    for _ in range(3):
+        with statistics.step(len(micro_batches)) as running:
+            for images in micro_batches:
+                model(images)
+                running.micro_batch_done()
+        mean = 0.9 * mean + 0.1 * torch.stack([x.mean(0) for x in micro_batches]).mean(0)
+        variance = 0.9 * variance + 0.1 * torch.stack([x.var(0) for x in micro_batches]).mean(0)
+    torch.testing.assert_close(model.running_mean, mean)
+    torch.testing.assert_close(model.running_var, variance)
+
+
+@pytest.mark.parametrize("spared", [True, False])
+def test_weight_decay_spares_norms_and_biases_on_request(spared):
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    section = Sgd(learning_rate=1.0, weight_decay=0.1, decay_norms_and_biases=not spared)
+    optimizer = build_optimizer(model, section)
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    for name, parameter in model.named_parameters():
+        decays = name == "0.weight" or not spared
+        torch.testing.assert_close(parameter, before[name] * (0.9 if decays else 1.0))
+
+
+def test_adamw_is_built_from_its_section():
+    optimizer = build_optimizer(nn.Linear(2, 2), AdamW(kind="adamw", learning_rate=3e-4))
+    assert isinstance(optimizer, torch.optim.AdamW)
+    assert [group["weight_decay"] for group in optimizer.param_groups] == [0.05, 0.0]
+
+
+def test_gradient_norm_is_global():
+    model = nn.Linear(2, 1)
+    model.weight.grad, model.bias.grad = torch.tensor([[3.0, 0.0]]), torch.tensor([4.0])
+    assert gradient_norm(model).item() == pytest.approx(5.0)
+
+
+def test_average_follows_its_formula():
+    model = nn.BatchNorm1d(1)
+    average = build_average(model, 0.75)
+    average.update_parameters(model)
+    with torch.no_grad():
+        model.weight.fill_(5.0)
+        model.running_mean.fill_(8.0)
+    average.update_parameters(model)
+    assert average.module.weight.item() == pytest.approx(0.75 * 1.0 + 0.25 * 5.0)
+    assert average.module.running_mean.item() == pytest.approx(0.25 * 8.0)
+
+
+@pytest.fixture
+def trained(tmp_path):
+    """A model and optimizer with momentum, saved at steps 10 and 20."""
+    torch.manual_seed(0)
+    model = build_model("cifar:tiny_cnn", 3).to(memory_format=torch.channels_last)
+    optimizer = build_optimizer(model, Sgd(momentum=0.9))
+    for step in (10, 20):
+        model(torch.randn(4, 3, 8, 8)).sum().backward()
+        optimizer.step()
+        path = tmp_path / checkpoint_name(step)
+        save_checkpoint(path, "hash", model, None, optimizer, Progress(step=step, epoch=step))
+    return tmp_path, model, optimizer
+
+
+def test_checkpoint_comes_back_bit_for_bit(trained):
+    run_path, model, optimizer = trained
+    other = build_model("cifar:tiny_cnn", 3)
+    other_optimizer = build_optimizer(other, Sgd(momentum=0.9))
+    progress = load_checkpoint(newest_checkpoint(run_path), other, None, other_optimizer)
+    assert progress == Progress(step=20, epoch=20)
+    for ours, theirs in zip(model.state_dict().values(), other.state_dict().values(), strict=True):
+        assert torch.equal(ours, theirs)
+    momenta = [
+        [state["momentum_buffer"] for state in o.state_dict()["state"].values()]
+        for o in (optimizer, other_optimizer)
+    ]
+    assert all(torch.equal(a, b) for a, b in zip(*momenta, strict=True))
+
+
+@pytest.mark.parametrize("name", ["student.safetensors", "optimizer.pt", "metadata.json"])
+@pytest.mark.parametrize("damage", ["flip", "cut", "remove"])
+def test_damaged_checkpoint_is_passed_over(trained, name, damage):
+    run_path, *_ = trained
+    path = run_path / checkpoint_name(20) / name
+    data = bytearray(path.read_bytes())
+    if damage == "flip":
+        data[len(data) // 2] ^= 0x80
+        path.write_bytes(data)
+    elif damage == "cut":
+        path.write_bytes(data[: len(data) // 2])
+    else:
+        path.unlink()
+    assert newest_checkpoint(run_path).name == checkpoint_name(10)
+
+
+def test_unfinished_save_is_not_a_checkpoint(trained):
+    run_path, *_ = trained
+    (run_path / checkpoint_name(20)).rename(run_path / f".{checkpoint_name(20)}.partial")
+    assert newest_checkpoint(run_path).name == checkpoint_name(10)
+    assert newest_checkpoint(run_path / "nowhere") is None
+
+
+def test_journal_tells_each_event_once(tmp_path):
+    journal = Journal(tmp_path)
+    for step in (10, 20, 30):
+        journal.append("interval", step, 0, {"loss": step / 10}, eta_s=1.0)
+    resumed = Journal(tmp_path)
+    for step in (20, 30, 40):
+        resumed.append("interval", step, 0, {"loss": step / 10}, eta_s=1.0)
+    resumed.append("evaluation", 30, 0, {"val_top1": 0.5})
+    events, offset = read_events(tmp_path / JOURNAL_NAME)
+    assert [(event.kind, event.step) for event in events] == [
+        ("interval", 10),
+        ("interval", 20),
+        ("interval", 30),
+        ("interval", 40),
+        ("evaluation", 30),
+    ]
+    assert read_events(tmp_path / JOURNAL_NAME, offset) == ([], offset)
+
+
+def test_torn_line_of_a_killed_writer_is_dropped(tmp_path):
+    journal = Journal(tmp_path)
+    journal.append("interval", 1, 0, {"loss": 1.0})
+    path = tmp_path / JOURNAL_NAME
+    with path.open("a") as file:
+        file.write('{"kind": "interv')
+    assert [event.step for event in read_events(path)[0]] == [1]
+    Journal(tmp_path).append("interval", 2, 0, {"loss": math.pi})
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [line["step"] for line in lines] == [1, 2]
