@@ -1,0 +1,112 @@
+"""Whole jobs through jobs/distill.py on a real Ray node, with MLflow's record read back."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import mlflow
+import pytest
+import ray
+import torch
+from mlflow import MlflowClient
+from safetensors.torch import load_file, save_file
+
+from service.models.build import build_model
+from service.spec import load_spec
+
+ROOT = Path(__file__).parents[2]
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    """Environment of a driver that joins a Ray node of this session."""
+    context = ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False)
+    yield {**os.environ, "RAY_ADDRESS": context.address_info["address"]}
+    ray.shutdown()
+
+
+def distill(path, environment):
+    environment = {k: v for k, v in environment.items() if k != "MLFLOW_TRACKING_URI"}
+    return subprocess.run(
+        [sys.executable, "jobs/distill.py", str(path)],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+
+
+@pytest.fixture
+def teacher(tmp_path):
+    torch.manual_seed(9)
+    path = tmp_path / "teacher.safetensors"
+    save_file(build_model("cifar:resnet8", 4).state_dict(), path)
+    return {"model": "cifar:resnet8", "weights": {"source": str(path)}}
+
+
+def test_a_job_leaves_its_whole_record_and_may_be_submitted_again(
+    cluster, write_spec, teacher, tmp_path
+):
+    path = write_spec(teacher=teacher, tracking={"register_as": "stripes", "alias": "champion"})
+    done = distill(path, cluster)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "student, last (epoch 2)" in done.stdout
+    assert "epoch 1/2  step 2  loss" in done.stdout
+
+    spec = load_spec(path)
+    uri = f"sqlite:///{tmp_path / 'runs' / 'mlflow.db'}"
+    client = MlflowClient(uri)
+    run = client.get_run((spec.run_path / "mlflow_run_id").read_text().strip())
+    assert run.info.status == "FINISHED"
+    assert run.data.params["optimizer.learning_rate"] == "0.05"
+    assert run.data.tags["spec_hash"] == spec.content_hash()
+    assert len(run.data.tags["teacher_sha256"]) == 64
+    assert [m.step for m in client.get_metric_history(run.info.run_id, "loss")] == [2, 4, 6, 8]
+    assert [m.step for m in client.get_metric_history(run.info.run_id, "val_top1")] == [4, 8]
+    assert {"teacher_top1", "last_top1", "best_top1", "data_wait_share"} <= set(run.data.metrics)
+    assert "spec.json" in [file.path for file in client.list_artifacts(run.info.run_id)]
+
+    mlflow.set_tracking_uri(uri)
+    loaded = mlflow.pytorch.load_model("models:/stripes@champion")
+    eager = build_model("cifar:tiny_cnn", 4).eval()
+    eager.load_state_dict(load_file(spec.run_path / "student.safetensors"))
+    for batch_size in (1, 5):
+        images = torch.randn(batch_size, 3, 16, 16)
+        torch.testing.assert_close(loaded(images), eager(images), rtol=1e-4, atol=1e-5)
+
+    again = distill(path, cluster)
+    assert again.returncode == 0
+    assert "finished already; nothing to train" in again.stdout
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps({**content, "seed": 5}))
+    changed = distill(path, cluster)
+    assert changed.returncode == 2
+    assert "seed: differs from the run 'run'" in changed.stderr
+    assert "Traceback" not in changed.stderr
+
+
+def test_weak_teacher_ends_the_job_with_advice(cluster, write_spec, teacher):
+    done = distill(write_spec(teacher={**teacher, "min_top1": 0.99}), cluster)
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert "teacher.min_top1: the teacher's top-1 is" in done.stdout + done.stderr
+
+
+def test_job_too_large_for_the_cluster_is_refused(cluster, write_spec):
+    done = distill(write_spec(resources={"cpus_per_worker": 8}), cluster)
+    assert done.returncode == 2
+    assert "resources.cpus_per_worker: 2 workers need 16 CPUs, the cluster has 4" in done.stderr
+
+
+def test_wrong_weights_are_refused_before_the_cluster_is_touched(write_spec, teacher):
+    weights = {**teacher["weights"], "sha256": "0" * 64}
+    environment = {**os.environ, "RAY_ADDRESS": "127.0.0.1:1"}
+    done = distill(write_spec(teacher={**teacher, "weights": weights}), environment)
+    assert done.returncode == 2
+    assert "teacher.weights.sha256" in done.stderr
+    assert "Traceback" not in done.stderr
