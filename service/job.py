@@ -31,7 +31,7 @@ from service.training.checkpoints import (
     newest_checkpoint,
     read_metadata,
 )
-from service.training.worker import REFUSAL_NAME
+from service.training.refusal import REFUSAL_NAME
 
 logger = logging.getLogger(__name__)
 

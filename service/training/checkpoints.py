@@ -31,7 +31,6 @@ class Progress:
     step: int = 0
     epoch: int = 0
     step_in_epoch: int = 0
-    train_s: float = 0.0
     last_top1: float | None = None
     last_top5: float | None = None
     best_top1: float | None = None

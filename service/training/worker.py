@@ -3,7 +3,6 @@
 The loop in ``loop.py`` says when; this says how.
 """
 
-import json
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -35,9 +34,8 @@ from service.training.construct import build_task, train_crop
 from service.training.evaluation import Accuracy, evaluate
 from service.training.metrics import IntervalMetrics
 from service.training.optimizers import build_average, build_optimizer, gradient_norm
+from service.training.refusal import refuse_teacher
 from service.training.schedule import distillation_warmup, learning_rate
-
-REFUSAL_NAME = "refusal.json"
 
 Report = Callable[[dict[str, float], Path | None], None]
 """Takes metrics, and on rank 0 the folder of a new checkpoint; all ranks call it together."""
@@ -305,18 +303,6 @@ class Worker:
             self.progress,
         )
         return path
-
-
-def refuse_teacher(spec: JobSpec, accuracy: Accuracy) -> None:
-    """Say beside the run why it did not start."""
-    assert spec.teacher is not None
-    text = (
-        f"teacher.min_top1: the teacher's top-1 is {accuracy.top1:.4f} on {accuracy.num_images} "
-        f"val images, below {spec.teacher.min_top1}; check that its classes are in the dataset's "
-        "order, that teacher.normalization is the one it was trained with, and that "
-        "evaluation.resize_size and crop_size suit it"
-    )
-    (spec.run_path / REFUSAL_NAME).write_text(json.dumps({"text": text}) + "\n")
 
 
 def _synchronized(student: nn.Module, is_last: bool) -> AbstractContextManager[None]:

@@ -24,7 +24,7 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope="module")
 def cluster():
     """Environment of a driver that joins a Ray node of this session."""
-    context = ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False)
+    context = ray.init("local", num_cpus=4, include_dashboard=False, log_to_driver=False)
     yield {**os.environ, "RAY_ADDRESS": context.address_info["address"]}
     ray.shutdown()
 
