@@ -7,7 +7,10 @@ import shutil
 import time
 from dataclasses import asdict
 
+import mlflow
 from ray.train import TrainingFailedError
+from safetensors.torch import save_file
+from torch import nn
 
 from service.cluster.run_folder import (
     RESULT_NAME,
@@ -20,8 +23,10 @@ from service.models.build import build_with_weights
 from service.problems import EXIT_BAD_INPUT, EXIT_DONE, EXIT_FAILED
 from service.provenance import provenance_tags
 from service.spec import JobSpec
+from service.spec_rules import is_file_source
+from service.spec_sections import Weights
 from service.tracking.mlflow_run import TRACKING_ERRORS, MlflowRun
-from service.tracking.report import progress_line, summary_table
+from service.tracking.report import ProgressPrinter, summary_table
 from service.tracking.student_model import log_student
 from service.tracking.tracker import Tracker
 from service.training.checkpoints import (
@@ -29,6 +34,7 @@ from service.training.checkpoints import (
     Progress,
     final_student_path,
     newest_checkpoint,
+    plain_state,
     read_metadata,
 )
 from service.training.refusal import REFUSAL_NAME
@@ -43,7 +49,9 @@ def run_job(spec: JobSpec) -> int:
         BadInputError: before any training, where the spec, its files or the cluster do not fit.
     """
     start_s = time.monotonic()
-    tags = check_models(spec)
+    mlflow.set_tracking_uri(tracking_uri(spec))
+    models = build_models(spec)
+    tags = provenance_tags(spec, models.get("teacher"))
     claim_run_folder(spec)
     result = read_result(spec.run_path)
     if result is not None and result["published"]:
@@ -53,12 +61,10 @@ def run_job(spec: JobSpec) -> int:
     if result is None:
         connect()
         check_cluster(spec)
-    tracker = Tracker(
-        spec, tracking_uri(spec), tags, lambda event: print(progress_line(event, spec), flush=True)
-    )
+    tracker = Tracker(spec, tracking_uri(spec), tags, ProgressPrinter(spec))
     if result is None:
         try:
-            run_training(spec)
+            run_training(with_local_weights(spec, models))
         except TrainingFailedError as error:
             _end_run(tracker.close(), "FAILED")
             print(
@@ -81,20 +87,33 @@ def tracking_uri(spec: JobSpec) -> str:
     return os.environ.get("MLFLOW_TRACKING_URI") or spec.tracking.uri or default
 
 
-def check_models(spec: JobSpec) -> dict[str, str]:
-    """Build both models with their weights, and return the tags that identify the run's inputs.
+def build_models(spec: JobSpec) -> dict[str, nn.Module]:
+    """Build student and teacher with their weights, by role.
 
     Raises:
-        BadInputError: before the cluster is touched.
+        BadInputError: a model or weights that cannot be used, before the cluster is touched.
     """
-    num_classes = spec.dataset.num_classes
-    build_with_weights("student", spec.student.model, num_classes, spec.student.weights)
-    teacher = None
-    if spec.teacher is not None:
-        teacher = build_with_weights(
-            "teacher", spec.teacher.model, num_classes, spec.teacher.weights
-        )
-    return provenance_tags(spec, teacher)
+    sections = {"student": spec.student, "teacher": spec.teacher}
+    return {
+        role: build_with_weights(role, section.model, spec.dataset.num_classes, section.weights)
+        for role, section in sections.items()
+        if section is not None
+    }
+
+
+def with_local_weights(spec: JobSpec, models: dict[str, nn.Module]) -> JobSpec:
+    """The spec with weights that came over the network replaced by files in the run's folder.
+
+    They are fetched once, by the driver, which has the credentials; workers read the file.
+    """
+    changes: dict[str, object] = {}
+    for role, model in models.items():
+        section = getattr(spec, role)
+        if section.weights is not None and not is_file_source(section.weights.source):
+            path = spec.run_path / f"{role}_weights.safetensors"
+            save_file(plain_state(model), path)
+            changes[role] = section.model_copy(update={"weights": Weights(source=str(path))})
+    return spec.model_copy(update=changes)
 
 
 def _publish(spec: JobSpec, run: MlflowRun | None, seconds: float) -> int:

@@ -5,8 +5,8 @@ from service.tracking.journal import Event
 from service.training.checkpoints import Progress
 
 
-def progress_line(event: Event, spec: JobSpec) -> str:
-    """One line for the job's log."""
+def progress_line(event: Event, spec: JobSpec, last_top1: float | None) -> str:
+    """One line for the job's log; ``last_top1`` is that of the last evaluation before it."""
     values = event.values
     if event.kind == "teacher":
         top1, top5 = percent(values["teacher_top1"]), percent(values["teacher_top5"])
@@ -19,10 +19,23 @@ def progress_line(event: Event, spec: JobSpec) -> str:
         )
     line = (
         f"epoch {event.epoch + 1}/{spec.schedule.num_epochs}  step {event.step}  "
-        f"loss {values['loss']:.4f}  lr {values['learning_rate']:.4g}  "
+        f"loss {values['loss']:.4f}  top-1 {percent(last_top1)}  lr {values['learning_rate']:.4g}  "
         f"{values['images_per_s']:,.0f} img/s  data wait {values['data_wait_share']:.0%}"
     )
     return line if event.eta_s is None else f"{line}  ETA {duration(event.eta_s)}"
+
+
+class ProgressPrinter:
+    """Prints events as they come, each interval with the newest accuracy known."""
+
+    def __init__(self, spec: JobSpec):
+        self._spec = spec
+        self._last_top1: float | None = None
+
+    def __call__(self, event: Event) -> None:
+        """Print one event."""
+        self._last_top1 = event.values.get("val_top1", self._last_top1)
+        print(progress_line(event, self._spec, self._last_top1), flush=True)
 
 
 def summary_table(progress: Progress, seconds: float, address: str) -> str:

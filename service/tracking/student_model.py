@@ -35,7 +35,7 @@ def log_student(run: MlflowRun, spec: JobSpec, checkpoint: Path) -> None:
         (files / "student.safetensors").write_bytes(weights_path.read_bytes())
         (files / "preprocessing.json").write_text(json.dumps(preprocessing(spec), indent=1) + "\n")
         run.client.log_artifacts(run.run_id, folder, "student")
-    model_uri = _log_exported(run, spec, student)
+        model_uri = _log_exported(run, spec, student, files / "student.safetensors")
     if spec.tracking.register_as is not None:
         version = mlflow.register_model(model_uri, spec.tracking.register_as)
         if spec.tracking.alias is not None:
@@ -54,7 +54,7 @@ def preprocessing(spec: JobSpec) -> dict[str, object]:
     }
 
 
-def _log_exported(run: MlflowRun, spec: JobSpec, student: torch.nn.Module) -> str:
+def _log_exported(run: MlflowRun, spec: JobSpec, student: torch.nn.Module, weights: Path) -> str:
     size = spec.evaluation.crop_size
     example = np.zeros((EXAMPLE_BATCH_SIZE, 3, size, size), dtype=np.float32)
     signature = ModelSignature(
@@ -72,5 +72,7 @@ def _log_exported(run: MlflowRun, spec: JobSpec, student: torch.nn.Module) -> st
             # Stated, because MLflow would find it out by loading the model in another process.
             pip_requirements=[f"torch=={torch.__version__.split('+')[0]}", "mlflow"],
             metadata=preprocessing(spec),
+            # So that the model's URI can be the weights.source of another spec.
+            extra_files=[str(weights)],
         )
     return str(info.model_uri)

@@ -80,6 +80,16 @@ def test_a_job_leaves_its_whole_record_and_may_be_submitted_again(
         images = torch.randn(batch_size, 3, 16, 16)
         torch.testing.assert_close(loaded(images), eager(images), rtol=1e-4, atol=1e-5)
 
+    second = write_spec(
+        name="second",
+        student={"model": "cifar:tiny_cnn", "weights": {"source": "models:/stripes@champion"}},
+        schedule={"num_epochs": 1, "milestones": []},
+    )
+    grown = distill(second, cluster)
+    assert grown.returncode == 0, grown.stdout + grown.stderr
+    fetched = load_file(tmp_path / "runs" / "second" / "student_weights.safetensors")
+    assert torch.equal(fetched["fc.weight"], eager.fc.weight)
+
     again = distill(path, cluster)
     assert again.returncode == 0
     assert "finished already; nothing to train" in again.stdout
@@ -110,3 +120,11 @@ def test_wrong_weights_are_refused_before_the_cluster_is_touched(write_spec, tea
     assert done.returncode == 2
     assert "teacher.weights.sha256" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_failed_training_exits_with_1_and_its_cause(cluster, write_spec):
+    done = distill(write_spec(optimizer={"learning_rate": 1e30}), cluster)
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "run failed: " in done.stdout
+    assert "optimizer.learning_rate" in done.stdout
+    assert "Submit the same spec to go on" in done.stdout
