@@ -46,9 +46,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--quality",
-        type=int,
-        choices=range(1, 101),
-        metavar="1-100",
+        type=_quality,
         default=90,
         help="JPEG quality of images that are re-encoded",
     )
@@ -67,6 +65,13 @@ def _parser() -> argparse.ArgumentParser:
         help="processes that encode; the file does not depend on it",
     )
     return parser
+
+
+def _quality(text: str) -> int:
+    value = int(text)
+    if not 1 <= value <= 100:
+        raise argparse.ArgumentTypeError(f"{text} is not between 1 and 100")
+    return value
 
 
 def _positive(text: str) -> int:

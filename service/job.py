@@ -20,6 +20,7 @@ from service.cluster.run_folder import (
 )
 from service.cluster.trainer import check_cluster, connect, run_training
 from service.models.build import build_with_weights
+from service.plan import check_sizes
 from service.problems import EXIT_BAD_INPUT, EXIT_DONE, EXIT_FAILED
 from service.provenance import provenance_tags
 from service.spec import JobSpec
@@ -50,6 +51,7 @@ def run_job(spec: JobSpec) -> int:
     """
     start_s = time.monotonic()
     mlflow.set_tracking_uri(tracking_uri(spec))
+    check_sizes(spec)
     models = build_models(spec)
     tags = provenance_tags(spec, models.get("teacher"))
     claim_run_folder(spec)

@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from data_pipeline.beton import open_beton
 from data_pipeline.order import num_steps_per_epoch
-from service.models.build import num_parameters, on_meta_device
+from service.models.build import check_image_sizes, num_parameters, on_meta_device
 from service.spec import JobSpec
 from service.training.schedule import learning_rate
 
@@ -51,6 +51,7 @@ def make_plan(spec: JobSpec) -> Plan:
     train, val = open_beton(spec.dataset.train), open_beton(spec.dataset.val)
     num_steps = num_steps_per_epoch(train.num_samples, spec.training.global_batch_size)
     size = spec.augmentation.size
+    check_sizes(spec)
     student = on_meta_device(spec.student.model, spec.dataset.num_classes)
     costs = [_cost("student", spec.student.model, student, size)]
     memory_bytes = WORKER_BASE_BYTES + _training_bytes(spec, student)
@@ -68,6 +69,18 @@ def make_plan(spec: JobSpec) -> Plan:
         memory_bytes,
         tuple(_warnings(spec, train.num_samples)),
     )
+
+
+def check_sizes(spec: JobSpec) -> None:
+    """Refuse models that cannot take the images that training and evaluation give them.
+
+    Raises:
+        BadInputError: naming the model and the size.
+    """
+    sizes = (spec.augmentation.size, spec.evaluation.crop_size)
+    check_image_sizes("student", spec.student.model, spec.dataset.num_classes, sizes)
+    if spec.teacher is not None:
+        check_image_sizes("teacher", spec.teacher.model, spec.dataset.num_classes, sizes)
 
 
 def format_plan(plan: Plan) -> str:

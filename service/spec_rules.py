@@ -6,6 +6,7 @@ Each rule gets a spec whose needed sections are known to be valid and yields wha
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -198,6 +199,9 @@ def check_storage(spec: JobSpec) -> Iterator[Problem]:
     existing = next((parent for parent in (path, *path.parents) if parent.exists()), Path("/"))
     if not existing.is_dir():
         yield Problem("checkpoints.storage_path", f"{existing} is a file", "give a folder")
+    elif not os.access(existing, os.W_OK):
+        wrong = f"{existing} cannot be written"
+        yield Problem("checkpoints.storage_path", wrong, "give a folder that you may write")
 
 
 def check_tracking(spec: JobSpec) -> Iterator[Problem]:

@@ -1,5 +1,6 @@
 """Models by name, with random weights or with those a spec asks for."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -47,6 +48,27 @@ def build_with_weights(
     if weights is not None:
         load_weights(model, name, weights, where=f"{role}.weights")
     return model
+
+
+def check_image_sizes(role: str, name: str, num_classes: int, sizes: Iterable[int]) -> None:
+    """Pass an image without memory through the model at each size, in pixels.
+
+    Raises:
+        BadInputError: the model is made for another size, or gives no logits [1, num_classes].
+    """
+    model = on_meta_device(name, num_classes).eval()
+    for size in sorted(set(sizes)):
+        try:
+            with torch.no_grad():
+                logits = model(torch.empty(1, 3, size, size, device="meta"))
+            fits = isinstance(logits, torch.Tensor) and logits.shape == (1, num_classes)
+            fault = "" if fits else "it gives no logits of one image"
+        except (RuntimeError, AssertionError, ValueError) as error:
+            fault = str(error).splitlines()[0]
+        if fault:
+            wrong = f"{name} cannot take images of {size} x {size} pixels ({fault})"
+            remedy = "set augmentation.size and evaluation.crop_size to what the model is made for"
+            raise BadInputError("spec", [Problem(f"{role}.model", wrong, remedy)])
 
 
 def num_parameters(model: nn.Module) -> int:

@@ -8,7 +8,12 @@ import torch
 import torchvision
 from safetensors.torch import save_file
 
-from service.models.build import build_model, build_with_weights, num_parameters
+from service.models.build import (
+    build_model,
+    build_with_weights,
+    check_image_sizes,
+    num_parameters,
+)
 from service.models.names import CIFAR_MODELS, TORCHVISION_MODELS, problem_with_name
 from service.problems import BadInputError
 from service.spec_sections import Weights
@@ -114,6 +119,13 @@ def test_matching_by_order_ignores_names_but_not_shapes(resnet8, tmp_path):
     torch.save(renamed, path)
     with pytest.raises(BadInputError, match=r"layer0 is \[432\]"):
         load(Weights(source=str(path), match="order"))
+
+
+def test_image_sizes_that_a_model_cannot_take_are_refused():
+    check_image_sizes("student", "resnet18", 10, (32, 224))
+    check_image_sizes("student", "vit_b_16", 10, (224,))
+    with pytest.raises(BadInputError, match=r"student\.model: vit_b_16 cannot take .* 28 x 28"):
+        check_image_sizes("student", "vit_b_16", 10, (28, 224))
 
 
 def test_unknown_torchvision_weights_are_listed():

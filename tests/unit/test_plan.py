@@ -1,0 +1,40 @@
+"""The plan's numbers against counts made by hand."""
+
+import pytest
+
+from service.models.build import build_model
+from service.plan import format_plan, make_plan
+from service.spec import parse_spec
+
+
+def test_steps_rates_and_costs(make_content):
+    plan = make_plan(parse_spec(make_content()))
+    # 256 images in batches of 64; the rate falls to a tenth after the first of two epochs.
+    assert plan.num_steps_per_epoch == 4
+    assert plan.rates == ((0.0, 0.05), (1.0, pytest.approx(0.005)), (2.0, pytest.approx(0.005)))
+    # Three 3x3 convolutions with stride 2 on 16 pixels, and the classifier; 2 per multiply-add.
+    convolutions = 9 * (3 * 8 * 64 + 8 * 16 * 16 + 16 * 32 * 4)
+    assert plan.models[0].flops_per_image == 2 * (convolutions + 32 * 4)
+    parameters = sum(p.numel() for p in build_model("cifar:tiny_cnn", 4).parameters())
+    assert plan.models[0].num_parameters == parameters
+
+
+def test_memory_grows_with_the_micro_batch(make_content):
+    small = make_plan(parse_spec(make_content(training={"micro_batch_size": 16})))
+    large = make_plan(parse_spec(make_content(training={"micro_batch_size": 32})))
+    growth = large.memory_bytes - small.memory_bytes
+    # At least every convolution's float32 output and every one's input is kept, per image.
+    assert growth > 16 * 4 * (8 * 64 + 16 * 16 + 32 * 4)
+    # And not tens of times as much: weights do not count per image.
+    assert growth < 16 * 4 * 10 * (8 * 64 + 16 * 16 + 32 * 4)
+
+
+def test_plan_says_what_a_person_should_know(make_content):
+    teacher = {"model": "cifar:resnet8", "weights": {"source": "models:/t@champion"}}
+    content = make_content(teacher=teacher, training={"global_batch_size": 96})
+    text = format_plan(make_plan(parse_spec(content)))
+    assert "2 epochs x 2 steps = 4 steps of 96 images" in text
+    assert "2 workers x 48 images per step, 3 micro-batches of 16" in text
+    assert "leaves out 64 images" in text
+    assert "warmup_epochs is 20 of 2" in text
+    assert "min_top1 is not set" in text
