@@ -78,8 +78,12 @@ def num_parameters(model: nn.Module) -> int:
 
 def on_meta_device(name: str, num_classes: int) -> nn.Module:
     """The model's shapes without its memory."""
-    with torch.device("meta"):
-        return build_model(name, num_classes)
+    try:
+        with torch.device("meta"):
+            return build_model(name, num_classes)
+    except NotImplementedError:
+        # RegNets compute their widths with tensors, which must have values.
+        return build_model(name, num_classes).to("meta")
 
 
 def _build_timm_model(name: str, num_classes: int) -> nn.Module:

@@ -124,6 +124,7 @@ def test_matching_by_order_ignores_names_but_not_shapes(resnet8, tmp_path):
 def test_image_sizes_that_a_model_cannot_take_are_refused():
     check_image_sizes("student", "resnet18", 10, (32, 224))
     check_image_sizes("student", "vit_b_16", 10, (224,))
+    check_image_sizes("student", "regnet_y_400mf", 10, (64,))
     with pytest.raises(BadInputError, match=r"student\.model: vit_b_16 cannot take .* 28 x 28"):
         check_image_sizes("student", "vit_b_16", 10, (28, 224))
 
