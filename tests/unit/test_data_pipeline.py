@@ -16,7 +16,7 @@ from data_pipeline.beton import BetonError, open_beton
 from data_pipeline.convert import Selection, convert, manifest_path
 from data_pipeline.encode import Encoding, UnreadableImageError, encode_image
 from data_pipeline.loader import Crop, ImageLoader, UndecodableSampleError, center_crop
-from data_pipeline.order import epoch_permutation, evaluation_batches, train_batches
+from data_pipeline.order import evaluation_batches
 from data_pipeline.sources import IdxImages, SourceError, SourceSample, open_source
 
 
@@ -321,35 +321,3 @@ def test_files_that_are_no_beton(image_folder, tmp_path, damage):
         path.unlink()
     with pytest.raises(BetonError, match=r"out\.beton"):
         open_beton(path)
-
-
-@pytest.mark.parametrize("world_size", [1, 2, 4, 8])
-def test_a_global_step_has_the_same_samples_in_every_world(world_size):
-    per_rank = [
-        train_batches(1000, 64, seed=1, epoch=2, rank=rank, world_size=world_size)
-        for rank in range(world_size)
-    ]
-    order = epoch_permutation(1000, 1, 2)
-    for step, shares in enumerate(zip(*per_rank, strict=True)):
-        assert np.array_equal(np.concatenate(shares), order[64 * step : 64 * (step + 1)])
-    assert len(per_rank[0]) == 15
-    resumed = train_batches(1000, 64, seed=1, epoch=2, rank=0, world_size=world_size, start=11)
-    assert all(np.array_equal(a, b) for a, b in zip(resumed, per_rank[0][11:], strict=True))
-
-
-def test_epochs_are_permutations_of_their_own():
-    first, second = epoch_permutation(500, 0, 0), epoch_permutation(500, 0, 1)
-    assert sorted(first) == list(range(500))
-    assert not np.array_equal(first, second)
-    assert not np.array_equal(first, epoch_permutation(500, 1, 0))
-
-
-@pytest.mark.parametrize("world_size", [1, 2, 3, 8])
-def test_evaluation_covers_every_sample_once(world_size):
-    seen = [
-        index
-        for rank in range(world_size)
-        for batch in evaluation_batches(101, 7, rank=rank, world_size=world_size)
-        for index in batch
-    ]
-    assert sorted(seen) == list(range(101))
