@@ -36,8 +36,8 @@ def connect() -> None:
         address = os.environ.get("RAY_ADDRESS", "this machine")
         problem = Problem(
             "RAY_ADDRESS",
-            f"no cluster answers at {address}",
-            "start one with ray start --head, or unset RAY_ADDRESS",
+            f"the cluster of {address} does not answer, or refuses the token",
+            "set its address and RAY_AUTH_TOKEN_PATH, or RAY_ADDRESS=local to start one for this job",
         )
         raise BadInputError("environment", [problem]) from error
 
