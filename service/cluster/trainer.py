@@ -37,7 +37,7 @@ def connect() -> None:
         problem = Problem(
             "RAY_ADDRESS",
             f"the cluster of {address} does not answer, or refuses the token",
-            "set its address and RAY_AUTH_TOKEN_PATH, or RAY_ADDRESS=local to start one for this job",
+            "set its address and RAY_AUTH_TOKEN_PATH, or RAY_ADDRESS=local to start one here",
         )
         raise BadInputError("environment", [problem]) from error
 
