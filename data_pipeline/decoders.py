@@ -13,14 +13,13 @@ import llvmlite.binding
 import numpy as np
 from numba import njit, types
 
+from data_pipeline.draws import sample_key, uniform
+
 CENTER_CROP, RANDOM_RESIZED_CROP, PAD_AND_CROP = 0, 1, 2
 ALL_DECODED = -1
 RATIO_ATTEMPTS = 10
 
 JPEG = 0
-GOLDEN = np.uint64(0x9E3779B97F4A7C15)
-MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
-MIX_2 = np.uint64(0x94D049BB133111EB)
 
 
 def _load_ffcv_library() -> None:
@@ -45,29 +44,6 @@ _imdecode = types.ExternalFunction(
     ),
 )  # fmt: skip
 _resize = types.ExternalFunction("resize", types.void(*[types.int64] * 11))
-
-
-@njit(nogil=True, cache=True)
-def mix(value):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
-    """Finaliser of splitmix64: every input bit reaches every output bit."""
-    value = (value ^ (value >> np.uint64(30))) * MIX_1
-    value = (value ^ (value >> np.uint64(27))) * MIX_2
-    return value ^ (value >> np.uint64(31))
-
-
-@njit(nogil=True, cache=True)
-def sample_key(seed, epoch, index):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
-    """Key of one sample's random numbers in one epoch."""
-    key = mix(np.uint64(seed) + GOLDEN)
-    key = mix(key ^ (np.uint64(epoch) + GOLDEN))
-    return mix(key ^ (np.uint64(index) + GOLDEN))
-
-
-@njit(nogil=True, cache=True)
-def uniform(key, draw):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
-    """The ``draw``-th number of a key, uniform in [0, 1)."""
-    bits = mix(key + np.uint64(draw + 1) * GOLDEN)
-    return np.float64(bits >> np.uint64(11)) * (1.0 / 9007199254740992.0)
 
 
 @njit(nogil=True, cache=True)

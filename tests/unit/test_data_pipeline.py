@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from data_pipeline import decoders
+from data_pipeline import decoders, draws
 from data_pipeline.beton import BetonError, open_beton
 from data_pipeline.convert import Selection, convert, manifest_path
 from data_pipeline.encode import Encoding, UnreadableImageError, encode_image
@@ -223,7 +223,7 @@ def test_pad_and_crop_is_a_window_of_the_padded_image(coordinates_file):
 def test_random_boxes_follow_the_recipe():
     areas, aspects = [], []
     for index in range(4000):
-        key = np.uint64(decoders.sample_key(3, 1, index))
+        key = np.uint64(draws.sample_key(3, 1, index))
         top, left, height, width = decoders.random_box(
             200, 300, np.array([0.08, 1.0]), np.array([3 / 4, 4 / 3]), key
         )
@@ -247,8 +247,8 @@ def test_random_boxes_follow_the_recipe():
 
 
 def test_uniform_numbers_are_uniform():
-    keys = [np.uint64(decoders.sample_key(1, 2, index)) for index in range(20000)]
-    numbers = np.array([decoders.uniform(key, i % 7) for i, key in enumerate(keys)])
+    keys = [np.uint64(draws.sample_key(1, 2, index)) for index in range(20000)]
+    numbers = np.array([draws.uniform(key, i % 7) for i, key in enumerate(keys)])
     assert numbers.min() >= 0
     assert numbers.max() < 1
     counts, _ = np.histogram(numbers, bins=20, range=(0, 1))
