@@ -3,8 +3,12 @@
 Layout (FFCV 1.0, version 2, little-endian): a header, one descriptor per field, one metadata record
 per sample, then page-aligned image data, and at the end a table of (sample, position, size). An
 image is stored as JPEG or as raw RGB bytes.
+
+Files written here also have checksums, one for each sample, in the gap before the first page, where
+FFCV does not look: CHECKSUM_MAGIC, then the 64-bit BLAKE2b digests of the stored bytes.
 """
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,6 +34,8 @@ FIELD = np.dtype(
 )
 IMAGE = np.dtype([("mode", "<u1"), ("width", "<u2"), ("height", "<u2"), ("data_ptr", "<u8")])
 SAMPLE = np.dtype([("image", IMAGE), ("label", "<i8")], align=True)
+CHECKSUM_MAGIC = b"BLAKE2-8"
+CHECKSUM = np.dtype("V8")
 ALLOCATION = np.dtype([("sample_id", "<u8"), ("ptr", "<u8"), ("size", "<u8")])
 
 
@@ -41,12 +47,16 @@ class BetonError(ValueError):
 class BetonFile:
     """What a .beton says about its samples; the pixels stay on disk.
 
-    ``samples`` is [N] of SAMPLE; ``data_sizes`` is [N], the bytes that each image occupies.
+    ``samples`` is [N] of SAMPLE; ``data_sizes`` is [N], the bytes that each image occupies;
+    ``checksums`` is [N] of 8 bytes, None in a file that FFCV wrote; ``identity`` is the SHA-256
+    digest of all tables, hexadecimal: with checksums, it stands for every pixel.
     """
 
     path: Path
     samples: NDArray[np.void]
     data_sizes: NDArray[np.int64]
+    checksums: NDArray[np.void] | None
+    identity: str
 
     @property
     def num_samples(self) -> int:
@@ -64,6 +74,12 @@ class BetonFile:
         images = self.samples["image"]
         return np.stack([images["height"], images["width"]], axis=1).astype(np.int64)
 
+    def storage(self, indices: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Where samples lie, [B, 5]: mode, height, width, position and bytes."""
+        images = self.samples["image"][indices]
+        columns = [images[name] for name in ("mode", "height", "width", "data_ptr")]
+        return np.stack([*columns, self.data_sizes[indices]], axis=1).astype(np.int64)
+
 
 def open_beton(path: Path) -> BetonFile:
     """Read a file's header and tables.
@@ -73,43 +89,68 @@ def open_beton(path: Path) -> BetonFile:
             one image and one integer label per sample.
     """
     try:
-        num_bytes = path.stat().st_size
-        header = _read(path, HEADER, 1, 0)[0]
-        if header["version"] != VERSION or not 0 < header["num_fields"] < 100:
-            raise BetonError(f"{path} is not a .beton file; make one with jobs/convert.py")
-        fields = _read(path, FIELD, int(header["num_fields"]), HEADER.itemsize)
-        if list(fields["type_id"]) != [TYPE_IMAGE, TYPE_INT]:
-            raise BetonError(
-                f"{path} has fields of types {fields['type_id'].tolist()}; a dataset here is one "
-                "image field followed by one integer field: convert it with jobs/convert.py"
-            )
-        samples = _read(path, SAMPLE, int(header["num_samples"]), HEADER.itemsize + fields.nbytes)
-        table_start = int(header["alloc_table_ptr"])
-        count = (num_bytes - table_start) // ALLOCATION.itemsize if table_start else -1
-        if len(samples) == 0 or count < len(samples):
-            raise BetonError(f"{path} is truncated or empty; convert it again")
-        table = _read(path, ALLOCATION, len(samples), table_start)
+        return _read_tables(path)
     except OSError as error:
         raise BetonError(
             f"{path} cannot be read ({error.strerror}); give an existing file"
         ) from error
-    return BetonFile(path, samples, _data_sizes(path, samples, table))
+
+
+def checksum(data: bytes | memoryview) -> bytes:
+    """Eight bytes that tell whether stored bytes are still the same."""
+    return hashlib.blake2b(data, digest_size=CHECKSUM.itemsize).digest()
+
+
+def _read_tables(path: Path) -> BetonFile:
+    header = _read(path, HEADER, 1, 0)
+    count, num_fields = int(header["num_samples"][0]), int(header["num_fields"][0])
+    if header["version"][0] != VERSION or not 0 < num_fields < 100:
+        raise BetonError(f"{path} is not a .beton file; make one with jobs/convert.py")
+    fields = _read(path, FIELD, num_fields, HEADER.itemsize)
+    if list(fields["type_id"]) != [TYPE_IMAGE, TYPE_INT]:
+        raise BetonError(
+            f"{path} has fields of types {fields['type_id'].tolist()}; a dataset here is one "
+            "image field followed by one integer field: convert it with jobs/convert.py"
+        )
+    samples_start = HEADER.itemsize + fields.nbytes
+    samples = _read(path, SAMPLE, count, samples_start)
+    table_start = int(header["alloc_table_ptr"][0])
+    num_allocations = (path.stat().st_size - table_start) // ALLOCATION.itemsize
+    if count == 0 or table_start == 0 or num_allocations < count:
+        raise BetonError(f"{path} is truncated or empty; convert it again")
+    allocations = _read(path, ALLOCATION, count, table_start)
+    checksums = _read_checksums(path, samples_start + samples.nbytes, count)
+    digest = hashlib.sha256()
+    for table in (header, fields, samples, allocations, checksums):
+        if table is not None:
+            digest.update(table.data)
+    sizes = _data_sizes(path, samples, allocations)
+    return BetonFile(path, samples, sizes, checksums, digest.hexdigest())
+
+
+def _read_checksums(path: Path, start: int, count: int) -> NDArray[np.void] | None:
+    with path.open("rb") as file:
+        file.seek(start)
+        if file.read(len(CHECKSUM_MAGIC)) != CHECKSUM_MAGIC:
+            return None
+    return _read(path, CHECKSUM, count, start + len(CHECKSUM_MAGIC))
 
 
 def _read(path: Path, dtype: np.dtype, count: int, offset: int) -> NDArray[np.void]:
-    records = np.fromfile(path, dtype=dtype, count=count, offset=offset)
-    if len(records) != count:
+    # Asked first, so that a damaged count does not become a huge allocation.
+    if offset + count * dtype.itemsize > path.stat().st_size:
         raise BetonError(f"{path} is truncated or not a .beton file; convert it again")
-    return records
+    return np.fromfile(path, dtype, count, offset=offset)
 
 
 def _data_sizes(
     path: Path, samples: NDArray[np.void], table: NDArray[np.void]
 ) -> NDArray[np.int64]:
-    by_sample = np.empty(len(samples), dtype=np.int64)
-    if table["sample_id"].max() >= len(samples):
+    ids = table["sample_id"]
+    if ids.max() >= len(samples):
         raise BetonError(f"{path} has a damaged allocation table; convert it again")
-    by_sample[table["sample_id"]] = table["size"]
+    by_sample = np.zeros(len(samples), dtype=np.int64)
+    by_sample[ids] = table["size"]
     ends = samples["image"]["data_ptr"] + by_sample.astype(np.uint64)
     if ends.max() > path.stat().st_size:
         raise BetonError(f"{path} is truncated: image data ends past its end; convert it again")

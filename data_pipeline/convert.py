@@ -1,118 +1,168 @@
 """Source to .beton with a manifest beside it."""
 
-import hashlib
-import json
+import ctypes
 import multiprocessing
-import time
+import signal
+from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from tqdm import tqdm
 
 from data_pipeline.beton import open_beton
-from data_pipeline.encode import EncodedImage, Encoding, encode_image
-from data_pipeline.sources import Source, SourceError
+from data_pipeline.class_names import human_names
+from data_pipeline.encode import (
+    EncodedImage,
+    Encoding,
+    UnreadableImageError,
+    encode_image,
+    pixel_sums,
+)
+from data_pipeline.manifest import FORMAT, manifest_path, write_manifest
+from data_pipeline.selection import Selection, select
+from data_pipeline.sources import Source
 from data_pipeline.writer import BetonWriter
 
-CHUNK = 64
-PROGRESS_INTERVAL_S = 2.0
+CHUNK = 32
+NUM_CHUNKS_AHEAD_PER_PROCESS = 4
+# Decoding costs more than all the rest of a conversion: mean and deviation are taken of a sample.
+MIN_MEASURED = 512
+MEASURED_SHARE = 32
+PR_SET_PDEATHSIG = 1
 
 
-@dataclass(frozen=True)
-class Selection:
-    """Which samples of a source are taken.
+class ConversionError(RuntimeError):
+    """A conversion that stopped for another reason than its input."""
 
-    ``per_class``: so many of each class, drawn with ``seed``; None takes all. The order in the file
-    is a shuffle drawn with ``seed``.
-    """
 
-    per_class: int | None = None
-    seed: int = 0
+class _Item(NamedTuple):
+    """What became of one image: encoded, or why not; ``sums`` where its pixels were measured."""
+
+    image: EncodedImage | None
+    fault: str
+    sums: NDArray[np.uint64] | None
 
 
 def convert(
-    source: Source, path: Path, encoding: Encoding, selection: Selection, num_processes: int
+    source: Source,
+    path: Path,
+    encoding: Encoding,
+    selection: Selection,
+    num_processes: int,
+    max_bad: int = 0,
 ) -> dict[str, Any]:
     """Write ``path`` and its manifest ``path.json``; returns the manifest.
 
-    Equal input gives equal bytes, whatever the number of processes.
+    Equal input gives equal bytes, whatever the number of processes. Up to ``max_bad`` images that
+    cannot be decoded are left out, and listed in the manifest.
 
     Raises:
-        UnreadableImageError: the first image that cannot be decoded; nothing is left at ``path``.
+        UnreadableImageError: one image more than that; nothing is left at ``path``.
         SourceError: a selection that the source cannot satisfy.
+        ConversionError: a process that was killed.
     """
     indices = select(source, selection)
+    left_out: list[str] = []
+    statistics = _PixelStatistics()
     with BetonWriter(path, len(indices)) as writer:
-        encoded = _encode_all(source, indices, encoding, num_processes)
-        for index, image in zip(indices, _with_progress(encoded, len(indices)), strict=True):
-            writer.append(image, int(source.labels[index]))
+        items = _encode_all(source, indices, encoding, num_processes)
+        bar = tqdm(items, path.name, len(indices), unit="img", mininterval=1, smoothing=0.05)
+        for index, item in zip(indices, bar, strict=True):
+            if item.image is None:
+                left_out.append(item.fault)
+                if len(left_out) > max_bad:
+                    raise UnreadableImageError("\n".join(left_out))
+                continue
+            writer.append(item.image, int(source.labels[index]))
+            statistics.add(item)
+        if len(left_out) == len(indices):
+            raise UnreadableImageError("no image can be decoded; give another source")
+        # The old manifest must not describe the new file, nor the new file stand without its own.
+        manifest_path(path).unlink(missing_ok=True)
     manifest = _manifest(source, path, encoding, selection)
-    partial_path = manifest_path(path).with_suffix(".partial")
-    partial_path.write_text(json.dumps(manifest, indent=1) + "\n")
-    partial_path.replace(manifest_path(path))
+    manifest |= {"pixels": statistics.as_dict(), "left_out": left_out}
+    write_manifest(path, manifest)
     return manifest
 
 
-def select(source: Source, selection: Selection) -> NDArray[np.int64]:
-    """Indices of the chosen samples in the order in which they are written.
+class _PixelStatistics:
+    """Mean and deviation of the pixels of some of the images."""
 
-    Raises:
-        SourceError: a class with fewer samples than asked for.
-    """
-    shuffled = np.random.default_rng(selection.seed).permutation(len(source.labels))
-    if selection.per_class is None:
-        return shuffled
-    chosen = np.zeros(len(shuffled), dtype=bool)
-    for label, name in enumerate(source.classes):
-        of_class = np.flatnonzero(source.labels[shuffled] == label)
-        if len(of_class) < selection.per_class:
-            raise SourceError(
-                f"class {name} has {len(of_class)} images, fewer than the {selection.per_class} "
-                "asked for; ask for less per class"
-            )
-        chosen[of_class[: selection.per_class]] = True
-    return shuffled[chosen]
+    def __init__(self) -> None:
+        self._sums = np.zeros((2, 3), dtype=object)
+        self._num_pixels = 0
+        self._num_images = 0
 
+    def add(self, item: _Item) -> None:
+        """Take up an image, if it was measured."""
+        if item.sums is None or item.image is None:
+            return
+        self._sums += item.sums.astype(object)
+        self._num_pixels += item.image.width * item.image.height
+        self._num_images += 1
 
-def manifest_path(path: Path) -> Path:
-    """Where a file's manifest stands."""
-    return path.with_name(path.name + ".json")
-
-
-def read_manifest(path: Path) -> dict[str, Any] | None:
-    """The manifest of a .beton, None if it has none."""
-    try:
-        manifest: dict[str, Any] = json.loads(manifest_path(path).read_text())
-    except FileNotFoundError:
-        return None
-    return manifest
+    def as_dict(self) -> dict[str, object]:
+        """Per channel on the scale 0 to 1, as a spec's normalization wants them."""
+        mean, square = (self._sums / max(1, self._num_pixels)).astype(np.float64)
+        deviation = np.sqrt(square - mean**2)
+        return {
+            "mean": [round(float(value) / 255, 5) for value in mean],
+            "std": [round(float(value) / 255, 5) for value in deviation],
+            "num_images": self._num_images,
+        }
 
 
 def _encode_all(
     source: Source, indices: NDArray[np.int64], encoding: Encoding, num_processes: int
-) -> Iterator[EncodedImage]:
-    """Encoded images in the order of ``indices``."""
-    chunks = [indices[start : start + CHUNK] for start in range(0, len(indices), CHUNK)]
+) -> Iterator[_Item]:
+    """What becomes of each of ``indices``, in their order."""
+    is_measured = np.zeros(len(indices), dtype=bool)
+    num_measured = min(len(indices), max(MIN_MEASURED, len(indices) // MEASURED_SHARE))
+    is_measured[np.linspace(0, len(indices) - 1, num_measured).astype(np.int64)] = True
+    chunks = [
+        (indices[start : start + CHUNK], is_measured[start : start + CHUNK])
+        for start in range(0, len(indices), CHUNK)
+    ]
     if num_processes == 1:
+        _set_source(source, encoding)
         for chunk in chunks:
-            yield from (encode_image(source.read(int(index)), encoding) for index in chunk)
+            yield from _encode_chunk(*chunk)
         return
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(
-        num_processes, context, initializer=_set_source, initargs=(source, encoding)
-    ) as pool:
-        try:
-            for images in pool.map(_encode_chunk, chunks):
-                yield from images
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+    pool = ProcessPoolExecutor(
+        num_processes, context, initializer=_begin_process, initargs=(source, encoding)
+    )
+    # No further ahead than the writer can follow: a dataset does not fit into memory.
+    pending: deque[Future[list[_Item]]] = deque()
+    try:
+        for chunk in chunks:
+            pending.append(pool.submit(_encode_chunk, *chunk))
+            if len(pending) > NUM_CHUNKS_AHEAD_PER_PROCESS * num_processes:
+                yield from pending.popleft().result()
+        while pending:
+            yield from pending.popleft().result()
+    except BrokenProcessPool as error:
+        raise ConversionError(
+            "an encoding process was killed, perhaps for want of memory; use fewer --processes"
+        ) from error
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
 
 
 _process_source: tuple[Source, Encoding]
+
+
+def _begin_process(source: Source, encoding: Encoding) -> None:
+    """End with the parent, also when it is killed, and leave Ctrl-C to it."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _set_source(source, encoding)
 
 
 def _set_source(source: Source, encoding: Encoding) -> None:
@@ -121,42 +171,38 @@ def _set_source(source: Source, encoding: Encoding) -> None:
     _process_source = (source, encoding)
 
 
-def _encode_chunk(indices: NDArray[np.int64]) -> list[EncodedImage]:
+def _encode_chunk(indices: NDArray[np.int64], is_measured: NDArray[np.bool_]) -> list[_Item]:
+    return [
+        _encode_one(int(index), bool(measured))
+        for index, measured in zip(indices, is_measured, strict=True)
+    ]
+
+
+def _encode_one(index: int, is_measured: bool) -> _Item:
     source, encoding = _process_source
-    return [encode_image(source.read(int(index)), encoding) for index in indices]
-
-
-def _with_progress(images: Iterator[EncodedImage], total: int) -> Iterator[EncodedImage]:
-    start_s = last_s = time.monotonic()
-    for count, image in enumerate(images, start=1):
-        yield image
-        now_s = time.monotonic()
-        if now_s - last_s > PROGRESS_INTERVAL_S or count == total:
-            last_s = now_s
-            rate = count / max(now_s - start_s, 1e-9)
-            eta_s = (total - count) / rate
-            print(
-                f"{count:,} of {total:,} images, {rate:,.0f} img/s, ETA {eta_s:.0f} s", flush=True
-            )
+    try:
+        image = encode_image(source.read(index), encoding)
+    except UnreadableImageError as error:
+        return _Item(None, str(error), None)
+    return _Item(image, "", pixel_sums(image) if is_measured else None)
 
 
 def _manifest(
     source: Source, path: Path, encoding: Encoding, selection: Selection
 ) -> dict[str, Any]:
     file = open_beton(path)
-    counts = np.bincount(file.labels, minlength=len(source.classes))
     sizes = file.image_sizes
-    with path.open("rb") as stream:
-        digest = hashlib.file_digest(stream, "sha256").hexdigest()
     return {
-        "format": 1,
-        "sha256": digest,
+        "format": FORMAT,
+        "identity": file.identity,
         "num_samples": file.num_samples,
         "num_bytes": path.stat().st_size,
         "classes": list(source.classes),
-        "num_per_class": counts.tolist(),
+        "class_names": human_names(source.classes),
+        "num_per_class": np.bincount(file.labels, minlength=len(source.classes)).tolist(),
         "height_px": [int(sizes[:, 0].min()), int(sizes[:, 0].max())],
         "width_px": [int(sizes[:, 1].min()), int(sizes[:, 1].max())],
+        "short_side_px": np.percentile(sizes.min(axis=1), [0, 50, 100]).astype(int).tolist(),
         "encoding": encoding._asdict(),
         "selection": asdict(selection),
     }

@@ -1,53 +1,57 @@
 """Compiled inner loop: from the bytes of a .beton to augmented pixels, without Python's lock.
 
-FFCV's C library decodes and resizes; everything around it is one numba function whose machine code
-is cached on disk, so that a second process starts at once. Random numbers are a hash of (seed,
-epoch, sample, draw): a sample's pixels do not depend on who decodes it, or when.
+The C library beside this decodes the part of an image that is wanted and resizes it; what is wanted
+is decided here, in numba functions whose machine code is cached on disk, so that a second process
+starts at once. Random numbers are a hash of (seed, epoch, sample, draw): a sample's pixels do not
+depend on who decodes it, or when.
 """
 
-import importlib.util
 import math
-from pathlib import Path
 
 import llvmlite.binding
 import numpy as np
-from numba import njit, types
+from numba import types
+from numpy.typing import NDArray
 
+from data_pipeline.beton import MODE_JPEG
+from data_pipeline.compilation import compiled
 from data_pipeline.draws import sample_key, uniform
+from data_pipeline.native import library_path
 
 CENTER_CROP, RANDOM_RESIZED_CROP, PAD_AND_CROP = 0, 1, 2
-ALL_DECODED = -1
+DECODED, DAMAGED, NO_MEMORY, UNREADABLE = 0, -1, -2, -3
 RATIO_ATTEMPTS = 10
+FLIP_DRAW = 4 * RATIO_ATTEMPTS
 
-JPEG = 0
-
-
-def _load_ffcv_library() -> None:
-    """Make FFCV's C functions visible to compiled code, without importing FFCV itself."""
-    package = importlib.util.find_spec("ffcv")
-    folders = list(package.submodule_search_locations or []) if package else []
-    libraries = [str(path) for folder in folders for path in Path(folder).glob("_libffcv*.so")]
-    if not libraries:
-        raise ImportError("ffcv's compiled library is missing; install ffcv==1.0.2")
-    llvmlite.binding.load_library_permanently(libraries[0])
-
-
-_load_ffcv_library()
+llvmlite.binding.load_library_permanently(str(library_path()))
 
 # Pointers travel as integers of their size.
-_imdecode = types.ExternalFunction(
-    "imdecode",
+_view_jpeg = types.ExternalFunction(
+    "pixels_view_jpeg",
     types.int32(
-        types.uintp, types.uint64, types.uint32, types.uint32, types.uintp,
-        types.uint32, types.uint32, types.uint32, types.uint32,
-        types.uint32, types.uint32, types.uint8, types.uint8,
+        types.uintp, types.int64, types.int64, types.int64, types.uintp, types.int32, types.uintp
     ),
-)  # fmt: skip
-_resize = types.ExternalFunction("resize", types.void(*[types.int64] * 11))
+)
+_view_raw = types.ExternalFunction(
+    "pixels_view_raw", types.int32(types.uintp, types.int64, types.uintp, types.int32, types.uintp)
+)
+_decode_jpeg = types.ExternalFunction(
+    "pixels_decode_jpeg",
+    types.int32(types.uintp, types.int64, types.int64, types.int64, types.uintp),
+)
+_pread = types.ExternalFunction(
+    "pread", types.int64(types.int32, types.uintp, types.uint64, types.int64)
+)
 
 
-@njit(nogil=True, cache=True)
-def random_box(height, width, scale, ratio, key):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
+@compiled
+def random_box(
+    height: int,
+    width: int,
+    scale: NDArray[np.float64],
+    ratio: NDArray[np.float64],
+    key: np.uint64,
+) -> tuple[int, int, int, int]:
     """Box (top, left, height, width) of RandomResizedCrop, Szegedy et al., arXiv 1409.4842."""
     log_low, log_high = math.log(ratio[0]), math.log(ratio[1])
     for attempt in range(RATIO_ATTEMPTS):
@@ -69,15 +73,30 @@ def random_box(height, width, scale, ratio, key):  # type: ignore[no-untyped-def
     return (height - box_height) // 2, (width - box_width) // 2, box_height, box_width
 
 
-@njit(nogil=True, cache=True)
-def center_box(height, width, crop_share):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
-    """Box that resizing the shorter side and cutting the centre amounts to."""
-    side = max(1, round(crop_share * min(height, width)))
-    return (height - side) // 2, (width - side) // 2, side, side
+@compiled
+def center_view(height: int, width: int, resize_size: int, crop_size: int) -> NDArray[np.int64]:
+    """View of resizing the shorter side and cutting the centre; sizes rounded as by torchvision."""
+    shorter = min(height, width)
+    resized_height = resize_size * height // shorter
+    resized_width = resize_size * width // shorter
+    top = half_to_even(resized_height - crop_size)
+    left = half_to_even(resized_width - crop_size)
+    return np.array(
+        [0, 0, height, width, resized_height, resized_width, top, left, crop_size, crop_size]
+    )
 
 
-@njit(nogil=True, cache=True)
-def pad_and_crop(source, padding, key, out):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
+@compiled
+def half_to_even(value: int) -> int:
+    """``value / 2``, halves rounded to even as Python's round does."""
+    half = value // 2
+    return half + (value & half & 1)
+
+
+@compiled
+def pad_and_crop(
+    source: NDArray[np.uint8], padding: int, key: np.uint64, out: NDArray[np.uint8]
+) -> None:
     """Cut a window of the image's size from the image with black padding around it."""
     size = out.shape[0]
     top = int(uniform(key, 0) * (2 * padding + 1)) - padding
@@ -89,8 +108,8 @@ def pad_and_crop(source, padding, key, out):  # type: ignore[no-untyped-def]  # 
                 out[row, column, channel] = source[row + top, column + left, channel]
 
 
-@njit(nogil=True, cache=True)
-def mirror(image):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
+@compiled
+def mirror(image: NDArray[np.uint8]) -> None:
     """Mirror [H, W, 3] left to right in place."""
     width = image.shape[1]
     for row in range(image.shape[0]):
@@ -101,57 +120,115 @@ def mirror(image):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
                 image[row, width - 1 - column, channel] = left
 
 
-FLIP_DRAW = 4 * RATIO_ATTEMPTS
+@compiled
+def read_bytes(file_descriptor: int, position: int, out: NDArray[np.uint8]) -> bool:
+    """Fill ``out`` from a file; False where it is too short or fails."""
+    done = 0
+    while done < len(out):
+        count = _pread(file_descriptor, out.ctypes.data + done, len(out) - done, position + done)
+        if count <= 0:
+            return False
+        done += count
+    return True
 
 
-@njit(nogil=True, cache=True)
-def decode_samples(  # type: ignore[no-untyped-def]  # noqa: ANN201
-    data,  # noqa: ANN001  uint8 [file size], the mapped file
-    samples,  # noqa: ANN001  int64 [N, 5]: mode, height, width, position, bytes
-    indices,  # noqa: ANN001  int64 [B]
-    kind,  # noqa: ANN001  CENTER_CROP, RANDOM_RESIZED_CROP or PAD_AND_CROP
-    parameters,  # noqa: ANN001  float64 [6]: scale, ratio, flip probability, crop share or padding
-    seed,  # noqa: ANN001
-    epoch,  # noqa: ANN001
-    out,  # noqa: ANN001  uint8 [B, H, W, 3]
-):
-    """Decode and augment ``indices`` into ``out``; the first one that fails, or ALL_DECODED."""
-    largest = 1
-    for index in indices:
-        if samples[index, 0] == JPEG:
-            largest = max(largest, samples[index, 1] * samples[index, 2] * 3)
-    scratch = np.empty(largest, np.uint8)
-    scale, ratio = parameters[0:2], parameters[2:4]
+@compiled
+def cut_window(
+    stored: NDArray[np.uint8],
+    mode: int,
+    height: int,
+    width: int,
+    padding: int,
+    mirrored: bool,
+    key: np.uint64,
+    out: NDArray[np.uint8],
+) -> int:
+    """CIFAR's augmentation of one image as large as ``out``; a status."""
+    pixels = stored
+    if mode == MODE_JPEG:
+        pixels = np.empty(height * width * 3, np.uint8)
+        status = _decode_jpeg(stored.ctypes.data, len(stored), height, width, pixels.ctypes.data)
+        if status != DECODED:
+            return status
+    pad_and_crop(pixels.reshape((height, width, 3)), padding, key, out)
+    if mirrored:
+        mirror(out)
+    return DECODED
+
+
+@compiled
+def cut_view(
+    stored: NDArray[np.uint8],
+    mode: int,
+    height: int,
+    width: int,
+    view: NDArray[np.int64],
+    mirrored: bool,
+    out: NDArray[np.uint8],
+) -> int:
+    """Resized part of one image; a status."""
+    if mode == MODE_JPEG:
+        return _view_jpeg(
+            stored.ctypes.data, len(stored), height, width, view.ctypes.data, mirrored,
+            out.ctypes.data,
+        )  # fmt: skip
+    return _view_raw(stored.ctypes.data, width, view.ctypes.data, mirrored, out.ctypes.data)
+
+
+@compiled
+def decode_sample(
+    stored: NDArray[np.uint8],
+    row: NDArray[np.int64],
+    kind: int,
+    parameters: NDArray[np.float64],
+    key: np.uint64,
+    out: NDArray[np.uint8],
+) -> int:
+    """Decode and augment one image from its stored bytes; a status."""
+    mode, height, width = row[0], row[1], row[2]
+    if mode != MODE_JPEG and len(stored) != height * width * 3:
+        return DAMAGED
+    mirrored = parameters[4] > 0.0 and uniform(key, FLIP_DRAW) < parameters[4]
+    if kind == PAD_AND_CROP:
+        if height != out.shape[0] or width != out.shape[1]:
+            return DAMAGED
+        padding = int(parameters[5])
+        return cut_window(stored, mode, height, width, padding, mirrored, key, out)
+    if kind == RANDOM_RESIZED_CROP:
+        top, left, box_height, box_width = random_box(
+            height, width, parameters[0:2], parameters[2:4], key
+        )
+        size = out.shape[0]
+        view = np.array([top, left, box_height, box_width, size, size, 0, 0, size, size])
+    else:
+        view = center_view(height, width, int(parameters[5]), out.shape[0])
+    return cut_view(stored, mode, height, width, view, mirrored, out)
+
+
+@compiled
+def decode_samples(
+    file_descriptor: int,
+    rows: NDArray[np.int64],
+    indices: NDArray[np.int64],
+    kind: int,
+    parameters: NDArray[np.float64],
+    seed: int,
+    epoch: int,
+    out: NDArray[np.uint8],
+    statuses: NDArray[np.int8],
+) -> None:
+    """Read, decode and cut samples into ``out`` [B, S, S, 3]; ``statuses`` [B] say how it went.
+
+    ``rows`` is [B, 5] of mode, height, width, position and bytes; ``kind`` is CENTER_CROP,
+    RANDOM_RESIZED_CROP or PAD_AND_CROP; ``parameters`` [6] are scale, ratio, flip probability, and
+    padding or resize size. The file is read, not mapped: one that shrinks or fails is a status and
+    not a dead process.
+    """
+    buffer = np.empty(rows[:, 4].max(), np.uint8)
     for slot in range(len(indices)):
-        index = indices[slot]
-        mode, height, width = samples[index, 0], samples[index, 1], samples[index, 2]
-        start, num_bytes = samples[index, 3], samples[index, 4]
-        stored = data[start : start + num_bytes]
-        if mode == JPEG:
-            status = _imdecode(
-                stored.ctypes.data, num_bytes, height, width, scratch.ctypes.data,
-                height, width, 0, 0, 1, 1, 0, 0,
-            )  # fmt: skip
-            if status != 0:
-                return index
-            address = scratch.ctypes.data
-        else:
-            if num_bytes != height * width * 3:
-                return index
-            address = stored.ctypes.data
-        key = sample_key(seed, epoch, index)
-        if kind == PAD_AND_CROP:
-            pixels = scratch[: height * width * 3] if mode == JPEG else stored
-            pad_and_crop(pixels.reshape((height, width, 3)), int(parameters[5]), key, out[slot])
-        else:
-            if kind == RANDOM_RESIZED_CROP:
-                top, left, box_height, box_width = random_box(height, width, scale, ratio, key)
-            else:
-                top, left, box_height, box_width = center_box(height, width, parameters[5])
-            _resize(
-                0, address, height, width, top, top + box_height, left, left + box_width,
-                out[slot].ctypes.data, out.shape[1], out.shape[2],
-            )  # fmt: skip
-        if parameters[4] > 0.0 and uniform(key, FLIP_DRAW) < parameters[4]:
-            mirror(out[slot])
-    return ALL_DECODED
+        stored = buffer[: rows[slot, 4]]
+        if not read_bytes(file_descriptor, rows[slot, 3], stored):
+            statuses[slot] = UNREADABLE
+            continue
+        key = sample_key(seed, epoch, indices[slot])
+        statuses[slot] = decode_sample(stored, rows[slot], kind, parameters, key, out[slot])

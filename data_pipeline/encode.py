@@ -1,5 +1,6 @@
 """How one source image becomes the bytes that a .beton stores."""
 
+import ctypes
 import io
 from typing import Literal, NamedTuple
 
@@ -7,10 +8,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from data_pipeline.beton import MODE_JPEG, MODE_RAW
+from data_pipeline.beton import MODE_JPEG, MODE_RAW, checksum
+from data_pipeline.native import library
 from data_pipeline.sources import SourceSample
 
 EXIF_ORIENTATION = 0x0112
+# What a .beton can say of an image's size.
+MAX_SIDE = 65535
 
 
 class Encoding(NamedTuple):
@@ -29,6 +33,7 @@ class EncodedImage(NamedTuple):
     width: int
     height: int
     data: bytes
+    checksum: bytes
 
 
 class UnreadableImageError(ValueError):
@@ -42,38 +47,79 @@ def encode_image(sample: SourceSample, encoding: Encoding) -> EncodedImage:
         UnreadableImageError: an image that cannot be decoded in full.
     """
     try:
-        if isinstance(sample.image, bytes):
-            image: Image.Image = Image.open(io.BytesIO(sample.image))
-            # A full decode, so that a file that breaks off is found now and not in training.
+        if not isinstance(sample.image, bytes):
+            return _encode(Image.fromarray(sample.image), encoding)
+        with Image.open(io.BytesIO(sample.image)) as image:
+            if encoding.format == "jpeg" and _is_plain_jpeg(image, encoding):
+                if not decodes(sample.image, *image.size):
+                    raise ValueError("the image data is damaged or ends too early")
+                return encoded(MODE_JPEG, *image.size, sample.image)
             image.load()
-        else:
-            image = Image.fromarray(sample.image)
+            return _encode(image, encoding)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise UnreadableImageError(
             f"{sample.name} cannot be decoded ({error}); replace or remove the file"
         ) from error
-    size = _target_size(image.width, image.height, encoding)
-    if (
-        isinstance(sample.image, bytes)
-        and encoding.format == "jpeg"
-        and _is_plain_jpeg(image, size)
-    ):
-        return EncodedImage(MODE_JPEG, image.width, image.height, sample.image)
+
+
+def encoded(mode: int, width: int, height: int, data: bytes) -> EncodedImage:
+    """Stored bytes with their checksum."""
+    return EncodedImage(mode, width, height, data, checksum(data))
+
+
+def pixel_sums(image: EncodedImage) -> NDArray[np.uint64]:
+    """Of red, green and blue: the sums of the values, then of their squares, [2, 3].
+
+    Raises:
+        ValueError: an image that does not decode to its size.
+    """
+    if image.mode == MODE_RAW:
+        if len(image.data) != 3 * image.width * image.height:
+            raise ValueError("the number of pixels is not that of the size")
+        pixels = np.frombuffer(image.data, np.uint8).reshape(-1, 3).astype(np.uint64)
+        return np.stack([pixels.sum(axis=0), (pixels**2).sum(axis=0)])
+    sums = np.zeros((2, 3), np.uint64)
+    status = library().pixels_measure_jpeg(
+        *_jpeg_arguments(image.data, image.width, image.height),
+        sums.ctypes.data_as(ctypes.c_void_p),
+    )
+    if status != 0:
+        raise ValueError("the image data is damaged or ends too early")
+    return sums
+
+
+def decodes(data: bytes, width: int, height: int) -> bool:
+    """Whether the loader will make an image of this JPEG: the same library decides there."""
+    return bool(library().pixels_check_jpeg(*_jpeg_arguments(data, width, height)) == 0)
+
+
+def _jpeg_arguments(data: bytes, width: int, height: int) -> tuple[object, ...]:
+    size = ctypes.c_int64
+    return data, size(len(data)), size(height), size(width)
+
+
+def _is_plain_jpeg(image: Image.Image, encoding: Encoding) -> bool:
+    """Whether the file's own bytes show the right pixels at the right size to any decoder."""
+    return (
+        image.format == "JPEG"
+        and image.mode in ("RGB", "L")
+        and image.getexif().get(EXIF_ORIENTATION, 1) in (0, 1)
+        and image.size == _target_size(*image.size, encoding)
+    )
+
+
+def _encode(image: Image.Image, encoding: Encoding) -> EncodedImage:
     pixels = _to_rgb(image)
     width, height = _target_size(*pixels.size, encoding)
+    if max(width, height) > MAX_SIDE:
+        raise ValueError(f"{width} x {height} pixels are too many for the format: set --max-side")
     if (width, height) != pixels.size:
         pixels = pixels.resize((width, height), Image.Resampling.LANCZOS, reducing_gap=3.0)
     if encoding.format == "raw":
-        return EncodedImage(MODE_RAW, width, height, pixels.tobytes())
+        return encoded(MODE_RAW, width, height, pixels.tobytes())
     stream = io.BytesIO()
     pixels.save(stream, "JPEG", quality=encoding.quality)
-    return EncodedImage(MODE_JPEG, width, height, stream.getvalue())
-
-
-def _is_plain_jpeg(image: Image.Image, target: tuple[int, int]) -> bool:
-    """Whether the file's own bytes show the right pixels at the right size to any decoder."""
-    upright = image.getexif().get(EXIF_ORIENTATION, 1) in (0, 1)
-    return image.format == "JPEG" and image.mode == "RGB" and upright and image.size == target
+    return encoded(MODE_JPEG, width, height, stream.getvalue())
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

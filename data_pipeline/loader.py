@@ -5,8 +5,9 @@ of its own, so a run can go on from any step.
 """
 
 import itertools
+import os
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple, Self
 
@@ -16,9 +17,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from data_pipeline import decoders
+from data_pipeline.augmentation.samples import Augmentations, augment_samples
 from data_pipeline.beton import BetonFile
+from data_pipeline.draws import uniforms
 
 NUM_BATCHES_AHEAD = 3
+NUM_SUBSTITUTES = 16
+# Apart from the streams that augmentations draw from.
+SUBSTITUTE_STREAM = 1000
 
 
 class Batch(NamedTuple):
@@ -41,39 +47,64 @@ class Crop(NamedTuple):
     ratio: tuple[float, float] = (1.0, 1.0)
     flip_probability: float = 0.0
     padding: int = 0
-    crop_share: float = 1.0
+    resize_size: int = 0
 
     def parameters(self) -> NDArray[np.float64]:
         """The numbers that the compiled loop reads."""
-        last = self.padding if self.kind == decoders.PAD_AND_CROP else self.crop_share
+        last = self.padding if self.kind == decoders.PAD_AND_CROP else self.resize_size
         return np.array([*self.scale, *self.ratio, self.flip_probability, last])
 
 
 def center_crop(resize_size: int, crop_size: int) -> Crop:
     """Evaluation: shorter side to ``resize_size``, then the central ``crop_size``, in pixels."""
-    return Crop(decoders.CENTER_CROP, crop_size, crop_share=crop_size / resize_size)
+    return Crop(decoders.CENTER_CROP, crop_size, resize_size=resize_size)
 
 
 class UndecodableSampleError(RuntimeError):
-    """A stored image that does not decode; the message names file and sample."""
+    """Stored images that do not decode, more than were allowed; the message names them."""
+
+
+class _View(NamedTuple):
+    """What is made of a sample, apart from the seed."""
+
+    crop: Crop
+    epoch: int
+    augmentation: NDArray[np.float64] | None
+
+
+class _Work(NamedTuple):
+    """A batch that is being decoded."""
+
+    batch: Batch
+    statuses: NDArray[np.int8]
+    futures: list[Future[None]]
 
 
 class ImageLoader:
-    """Decodes samples of one file on ``num_threads`` threads; close it, or use it in a ``with``."""
+    """Decodes samples of one file on ``num_threads`` threads; close it, or use it in a ``with``.
+
+    Of all samples taken, ``max_undecodable`` different ones may fail to decode. In training one is
+    replaced by another sample, a function of (seed, epoch, sample) alone, so that batches keep
+    their size; in evaluation it is left out.
+    """
 
     def __init__(
-        self, file: BetonFile, crop: Crop, *, seed: int, num_threads: int, pin_memory: bool = False
+        self,
+        file: BetonFile,
+        *,
+        seed: int,
+        num_threads: int,
+        pin_memory: bool = False,
+        max_undecodable: int = 0,
     ):
         self._file = file
-        self._crop = crop
         self._seed = seed
         self._num_threads = num_threads
         self._pin_memory = pin_memory
-        self._data = np.memmap(file.path, np.uint8, "r")
-        images = file.samples["image"]
-        columns = [images[name] for name in ("mode", "height", "width", "data_ptr")]
-        self._samples = np.stack([*columns, file.data_sizes], axis=1).astype(np.int64)
-        self._labels = file.labels
+        self._max_undecodable = max_undecodable
+        self.undecodable: set[int] = set()
+        """Samples found so far that do not decode."""
+        self._descriptor = os.open(file.path, os.O_RDONLY)
         self._pool = ThreadPoolExecutor(num_threads, thread_name_prefix="decode")
 
     def __enter__(self) -> Self:
@@ -85,62 +116,138 @@ class ImageLoader:
     def close(self) -> None:
         """End the threads; batches already taken stay valid."""
         self._pool.shutdown(wait=True, cancel_futures=True)
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
 
     def batches(
-        self, index_batches: Sequence[NDArray[np.int64]], epoch: int = 0
+        self,
+        index_batches: Iterable[NDArray[np.int64]],
+        crop: Crop,
+        epoch: int = 0,
+        *,
+        augmentations: Augmentations | None = None,
     ) -> Iterator[Batch]:
         """Yield one batch for each array of indices, in order; leaving early leaks nothing.
 
         Raises:
-            UndecodableSampleError: naming the sample, when its batch is due.
+            UndecodableSampleError: naming the samples, when the batch that exceeds what is allowed
+                is due.
+            OSError: the file has become shorter, or cannot be read.
         """
-        pending: deque[tuple[Batch, list[Future[int]]]] = deque()
-        upcoming = iter(index_batches)
+        view = _View(crop, epoch, augmentations.parameters() if augmentations else None)
+        pending: deque[_Work] = deque()
         try:
-            for indices in upcoming:
-                pending.append(self._start(indices, epoch))
+            for indices in index_batches:
+                pending.append(self._start(indices, view))
                 if len(pending) > NUM_BATCHES_AHEAD:
-                    yield self._finish(*pending.popleft())
+                    yield self._finish(pending.popleft(), view)
             while pending:
-                yield self._finish(*pending.popleft())
+                yield self._finish(pending.popleft(), view)
         finally:
-            for _, futures in pending:
-                for future in futures:
+            for work in pending:
+                for future in work.futures:
                     future.cancel()
 
-    def _start(self, indices: NDArray[np.int64], epoch: int) -> tuple[Batch, list[Future[int]]]:
-        size = self._crop.size
+    def _start(self, indices: NDArray[np.int64], view: _View) -> _Work:
+        size = view.crop.size
         images = torch.empty(
             (len(indices), size, size, 3), dtype=torch.uint8, pin_memory=self._pin_memory
         )
-        labels = torch.from_numpy(self._labels[indices])
+        labels = torch.from_numpy(self._file.samples["label"][indices].astype(np.int64))
+        statuses = np.zeros(len(indices), np.int8)
         bounds = np.linspace(0, len(indices), self._num_threads + 1).astype(int)
         futures = [
-            self._pool.submit(self._decode, indices[low:high], epoch, images[low:high].numpy())
+            self._pool.submit(
+                self._decode, indices[low:high], view, images[low:high].numpy(), statuses[low:high]
+            )
             for low, high in itertools.pairwise(bounds)
             if high > low
         ]
-        return Batch(images, labels, indices), futures
+        return _Work(Batch(images, labels, indices), statuses, futures)
 
-    def _decode(self, indices: NDArray[np.int64], epoch: int, out: NDArray[np.uint8]) -> int:
-        return int(
-            decoders.decode_samples(
-                self._data,
-                self._samples,
-                indices,
-                self._crop.kind,
-                self._crop.parameters(),
-                self._seed,
-                epoch,
-                out,
+    def _decode(
+        self,
+        indices: NDArray[np.int64],
+        view: _View,
+        out: NDArray[np.uint8],
+        statuses: NDArray[np.int8],
+    ) -> None:
+        crop = view.crop
+        decoders.decode_samples(
+            self._descriptor,
+            self._file.storage(indices),
+            indices,
+            crop.kind,
+            crop.parameters(),
+            self._seed,
+            view.epoch,
+            out,
+            statuses,
+        )
+        if view.augmentation is not None:
+            augment_samples(out, indices, view.augmentation, self._seed, view.epoch)
+
+    def _finish(self, work: _Work, view: _View) -> Batch:
+        for future in work.futures:
+            future.result()
+        failed = np.flatnonzero(work.statuses)
+        if len(failed) == 0:
+            return work.batch
+        for slot in failed:
+            self._note_failure(int(work.batch.indices[slot]), int(work.statuses[slot]))
+        if view.crop.kind == decoders.CENTER_CROP:
+            return _without(work.batch, work.statuses == decoders.DECODED)
+        batch = work.batch._replace(indices=work.batch.indices.copy())
+        for slot in failed:
+            self._replace(batch, int(slot), view)
+        return batch
+
+    def _note_failure(self, index: int, status: int) -> None:
+        """Count a sample that did not come out.
+
+        Raises:
+            UndecodableSampleError, OSError, MemoryError: what cannot be gone over.
+        """
+        if status == decoders.NO_MEMORY:
+            raise MemoryError(f"no memory to decode sample {index} of {self._file.path}")
+        if status == decoders.UNREADABLE:
+            raise OSError(
+                f"{self._file.path}: sample {index} cannot be read; the file was truncated, or its "
+                "disk fails"
             )
+        self.undecodable.add(index)
+        if len(self.undecodable) > self._max_undecodable:
+            names = ", ".join(str(index) for index in sorted(self.undecodable)[:10])
+            raise UndecodableSampleError(
+                f"{self._file.path}: sample {names} does not decode, and "
+                f"{self._max_undecodable} may fail; jobs/verify.py lists all that do, convert again"
+            )
+
+    def _replace(self, batch: Batch, slot: int, view: _View) -> None:
+        """Put a sample that decodes in the place of one that does not."""
+        draws = uniforms(
+            batch.indices[slot : slot + 1],
+            self._seed,
+            view.epoch,
+            SUBSTITUTE_STREAM,
+            NUM_SUBSTITUTES,
+        )[0]
+        status = np.empty(1, np.int8)
+        for index in (draws * self._file.num_samples).astype(int).tolist():
+            self._decode(np.array([index]), view, batch.images[slot : slot + 1].numpy(), status)
+            if status[0] == decoders.DECODED:
+                batch.indices[slot] = index
+                batch.labels[slot] = int(self._file.samples["label"][index])
+                return
+            self._note_failure(index, int(status[0]))
+        raise UndecodableSampleError(
+            f"{self._file.path}: {NUM_SUBSTITUTES} samples drawn for one that does not decode do "
+            "not decode either; convert it again"
         )
 
-    def _finish(self, batch: Batch, futures: list[Future[int]]) -> Batch:
-        failed = [index for future in futures if (index := future.result()) >= 0]
-        if failed:
-            raise UndecodableSampleError(
-                f"{self._file.path}: sample {failed[0]} does not decode; the file is damaged, "
-                "convert it again"
-            )
-        return batch
+
+def _without(batch: Batch, keep: NDArray[np.bool_]) -> Batch:
+    """The samples of a batch that are to be kept."""
+    chosen = torch.from_numpy(keep)
+    return Batch(batch.images[chosen], batch.labels[chosen], batch.indices[keep])

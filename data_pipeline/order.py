@@ -1,23 +1,59 @@
 """Which samples a step takes: a function of (seed, epoch) alone, cut by step and then by worker."""
 
+from collections.abc import Iterator
+
 import numpy as np
 from numpy.typing import NDArray
 
+from data_pipeline.compilation import compiled
+from data_pipeline.draws import sample_key, stream_key, uniform
+
 Indices = NDArray[np.int64]
+
+
+ORDER_STREAM = 1001
 
 
 def epoch_permutation(num_samples: int, seed: int, epoch: int) -> NDArray[np.int32]:
     """The order of the samples in an epoch, [N]; the same on every machine."""
     assert num_samples < 2**31, "indices are 32-bit"
-    order = np.arange(num_samples, dtype=np.int32)
-    generator = np.random.Generator(np.random.Philox(key=seed, counter=[0, 0, 0, epoch]))
-    generator.shuffle(order)
+    return shuffled(num_samples, seed, epoch)
+
+
+@compiled
+def shuffled(count: int, seed: int, epoch: int) -> NDArray[np.int32]:
+    """A random permutation, [N], by Fisher and Yates, from the inside out.
+
+    Several times as fast as numpy's, which matters where there are millions of samples.
+    """
+    key = stream_key(sample_key(seed, epoch, 0), ORDER_STREAM)
+    order = np.empty(count, np.int32)
+    for place in range(count):
+        other = int(uniform(key, place) * (place + 1))
+        order[place] = order[other]
+        order[other] = place
     return order
 
 
-def num_steps_per_epoch(num_samples: int, global_batch_size: int) -> int:
-    """Full global batches in an epoch; the samples left over have their turn in other epochs."""
-    return num_samples // global_batch_size
+def num_steps_per_epoch(num_samples: int, global_batch_size: int, *, keep_last: bool) -> int:
+    """Global batches in an epoch.
+
+    With ``keep_last`` the samples that fill no batch make a smaller last one; otherwise they have
+    their turn in other epochs.
+    """
+    full, left_over = divmod(num_samples, global_batch_size)
+    return full + (keep_last and left_over > 0)
+
+
+def num_in_step(num_samples: int, global_batch_size: int, step: int) -> int:
+    """Samples of a global batch: all but a kept last one are full."""
+    return min(global_batch_size, num_samples - step * global_batch_size)
+
+
+def num_of_worker(num_in_batch: int, global_batch_size: int, rank: int, world_size: int) -> int:
+    """Samples of a global batch that are a worker's; in a last batch perhaps none."""
+    share = global_batch_size // world_size
+    return max(0, min(share, num_in_batch - rank * share))
 
 
 def train_batches(
@@ -29,16 +65,22 @@ def train_batches(
     rank: int,
     world_size: int,
     start: int = 0,
-) -> list[Indices]:
+    keep_last: bool = False,
+) -> Iterator[Indices]:
     """One worker's samples of each step of an epoch, from step ``start`` on.
 
     Workers take neighbouring parts of a global batch, so that the batches of all workers laid side
-    by side are the same whatever their number.
+    by side are the same whatever their number. In a smaller last batch the first workers have full
+    parts; one that has none is given the batch's first samples to run along with, which must not
+    count (see ``num_of_worker``).
     """
     order = epoch_permutation(num_samples, seed, epoch)
-    num_steps = num_steps_per_epoch(num_samples, global_batch_size)
-    steps = order[: num_steps * global_batch_size].reshape(num_steps, world_size, -1)
-    return list(steps[start:, rank].astype(np.int64))
+    num_steps = num_steps_per_epoch(num_samples, global_batch_size, keep_last=keep_last)
+    share = global_batch_size // world_size
+    for step in range(start, num_steps):
+        batch = order[step * global_batch_size : (step + 1) * global_batch_size]
+        mine = batch[rank * share : (rank + 1) * share]
+        yield (mine if len(mine) else batch[:share]).astype(np.int64)
 
 
 def evaluation_batches(

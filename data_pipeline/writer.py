@@ -5,6 +5,7 @@ and leaves half a file at the final path. Here a file grows under a temporary na
 when it is whole; FFCV's loader reads it like its own.
 """
 
+import fcntl
 import os
 from pathlib import Path
 from types import TracebackType
@@ -14,6 +15,8 @@ import numpy as np
 
 from data_pipeline.beton import (
     ALLOCATION,
+    CHECKSUM,
+    CHECKSUM_MAGIC,
     FIELD,
     HEADER,
     SAMPLE,
@@ -29,24 +32,37 @@ PAGE_SIZE = 1 << 23
 class BetonWriter:
     """Appends images to a new file; use as a context manager.
 
-    The number of samples is fixed beforehand, because the tables stand before the pixels. Leaving
-    the context with an error removes what was written; nothing is ever at the final path but a
-    whole file.
+    The tables stand before the pixels, so it must be known beforehand how many samples there may
+    be at most. Leaving the context with an error removes what was written; nothing is ever at the
+    final path but a whole file.
     """
 
-    def __init__(self, path: Path, num_samples: int, page_size: int = PAGE_SIZE):
+    def __init__(self, path: Path, max_samples: int, page_size: int = PAGE_SIZE):
         self._path = path
         self._partial_path = path.with_name(path.name + ".partial")
-        self._samples = np.zeros(num_samples, SAMPLE)
-        self._allocations = np.zeros(num_samples, ALLOCATION)
+        self._samples = np.zeros(max_samples, SAMPLE)
+        self._allocations = np.zeros(max_samples, ALLOCATION)
+        self._checksums = np.zeros(max_samples, CHECKSUM)
         self._page_size = page_size
         self._count = 0
         tables_end = HEADER.itemsize + 2 * FIELD.itemsize + self._samples.nbytes
-        self._position = _align(tables_end, page_size)
+        checksums_end = tables_end + len(CHECKSUM_MAGIC) + self._checksums.nbytes
+        self._position = _align(checksums_end, page_size)
+        self._end = 0
 
     def __enter__(self) -> Self:
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = self._partial_path.open("wb")
+        # What a killed conversion left is taken over; what a running one writes is not.
+        self._file = os.fdopen(os.open(self._partial_path, os.O_RDWR | os.O_CREAT, 0o666), "r+b")
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self._file.close()
+            raise ValueError(
+                f"{self._path} is being written by another conversion; wait for it, or give "
+                "another path"
+            ) from None
+        self._file.truncate(0)
         return self
 
     def append(self, image: EncodedImage, label: int) -> None:
@@ -64,12 +80,16 @@ class BetonWriter:
         # FFCV reads whole pages: no image may straddle two.
         if self._position % self._page_size + size > self._page_size:
             self._position = _align(self._position, self._page_size)
-        self._file.seek(self._position)
+        # Only over a gap: a seek flushes what is buffered.
+        if self._position != self._end:
+            self._file.seek(self._position)
         self._file.write(image.data)
         record = (image.mode, image.width, image.height, self._position)
         self._samples[self._count] = (record, label)
+        self._checksums[self._count] = np.void(image.checksum)
         self._allocations[self._count] = (self._count, self._position, size)
         self._position += size
+        self._end = self._position
         self._count += 1
 
     def __exit__(
@@ -78,16 +98,15 @@ class BetonWriter:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if kind is not None:
-            self._file.close()
+        try:
+            if kind is None:
+                self._write_tables()
+                self._file.flush()
+                os.fsync(self._file.fileno())
+                self._partial_path.replace(self._path)
+        finally:
             self._partial_path.unlink(missing_ok=True)
-            return
-        assert self._count == len(self._samples), "fewer samples than announced"
-        self._write_tables()
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        self._file.close()
-        self._partial_path.replace(self._path)
+            self._file.close()
 
     def _write_tables(self) -> None:
         end = _align(self._position, self._page_size)
@@ -102,9 +121,11 @@ class BetonWriter:
             field["type_id"] = type_id
             field["name"][: len(name)] = np.frombuffer(name, np.uint8)
         self._file.seek(0)
-        self._file.write(header.tobytes() + fields.tobytes() + self._samples.tobytes())
+        for table in (header, fields, self._samples[: self._count]):
+            self._file.write(table.tobytes())
+        self._file.write(CHECKSUM_MAGIC + self._checksums[: self._count].tobytes())
         self._file.seek(end)
-        self._file.write(self._allocations.tobytes())
+        self._file.write(self._allocations[: self._count].tobytes())
 
 
 def _align(position: int, page_size: int) -> int:

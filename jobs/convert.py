@@ -1,63 +1,88 @@
-"""Turn labelled images into a .beton file: python jobs/convert.py SOURCE OUT.beton [options]."""
+"""Turn labelled images into a .beton file: python jobs/convert.py SOURCE OUT.beton [options].
+
+Exit status: 0 done, 1 failed, 2 bad input. What fails or is interrupted leaves nothing at OUT.
+"""
 
 import argparse
 import os
+import signal
 import sys
 from pathlib import Path
+from typing import Any
 
-from data_pipeline.convert import Selection, convert
+from data_pipeline.convert import ConversionError, convert
 from data_pipeline.encode import Encoding, UnreadableImageError
-from data_pipeline.sources import SourceError, open_source
+from data_pipeline.selection import Selection
+from data_pipeline.sources import Source, SourceError, open_source
 from service.problems import EXIT_BAD_INPUT, EXIT_DONE, EXIT_FAILED
 
 
 def main(arguments: list[str]) -> int:
     """Convert and return the exit status."""
     options = _parser().parse_args(arguments)
-    encoding = Encoding(options.format, options.quality, options.max_side, options.short_side)
-    selection = Selection(options.per_class, options.seed)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
-        source = open_source(options.source)
-        manifest = convert(source, options.out, encoding, selection, options.processes)
-    except (SourceError, UnreadableImageError) as error:
+        source = open_source(options.source, labels=options.labels, split=options.split)
+        _convert(source, options.out, options, "remaining")
+        if options.hold_out:
+            _convert(source, options.hold_out_path, options, "held out")
+    except (SourceError, UnreadableImageError, ValueError) as error:
         print(f"convert: {error}", file=sys.stderr)
         return EXIT_BAD_INPUT
+    except ConversionError as error:
+        print(f"convert: {error}", file=sys.stderr)
+        return EXIT_FAILED
     except OSError as error:
         print(f"convert: {error.filename or options.out}: {error.strerror}", file=sys.stderr)
         return EXIT_FAILED
-    print(
-        f"{options.out}: {manifest['num_samples']:,} images of {len(manifest['classes'])} classes, "
-        f"{manifest['num_bytes'] / 1e6:,.1f} MB, sha256 {manifest['sha256']}"
-    )
+    except KeyboardInterrupt:
+        print(f"convert: interrupted; nothing is left at {options.out}", file=sys.stderr)
+        return 128 + signal.SIGINT
     return EXIT_DONE
+
+
+def _convert(source: Source, path: Path, options: argparse.Namespace, part: Any) -> None:  # noqa: ANN401 - a literal
+    encoding = Encoding(options.format, options.quality, options.max_side, options.short_side)
+    per_class = options.per_class if part == "remaining" else None
+    selection = Selection(per_class, options.seed, options.hold_out, part)
+    manifest = convert(source, path, encoding, selection, options.processes, options.max_bad)
+    for fault in manifest["left_out"]:
+        print(f"left out: {fault}")
+    print(
+        f"{path}: {manifest['num_samples']:,} images of {len(manifest['classes'])} classes, "
+        f"{manifest['num_bytes'] / 1e6:,.1f} MB, identity {manifest['identity']}"
+    )
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
-        "source", type=Path, help="folder of <class>/<image>, or *-images-idx3-ubyte[.gz]"
+        "source",
+        type=Path,
+        help="folder of <class>/<image>; ILSVRC2012's train or val tar; a tar of <class>/<image>; "
+        "WebDataset shards (folder, or name-{000..127}.tar); torchvision's CIFAR folder; IDX files",
     )
     parser.add_argument("out", type=Path, help="the .beton file to write")
     parser.add_argument(
-        "--format",
-        choices=("jpeg", "raw"),
-        default="jpeg",
-        help="store JPEG (the source's own bytes where possible) or raw pixels",
+        "--labels",
+        type=Path,
+        help="classes of images that lie in one folder or tar, such as ILSVRC2012's val: the "
+        "devkit, or a text file with a label, or a name and a label, in each line",
     )
     parser.add_argument(
-        "--quality",
-        type=_quality,
-        default=90,
-        help="JPEG quality of images that are re-encoded",
+        "--split",
+        choices=("train", "test"),
+        default="train",
+        help="which part of a source that has both (CIFAR, folder of IDX files)",
     )
+    _add_storage_options(parser)
+    _add_selection_options(parser)
     parser.add_argument(
-        "--max-side", type=_positive, help="shrink the longer side to this, in pixels"
+        "--max-bad",
+        type=_not_negative,
+        default=0,
+        help="leave out and list up to so many images that cannot be decoded",
     )
-    parser.add_argument(
-        "--short-side", type=_positive, help="shrink the shorter side to this, in pixels"
-    )
-    parser.add_argument("--per-class", type=_positive, help="take so many images of each class")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the choice and of the order")
     parser.add_argument(
         "--processes",
         type=_positive,
@@ -65,6 +90,39 @@ def _parser() -> argparse.ArgumentParser:
         help="processes that encode; the file does not depend on it",
     )
     return parser
+
+
+def _add_storage_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--format",
+        choices=("jpeg", "raw"),
+        default="jpeg",
+        help="store JPEG (the source's own bytes where possible) or raw pixels",
+    )
+    parser.add_argument(
+        "--quality", type=_quality, default=90, help="JPEG quality of images that are re-encoded"
+    )
+    parser.add_argument(
+        "--max-side", type=_positive, help="shrink the longer side to this, in pixels"
+    )
+    parser.add_argument(
+        "--short-side", type=_positive, help="shrink the shorter side to this, in pixels"
+    )
+
+
+def _add_selection_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--per-class", type=_positive, help="take so many images of each class")
+    parser.add_argument(
+        "--hold-out",
+        type=_not_negative,
+        default=0,
+        metavar="PER_CLASS",
+        help="set so many images of each class aside, for choosing settings without val",
+    )
+    parser.add_argument(
+        "--hold-out-path", type=Path, help="the .beton file for the images set aside"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="seed of the choice and of the order")
 
 
 def _quality(text: str) -> int:
@@ -78,6 +136,13 @@ def _positive(text: str) -> int:
     value = int(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"{text} is not positive")
+    return value
+
+
+def _not_negative(text: str) -> int:
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"{text} is negative")
     return value
 
 

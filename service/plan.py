@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from data_pipeline.beton import open_beton
 from data_pipeline.order import num_steps_per_epoch
+from service.dataset_facts import DatasetFacts, dataset_facts
 from service.models.build import check_image_sizes, num_parameters, on_meta_device
 from service.spec import JobSpec
 from service.training.schedule import learning_rate
@@ -48,9 +48,11 @@ def make_plan(spec: JobSpec) -> Plan:
     Raises:
         BadInputError: a model that cannot be built.
     """
-    train, val = open_beton(spec.dataset.train), open_beton(spec.dataset.val)
-    num_steps = num_steps_per_epoch(train.num_samples, spec.training.global_batch_size)
-    size = spec.augmentation.size
+    train, val = dataset_facts(spec.dataset.train), dataset_facts(spec.dataset.val)
+    num_steps = num_steps_per_epoch(
+        train.num_images, spec.training.global_batch_size, keep_last=spec.keeps_last_batch
+    )
+    size = spec.largest_image_size
     check_sizes(spec)
     student = on_meta_device(spec.student.model, spec.dataset.num_classes)
     costs = [_cost("student", spec.student.model, student, size)]
@@ -61,13 +63,13 @@ def make_plan(spec: JobSpec) -> Plan:
         memory_bytes += FLOAT_BYTES * num_parameters(teacher)
     return Plan(
         spec,
-        train.num_samples,
-        val.num_samples,
+        train.num_images,
+        val.num_images,
         num_steps,
         tuple(costs),
         tuple(_rates(spec, num_steps)),
         memory_bytes,
-        tuple(_warnings(spec, train.num_samples)),
+        tuple(_warnings(spec, train, val)),
     )
 
 
@@ -77,7 +79,8 @@ def check_sizes(spec: JobSpec) -> None:
     Raises:
         BadInputError: naming the model and the size.
     """
-    sizes = (spec.augmentation.size, spec.evaluation.crop_size)
+    stages = (stage.size for stage in spec.augmentation.size_stages)
+    sizes = (spec.augmentation.size, *stages, spec.evaluation.crop_size)
     check_image_sizes("student", spec.student.model, spec.dataset.num_classes, sizes)
     if spec.teacher is not None:
         check_image_sizes("teacher", spec.teacher.model, spec.dataset.num_classes, sizes)
@@ -132,7 +135,7 @@ def _saved_bytes(spec: JobSpec, student: nn.Module, num_images: int) -> int:
         saved.append(tensor)
         return tensor
 
-    size = spec.augmentation.size
+    size = spec.largest_image_size
     images = torch.empty(num_images, 3, size, size, device="meta")
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         student.train()(images)
@@ -155,9 +158,12 @@ def _rates(spec: JobSpec, num_steps_per_epoch: int) -> Iterator[tuple[float, flo
         yield point, learning_rate(schedule, peak, step, num_steps_per_epoch)
 
 
-def _warnings(spec: JobSpec, num_train_images: int) -> Iterator[str]:
-    left_over = num_train_images % spec.training.global_batch_size
-    if left_over:
+def _warnings(spec: JobSpec, train: DatasetFacts, val: DatasetFacts) -> Iterator[str]:
+    for split, facts in (("train", train), ("val", val)):
+        if not facts.is_verified:
+            yield f"dataset.{split} has no manifest: damage would not be noticed at the start"
+    left_over = train.num_images % spec.training.global_batch_size
+    if left_over and not spec.keeps_last_batch:
         yield (
             f"each epoch leaves out {left_over} images, others every time: the training set is no "
             "multiple of training.global_batch_size"

@@ -9,22 +9,19 @@ from pathlib import Path
 from safetensors.torch import save
 from torch import nn
 
-from data_pipeline.convert import read_manifest
+from service.dataset_facts import dataset_facts
 from service.models.weights import sha256_of
 from service.spec import JobSpec
 from service.spec_rules import is_file_source
 from service.training.checkpoints import plain_state
-
-# Reading a larger file only for its digest would delay the job by minutes.
-MAX_HASHED_BYTES = 4 << 30
 
 
 def provenance_tags(spec: JobSpec, teacher: nn.Module | None) -> dict[str, str]:
     """MLflow tags that tell two runs of one spec apart, or prove them the same."""
     tags = {
         "spec_hash": spec.content_hash(),
-        "dataset_train_sha256": dataset_sha256(spec.dataset.train),
-        "dataset_val_sha256": dataset_sha256(spec.dataset.val),
+        "dataset_train_identity": dataset_facts(spec.dataset.train).identity,
+        "dataset_val_identity": dataset_facts(spec.dataset.val).identity,
         "git_revision": git_revision(),
         "ray_submission_id": ray_submission_id(),
     }
@@ -35,16 +32,6 @@ def provenance_tags(spec: JobSpec, teacher: nn.Module | None) -> dict[str, str]:
         else:
             tags["teacher_sha256"] = hashlib.sha256(save(plain_state(teacher))).hexdigest()
     return tags
-
-
-def dataset_sha256(path: Path) -> str:
-    """Digest from the file's manifest, or of the file itself where it has none."""
-    manifest = read_manifest(path)
-    if manifest is not None:
-        return str(manifest["sha256"])
-    if path.stat().st_size > MAX_HASHED_BYTES:
-        return "unknown: no manifest"
-    return sha256_of(path)
 
 
 def git_revision() -> str:

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Discriminator, Field, Tag, TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
+from service.dataset_facts import is_remote
 from service.problems import BadInputError, Problem
 from service.spec_rules import RULES, is_file_source
 from service.spec_sections import (
@@ -83,6 +84,21 @@ class JobSpec(Section):
     def run_path(self) -> Path:
         """The run's folder."""
         return self.checkpoints.storage_path / self.name
+
+    def image_size(self, epoch: int) -> int:
+        """Side of the training images in an epoch, counted from 0."""
+        sizes = [s.size for s in self.augmentation.size_stages if s.from_epoch <= epoch]
+        return sizes[-1] if sizes else self.augmentation.size
+
+    @property
+    def largest_image_size(self) -> int:
+        """Greatest side of the training images in any epoch."""
+        return max([self.augmentation.size, *(s.size for s in self.augmentation.size_stages)])
+
+    @property
+    def keeps_last_batch(self) -> bool:
+        """Whether an epoch ends with a smaller step where its images fill no batch."""
+        return self.training.last_batch == "keep"
 
     def effective_method(self) -> Method:
         """The loss weights in force, defaults resolved."""
@@ -191,10 +207,11 @@ def _valid_part(content: Mapping[str, Any]) -> JobSpec:
 def _with_absolute_paths(spec: JobSpec) -> JobSpec:
     """Workers run in another directory, so paths are resolved before they travel."""
     changes: dict[str, Section] = {}
-    for name in ("dataset", "checkpoints"):
-        if section := getattr(spec, name, None):
-            paths = {key: value.absolute() for key, value in section if isinstance(value, Path)}
-            changes[name] = section.model_copy(update=paths)
+    if checkpoints := getattr(spec, "checkpoints", None):
+        path = checkpoints.storage_path.absolute()
+        changes["checkpoints"] = checkpoints.model_copy(update={"storage_path": path})
+    if dataset := getattr(spec, "dataset", None):
+        changes["dataset"] = _with_absolute_locations(dataset)
     for name in ("teacher", "student"):
         model = getattr(spec, name, None)
         if model and model.weights and is_file_source(model.weights.source):
@@ -202,6 +219,18 @@ def _with_absolute_paths(spec: JobSpec) -> JobSpec:
             weights = model.weights.model_copy(update={"source": source})
             changes[name] = model.model_copy(update={"weights": weights})
     return spec.model_copy(update=changes)
+
+
+def _with_absolute_locations(dataset: Dataset) -> Dataset:
+    locations: dict[str, object] = {
+        split: str(Path(location).absolute())
+        for split in ("train", "val")
+        if not is_remote(location := getattr(dataset, split))
+    }
+    if dataset.cache:
+        path = dataset.cache.path.absolute()
+        locations["cache"] = dataset.cache.model_copy(update={"path": path})
+    return dataset.model_copy(update=locations)
 
 
 def _problem_of(detail: ErrorDetails) -> Problem:

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import numpy as np
-
-from data_pipeline.beton import BetonError, BetonFile, open_beton
+from service.dataset_facts import DatasetFacts, dataset_facts, is_remote
 from service.problems import Problem
 
 if TYPE_CHECKING:
@@ -18,71 +15,83 @@ if TYPE_CHECKING:
 def check_data(spec: JobSpec) -> Iterator[Problem]:
     """Files that can be read, labels within the classes, images large enough."""
     for split in ("train", "val"):
-        path = getattr(spec.dataset, split)
+        location = getattr(spec.dataset, split)
         where = f"dataset.{split}"
+        if is_remote(location) and spec.dataset.cache is None:
+            yield Problem(
+                "dataset.cache",
+                f"is absent, but {where} is {location}",
+                'give a folder on the nodes\' own disks, as in {"path": "/scratch/datasets"}',
+            )
         try:
-            file = open_beton(path)
-        except BetonError as error:
-            text, _, remedy = str(error).rpartition("; ")
-            yield Problem(where, text, remedy)
+            facts = dataset_facts(location)
+        except ValueError as error:
+            yield _problem(where, str(error))
             continue
-        yield from _check_labels(where, file, spec.dataset.num_classes)
+        yield from _check_labels(where, location, facts, spec.dataset.num_classes)
         if split == "train":
-            yield from _check_train_images(spec, file)
+            yield from _check_train_images(spec, location, facts)
         else:
-            yield from _check_val_images(spec, file)
+            yield from _check_val_images(spec, location, facts)
 
 
-def _check_labels(where: str, file: BetonFile, num_classes: int) -> Iterator[Problem]:
-    low, high = int(file.labels.min()), int(file.labels.max())
+def _problem(where: str, message: str) -> Problem:
+    text, _, remedy = message.rpartition("; ")
+    return Problem(where, text, remedy)
+
+
+def _check_labels(
+    where: str, location: str, facts: DatasetFacts, num_classes: int
+) -> Iterator[Problem]:
+    low, high = facts.lowest_label, facts.highest_label
     if low < 0 or high >= num_classes:
         yield Problem(
             where,
-            f"{file.path} has labels {low} to {high}",
+            f"{location} has labels {low} to {high}",
             f"dataset.num_classes is {num_classes}: it must be at least {high + 1}",
         )
 
 
-def _check_train_images(spec: JobSpec, file: BetonFile) -> Iterator[Problem]:
+def _check_train_images(spec: JobSpec, location: str, facts: DatasetFacts) -> Iterator[Problem]:
     augmentation, training = getattr(spec, "augmentation", None), getattr(spec, "training", None)
-    if training and file.num_samples < training.global_batch_size:
+    if training and facts.num_images < training.global_batch_size:
         yield Problem(
             "training.global_batch_size",
-            f"is {training.global_batch_size} but {file.path} has {file.num_samples} images",
+            f"is {training.global_batch_size} but {location} has {facts.num_images} images",
             "make it no larger than the training set",
         )
     if augmentation is None:
         return
-    sizes, size = file.image_sizes, augmentation.size
+    size, least, greatest = augmentation.size, facts.least_side, facts.greatest_side
     if augmentation.crop == "pad_and_crop":
-        if not np.all(sizes == size):
+        if (least, greatest) != (size, size):
+            span = str(least) if least == greatest else f"{least} to {greatest}"
             yield Problem(
                 "augmentation.size",
-                f"is {size} but {file.path} has images of {_span(sizes)} pixels",
+                f"is {size} but {location} has images of {span} pixels",
                 "pad_and_crop needs images of exactly that size; use it or random_resized",
             )
-    else:
-        yield from _check_resolution("augmentation.size", size, sizes, file.path)
+        return
+    yield from _check_resolution("augmentation.size", size, facts, location)
+    for index, stage in enumerate(augmentation.size_stages):
+        where = f"augmentation.size_stages.{index}.size"
+        yield from _check_resolution(where, stage.size, facts, location)
 
 
-def _check_val_images(spec: JobSpec, file: BetonFile) -> Iterator[Problem]:
+def _check_val_images(spec: JobSpec, location: str, facts: DatasetFacts) -> Iterator[Problem]:
     if evaluation := getattr(spec, "evaluation", None):
-        yield from _check_resolution(
-            "evaluation.crop_size", evaluation.crop_size, file.image_sizes, file.path
-        )
+        yield from _check_resolution("evaluation.crop_size", evaluation.crop_size, facts, location)
 
 
-def _check_resolution(where: str, size: int, sizes: Any, path: Path) -> Iterator[Problem]:  # noqa: ANN401 - NDArray
+def _check_resolution(
+    where: str, size: int, facts: DatasetFacts, location: str
+) -> Iterator[Problem]:
     """Most images must be at least as large as what is asked of them."""
-    typical = int(np.median(sizes.min(axis=1)))
+    typical = facts.typical_short_side
     if typical < size:
         yield Problem(
             where,
-            f"is {size} but the shorter side of the images in {path} is typically {typical} pixels",
+            f"is {size} but the shorter side of the images in {location} is typically {typical} "
+            "pixels",
             f"use at most {typical}, or convert the images at a higher resolution",
         )
-
-
-def _span(sizes: Any) -> str:  # noqa: ANN401 - NDArray
-    low, high = int(sizes.min()), int(sizes.max())
-    return str(low) if low == high else f"{low} to {high}"

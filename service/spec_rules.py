@@ -175,11 +175,62 @@ def check_optimizer(spec: JobSpec) -> Iterator[Problem]:
 
 
 def check_augmentation(spec: JobSpec) -> Iterator[Problem]:
-    """Ranges in order."""
-    for name in ("scale", "ratio"):
-        low, high = getattr(spec.augmentation, name)
+    """Ranges in order; stages that can be reached; a mixture of something."""
+    augmentation = spec.augmentation
+    ranges = {"scale": augmentation.scale, "ratio": augmentation.ratio}
+    if augmentation.erasing:
+        ranges["erasing.scale"] = augmentation.erasing.scale
+        ranges["erasing.ratio"] = augmentation.erasing.ratio
+    for name, (low, high) in ranges.items():
         if low > high:
             yield Problem(f"augmentation.{name}", f"is ({low}, {high})", "give the lesser first")
+    yield from _check_size_stages(spec)
+    mixing = augmentation.mixing
+    if mixing and mixing.mixup_alpha == mixing.cutmix_alpha == 0:
+        yield Problem(
+            "augmentation.mixing",
+            "has mixup_alpha and cutmix_alpha 0",
+            "give at least one, such as 0.2 or 1, or leave mixing out",
+        )
+
+
+def _check_size_stages(spec: JobSpec) -> Iterator[Problem]:
+    stages = spec.augmentation.size_stages
+    if stages and spec.augmentation.crop == "pad_and_crop":
+        yield Problem(
+            "augmentation.size_stages",
+            "are given with crop pad_and_crop, whose size is the images' own",
+            "use random_resized, or leave size_stages out",
+        )
+    epochs = [stage.from_epoch for stage in stages]
+    if epochs != sorted(set(epochs)):
+        yield Problem(
+            "augmentation.size_stages", f"begin at epochs {epochs}", "give them rising, each once"
+        )
+    schedule = getattr(spec, "schedule", None)
+    if epochs and schedule and epochs[-1] >= schedule.num_epochs:
+        yield Problem(
+            "augmentation.size_stages",
+            f"begin at epoch {epochs[-1]}, after the last of {schedule.num_epochs}",
+            "let every stage begin before the training ends",
+        )
+
+
+def check_mixing(spec: JobSpec) -> Iterator[Problem]:
+    """Pairs lie within a micro-batch, so micro-batches must be even."""
+    if spec.augmentation.mixing is None or check_batches_fails(spec):
+        return
+    if spec.micro_batch_size % 2:
+        yield Problem(
+            "augmentation.mixing",
+            f"mixes pairs, but a forward pass has {spec.micro_batch_size} images",
+            "set an even training.micro_batch_size",
+        )
+
+
+def check_batches_fails(spec: JobSpec) -> bool:
+    """Whether the batch sizes do not fit each other, so that no more can be said of them."""
+    return any(True for _ in check_batches(spec))
 
 
 def check_evaluation(spec: JobSpec) -> Iterator[Problem]:
@@ -225,6 +276,7 @@ RULES: tuple[tuple[tuple[str, ...], Rule], ...] = (
     (("schedule",), check_schedule),
     (("optimizer",), check_optimizer),
     (("augmentation",), check_augmentation),
+    (("augmentation", "training", "resources"), check_mixing),
     (("evaluation",), check_evaluation),
     (("checkpoints",), check_storage),
     (("tracking",), check_tracking),

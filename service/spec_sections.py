@@ -16,6 +16,9 @@ Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[float, Field(gt=0.0)]
 NonNegative = Annotated[float, Field(ge=0.0)]
 Count = Annotated[int, Field(ge=1)]
+ImageSize = Annotated[int, Field(ge=8, le=1024)]
+Share = Annotated[float, Field(gt=0, le=1)]
+Location = Annotated[str, Field(min_length=1)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
@@ -36,17 +39,89 @@ class Normalization(Section):
     """Standard deviation of red, green and blue, on the scale 0 to 1."""
 
 
+class DatasetCache(Section):
+    """Copies of datasets on each node's own disk."""
+
+    path: Path
+    """Folder on every node's own disk; it is made if it is not there."""
+    limit_bytes: Annotated[int, Field(ge=1)] | None = None
+    """Greatest size of the folder; what was used least recently goes first. Absent: the disk's."""
+
+
 class Dataset(Section):
     """Training and validation images in FFCV's format."""
 
-    train: Path
-    """The .beton file to train on."""
-    val: Path
+    train: Location
+    """The .beton file to train on: a path that every node sees, or s3://bucket/key or
+    gs://bucket/key with its manifest beside it."""
+    val: Location
     """The .beton file that is evaluated; no gradient ever sees it."""
     num_classes: Annotated[int, Field(ge=2)]
     """Number of classes; labels run from 0 to num_classes - 1."""
     normalization: Normalization = Normalization()
     """Applied to the student's input, and to the teacher's unless it has its own."""
+    cache: DatasetCache | None = None
+    """Copy both files to each node's own disk before training. Needed for s3:// and gs://; of use
+    for a slow mount."""
+    max_undecodable: Annotated[int, Field(ge=0)] = 0
+    """Images of a file that may fail to decode before the job stops. In training another image
+    takes the place, in an evaluation it is left out; the metric undecodable counts them."""
+
+
+class SizeStage(Section):
+    """From an epoch on, another size."""
+
+    from_epoch: Count
+    """Epoch, counted from 0, from which on the size holds."""
+    size: ImageSize
+    """Side of the training image, in pixels."""
+
+
+class RandAugment(Section):
+    """Randomly chosen operations, Cubuk et al., arXiv 1909.13719."""
+
+    num_ops: Annotated[int, Field(ge=1, le=10)] = 2
+    """Operations applied to each image."""
+    magnitude: Annotated[int, Field(ge=0, le=30)] = 9
+    """Strength of the operations."""
+
+
+class ColourJitter(Section):
+    """Random changes of colour; a factor is uniform in 1 +- strength, the hue in +- strength."""
+
+    brightness: Annotated[float, Field(ge=0, le=10)] = 0.4
+    """Strength of the change of brightness."""
+    contrast: Annotated[float, Field(ge=0, le=10)] = 0.4
+    """Strength of the change of contrast."""
+    saturation: Annotated[float, Field(ge=0, le=10)] = 0.4
+    """Strength of the change of saturation."""
+    hue: Annotated[float, Field(ge=0, le=0.5)] = 0.0
+    """Greatest turn of the hue, as a share of the circle."""
+
+
+class Erasing(Section):
+    """A random box is painted over, Zhong et al., arXiv 1708.04896."""
+
+    probability: Fraction = 0.25
+    """Chance that an image loses a box."""
+    scale: tuple[Share, Share] = (0.02, 0.33)
+    """Least and greatest share of the image's area."""
+    ratio: tuple[Positive, Positive] = (0.3, 3.3)
+    """Least and greatest height / width of the box."""
+    fill: Literal["mean", "noise"] = "mean"
+    """mean: the dataset's mean colour, which normalisation turns into 0. noise: random pixels."""
+
+
+class Mixing(Section):
+    """Pairs of images are mixed, labels too; the student and the teacher see the mixture."""
+
+    mixup_alpha: NonNegative = 0.0
+    """Parameter of the Beta distribution of mixup's shares, arXiv 1710.09412; 0: no mixup."""
+    cutmix_alpha: NonNegative = 0.0
+    """Parameter of the Beta distribution of CutMix's areas, arXiv 1905.04899; 0: no CutMix. With
+    both, each has half of the pairs."""
+    probability: Fraction = 1.0
+    """Chance that a pair is mixed."""
 
 
 class Augmentation(Section):
@@ -56,12 +131,11 @@ class Augmentation(Section):
     """random_resized: a box of random area and shape, resized to size (ImageNet's recipe).
     pad_and_crop: zero padding, then a random window of size (CIFAR's recipe; the images must
     all be size x size)."""
-    size: Annotated[int, Field(ge=8, le=1024)] = 224
+    size: ImageSize = 224
     """Side of the training image, in pixels."""
-    scale: tuple[Annotated[float, Field(gt=0, le=1)], Annotated[float, Field(gt=0, le=1)]] = (
-        0.08,
-        1.0,
-    )
+    size_stages: tuple[SizeStage, ...] = ()
+    """Progressive resolution: later epochs with other sizes, in rising order of from_epoch."""
+    scale: tuple[Share, Share] = (0.08, 1.0)
     """random_resized: least and greatest share of the image's area that a box covers."""
     ratio: tuple[Positive, Positive] = (3 / 4, 4 / 3)
     """random_resized: least and greatest width / height of a box."""
@@ -69,6 +143,14 @@ class Augmentation(Section):
     """pad_and_crop: pixels added on each side."""
     flip_probability: Fraction = 0.5
     """Chance that an image is mirrored left to right."""
+    rand_augment: RandAugment | None = None
+    """Absent: none. These three are applied after the crop, in this order."""
+    colour_jitter: ColourJitter | None = None
+    """Absent: none."""
+    erasing: Erasing | None = None
+    """Absent: none."""
+    mixing: Mixing | None = None
+    """Absent: none."""
 
 
 class Weights(Section):
@@ -190,6 +272,9 @@ class Training(Section):
     micro_batch_size: Count | None = None
     """Images per forward pass: the unit BatchNorm sees. Absent: global batch / workers. Set it, and
     the arithmetic of a step does not depend on the number of workers."""
+    last_batch: Literal["drop", "keep"] = "drop"
+    """What happens to the images that fill no global batch at the end of an epoch. drop: they have
+    their turn in other epochs. keep: they make a smaller step; each image counts the same in it."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """bfloat16: autocast in the forward passes; weights, losses and gradients stay float32."""
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data_pipeline.encode import EncodedImage
+from data_pipeline.encode import encoded
 from data_pipeline.writer import BetonWriter
 
 NUM_CLASSES = 4
@@ -22,7 +22,7 @@ def write_stripes(path: Path, num_images: int, seed: int) -> None:
             pixels = generator.integers(0, 130, (SIZE, SIZE, 3))
             pixels[4 * label : 4 * label + 4] += 60
             data = pixels.astype(np.uint8).tobytes()
-            writer.append(EncodedImage(1, SIZE, SIZE, data), label)
+            writer.append(encoded(1, SIZE, SIZE, data), label)
 
 
 @pytest.fixture(scope="session")

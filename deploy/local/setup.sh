@@ -6,9 +6,9 @@ cd "$(dirname "$0")/../.."
 
 lock=deploy/requirements.lock
 stamp=.venv/installed
-wanted=$(cat "$lock" pyproject.toml deploy/local/setup.sh | sha256sum)
+wanted=$(cat "$lock" pyproject.toml deploy/local/setup.sh data_pipeline/native/*.[ch] | sha256sum)
 
-debian_packages=(libturbojpeg0-dev libopencv-dev pkg-config g++ dataset-fashion-mnist)
+debian_packages=(libjpeg62-turbo-dev libturbojpeg0-dev libopencv-dev pkg-config g++ dataset-fashion-mnist)
 
 missing_debian_packages() {
     local package

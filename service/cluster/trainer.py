@@ -100,8 +100,8 @@ def run_training(spec: JobSpec) -> None:
 def train_on_worker(config: dict[str, Any]) -> None:
     """What Ray runs in every worker process."""
     # Imported here: the driver builds the trainer without paying for the training code.
+    from service.training.data import World
     from service.training.loop import train
-    from service.training.worker import World
 
     spec = JobSpec.model_validate_json(config["spec"])
     context = ray.train.get_context()

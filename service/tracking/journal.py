@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-Kind = Literal["interval", "evaluation", "teacher"]
+Kind = Literal["interval", "evaluation", "teacher", "note"]
 
 JOURNAL_NAME = "journal.jsonl"
 
@@ -24,6 +24,7 @@ class Event(NamedTuple):
     time_ms: int
     values: dict[str, float]
     eta_s: float | None = None
+    text: str = ""
 
 
 class Journal:
@@ -52,7 +53,13 @@ class Journal:
         if step <= self._last_steps.get(kind, -1):
             return
         self._last_steps[kind] = step
-        event = Event(kind, step, epoch, int(time.time() * 1000), dict(values), eta_s)
+        self._write(Event(kind, step, epoch, int(time.time() * 1000), dict(values), eta_s))
+
+    def note(self, text: str) -> None:
+        """Write a line for people, such as the progress of copying a dataset."""
+        self._write(Event("note", 0, 0, int(time.time() * 1000), {}, text=text))
+
+    def _write(self, event: Event) -> None:
         with self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(event._asdict()) + "\n")
 

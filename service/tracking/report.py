@@ -8,6 +8,8 @@ from service.training.checkpoints import Progress
 def progress_line(event: Event, spec: JobSpec, last_top1: float | None) -> str:
     """One line for the job's log; ``last_top1`` is that of the last evaluation before it."""
     values = event.values
+    if event.kind == "note":
+        return event.text
     if event.kind == "teacher":
         top1, top5 = percent(values["teacher_top1"]), percent(values["teacher_top5"])
         return f"teacher: top-1 {top1}, top-5 {top5}"

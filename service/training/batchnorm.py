@@ -1,11 +1,12 @@
 """BatchNorm's running statistics, defined over all micro-batches of a step.
 
 One step of the global batch makes one update: running = (1 - m) running + m mean(batch statistics
-of its micro-batches). Within a worker the micro-batches are averaged here at every step. Between
-workers the recursion is linear and training never reads it, so averaging the workers' values when
-they are needed gives what averaging at every step would.
+of its micro-batches, each weighted by its images). Within a worker the micro-batches are averaged
+here at every step. Between workers the recursion is linear and training never reads it, so
+averaging the workers' values when they are needed gives what averaging at every step would.
 """
 
+from collections.abc import Sequence
 from types import TracebackType
 
 import torch
@@ -19,6 +20,7 @@ class RunningStatistics:
     def __init__(self, model: nn.Module):
         self._buffers: list[Tensor] = []
         self._counters: list[Tensor] = []
+        self._keeps: list[float] = []
         for module in model.modules():
             if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.track_running_stats:
                 assert module.running_mean is not None
@@ -26,12 +28,18 @@ class RunningStatistics:
                 assert module.num_batches_tracked is not None
                 self._buffers += [module.running_mean, module.running_var]
                 self._counters.append(module.num_batches_tracked)
+                momentum = 0.1 if module.momentum is None else module.momentum
+                self._keeps += [1.0 - momentum] * 2
 
-    def step(self, num_micro_batches: int) -> "_StepAverage":
-        """Context of one optimizer step; call ``micro_batch_done`` after each forward pass."""
-        if num_micro_batches == 1:
-            return _StepAverage([], [], 1)
-        return _StepAverage(self._buffers, self._counters, num_micro_batches)
+    def step(self, weights: Sequence[float]) -> "_StepAverage":
+        """Context of one optimizer step; call ``micro_batch_done`` after each forward pass.
+
+        ``weights`` are the shares of the micro-batches in the mean of the step, times the number of
+        workers: in full batches each is 1 / (micro-batches of a worker).
+        """
+        if len(weights) == 1 and weights[0] == 1.0:
+            return _StepAverage([], [], [], weights)
+        return _StepAverage(self._buffers, self._counters, self._keeps, weights)
 
     @torch.no_grad()
     def synchronize(self) -> None:
@@ -48,23 +56,35 @@ class RunningStatistics:
 class _StepAverage:
     """Averages what the forward passes of one step leave in the buffers."""
 
-    def __init__(self, buffers: list[Tensor], counters: list[Tensor], num_micro_batches: int):
-        self._buffers = buffers
-        self._counters = counters
-        self._num_micro_batches = num_micro_batches
+    def __init__(
+        self,
+        buffers: list[Tensor],
+        counters: list[Tensor],
+        keeps: list[float],
+        weights: Sequence[float],
+    ):
+        self._buffers, self._counters = buffers, counters
+        self._keeps, self._weights = keeps, weights
+        self._num_done = 0
 
     @torch.no_grad()
     def __enter__(self) -> "_StepAverage":
         self._before = [buffer.clone() for buffer in self._buffers]
-        self._sums = [torch.zeros_like(buffer) for buffer in self._buffers]
+        # Where the weights of a worker do not add up to one, the rest keeps what was there: the
+        # workers' mean is then the weighted mean of all micro-batches.
+        rest = 1.0 - sum(self._weights)
+        self._sums = [
+            buffer * (rest * keep) for buffer, keep in zip(self._buffers, self._keeps, strict=True)
+        ]
         return self
 
     @torch.no_grad()
     def micro_batch_done(self) -> None:
         """Take up what this forward pass wrote and let the next start from the same values."""
         if self._buffers:
-            torch._foreach_add_(self._sums, self._buffers)
+            torch._foreach_add_(self._sums, self._buffers, alpha=self._weights[self._num_done])
             torch._foreach_copy_(self._buffers, self._before)
+        self._num_done += 1
 
     @torch.no_grad()
     def __exit__(
@@ -74,7 +94,6 @@ class _StepAverage:
         traceback: TracebackType | None,
     ) -> None:
         if self._buffers and kind is None:
-            torch._foreach_div_(self._sums, self._num_micro_batches)
             torch._foreach_copy_(self._buffers, self._sums)
             # The layers counted forward passes; a step is one update, however it is cut.
-            torch._foreach_sub_(self._counters, self._num_micro_batches - 1)
+            torch._foreach_sub_(self._counters, len(self._weights) - 1)

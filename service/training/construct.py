@@ -4,6 +4,12 @@ import torch
 from torch import nn
 
 from data_pipeline import decoders
+from data_pipeline.augmentation.samples import (
+    Augmentations,
+    ColourJitter,
+    Erasing,
+    RandAugment,
+)
 from data_pipeline.loader import Crop
 from service.distillation.task import DistillationTask, PixelNormalizer, Teacher
 from service.models.build import build_with_weights
@@ -42,17 +48,37 @@ def _placed(model: nn.Module, device: torch.device) -> nn.Module:
     return model.to(device).to(memory_format=torch.channels_last)
 
 
-def train_crop(augmentation: Augmentation) -> Crop:
-    """The augmentation as the loader wants it."""
+def train_crop(augmentation: Augmentation, size: int) -> Crop:
+    """The crop of training images as the loader wants it; ``size`` in pixels."""
     kinds = {
         "random_resized": decoders.RANDOM_RESIZED_CROP,
         "pad_and_crop": decoders.PAD_AND_CROP,
     }
     return Crop(
         kind=kinds[augmentation.crop],
-        size=augmentation.size,
+        size=size,
         scale=augmentation.scale,
         ratio=augmentation.ratio,
         flip_probability=augmentation.flip_probability,
         padding=augmentation.padding,
+    )
+
+
+def augmentations(spec: JobSpec) -> Augmentations | None:
+    """What is done to training images after their crop; None if nothing is."""
+    wanted = spec.augmentation
+    if not (wanted.rand_augment or wanted.colour_jitter or wanted.erasing):
+        return None
+    red, green, blue = (round(255 * mean) for mean in spec.dataset.normalization.mean)
+    mean_colour = (red, green, blue)
+    return Augmentations(
+        rand_augment=RandAugment(**wanted.rand_augment.model_dump())
+        if wanted.rand_augment
+        else None,
+        colour_jitter=ColourJitter(**wanted.colour_jitter.model_dump())
+        if wanted.colour_jitter
+        else None,
+        erasing=Erasing(**wanted.erasing.model_dump(), colour=mean_colour)
+        if wanted.erasing
+        else None,
     )

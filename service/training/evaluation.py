@@ -1,16 +1,14 @@
 """Accuracy on val: every image exactly once, whatever the number of workers."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
-import numpy as np
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import Tensor
 
-from data_pipeline.loader import ImageLoader
+from data_pipeline.loader import Batch
 
 Classifier = Callable[[Tensor], Tensor]
 
@@ -33,19 +31,14 @@ class Accuracy(NamedTuple):
 
 
 @torch.inference_mode()
-def evaluate(
-    classify: Classifier,
-    loader: ImageLoader,
-    index_batches: Sequence[NDArray[np.int64]],
-    device: torch.device,
-) -> Accuracy:
+def evaluate(classify: Classifier, batches: Iterable[Batch], device: torch.device) -> Accuracy:
     """Measure ``classify`` (uint8 pixels [B, H, W, 3] to logits [B, K]) over all workers.
 
-    ``index_batches`` is this worker's share; sums and counts, not means, are added up, so unequal
+    ``batches`` are this worker's share; sums and counts, not means, are added up, so unequal
     shares and short last batches weigh what they should. Every rank must call it.
     """
     totals = torch.zeros(4, dtype=torch.float64, device=device)
-    for batch in loader.batches(index_batches):
+    for batch in batches:
         labels = batch.labels.to(device, non_blocking=True)
         logits = classify(batch.images.to(device, non_blocking=True)).float()
         ranked = logits.topk(min(5, logits.shape[1]), dim=1).indices

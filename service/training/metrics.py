@@ -23,7 +23,7 @@ class IntervalMetrics:
 
     def _reset(self) -> None:
         self._sums: dict[str, Tensor] = {}
-        self._num_micro_batches = 0
+        self._num_steps = 0
         self._num_images = 0
         self._wait_s = 0.0
         self._start_s = time.perf_counter()
@@ -39,12 +39,16 @@ class IntervalMetrics:
                 return
             yield batch
 
-    def add(self, output: TaskOutput) -> None:
-        """Count one micro-batch; nothing is read from the device."""
+    def add(self, output: TaskOutput, weight: float) -> None:
+        """Count one micro-batch with its weight in the step; nothing is read from the device."""
         for name, part in output.parts.items():
-            self._sums[name] = self._sums[name] + part if name in self._sums else part
-        self._num_micro_batches += 1
-        self._num_images += len(output.student_logits)
+            weighted = weight * part
+            self._sums[name] = self._sums[name] + weighted if name in self._sums else weighted
+
+    def step_done(self, num_images: int) -> None:
+        """Count a step with the images that were this worker's share of it."""
+        self._num_steps += 1
+        self._num_images += num_images
 
     def read(self, last: TaskOutput) -> dict[str, float]:
         """Means over workers and steps since the last reading; every rank must call it.
@@ -55,18 +59,18 @@ class IntervalMetrics:
         # Every rank has the same parts, in the same order: they run the same task.
         names = list(self._sums)
         sums = [self._sums[name].double() for name in names]
-        wait = torch.tensor(self._wait_s, dtype=torch.float64, device=self._device)
-        totals = torch.stack([*sums, wait])
+        own = torch.tensor(
+            [self._wait_s, self._num_images], dtype=torch.float64, device=self._device
+        )
+        totals = torch.cat([torch.stack(sums), own])
         world_size = dist.get_world_size() if dist.is_initialized() else 1
         if world_size > 1:
             dist.all_reduce(totals)
         # Reading the totals waits for the device, so the clock is read after it.
-        *parts, wait_s = (totals / world_size).tolist()
+        *parts, wait_s, num_images = (totals / world_size).tolist()
         elapsed_s = time.perf_counter() - self._start_s
-        values = {
-            name: part / self._num_micro_batches for name, part in zip(names, parts, strict=True)
-        }
-        values["images_per_s"] = self._num_images * world_size / elapsed_s
+        values = {name: part / self._num_steps for name, part in zip(names, parts, strict=True)}
+        values["images_per_s"] = num_images * world_size / elapsed_s
         values["data_wait_share"] = wait_s / elapsed_s
         telemetry = sample_telemetry(last, self._base_temperature)
         if telemetry is not None:
@@ -97,12 +101,17 @@ class Pause:
 
 
 def _gather(rows: Tensor, world_size: int) -> Tensor:
-    """Rows of all workers; each has as many."""
+    """Rows of all workers; in a smaller last step they have unequal numbers."""
     if world_size == 1:
         return rows
-    gathered = [torch.empty_like(rows) for _ in range(world_size)]
-    dist.all_gather(gathered, rows.contiguous())
-    return torch.cat(gathered)
+    counts = torch.zeros(world_size, dtype=torch.int64, device=rows.device)
+    counts[dist.get_rank()] = len(rows)
+    dist.all_reduce(counts)
+    padded = rows.new_zeros((int(counts.max()), rows.shape[1]))
+    padded[: len(rows)] = rows
+    gathered = [torch.empty_like(padded) for _ in range(world_size)]
+    dist.all_gather(gathered, padded)
+    return torch.cat([part[:count] for part, count in zip(gathered, counts.tolist(), strict=True)])
 
 
 def _summarize(telemetry: Tensor) -> dict[str, float]:

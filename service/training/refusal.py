@@ -1,4 +1,4 @@
-"""A run that must not start says why beside itself; every worker then ends without an error."""
+"""A run that must not go on says why beside itself; every worker then ends without an error."""
 
 import json
 
@@ -8,13 +8,27 @@ from service.training.evaluation import Accuracy
 REFUSAL_NAME = "refusal.json"
 
 
-def refuse_teacher(spec: JobSpec, accuracy: Accuracy) -> None:
-    """Say beside the run why it did not start."""
+class RefusedError(Exception):
+    """Ends a worker whose run was refused; all ranks raise it together."""
+
+
+def refuse(spec: JobSpec, rank: int, text: str) -> None:
+    """Rank 0 leaves the reason beside the run.
+
+    Raises:
+        RefusedError: always, on every rank.
+    """
+    if rank == 0:
+        (spec.run_path / REFUSAL_NAME).write_text(json.dumps({"text": text}) + "\n")
+    raise RefusedError(text)
+
+
+def teacher_fault(spec: JobSpec, accuracy: Accuracy) -> str:
+    """What to say of a teacher that is worse than the spec allows."""
     assert spec.teacher is not None
-    text = (
+    return (
         f"teacher.min_top1: the teacher's top-1 is {accuracy.top1:.4f} on {accuracy.num_images} "
         f"val images, below {spec.teacher.min_top1}; check that its classes are in the dataset's "
         "order, that teacher.normalization is the one it was trained with, and that "
         "evaluation.resize_size and crop_size suit it"
     )
-    (spec.run_path / REFUSAL_NAME).write_text(json.dumps({"text": text}) + "\n")

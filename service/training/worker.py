@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import NamedTuple, Self
+from typing import Self
 
 import numpy as np
 import torch
@@ -16,9 +16,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from data_pipeline.beton import open_beton
-from data_pipeline.loader import Batch, ImageLoader, center_crop
-from data_pipeline.order import evaluation_batches, num_steps_per_epoch, train_batches
+from data_pipeline.loader import Batch
 from service.distillation.task import TaskOutput
 from service.spec import JobSpec
 from service.tracking.journal import Journal, Kind
@@ -30,24 +28,18 @@ from service.training.checkpoints import (
     newest_checkpoint,
     save_checkpoint,
 )
-from service.training.construct import build_task, train_crop
+from service.training.construct import build_task
+from service.training.data import StepShare, WorkerData, World
 from service.training.evaluation import Accuracy, evaluate
+from service.training.feed import on_device
 from service.training.metrics import IntervalMetrics
+from service.training.mixing import mix
 from service.training.optimizers import build_average, build_optimizer, gradient_norm
-from service.training.refusal import refuse_teacher
+from service.training.refusal import refuse, teacher_fault
 from service.training.schedule import distillation_warmup, learning_rate
 
 Report = Callable[[dict[str, float], Path | None], None]
 """Takes metrics, and on rank 0 the folder of a new checkpoint; all ranks call it together."""
-
-
-class World(NamedTuple):
-    """This worker's place among all."""
-
-    rank: int
-    size: int
-    device: torch.device
-    num_cpus: int
 
 
 class Worker:
@@ -61,7 +53,9 @@ class Worker:
         torch.manual_seed(spec.seed)
         self._task = build_task(spec, world.device)
         self._student = self._task.student
-        self._open_data()
+        self._journal = Journal(spec.run_path) if world.rank == 0 else None
+        self._data = WorkerData(spec, world, self._journal.note if self._journal else print)
+        self._num_steps_per_epoch = self._data.num_steps_per_epoch
         self._optimizer = build_optimizer(self._student, spec.optimizer)
         decay = spec.training.ema_decay
         self._average = build_average(self._student, decay) if decay else None
@@ -83,32 +77,7 @@ class Worker:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._train_loader.close()
-        self._val_loader.close()
-
-    def _open_data(self) -> None:
-        spec, world = self._spec, self._world
-        self._train_file = open_beton(spec.dataset.train)
-        self._val_file = open_beton(spec.dataset.val)
-        pin_memory = world.device.type == "cuda"
-        self._train_loader = ImageLoader(
-            self._train_file,
-            train_crop(spec.augmentation),
-            seed=spec.seed,
-            num_threads=world.num_cpus,
-            pin_memory=pin_memory,
-        )
-        evaluation = spec.evaluation
-        self._val_loader = ImageLoader(
-            self._val_file,
-            center_crop(evaluation.resize_size, evaluation.crop_size),
-            seed=spec.seed,
-            num_threads=world.num_cpus,
-            pin_memory=pin_memory,
-        )
-        self._num_steps_per_epoch = num_steps_per_epoch(
-            self._train_file.num_samples, spec.training.global_batch_size
-        )
+        self._data.close()
 
     def _restore(self) -> None:
         """Go on from the newest good checkpoint; rank 0 looks, all take the same."""
@@ -119,59 +88,43 @@ class Worker:
         self.progress = Progress()
         if path is not None:
             self.progress = load_checkpoint(path, self._student, self._average, self._optimizer)
-        self._journal = Journal(self._spec.run_path) if self._world.rank == 0 else None
 
-    def accept_teacher(self) -> bool:
-        """Measure the teacher once; below the spec's bar, leave a refusal and return False."""
+    def check_teacher(self) -> None:
+        """Measure the teacher, once in a run.
+
+        Raises:
+            RefusedError: it is below the spec's bar.
+        """
         teacher = self._spec.teacher
         if teacher is None or self.progress.teacher_top1 is not None:
-            return True
+            return
         if teacher.min_top1 is not None:
             found = self._evaluate_teacher(teacher.min_top1_images)
             if found.top1 < teacher.min_top1:
-                if self._world.rank == 0:
-                    refuse_teacher(self._spec, found)
-                return False
-        accuracy = self._evaluate_teacher(self._val_file.num_samples)
+                refuse(self._spec, self._world.rank, teacher_fault(self._spec, found))
+        accuracy = self._evaluate_teacher(self._data.num_val_images)
         self.progress.teacher_top1, self.progress.teacher_top5 = accuracy.top1, accuracy.top5
         self._record("teacher", accuracy.as_metrics("teacher"))
         self._metrics = IntervalMetrics(self._world.device, self._method.base_temperature)
-        return True
 
     def _evaluate_teacher(self, num_images: int) -> Accuracy:
         """Accuracy on val images spread evenly over the file."""
         assert self._task.teacher is not None
-        num_images = min(num_images, self._val_file.num_samples)
-        spread = np.linspace(0, self._val_file.num_samples - 1, num_images).astype(np.int64)
+        num_images = min(num_images, self._data.num_val_images)
+        spread = np.linspace(0, self._data.num_val_images - 1, num_images).astype(np.int64)
         return self._evaluate(self._task.teacher, spread)
 
     def _evaluate(self, classify: Callable[[Tensor], Tensor], chosen: np.ndarray) -> Accuracy:
-        mine = evaluation_batches(
-            len(chosen),
-            self._spec.evaluation.batch_size,
-            rank=self._world.rank,
-            world_size=self._world.size,
-        )
+        batches = self._data.val_batches(chosen)
         with self._task.autocast(self._world.device):
-            return evaluate(
-                classify, self._val_loader, [chosen[batch] for batch in mine], self._world.device
-            )
+            return evaluate(classify, batches, self._world.device)
 
     def remaining_batches(self) -> Iterator[Batch]:
         """This worker's batches of the current epoch, from the step it stands at."""
         progress = self.progress
-        indices = train_batches(
-            self._train_file.num_samples,
-            self._spec.training.global_batch_size,
-            seed=self._spec.seed,
-            epoch=progress.epoch,
-            rank=self._world.rank,
-            world_size=self._world.size,
-            start=progress.step_in_epoch,
-        )
         self._student.train()
-        batches = self._train_loader.batches(indices, progress.epoch)
-        return self._metrics.timed(batches)
+        batches = self._data.train_batches(progress.epoch, progress.step_in_epoch)
+        return self._metrics.timed(on_device(batches, self._world.device))
 
     def step(self, batch: Batch) -> TaskOutput:
         """One optimizer step; returns the last micro-batch's output."""
@@ -199,26 +152,49 @@ class Worker:
         return output
 
     def _accumulate_gradients(self, batch: Batch) -> TaskOutput:
-        """Mean gradient over this worker's micro-batches, averaged over workers in the last."""
-        device = self._world.device
-        images = batch.images.to(device, non_blocking=True)
-        labels = batch.labels.to(device, non_blocking=True)
+        """Mean gradient over all images of the step, averaged over workers with the last part."""
+        share = self._data.step_share(self.progress.step_in_epoch)
+        images, targets = self._mixed(batch)
         micro = self._spec.micro_batch_size
-        pairs = list(zip(torch.split(images, micro), torch.split(labels, micro), strict=True))
+        pairs = list(zip(torch.split(images, micro), torch.split(targets, micro), strict=True))
+        weights = self._weights([len(pixels) for pixels, _ in pairs], share)
         warmup = distillation_warmup(self.progress.epoch, self._method.warmup_epochs)
-        with self._statistics.step(len(pairs)) as running:
-            for index, (pixels, targets) in enumerate(pairs):
+        with self._statistics.step(weights) as running:
+            for index, (pixels, labels) in enumerate(pairs):
                 # Dropout and its like draw from (seed, step, micro-batch), whoever computes it.
-                torch.manual_seed(self._draw_seed(index, len(pairs)))
+                torch.manual_seed(self._draw_seed(index))
                 with _synchronized(self._task.student, index == len(pairs) - 1):
-                    output = self._task(pixels, targets, warmup)
-                    torch.autograd.backward(output.loss / len(pairs))
+                    output = self._task(pixels, labels, warmup)
+                    torch.autograd.backward(output.loss * weights[index])
                 running.micro_batch_done()
-                self._metrics.add(output)
+                self._metrics.add(output, weights[index])
+        self._metrics.step_done(share.num_mine)
         return output
 
-    def _draw_seed(self, index: int, num_micro_batches: int) -> int:
-        position = self._world.rank * num_micro_batches + index
+    def _weights(self, sizes: list[int], share: StepShare) -> list[float]:
+        """Share of each micro-batch in the mean over the step, times the number of workers."""
+        if share.num_mine == 0:
+            return [0.0] * len(sizes)
+        return [size * self._world.size / share.num_global for size in sizes]
+
+    def _mixed(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Images and what they are to be recognised as."""
+        mixing = self._spec.augmentation.mixing
+        if mixing is None:
+            return batch.images, batch.labels
+        return mix(
+            mixing,
+            batch.images,
+            batch.labels,
+            batch.indices,
+            num_classes=self._spec.dataset.num_classes,
+            seed=self._spec.seed,
+            epoch=self.progress.epoch,
+        )
+
+    def _draw_seed(self, index: int) -> int:
+        spec = self._spec
+        position = self._world.rank * (spec.batch_size_per_worker // spec.micro_batch_size) + index
         key = [self._spec.seed, self.progress.step, position]
         return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> 1)
 
@@ -243,6 +219,8 @@ class Worker:
                 f"the loss is {values['loss']} at step {step}; lower optimizer.learning_rate, set "
                 "training.max_grad_norm, or use precision float32"
             )
+        if self._spec.dataset.max_undecodable:
+            values["undecodable"] = self._data.count_undecodable()
         values["learning_rate"] = self._last_learning_rate
         values["gradient_norm"] = float(self._last_gradient_norm)
         self._record("interval", values)
@@ -279,7 +257,7 @@ class Worker:
         model.eval()
         accuracy = self._evaluate(
             lambda pixels: model(self._task.normalizer(pixels)),
-            np.arange(self._val_file.num_samples),
+            np.arange(self._data.num_val_images),
         )
         progress = self.progress
         progress.last_top1, progress.last_top5 = accuracy.top1, accuracy.top5

@@ -50,8 +50,10 @@ def test_lite0_is_right_on_the_photos(photos):
     )
     teacher = Teacher(model, LITE0)
     right = 0
-    with ImageLoader(open_beton(path), center_crop(256, 224), seed=0, num_threads=2) as loader:
-        for batch in loader.batches(evaluation_batches(20, 8, rank=0, world_size=1)):
+    with ImageLoader(open_beton(path), seed=0, num_threads=2) as loader:
+        for batch in loader.batches(
+            evaluation_batches(20, 8, rank=0, world_size=1), center_crop(256, 224)
+        ):
             labels = torch.tensor([classes[int(label)] for label in batch.labels])
             right += int((teacher(batch.images).argmax(1) == labels).sum())
     assert right >= 17

@@ -1,6 +1,7 @@
 """Training itself, without Ray: worker counts, resuming, evaluation and every optional part."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -118,7 +119,7 @@ def test_training_learns_and_accuracy_is_that_of_a_plain_count(make_content):
     weights, progress = final(spec)
     model = build_model("cifar:tiny_cnn", 4)
     model.load_state_dict(weights)
-    file, data = open_beton(spec.dataset.val), spec.dataset.val.read_bytes()
+    file, data = open_beton(Path(spec.dataset.val)), Path(spec.dataset.val).read_bytes()
     pixels = np.stack(
         [
             np.frombuffer(data, np.uint8, 768, int(start)).reshape(16, 16, 3)

@@ -9,7 +9,7 @@ from data_pipeline.order import epoch_permutation, evaluation_batches, train_bat
 @pytest.mark.parametrize("world_size", [1, 2, 4, 8])
 def test_a_global_step_has_the_same_samples_in_every_world(world_size):
     per_rank = [
-        train_batches(1000, 64, seed=1, epoch=2, rank=rank, world_size=world_size)
+        list(train_batches(1000, 64, seed=1, epoch=2, rank=rank, world_size=world_size))
         for rank in range(world_size)
     ]
     order = epoch_permutation(1000, 1, 2)

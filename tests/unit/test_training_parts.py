@@ -69,7 +69,7 @@ def test_running_statistics_are_the_mean_over_micro_batches():
     statistics = RunningStatistics(model)
     mean, variance = torch.zeros(3), torch.ones(3)
     for _ in range(3):
-        with statistics.step(len(micro_batches)) as running:
+        with statistics.step([1 / 4] * 4) as running:
             for images in micro_batches:
                 model(images)
                 running.micro_batch_done()
@@ -77,6 +77,24 @@ def test_running_statistics_are_the_mean_over_micro_batches():
         variance = 0.9 * variance + 0.1 * torch.stack([x.var(0) for x in micro_batches]).mean(0)
     torch.testing.assert_close(model.running_mean, mean)
     torch.testing.assert_close(model.running_var, variance)
+
+
+def test_running_statistics_of_unequal_micro_batches_over_two_workers():
+    # 20 images: the first worker has micro-batches of 8 and 8, the second one of 4.
+    torch.manual_seed(0)
+    images = torch.randn(20, 3)
+    shares = [[images[0:8], images[8:16]], [images[16:20]]]
+    means = []
+    for micro_batches in shares:
+        model = nn.BatchNorm1d(3)
+        model.running_mean.fill_(0.5)
+        weights = [len(part) * len(shares) / len(images) for part in micro_batches]
+        with RunningStatistics(model).step(weights) as running:
+            for part in micro_batches:
+                model(part)
+                running.micro_batch_done()
+        means.append(model.running_mean)
+    torch.testing.assert_close(torch.stack(means).mean(0), 0.9 * 0.5 + 0.1 * images.mean(0))
 
 
 @pytest.mark.parametrize("spared", [True, False])

@@ -1,0 +1,1 @@
+"""What happens to a training image after its crop: RandAugment, colour jitter, erasing."""

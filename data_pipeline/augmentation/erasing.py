@@ -1,0 +1,81 @@
+"""Random erasing: a random box of the image is painted over with one colour or with noise.
+
+Source: Zhong et al., arXiv 1708.04896; boxes are drawn as by torchvision's RandomErasing.
+"""
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data_pipeline.compilation import compiled
+from data_pipeline.draws import uniform
+
+ERASING_STREAM = 3
+FILL_COLOUR, FILL_NOISE = 0, 1
+
+BOX_ATTEMPTS = 10
+CHANCE_DRAW = 0
+BOX_DRAW = 1
+NOISE_DRAW = BOX_DRAW + 4 * BOX_ATTEMPTS
+
+
+@compiled
+def erased_box(
+    height: int,
+    width: int,
+    scale: NDArray[np.float64],
+    ratio: NDArray[np.float64],
+    key: np.uint64,
+) -> tuple[int, int, int, int]:
+    """Box (top, left, height, width) to erase; empty when ten attempts found none that fits.
+
+    Its share of the image is uniform in ``scale`` [2], its height by width log-uniform in ``ratio``
+    [2]; it is smaller than the image in both directions.
+    """
+    log_low, log_high = math.log(ratio[0]), math.log(ratio[1])
+    for attempt in range(BOX_ATTEMPTS):
+        draw = BOX_DRAW + 4 * attempt
+        area = height * width * (scale[0] + (scale[1] - scale[0]) * uniform(key, draw))
+        aspect = math.exp(log_low + (log_high - log_low) * uniform(key, draw + 1))
+        box_height = round(math.sqrt(area * aspect))
+        box_width = round(math.sqrt(area / aspect))
+        if box_height < height and box_width < width:
+            top = int(uniform(key, draw + 2) * (height - box_height + 1))
+            left = int(uniform(key, draw + 3) * (width - box_width + 1))
+            return top, left, box_height, box_width
+    return 0, 0, 0, 0
+
+
+@compiled
+def noise(key: np.uint64, place: int) -> tuple[int, int, int]:
+    """Three levels, uniform in 0..255, of the pixel at ``place``: bits of one draw."""
+    bits = int(uniform(key, NOISE_DRAW + place) * (1 << 24))
+    return bits >> 16, (bits >> 8) & 0xFF, bits & 0xFF
+
+
+@compiled
+def erase(
+    image: NDArray[np.uint8],
+    probability: float,
+    scale: NDArray[np.float64],
+    ratio: NDArray[np.float64],
+    fill_kind: int,
+    colour: NDArray[np.uint8],
+    key: np.uint64,
+) -> None:
+    """With ``probability``, paint over a random box of [H, W, 3] in place.
+
+    ``fill_kind`` is FILL_COLOUR, which paints ``colour`` [3], or FILL_NOISE.
+    """
+    if uniform(key, CHANCE_DRAW) >= probability:
+        return
+    top, left, height, width = erased_box(image.shape[0], image.shape[1], scale, ratio, key)
+    red, green, blue = int(colour[0]), int(colour[1]), int(colour[2])
+    for row in range(top, top + height):
+        for column in range(left, left + width):
+            if fill_kind == FILL_NOISE:
+                red, green, blue = noise(key, row * image.shape[1] + column)
+            image[row, column, 0] = red
+            image[row, column, 1] = green
+            image[row, column, 2] = blue

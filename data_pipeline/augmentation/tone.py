@@ -1,0 +1,120 @@
+"""Tone and sharpness in place: what RandAugment does to levels beyond ``colour``.
+
+Images are [H, W, 3] uint8. Meaning and rounding are those of torchvision on uint8 tensors, computed
+with integers.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data_pipeline.augmentation.colour import FRACTION_BITS, ONE, apply_table, copy_levels
+from data_pipeline.compilation import compiled
+
+
+@compiled
+def apply_tables(image: NDArray[np.uint8], tables: NDArray[np.uint8]) -> None:
+    """Replace the levels of each channel of [H, W, 3] by its own table in ``tables`` [3, 256]."""
+    pixels = image.reshape(-1, 3)
+    for place in range(len(pixels)):
+        for channel in range(3):
+            pixels[place, channel] = tables[channel, pixels[place, channel]]
+
+
+@compiled
+def posterize(image: NDArray[np.uint8], bits: int) -> None:
+    """Keep the ``bits`` (0 to 8) highest bits of every level."""
+    mask = np.uint8((0xFF << (8 - bits)) & 0xFF)
+    levels = image.reshape(-1)
+    for place in range(levels.size):
+        levels[place] &= mask
+
+
+@compiled
+def solarize(image: NDArray[np.uint8], threshold: float) -> None:
+    """Invert every level that is at least ``threshold``."""
+    table = np.empty(256, np.uint8)
+    for level in range(256):
+        table[level] = 255 - level if level >= threshold else level
+    apply_table(image, table)
+
+
+@compiled
+def channel_histograms(image: NDArray[np.uint8]) -> NDArray[np.int64]:
+    """How often each level occurs in each channel of [H, W, 3]: [3, 256]."""
+    counts = np.zeros((3, 256), np.int64)
+    pixels = image.reshape(-1, 3)
+    for place in range(len(pixels)):
+        for channel in range(3):
+            counts[channel, pixels[place, channel]] += 1
+    return counts
+
+
+@compiled
+def level_range(counts: NDArray[np.int64]) -> tuple[int, int]:
+    """Lowest and highest level that occurs in a histogram [256]."""
+    low, high = 0, 255
+    while counts[low] == 0:
+        low += 1
+    while counts[high] == 0:
+        high -= 1
+    return low, high
+
+
+@compiled
+def autocontrast(image: NDArray[np.uint8]) -> None:
+    """Stretch each channel to 0..255; a channel of one level stays as it is."""
+    counts = channel_histograms(image)
+    tables = np.empty((3, 256), np.uint8)
+    for channel in range(3):
+        low, high = level_range(counts[channel])
+        for level in range(256):
+            stretched = (level - low) * 255 // (high - low) if high > low else level
+            tables[channel, level] = min(max(stretched, 0), 255)
+    apply_tables(image, tables)
+
+
+@compiled
+def equalize(image: NDArray[np.uint8]) -> None:
+    """Spread the levels of each channel evenly, by Pillow's rule, which torchvision shares.
+
+    A step is the 255th part of the pixels that are not at the highest level; a level becomes the
+    number of steps (to the nearest) that lie below it. With less than a pixel a step, the channel
+    stays as it is.
+    """
+    counts = channel_histograms(image)
+    num_pixels = image.shape[0] * image.shape[1]
+    tables = np.empty((3, 256), np.uint8)
+    for channel in range(3):
+        _, highest = level_range(counts[channel])
+        step = (num_pixels - counts[channel, highest]) // 255
+        below = 0
+        for level in range(256):
+            even = (below + step // 2) // step if step > 0 else level
+            tables[channel, level] = min(even, 255)
+            below += counts[channel, level]
+    apply_tables(image, tables)
+
+
+@compiled
+def adjust_sharpness(image: NDArray[np.uint8], factor: float, scratch: NDArray[np.uint8]) -> None:
+    """Blend [H, W, 3] with itself smoothed: 0 is smooth, 1 leaves the image, 2 is sharper.
+
+    The filter is 3 x 3, weights 1 around a 5; the outermost pixels stay as they are. ``scratch``
+    has the image's shape and is overwritten.
+    """
+    height, width = image.shape[0], image.shape[1]
+    copy_levels(image, scratch)
+    source, target = scratch.reshape(height, 3 * width), image.reshape(height, 3 * width)
+    smooth_share = np.int64(round((1.0 - factor) * ONE))
+    for row in range(1, height - 1):
+        for place in range(3, 3 * (width - 1)):
+            centre = np.int64(source[row, place])
+            total = 4 * centre
+            for other in range(row - 1, row + 2):
+                total += np.int64(source[other, place - 3])
+                total += np.int64(source[other, place])
+                total += np.int64(source[other, place + 3])
+            # A thirteenth, rounded: 13 is odd, so that there are no halves.
+            smooth = (2 * total + 13) // 26
+            blended = int(centre + ((smooth_share * (smooth - centre)) >> FRACTION_BITS))
+            target[row, place] = min(max(blended, 0), 255)

@@ -1,0 +1,50 @@
+"""What stands beside a .beton, in FILE.beton.json: what it holds and how it was made."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from data_pipeline.beton import BetonError
+
+FORMAT = 2
+REQUIRED = ("identity", "num_samples", "num_bytes", "classes", "num_per_class")
+
+
+def manifest_path(path: Path) -> Path:
+    """Where a file's manifest stands."""
+    return path.with_name(path.name + ".json")
+
+
+def read_manifest(path: Path) -> dict[str, Any] | None:
+    """The manifest of a .beton, None if it has none.
+
+    Raises:
+        BetonError: a manifest that is damaged or of another format.
+    """
+    place = manifest_path(path)
+    try:
+        manifest = json.loads(place.read_text())
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise BetonError(f"{place} is no manifest ({error}); convert {path.name} again") from error
+    if (
+        not isinstance(manifest, dict)
+        or manifest.get("format") != FORMAT
+        or any(name not in manifest for name in REQUIRED)
+    ):
+        raise BetonError(
+            f"{place} is no manifest of format {FORMAT}; convert {path.name} again, or remove it"
+        )
+    return manifest
+
+
+def write_manifest(path: Path, manifest: dict[str, Any]) -> None:
+    """Write the manifest of ``path`` in one step."""
+    place = manifest_path(path)
+    partial = place.with_name(place.name + ".partial")
+    try:
+        partial.write_text(json.dumps(manifest, indent=1, ensure_ascii=False) + "\n")
+        partial.replace(place)
+    finally:
+        partial.unlink(missing_ok=True)

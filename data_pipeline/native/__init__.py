@@ -1,0 +1,29 @@
+"""The C library that decodes and resizes; its sources are beside this file.
+
+Compiled code calls it through LLVM's symbol table (see ``decoders``), Python through ``library``.
+"""
+
+import ctypes
+import functools
+from pathlib import Path
+
+
+def library_path() -> Path:
+    """The compiled library.
+
+    Raises:
+        ImportError: it was not built.
+    """
+    found = sorted(Path(__file__).parent.glob("_pixels*.so"))
+    if not found:
+        raise ImportError(
+            "data_pipeline's C library is not built; install libjpeg62-turbo-dev and a C compiler, "
+            "then pip install -e ."
+        )
+    return found[0]
+
+
+@functools.cache
+def library() -> ctypes.CDLL:
+    """The library for calls from Python, which run without the interpreter's lock."""
+    return ctypes.CDLL(str(library_path()))

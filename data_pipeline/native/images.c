@@ -1,0 +1,225 @@
+/* Stored images: JPEG through libjpeg-turbo, or raw RGB. Only what a view needs is decoded. */
+
+#include "huffman.h"
+#include "pixels.h"
+
+#include <setjmp.h>
+#include <smmintrin.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <jerror.h>
+
+/* Neighbours that chroma upsampling looks at beyond the wanted columns: with them, a partial decode
+ * gives the same bytes as a full one. */
+#define UPSAMPLING_MARGIN 2
+#define ROWS_PER_READ 8
+/* blend_rows reads 16 bytes at a time. */
+#define READ_PAST_END 16
+
+typedef struct {
+    const uint8_t *data;
+    int64_t num_bytes, height, width;
+} Jpeg;
+
+typedef struct {
+    const View *view;
+    int32_t mirrored;
+    uint8_t *out;
+} ViewRequest;
+
+/* What a callback's error leaves by: damaged for good, or to be tried again with libjpeg's own
+ * Huffman decoder, whose word on odd files counts. */
+enum { LEFT_DAMAGED = 1, LEFT_ODD = 2 };
+
+typedef struct {
+    struct jpeg_error_mgr errors; /* first: libjpeg hands out its address */
+    jmp_buf leave;
+    struct jpeg_decompress_struct info;
+    FastHuffman *huffman;
+    uint8_t *pixels; /* freed with the rest */
+} Decoder;
+
+static void leave_damaged(j_common_ptr info) {
+    longjmp(((Decoder *)info->err)->leave, LEFT_DAMAGED);
+}
+
+static void leave_odd(j_common_ptr info) {
+    longjmp(((Decoder *)info->err)->leave, LEFT_ODD);
+}
+
+/* As Pillow: odd but complete data passes, data that ends too early does not. */
+static void leave_if_truncated(j_common_ptr info, int level) {
+    if (level < 0 && info->err->msg_code == JWRN_JPEG_EOF) leave_damaged(info);
+}
+
+/* Reads the header and gets ready for rows. False where the image has another size. */
+static int start(Decoder *decoder, const Jpeg *jpeg, J_COLOR_SPACE colours, int fast) {
+    struct jpeg_decompress_struct *info = &decoder->info;
+    jpeg_create_decompress(info);
+    jpeg_mem_src(info, jpeg->data, (unsigned long)jpeg->num_bytes);
+    jpeg_read_header(info, TRUE);
+    info->out_color_space = colours;
+    info->dct_method = JDCT_ISLOW;
+    jpeg_start_decompress(info);
+    if (fast) decoder->huffman = fast_huffman_install(info, leave_odd);
+    return info->output_height == jpeg->height && info->output_width == jpeg->width;
+}
+
+static void read_rows(struct jpeg_decompress_struct *info, uint8_t *pixels, int64_t stride,
+                      int64_t num_rows) {
+    JSAMPROW rows[ROWS_PER_READ];
+    for (int64_t done = 0; done < num_rows;) {
+        int64_t count = num_rows - done < ROWS_PER_READ ? num_rows - done : ROWS_PER_READ;
+        for (int64_t i = 0; i < count; i++) rows[i] = pixels + (done + i) * stride;
+        done += jpeg_read_scanlines(info, rows, (JDIMENSION)count);
+    }
+}
+
+/* Rows above the view are skipped, rows below never reached, and columns beside it not
+ * transformed. */
+static int32_t decode_view(Decoder *decoder, const void *request) {
+    const ViewRequest *wanted = request;
+    struct jpeg_decompress_struct *info = &decoder->info;
+    Extent extent = view_extent(wanted->view);
+    JDIMENSION left =
+        extent.left > UPSAMPLING_MARGIN ? (JDIMENSION)extent.left - UPSAMPLING_MARGIN : 0;
+    JDIMENSION right = (JDIMENSION)extent.right + UPSAMPLING_MARGIN;
+    JDIMENSION count = (right < info->output_width ? right : info->output_width) - left;
+    /* Moves left and count outwards to whole blocks. */
+    if (count < info->output_width) jpeg_crop_scanline(info, &left, &count);
+    if (extent.top > 0) jpeg_skip_scanlines(info, (JDIMENSION)extent.top);
+    int64_t stride = 4 * (int64_t)info->output_width, num_rows = extent.bottom - extent.top;
+    decoder->pixels = malloc((size_t)(num_rows * stride + READ_PAST_END));
+    if (!decoder->pixels) return PIXELS_NO_MEMORY;
+    read_rows(info, decoder->pixels, stride, num_rows);
+    Region region = {decoder->pixels, stride, extent.top, left};
+    return resample(&region, wanted->view, wanted->mirrored, wanted->out);
+}
+
+static int32_t decode_whole(Decoder *decoder, const void *request) {
+    const struct jpeg_decompress_struct *info = &decoder->info;
+    uint8_t *const *out = request;
+    read_rows(&decoder->info, *out, 3 * (int64_t)info->output_width, info->output_height);
+    return PIXELS_OK;
+}
+
+typedef int32_t Decode(Decoder *decoder, const void *request);
+
+static int32_t run(const Jpeg *jpeg, J_COLOR_SPACE colours, Decode *decode, const void *request) {
+    for (int fast = 1; fast >= 0; fast--) {
+        Decoder decoder = {0};
+        volatile int32_t status = PIXELS_DAMAGED;
+        decoder.info.err = jpeg_std_error(&decoder.errors);
+        decoder.errors.error_exit = leave_damaged;
+        decoder.errors.emit_message = leave_if_truncated;
+        int left_by = setjmp(decoder.leave);
+        if (left_by == 0) {
+            if (start(&decoder, jpeg, colours, fast)) status = decode(&decoder, request);
+        } else {
+            status = PIXELS_DAMAGED;
+        }
+        free(decoder.pixels);
+        fast_huffman_free(decoder.huffman);
+        jpeg_destroy_decompress(&decoder.info);
+        if (left_by != LEFT_ODD) return status;
+    }
+    return PIXELS_DAMAGED;
+}
+
+PIXELS_API int32_t pixels_view_jpeg(const uint8_t *data, int64_t num_bytes, int64_t height, int64_t width,
+                  const View *view, int32_t mirrored, uint8_t *out) {
+    Jpeg jpeg = {data, num_bytes, height, width};
+    ViewRequest request = {view, mirrored, out};
+    return run(&jpeg, JCS_EXT_RGBX, decode_view, &request);
+}
+
+/* A whole JPEG of the given size as RGB [height, width, 3]. */
+PIXELS_API int32_t pixels_decode_jpeg(const uint8_t *data, int64_t num_bytes, int64_t height, int64_t width,
+                    uint8_t *out) {
+    Jpeg jpeg = {data, num_bytes, height, width};
+    return run(&jpeg, JCS_RGB, decode_whole, &out);
+}
+
+/* The view of raw RGB pixels [height, width, 3]. */
+PIXELS_API int32_t pixels_view_raw(const uint8_t *data, int64_t width, const View *view, int32_t mirrored,
+                 uint8_t *out) {
+    Extent extent = view_extent(view);
+    int64_t num_columns = extent.right - extent.left;
+    int64_t num_rows = extent.bottom - extent.top;
+    uint8_t *pixels = malloc((size_t)(4 * num_rows * num_columns + READ_PAST_END));
+    if (!pixels) return PIXELS_NO_MEMORY;
+    uint8_t *to = pixels;
+    for (int64_t y = extent.top; y < extent.bottom; y++) {
+        const uint8_t *from = data + 3 * (y * width + extent.left);
+        for (int64_t x = 0; x < num_columns; x++, from += 3, to += 4) {
+            to[0] = from[0];
+            to[1] = from[1];
+            to[2] = from[2];
+        }
+    }
+    Region region = {pixels, 4 * num_columns, extent.top, extent.left};
+    int32_t status = resample(&region, view, mirrored, out);
+    free(pixels);
+    return status;
+}
+
+/* Adds a row of RGBX pixels to the sums of values and of squares; a row of 65,535 pixels fits. */
+static void add_up(const uint8_t *row, int64_t width, uint64_t *sums) {
+    const __m128i ones = _mm_set1_epi16(1);
+    const __m128i interleave =
+        _mm_setr_epi8(0, -1, 4, -1, 1, -1, 5, -1, 2, -1, 6, -1, 3, -1, 7, -1);
+    __m128i values = _mm_setzero_si128(), squares = _mm_setzero_si128();
+    for (int64_t x = 0; x < width; x += 2) {
+        __m128i two = _mm_loadl_epi64((const __m128i *)(row + 4 * x));
+        two = _mm_shuffle_epi8(two, interleave);
+        values = _mm_add_epi32(values, _mm_madd_epi16(two, ones));
+        squares = _mm_add_epi32(squares, _mm_madd_epi16(two, two));
+    }
+    uint32_t of_row[8];
+    _mm_storeu_si128((__m128i *)of_row, values);
+    _mm_storeu_si128((__m128i *)(of_row + 4), squares);
+    for (int channel = 0; channel < 3; channel++) {
+        sums[channel] += of_row[channel];
+        sums[3 + channel] += of_row[4 + channel];
+    }
+}
+
+static int32_t decode_sums(Decoder *decoder, const void *request) {
+    uint64_t *const *sums = request;
+    int64_t width = decoder->info.output_width;
+    /* One pixel of zeros more: pixels are taken in pairs. */
+    decoder->pixels = calloc((size_t)(4 * (width + 1)), 1);
+    if (!decoder->pixels) return PIXELS_NO_MEMORY;
+    for (JDIMENSION y = 0; y < decoder->info.output_height; y++) {
+        read_rows(&decoder->info, decoder->pixels, 0, 1);
+        add_up(decoder->pixels, width, *sums);
+    }
+    return PIXELS_OK;
+}
+
+/* Decodes all of a JPEG of the given size and adds up, for red, green and blue, the values and then
+ * their squares: sums[0..2] and sums[3..5], which are 0 beforehand. */
+PIXELS_API int32_t pixels_measure_jpeg(const uint8_t *data, int64_t num_bytes, int64_t height, int64_t width,
+                     uint64_t *sums) {
+    Jpeg jpeg = {data, num_bytes, height, width};
+    memset(sums, 0, 6 * sizeof *sums);
+    return run(&jpeg, JCS_EXT_RGBX, decode_sums, &sums);
+}
+
+static int32_t decode_nothing(Decoder *decoder, const void *request) {
+    (void)request;
+    /* One scan up to its closing marker: libjpeg makes an image of it, whatever it holds. */
+    if (decoder->huffman) return PIXELS_OK;
+    uint8_t *row = decoder->pixels = malloc(4 * (size_t)decoder->info.output_width);
+    if (!row) return PIXELS_NO_MEMORY;
+    read_rows(&decoder->info, row, 0, decoder->info.output_height);
+    return PIXELS_OK;
+}
+
+/* Whether a JPEG of the given size decodes; for the common kind, without decoding it. */
+PIXELS_API int32_t pixels_check_jpeg(const uint8_t *data, int64_t num_bytes, int64_t height,
+                                     int64_t width) {
+    Jpeg jpeg = {data, num_bytes, height, width};
+    return run(&jpeg, JCS_EXT_RGBX, decode_nothing, NULL);
+}

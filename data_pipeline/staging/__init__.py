@@ -1,0 +1,91 @@
+"""Brings a dataset to the node's own disk once, for all processes of the node.
+
+A dataset is NAME.beton with its manifest NAME.beton.json, in an object store or on a shared mount.
+It is copied under a lock, checked against its manifest, and renamed into place when it is whole.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Self
+
+from data_pipeline import verify
+from data_pipeline.beton import BetonError
+from data_pipeline.staging.cache import Cache, Entry
+from data_pipeline.staging.dataset_copy import DatasetCopy
+from data_pipeline.staging.remote import StagingError, is_remote
+from data_pipeline.staging.remote_manifest import read_manifest_at
+
+__all__ = ["Cache", "StagedFile", "StagingError", "is_remote", "read_manifest_at", "stage"]
+
+Report = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class StagedFile:
+    """A .beton on the node's disk; stays there until it is closed or the process ends."""
+
+    path: Path
+    _lease: IO[bytes] = field(repr=False)
+
+    def close(self) -> None:
+        """Allow the file's eviction."""
+        self._lease.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def _print(text: str) -> None:
+    print(text, flush=True)
+
+
+def stage(location: str, cache: Cache, *, report: Report = _print) -> StagedFile:
+    """The dataset at s3://bucket/key, gs://bucket/key or a path, on the node's own disk.
+
+    The first process of a node copies it, continuing what a killed one left; others wait for that
+    and share the copy. ``report`` is told of waiting, progress and evictions.
+
+    Raises:
+        StagingError: the dataset cannot be read, does not match its manifest, changes while it is
+            copied, or does not fit.
+    """
+    manifest = read_manifest_at(location)
+    entry = cache.entry(manifest["identity"])
+    try:
+        cache.path.mkdir(parents=True, exist_ok=True)
+        waiting = f"waiting for another process that stages {location}"
+        with entry.staging(on_wait=lambda: report(waiting)):
+            path = _whole_copy(entry, report)
+            if path is None:
+                path = DatasetCopy(location, manifest, cache, entry, report).run()
+            entry.touch()
+            return StagedFile(path, entry.lease())
+    except OSError as error:
+        raise StagingError(
+            f"{cache.path} cannot be used as a cache ({error}); give a folder on a local disk that "
+            "this user may write"
+        ) from error
+
+
+def _whole_copy(entry: Entry, report: Report) -> Path | None:
+    """The cached file, None if there is none or if it was damaged and is now gone."""
+    path = entry.find()
+    if path is None:
+        return None
+    try:
+        verify.check_quickly(path)
+    except BetonError as error:
+        report(f"{path} is damaged and is staged again ({error})")
+        entry.remove()
+        return None
+    return path

@@ -1,0 +1,138 @@
+"""Node-local folder of datasets, shared by the processes of a node through file locks.
+
+CACHE/<key>/NAME.beton and NAME.beton.json, where the key is the start of the dataset's identity;
+CACHE/<key>.lock is held by the process that stages it, CACHE/<key>.lease by all who read it. The
+kernel releases the locks of a process that dies.
+"""
+
+import fcntl
+import math
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from data_pipeline.manifest import manifest_path
+
+KEY_LENGTH = 32
+
+_KEY = re.compile(f"[0-9a-f]{{{KEY_LENGTH}}}")
+
+
+@dataclass(frozen=True)
+class Cache:
+    """Where datasets are kept on a node.
+
+    ``limit_bytes``: what all datasets together may occupy; None leaves only the disk's own limit.
+    """
+
+    path: Path
+    limit_bytes: int | None = None
+
+    def entry(self, identity: str) -> "Entry":
+        """The place of the dataset with this identity."""
+        return Entry(self.path, identity[:KEY_LENGTH])
+
+    def entries(self) -> list["Entry"]:
+        """All datasets here, whole or partial; other folders in the cache's path are not ours."""
+        names = [child.name for child in self.path.iterdir() if child.is_dir()]
+        return [Entry(self.path, name) for name in names if _KEY.fullmatch(name)]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One dataset's folder and locks."""
+
+    cache_path: Path
+    key: str
+
+    @property
+    def folder(self) -> Path:
+        """Where the dataset's files are."""
+        return self.cache_path / self.key
+
+    def find(self) -> Path | None:
+        """The whole .beton with its manifest, None if there is none."""
+        for path in sorted(self.folder.glob("*.beton")):
+            if manifest_path(path).exists():
+                return path
+        return None
+
+    def num_bytes(self) -> int:
+        """Sum of the files' sizes."""
+        return sum(stat.st_size for stat in self._stats())
+
+    def num_allocated_bytes(self) -> int:
+        """Bytes of disk that removing the files would free."""
+        return sum(stat.st_blocks * 512 for stat in self._stats())
+
+    def last_use_s(self) -> float:
+        """When the dataset was used last, in seconds since 1970."""
+        return self.folder.stat().st_mtime
+
+    def touch(self) -> None:
+        """Note a use now."""
+        os.utime(self.folder)
+
+    def remove(self) -> None:
+        """Delete the files; who has one open keeps reading it."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    @contextmanager
+    def staging(self, on_wait: Callable[[], None]) -> Iterator[None]:
+        """Exclude all other processes from changing the entry; waits as long as one does."""
+        with locked(self.cache_path / f"{self.key}.lock", on_wait):
+            yield
+
+    def lease(self) -> IO[bytes]:
+        """Protect the entry from eviction until the returned file is closed."""
+        lease = self._lease_path.open("ab")
+        fcntl.flock(lease, fcntl.LOCK_SH)
+        return lease
+
+    @contextmanager
+    def claimed(self) -> Iterator[bool]:
+        """Whether nobody stages or reads the entry; nobody can begin to inside the context."""
+        with ExitStack() as stack:
+            try:
+                for path in (self.cache_path / f"{self.key}.lock", self._lease_path):
+                    file = stack.enter_context(path.open("ab"))
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                yield False
+                return
+            yield True
+
+    def _stats(self) -> Iterator[os.stat_result]:
+        for path in self.folder.glob("*"):
+            # The process that stages the entry may rename or remove a file meanwhile.
+            with suppress(FileNotFoundError):
+                yield path.stat()
+
+    @property
+    def _lease_path(self) -> Path:
+        return self.cache_path / f"{self.key}.lease"
+
+
+@contextmanager
+def locked(path: Path, on_wait: Callable[[], None] = lambda: None) -> Iterator[None]:
+    """Hold a file's exclusive lock; ``on_wait`` is called once if another process has it."""
+    with path.open("ab") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            on_wait()
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def format_bytes(num_bytes: float) -> str:
+    """A number of bytes for people, as in 1.50 GB (1 GB = 10^9 bytes)."""
+    if num_bytes < 1000:
+        return f"{num_bytes:.0f} bytes"
+    exponent = min(int(math.log10(num_bytes)) // 3, 4)
+    return f"{num_bytes / 1000**exponent:.2f} {('kB', 'MB', 'GB', 'TB')[exponent - 1]}"

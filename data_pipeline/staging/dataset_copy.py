@@ -1,0 +1,136 @@
+"""One dataset's way into the cache: room, copy, check, rename."""
+
+import errno
+import json
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from data_pipeline import verify
+from data_pipeline.beton import BetonError
+from data_pipeline.manifest import manifest_path
+from data_pipeline.staging.cache import Cache, Entry, locked
+from data_pipeline.staging.fetch import allocate, chunk_log_path, fetch
+from data_pipeline.staging.remote import RemoteFile, StagingError, remote_file
+from data_pipeline.staging.remote_manifest import read_manifest_at
+from data_pipeline.staging.room import make_room, no_room_error
+
+# A store under the load of many nodes may think for a while before it sends a chunk.
+DATA_TIMEOUT_S = 30.0
+
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+@dataclass(frozen=True)
+class DatasetCopy:
+    """Copies the dataset at ``location``; made by the process that holds the entry's lock."""
+
+    location: str
+    manifest: dict[str, Any]
+    cache: Cache
+    entry: Entry
+    report: Callable[[str], None]
+
+    def run(self) -> Path:
+        """Copy, check and rename into place; returns the final path.
+
+        Raises:
+            StagingError: the source cannot be read, changes, or does not match its manifest; or
+                the disk is full.
+        """
+        source = remote_file(self.location, DATA_TIMEOUT_S)
+        num_kept = self._copy(source)
+        fault = self._fault()
+        if fault and num_kept:
+            self.report(f"the resumed copy is damaged ({fault}); copying again from the start")
+            self._copy(source)
+            fault = self._fault()
+        if fault:
+            raise StagingError(
+                f"{self.location} does not match its manifest ({fault}); convert it again, or "
+                "upload again the file and its manifest"
+            ) from fault
+        self._put_in_place()
+        return self._path
+
+    @property
+    def _path(self) -> Path:
+        return self.entry.folder / self.location.rsplit("/", 1)[-1]
+
+    @property
+    def _partial_path(self) -> Path:
+        return self._path.with_name(self._path.name + ".partial")
+
+    @property
+    def _num_bytes(self) -> int:
+        return int(self.manifest["num_bytes"])
+
+    def _copy(self, source: RemoteFile) -> int:
+        """Fill the partial file; returns the bytes that an earlier process had copied."""
+        self._require_size(source)
+        try:
+            # Two datasets must not both count on the same free bytes.
+            with locked(self.cache.path / "room.lock"):
+                self._remove_other_names()
+                make_room(self.cache, self.entry, self._num_bytes, self.report)
+                allocate(self._partial_path, self._num_bytes)
+            num_kept = fetch(source, self._partial_path, self._num_bytes, self.report)
+            # Where the check of the partial file looks for its manifest.
+            _write_durably(manifest_path(self._partial_path), json.dumps(self.manifest))
+        except OSError as error:
+            if error.errno not in _DISK_FULL:
+                raise
+            self.entry.remove()
+            raise no_room_error(self.cache, self.entry, self._num_bytes) from error
+        self._require_unchanged(source)
+        return num_kept
+
+    def _require_size(self, source: RemoteFile) -> None:
+        num_bytes = source.num_bytes()
+        if num_bytes != self._num_bytes:
+            raise StagingError(
+                f"{self.location} has {num_bytes} bytes, but its manifest says {self._num_bytes}; "
+                "upload again the file and its manifest"
+            )
+
+    def _remove_other_names(self) -> None:
+        """The same content may have been copied in part under another location's name."""
+        self.entry.folder.mkdir(parents=True, exist_ok=True)
+        for path in self.entry.folder.iterdir():
+            if not path.name.startswith(self._path.name):
+                path.unlink()
+
+    def _require_unchanged(self, source: RemoteFile) -> None:
+        identity = read_manifest_at(self.location)["identity"]
+        if identity != self.manifest["identity"] or source.num_bytes() != self._num_bytes:
+            self.entry.remove()
+            raise StagingError(
+                f"{self.location} changed while it was copied; start again when nobody writes to it"
+            )
+
+    def _fault(self) -> BetonError | None:
+        """What is wrong with the partial file, which is then gone; None if it is sound."""
+        try:
+            verify.check_quickly(self._partial_path)
+            verify.check_samples(self._partial_path, len(os.sched_getaffinity(0)))
+        except BetonError as error:
+            self.entry.remove()
+            return error
+        return None
+
+    def _put_in_place(self) -> None:
+        manifest_path(self._partial_path).replace(manifest_path(self._path))
+        self._partial_path.replace(self._path)
+        chunk_log_path(self._partial_path).unlink(missing_ok=True)
+        descriptor = os.open(self.entry.folder, os.O_RDONLY)
+        os.fsync(descriptor)
+        os.close(descriptor)
+
+
+def _write_durably(path: Path, text: str) -> None:
+    with path.open("w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())

@@ -1,0 +1,171 @@
+"""Copies one large file in chunks, so that a process killed at any moment loses only a few.
+
+Chunks are written to their place in the target, flushed to disk, and only then noted in a log
+beside it. What the log does not name is fetched again.
+"""
+
+import os
+import time
+from collections.abc import Callable
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from contextlib import ExitStack, closing
+from pathlib import Path
+
+from data_pipeline.staging.cache import format_bytes
+from data_pipeline.staging.remote import RemoteFile, StagingError, explain
+
+CHUNK_BYTES = 32 << 20
+NUM_THREADS = 8
+NUM_ATTEMPTS = 3
+BACKOFF_S = 1.0
+REPORT_INTERVAL_S = 5.0
+
+
+def chunk_log_path(target: Path) -> Path:
+    """Where the finished chunks of a target are noted."""
+    return target.with_name(target.name + ".chunks")
+
+
+def allocate(target: Path, num_bytes: int) -> None:
+    """Give the target its full size on disk, keeping chunks that an earlier process left.
+
+    Raises:
+        OSError: ENOSPC or EDQUOT where the disk cannot hold it; better now than hours later.
+    """
+    if not target.exists() or target.stat().st_size != num_bytes:
+        # The log first: without it, whatever remains of the target counts for nothing.
+        chunk_log_path(target).unlink(missing_ok=True)
+        target.unlink(missing_ok=True)
+    descriptor = os.open(target, os.O_WRONLY | os.O_CREAT, 0o644)
+    try:
+        os.posix_fallocate(descriptor, 0, num_bytes)
+    finally:
+        os.close(descriptor)
+
+
+def fetch(source: RemoteFile, target: Path, num_bytes: int, report: Callable[[str], None]) -> int:
+    """Copy what is missing of ``num_bytes`` bytes into an allocated target.
+
+    Returns the number of bytes that an earlier process had copied already.
+
+    Raises:
+        StagingError: the source cannot be read after NUM_ATTEMPTS, or changes while it is read.
+        OSError: the target cannot be written, as on a full disk.
+    """
+    with ExitStack() as stack:
+        log = stack.enter_context(closing(_ChunkLog(chunk_log_path(target), num_bytes)))
+        descriptor = os.open(target, os.O_WRONLY)
+        stack.callback(os.close, descriptor)
+        pool = ThreadPoolExecutor(NUM_THREADS, thread_name_prefix="fetch")
+        stack.callback(pool.shutdown, cancel_futures=True)
+
+        def copy(index: int) -> int:
+            offset, size = log.extent(index)
+            _write(descriptor, _read(source, offset, size, num_bytes), offset)
+            os.fdatasync(descriptor)
+            log.add(index)
+            return size
+
+        missing = log.missing()
+        num_kept = num_bytes - sum(log.extent(index)[1] for index in missing)
+        progress = _Progress(Path(source.path).name, num_bytes, num_kept, report)
+        pending = {pool.submit(copy, index) for index in missing}
+        while pending:
+            done, pending = wait(pending, REPORT_INTERVAL_S, FIRST_EXCEPTION)
+            progress.add(sum(future.result() for future in done))
+        return num_kept
+
+
+def _read(source: RemoteFile, offset: int, size: int, num_bytes: int) -> memoryview:
+    for attempt in range(1, NUM_ATTEMPTS + 1):
+        try:
+            data = source.read_range(offset, size)
+        except OSError as error:
+            if attempt == NUM_ATTEMPTS:
+                # A source that was replaced or removed tells more than the failed request.
+                _check_size(source, num_bytes)
+                raise explain(source.location, error) from error
+            time.sleep(BACKOFF_S * 2 ** (attempt - 1))
+        else:
+            break
+    if len(data) != size:
+        _check_size(source, num_bytes)
+        raise StagingError(
+            f"{source.location} gave {len(data)} of {size} bytes at {offset}; start again when "
+            "nobody writes to it"
+        )
+    return memoryview(data)
+
+
+def _check_size(source: RemoteFile, num_bytes: int) -> None:
+    num_bytes_now = source.num_bytes()
+    if num_bytes_now != num_bytes:
+        raise StagingError(
+            f"{source.location} changed while it was copied ({num_bytes_now} bytes, before "
+            f"{num_bytes}); start again when nobody writes to it"
+        )
+
+
+def _write(descriptor: int, data: memoryview, offset: int) -> None:
+    while data:
+        num_written = os.pwrite(descriptor, data, offset)
+        data, offset = data[num_written:], offset + num_written
+
+
+class _ChunkLog:
+    """The finished chunks of a target; one line each, after a line that fixes the division."""
+
+    def __init__(self, path: Path, num_bytes: int):
+        self._num_bytes = num_bytes
+        self._num_chunks = -(-num_bytes // CHUNK_BYTES)
+        head = f"{num_bytes} {CHUNK_BYTES}"
+        text = path.read_text() if path.exists() else ""
+        # A crash of the machine may leave half a line, which must not become part of the next.
+        whole = text[: text.rfind("\n") + 1]
+        lines = whole.splitlines()
+        if lines and lines[0] == head:
+            os.truncate(path, len(whole))
+        else:
+            lines = [head]
+            path.write_text(head + "\n")
+        self._done = {int(line) for line in lines[1:] if line.isdigit()}
+        self._descriptor = os.open(path, os.O_WRONLY | os.O_APPEND)
+
+    def extent(self, index: int) -> tuple[int, int]:
+        """Offset and size of a chunk in bytes."""
+        offset = index * CHUNK_BYTES
+        return offset, min(CHUNK_BYTES, self._num_bytes - offset)
+
+    def missing(self) -> list[int]:
+        """Chunks that are not on disk yet, in order."""
+        return [index for index in range(self._num_chunks) if index not in self._done]
+
+    def add(self, index: int) -> None:
+        """Note a chunk whose bytes are on disk; a short append is atomic among threads."""
+        os.write(self._descriptor, f"{index}\n".encode())
+
+    def close(self) -> None:
+        """Stop noting."""
+        os.close(self._descriptor)
+
+
+class _Progress:
+    """Says how far a copy is: bytes, rate, remaining time."""
+
+    def __init__(self, name: str, num_bytes: int, num_kept: int, report: Callable[[str], None]):
+        self._name, self._num_bytes, self._num_kept = name, num_bytes, num_kept
+        self._report = report
+        self._copied_bytes = 0
+        self._start_s = time.monotonic()
+        if num_kept:
+            report(f"{name}: resuming, {format_bytes(num_kept)} are here already")
+
+    def add(self, copied_bytes: int) -> None:
+        self._copied_bytes += copied_bytes
+        here_bytes = self._num_kept + self._copied_bytes
+        rate = self._copied_bytes / max(time.monotonic() - self._start_s, 1e-9)
+        text = f"{self._name}: {format_bytes(here_bytes)} of {format_bytes(self._num_bytes)}"
+        if rate > 0:
+            eta_s = (self._num_bytes - here_bytes) / rate
+            text += f", {format_bytes(rate)}/s, ETA {eta_s:.0f} s"
+        self._report(text)

@@ -1,0 +1,195 @@
+"""Files in an object store or on a shared mount: their size, their bytes, and errors in words.
+
+Credentials and endpoints come from the environment alone, so that no spec holds a secret:
+AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN, AWS_REGION or AWS_DEFAULT_REGION, and
+AWS_ENDPOINT_URL_S3 or AWS_ENDPOINT_URL for s3://; GOOGLE_APPLICATION_CREDENTIALS, and
+STORAGE_EMULATOR_HOST for a store that speaks Google's protocol, for gs://.
+"""
+
+import os
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+
+import pyarrow.fs as arrow_fs
+
+CONNECT_TIMEOUT_S = 2.5
+# The store's client tries twice itself: a dead endpoint costs about twice this.
+ANSWER_TIMEOUT_S = 5.0
+
+_REFUSED = ("ACCESS_DENIED", "INVALID_ACCESS_KEY", "SIGNATURE_DOES_NOT_MATCH", "InvalidAccessKeyId",
+            "SignatureDoesNotMatch", "HTTP status 401", "HTTP status 403", "PERMISSION_DENIED",
+            "UNAUTHENTICATED", "OAuth2 access token")  # fmt: skip
+_UNREACHABLE = ("NETWORK_CONNECTION", "curlCode", "CURL error", "UNAVAILABLE", "DEADLINE_EXCEEDED")
+_OTHER_REGION = ("HTTP status 301", "HTTP status 307", "PermanentRedirect")
+
+
+class StagingError(ValueError):
+    """A dataset that cannot be brought to the node; names the file, what is wrong, the remedy."""
+
+
+@dataclass(frozen=True)
+class RemoteFile:
+    """One file as pyarrow addresses it; safe to read from several threads."""
+
+    location: str
+    filesystem: arrow_fs.FileSystem
+    path: str
+
+    def num_bytes(self) -> int:
+        """Size in bytes now.
+
+        Raises:
+            StagingError: no such file, access refused, or no answer.
+        """
+        try:
+            info = self.filesystem.get_file_info(self.path)
+        except OSError as error:
+            raise explain(self.location, error) from error
+        if info.type != arrow_fs.FileType.File:
+            raise self._missing()
+        return int(info.size)
+
+    def read(self) -> bytes:
+        """The whole content of a small file.
+
+        Raises:
+            StagingError: no such file, access refused, or no answer.
+        """
+        try:
+            with self.filesystem.open_input_file(self.path) as stream:
+                return bytes(stream.read())
+        except (FileNotFoundError, IsADirectoryError) as error:
+            raise self._missing() from error
+        except OSError as error:
+            raise explain(self.location, error) from error
+
+    def read_range(self, offset: int, num_bytes: int) -> bytes:
+        """Bytes from ``offset`` on; fewer than ``num_bytes`` where the file ends before.
+
+        Each call opens the file anew: a shared handle would serialise the reads of gs://, and would
+        keep a broken connection.
+
+        Raises:
+            OSError: whatever went wrong, of which another attempt may be free; see ``explain``.
+        """
+        with self.filesystem.open_input_file(self.path) as stream:
+            return bytes(stream.read_at(num_bytes, offset))
+
+    def _missing(self) -> StagingError:
+        """Stores answer "no such key" for a bucket that is missing too; ask for the bucket."""
+        if is_remote(self.location):
+            bucket = self.path.split("/", 1)[0]
+            try:
+                kind = self.filesystem.get_file_info(bucket).type
+            except OSError:
+                kind = None  # a key may read the files without the right to see the bucket
+            if kind == arrow_fs.FileType.NotFound:
+                return StagingError(
+                    f"{self.location}: there is no bucket {bucket}; correct its name, or set the "
+                    f"endpoint of the store that has it ({_endpoint_variable(self.location)})"
+                )
+        return StagingError(
+            f"{self.location} does not exist; correct the location, or put there NAME.beton "
+            "and NAME.beton.json as the conversion wrote them"
+        )
+
+
+def is_remote(location: str) -> bool:
+    """Whether a location is in an object store (s3:// or gs://) and not a path."""
+    return location.startswith(("s3://", "gs://"))
+
+
+def remote_file(location: str, answer_timeout_s: float = ANSWER_TIMEOUT_S) -> RemoteFile:
+    """The file at s3://bucket/key, gs://bucket/key or a path.
+
+    ``answer_timeout_s``: how long a store may send nothing before a request fails.
+
+    Raises:
+        StagingError: a location of none of these forms.
+    """
+    if not is_remote(location):
+        if "://" in location:
+            raise StagingError(
+                f"{location} is of an unknown kind; give s3://bucket/key, gs://bucket/key or a path"
+            )
+        return RemoteFile(location, arrow_fs.LocalFileSystem(), str(Path(location).absolute()))
+    scheme, path = location.split("://", 1)
+    bucket, _, key = path.partition("/")
+    if not bucket or not key or key.endswith("/"):
+        raise StagingError(f"{location} names no file; give {scheme}://bucket/key")
+    make = _s3_filesystem if scheme == "s3" else _gcs_filesystem
+    return RemoteFile(location, make(answer_timeout_s), path)
+
+
+def _s3_filesystem(answer_timeout_s: float) -> arrow_fs.FileSystem:
+    # pyarrow reads the credentials from the environment itself, but not the endpoint.
+    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+    scheme, address = _split_endpoint(endpoint) if endpoint else ("https", None)
+    return arrow_fs.S3FileSystem(
+        region=os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION"),
+        scheme=scheme,
+        endpoint_override=address,
+        connect_timeout=CONNECT_TIMEOUT_S,
+        # On Linux this bounds the silence, not the request: slow answers still arrive.
+        request_timeout=answer_timeout_s,
+        retry_strategy=arrow_fs.AwsStandardS3RetryStrategy(max_attempts=2),
+    )
+
+
+def _gcs_filesystem(answer_timeout_s: float) -> arrow_fs.FileSystem:
+    endpoint = os.environ.get("STORAGE_EMULATOR_HOST")
+    limit = timedelta(seconds=answer_timeout_s)
+    if not endpoint:
+        return arrow_fs.GcsFileSystem(retry_time_limit=limit)
+    scheme, address = _split_endpoint(endpoint)
+    return arrow_fs.GcsFileSystem(
+        anonymous=True, scheme=scheme, endpoint_override=address, retry_time_limit=limit
+    )
+
+
+def _split_endpoint(endpoint: str) -> tuple[str, str]:
+    scheme, separator, address = endpoint.partition("://")
+    return (scheme, address.rstrip("/")) if separator else ("http", endpoint)
+
+
+def explain(location: str, error: OSError) -> StagingError:
+    """The store's or the system's error as one that says what to do."""
+    text = str(error)
+    if isinstance(error, PermissionError) or any(mark in text for mark in _REFUSED):
+        return StagingError(
+            f"{location}: access refused ({_brief(text)}); {_mend_access(location)}"
+        )
+    if any(mark in text for mark in _UNREACHABLE):
+        return StagingError(
+            f"{location}: the store does not answer ({_brief(text)}); check the network and the "
+            f"endpoint ({_endpoint_variable(location)})"
+        )
+    if any(mark in text for mark in _OTHER_REGION):
+        return StagingError(
+            f"{location}: the bucket is in another region; set AWS_REGION to the bucket's region"
+        )
+    return StagingError(f"{location} cannot be read ({_brief(text)}); mend that and start again")
+
+
+def _mend_access(location: str) -> str:
+    if location.startswith("s3://"):
+        return (
+            "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY to a key that may read it "
+            "(a store may also refuse where the file is missing)"
+        )
+    if location.startswith("gs://"):
+        return "set GOOGLE_APPLICATION_CREDENTIALS to the key file of an account that may read it"
+    return "let this user read the file and enter its folders"
+
+
+def _endpoint_variable(location: str) -> str:
+    return "AWS_ENDPOINT_URL" if location.startswith("s3://") else "STORAGE_EMULATOR_HOST"
+
+
+def _brief(text: str) -> str:
+    """The cause, which stands last in a client's chain of messages."""
+    text = text.split(" error_info=")[0]
+    for mark in ("Details: ", "last message of ", "AWS Error "):
+        text = text.rsplit(mark, 1)[-1]
+    return text.strip().rstrip(".")[:200]

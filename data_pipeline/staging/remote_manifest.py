@@ -1,0 +1,78 @@
+"""The manifest of a dataset wherever it is: the first question asked of a location."""
+
+import json
+import queue
+import re
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from data_pipeline.staging.remote import StagingError, remote_file
+
+ANSWER_LIMIT_S = 15.0
+
+_IDENTITY = re.compile(r"[0-9a-f]{32,}")
+
+
+def read_manifest_at(location: str) -> dict[str, Any]:
+    """The manifest beside the .beton at s3://bucket/key, gs://bucket/key or a path.
+
+    Answers within ANSWER_LIMIT_S seconds, also where the store or the mount is dead.
+
+    Raises:
+        StagingError: no such dataset or bucket, access refused, no answer, or a manifest that is
+            not JSON or lacks what staging needs.
+    """
+    if not location.endswith(".beton"):
+        raise StagingError(f"{location} is not a .beton file; name one, as in .../train.beton")
+    place = location + ".json"
+    content = _within_limit(place, lambda: remote_file(place).read())
+    try:
+        manifest = json.loads(content)
+    except ValueError as error:
+        raise StagingError(
+            f"{place} is not JSON ({error}); upload again the manifest of the conversion"
+        ) from error
+    fault = _fault(manifest)
+    if fault:
+        raise StagingError(f"{place} {fault}; convert the dataset again with jobs/convert.py")
+    return dict(manifest)
+
+
+def _fault(manifest: object) -> str | None:
+    if not isinstance(manifest, dict):
+        return "is not a JSON object"
+    identity, num_bytes = manifest.get("identity"), manifest.get("num_bytes")
+    # The identity becomes a folder's name: nothing but hex digits may pass.
+    if not isinstance(identity, str) or not _IDENTITY.fullmatch(identity):
+        return 'lacks "identity", a hex digest of the content'
+    if not isinstance(num_bytes, int) or isinstance(num_bytes, bool) or num_bytes <= 0:
+        return 'lacks "num_bytes", the size of the .beton'
+    return None
+
+
+def _within_limit(place: str, read: Callable[[], bytes]) -> bytes:
+    """What ``read`` returns, given up after ANSWER_LIMIT_S.
+
+    A mount whose server is gone blocks its reader in the kernel, and a store's client tries again
+    for longer than a user waits; neither can be interrupted, hence a thread left behind.
+    """
+    answers: queue.SimpleQueue[bytes | Exception] = queue.SimpleQueue()
+
+    def run() -> None:
+        try:
+            answers.put(read())
+        except Exception as error:
+            answers.put(error)
+
+    threading.Thread(target=run, name="read-manifest", daemon=True).start()
+    try:
+        answer = answers.get(timeout=ANSWER_LIMIT_S)
+    except queue.Empty:
+        raise StagingError(
+            f"{place}: no answer within {ANSWER_LIMIT_S:g} s; check the network, the endpoint and "
+            "the mount"
+        ) from None
+    if isinstance(answer, Exception):
+        raise answer
+    return answer

@@ -1,0 +1,77 @@
+"""Room for a new dataset in the cache: what is evicted for it, and when it cannot fit."""
+
+import shutil
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+from data_pipeline.staging.cache import Cache, Entry, format_bytes
+from data_pipeline.staging.remote import StagingError
+
+MARGIN_BYTES = 1 << 30
+
+
+@dataclass(frozen=True)
+class _Lack:
+    """Bytes short of the limit and of the disk; not positive where there is room."""
+
+    of_limit: int
+    of_disk: int
+
+    def __bool__(self) -> bool:
+        return self.of_limit > 0 or self.of_disk > 0
+
+    def after(self, victim: Entry) -> "_Lack":
+        return _Lack(
+            self.of_limit - victim.num_bytes(), self.of_disk - victim.num_allocated_bytes()
+        )
+
+
+def make_room(cache: Cache, entry: Entry, num_bytes: int, report: Callable[[str], None]) -> None:
+    """Evict until the entry may grow to ``num_bytes`` bytes.
+
+    Partial copies go first, then what was used least recently; never what a process stages or
+    holds a lease on. Nothing is evicted where that would not be enough. The caller keeps other
+    processes from making room at the same time.
+
+    Raises:
+        StagingError: the dataset cannot fit; says what it needs, what is there and the remedy.
+    """
+    with ExitStack() as claims:
+        others = [other for other in cache.entries() if other.key != entry.key]
+        idle = [other for other in others if claims.enter_context(other.claimed())]
+        idle.sort(key=lambda other: (other.find() is not None, other.last_use_s()))
+        lack = _lack(cache, entry, others, num_bytes)
+        victims = []
+        while lack and idle:
+            victims.append(idle.pop(0))
+            lack = lack.after(victims[-1])
+        if lack:
+            raise no_room_error(cache, entry, num_bytes)
+        for victim in victims:
+            path = victim.find()
+            name = path.name if path else f"partial copy {victim.key}"
+            report(f"evicting {name} ({format_bytes(victim.num_bytes())})")
+            victim.remove()
+
+
+def no_room_error(cache: Cache, entry: Entry, num_bytes: int) -> StagingError:
+    """The error of a dataset of ``num_bytes`` bytes that cannot be brought to the node."""
+    others = [other for other in cache.entries() if other.key != entry.key]
+    others_bytes = sum(other.num_bytes() for other in others)
+    limit = "none" if cache.limit_bytes is None else format_bytes(cache.limit_bytes)
+    return StagingError(
+        f"{cache.path} has no room for a dataset of {format_bytes(num_bytes)}: the disk has "
+        f"{format_bytes(shutil.disk_usage(cache.path).free)} free, the cache's limit is {limit}, "
+        f"and other datasets there take {format_bytes(others_bytes)}, of which those in use must "
+        "stay; raise the limit, free the disk, or give a cache path on a larger disk"
+    )
+
+
+def _lack(cache: Cache, entry: Entry, others: list[Entry], num_bytes: int) -> _Lack:
+    disk = shutil.disk_usage(cache.path)
+    margin_bytes = min(disk.total // 100, MARGIN_BYTES)
+    of_disk = num_bytes - entry.num_allocated_bytes() + margin_bytes - disk.free
+    if cache.limit_bytes is None:
+        return _Lack(0, of_disk)
+    return _Lack(num_bytes + sum(o.num_bytes() for o in others) - cache.limit_bytes, of_disk)

@@ -1,0 +1,146 @@
+"""Whether a .beton still is what was converted: at a glance, or byte for byte."""
+
+import mmap
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data_pipeline.beton import (
+    CHECKSUM,
+    CHECKSUM_MAGIC,
+    FIELD,
+    HEADER,
+    BetonError,
+    BetonFile,
+    checksum,
+    open_beton,
+)
+from data_pipeline.manifest import manifest_path, read_manifest
+
+NUM_GLANCED_AT = 64
+CHUNK = 256
+GAP_CHUNK_BYTES = 1 << 24
+
+
+class Damage(NamedTuple):
+    """Something that is wrong: the sample, None for what lies between samples, and what."""
+
+    sample: int | None
+    fault: str
+
+
+def check_quickly(path: Path) -> None:
+    """Compare size, tables and the checksums of 64 samples spread over the file.
+
+    Raises:
+        BetonError: a file that is damaged, or is not the one its manifest describes.
+    """
+    file, manifest = open_beton(path), read_manifest(path)
+    if manifest is None:
+        raise BetonError(f"{path} has no manifest {manifest_path(path).name}; convert it again")
+    num_bytes = path.stat().st_size
+    if num_bytes != manifest["num_bytes"]:
+        raise BetonError(
+            f"{path} has {num_bytes:,} bytes, its manifest says {manifest['num_bytes']:,}; copy or "
+            "convert it again"
+        )
+    if file.identity != manifest["identity"]:
+        raise BetonError(
+            f"{path} is damaged or not the file that its manifest describes; copy or convert both "
+            "again"
+        )
+    if file.checksums is not None:
+        chosen = np.linspace(0, file.num_samples - 1, NUM_GLANCED_AT).astype(np.int64)
+        _refuse(path, _compare(file, np.unique(chosen)))
+
+
+def check_samples(path: Path, num_threads: int) -> None:
+    """Compare every byte with the file's checksums.
+
+    Raises:
+        BetonError: naming the first bad sample.
+    """
+    file = open_beton(path)
+    if file.checksums is None:
+        raise BetonError(f"{path} has no checksums; convert it with jobs/convert.py")
+    _refuse(path, find_damage(file, num_threads, decode=False))
+
+
+def find_damage(file: BetonFile, num_threads: int, *, decode: bool = True) -> Iterator[Damage]:
+    """All that is wrong with a file's content, as it is found; reads the whole file.
+
+    Samples are compared with their checksums, if the file has them, and, with ``decode``, decoded.
+    """
+    chunks = np.split(np.arange(file.num_samples), range(CHUNK, file.num_samples, CHUNK))
+    with ThreadPoolExecutor(num_threads) as pool:
+        for found in pool.map(lambda chunk: _examine(file, chunk, decode), chunks):
+            yield from found
+    if file.checksums is not None:
+        yield from _find_dirty_gaps(file)
+
+
+def _refuse(path: Path, damages: Iterator[Damage]) -> None:
+    for damage in damages:
+        where = "" if damage.sample is None else f"sample {damage.sample} "
+        raise BetonError(f"{path}: {where}{damage.fault}; copy or convert it again")
+
+
+def _examine(file: BetonFile, indices: NDArray[np.int64], decode: bool) -> list[Damage]:
+    damages = list(_compare(file, indices)) if file.checksums is not None else []
+    if decode:
+        bad = {damage.sample for damage in damages}
+        damages += _decode(file, np.array([i for i in indices if i not in bad], dtype=np.int64))
+    return damages
+
+
+def _compare(file: BetonFile, indices: NDArray[np.int64]) -> Iterator[Damage]:
+    assert file.checksums is not None
+    with file.path.open("rb") as stream:
+        for index, (_, _, _, position, size) in zip(indices, file.storage(indices), strict=True):
+            stream.seek(position)
+            if checksum(stream.read(size)) != file.checksums[index].tobytes():
+                yield Damage(int(index), "is not what was converted: its bytes have changed")
+
+
+def _decode(file: BetonFile, indices: NDArray[np.int64]) -> Iterator[Damage]:
+    # Imported here: a glance at a file needs no decoder.
+    from data_pipeline.encode import EncodedImage, pixel_sums
+
+    with file.path.open("rb") as stream:
+        for index, (mode, height, width, position, size) in zip(
+            indices, file.storage(indices), strict=True
+        ):
+            stream.seek(position)
+            try:
+                pixel_sums(EncodedImage(mode, width, height, stream.read(size), b""))
+            except ValueError as error:
+                yield Damage(int(index), f"cannot be decoded: {error}")
+
+
+def _find_dirty_gaps(file: BetonFile) -> Iterator[Damage]:
+    """Bytes between the tables and the samples, which are zero in a file written here."""
+    storage = file.storage(np.arange(file.num_samples))
+    tables_end = HEADER.itemsize + 2 * FIELD.itemsize + file.samples.nbytes
+    tables_end += len(CHECKSUM_MAGIC) + CHECKSUM.itemsize * file.num_samples
+    order = np.argsort(storage[:, 3])
+    starts = np.concatenate([[tables_end], (storage[:, 3] + storage[:, 4])[order]])
+    with file.path.open("rb") as stream, mmap.mmap(stream.fileno(), 0, prot=mmap.PROT_READ) as data:
+        ends = np.concatenate([storage[order, 3], [_allocations_start(data)]])
+        for gap in np.flatnonzero(ends > starts):
+            start, end = starts[gap], ends[gap]
+            for low in range(int(start), int(end), GAP_CHUNK_BYTES):
+                piece = np.frombuffer(data[low : min(low + GAP_CHUNK_BYTES, int(end))], np.uint8)
+                if piece.any():
+                    at = low + int(np.flatnonzero(piece)[0])
+                    yield Damage(None, f"byte {at:,}, between samples, has changed")
+        tail = data[int(ends[-1]) + 24 * file.num_samples :]
+        if tail:
+            yield Damage(None, f"{len(tail):,} bytes follow the end of the file")
+
+
+def _allocations_start(data: mmap.mmap) -> int:
+    return int(np.frombuffer(data[: HEADER.itemsize], HEADER)["alloc_table_ptr"][0])

@@ -1,0 +1,61 @@
+"""Find damaged bytes and undecodable images of a dataset: python jobs/verify.py FILE.beton.
+
+Exit status: 0 the file is whole, 1 it is damaged, 2 it is no .beton.
+"""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from data_pipeline.beton import BetonError, BetonFile, open_beton
+from data_pipeline.manifest import read_manifest
+from data_pipeline.verify import Damage, check_quickly, find_damage
+from service.problems import EXIT_BAD_INPUT, EXIT_DONE, EXIT_FAILED
+
+
+def main(arguments: list[str]) -> int:
+    """Verify and return the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("file", type=Path, help="the .beton file")
+    parser.add_argument(
+        "--threads", type=int, default=len(os.sched_getaffinity(0)), help="threads that read"
+    )
+    options = parser.parse_args(arguments)
+    try:
+        file, manifest = open_beton(options.file), read_manifest(options.file)
+    except BetonError as error:
+        print(f"verify: {error}", file=sys.stderr)
+        return EXIT_BAD_INPUT
+    num_faults = 0
+    if manifest is None:
+        print(f"{options.file} has no manifest: it is checked against itself alone")
+    else:
+        try:
+            check_quickly(options.file)
+        except BetonError as error:
+            num_faults += 1
+            print(error)
+    if file.checksums is None:
+        print(f"{options.file} has no checksums: its images are decoded, no more can be told")
+    for damage in find_damage(file, options.threads):
+        num_faults += 1
+        print(_describe(file, damage, manifest["classes"] if manifest else None), flush=True)
+    if num_faults:
+        print(f"{options.file}: {num_faults} faults; copy or convert it again")
+        return EXIT_FAILED
+    print(f"{options.file}: {file.num_samples:,} samples, whole")
+    return EXIT_DONE
+
+
+def _describe(file: BetonFile, damage: Damage, classes: list[str] | None) -> str:
+    if damage.sample is None:
+        return damage.fault
+    label = int(file.labels[damage.sample])
+    known = classes is not None and 0 <= label < len(classes)
+    name = f"class {classes[label]}" if classes is not None and known else f"label {label}"
+    return f"sample {damage.sample} ({name}) {damage.fault}"
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

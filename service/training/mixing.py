@@ -1,0 +1,109 @@
+"""Mixup and CutMix: pairs of training images are mixed, and their labels in the same proportion.
+
+A pair is two neighbours in the epoch's order, and what is drawn for it depends on the seed, the
+epoch and its first sample: neither the number of workers nor the size of a batch matters.
+Sources: Zhang et al., arXiv 1710.09412; Yun et al., arXiv 1905.04899.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from scipy.special import betaincinv
+from torch import Tensor
+
+from data_pipeline.draws import uniforms
+from service.spec_sections import Mixing
+
+MIXING_STREAM = 1002
+NUM_DRAWS = 5
+
+
+class PairDraws(NamedTuple):
+    """What happens to each of P pairs.
+
+    ``shares`` [P] of an image's own label after the mixture, 1 where nothing is mixed; ``is_cut``
+    [P]; ``boxes`` [P, 4] that CutMix exchanges (top, left, bottom, right in pixels), else empty.
+    """
+
+    shares: NDArray[np.float64]
+    is_cut: NDArray[np.bool_]
+    boxes: NDArray[np.int64]
+
+
+def draw_pairs(
+    mixing: Mixing, firsts: NDArray[np.int64], size: int, seed: int, epoch: int
+) -> PairDraws:
+    """Draw for the pairs whose first samples are ``firsts`` [P]; images are ``size`` x ``size``."""
+    chance, choice, beta, row, column = uniforms(firsts, seed, epoch, MIXING_STREAM, NUM_DRAWS).T
+    is_mixed = chance < mixing.probability
+    is_cut = is_mixed & (choice < _cutmix_chance(mixing))
+    shares = np.where(is_cut, _beta(mixing.cutmix_alpha, beta), _beta(mixing.mixup_alpha, beta))
+    shares[~is_mixed] = 1.0
+    # The box has the area that is given away, the image's shape, and its centre anywhere; what lies
+    # outside the image is cut off, and the share follows.
+    half = 0.5 * np.sqrt(1.0 - shares)
+    corners = np.stack([row - half, column - half, row + half, column + half], axis=1)
+    boxes = np.rint(size * corners.clip(0.0, 1.0)).astype(np.int64)
+    boxes[~is_cut] = 0
+    areas = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
+    return PairDraws(np.where(is_cut, 1.0 - areas / size**2, shares), is_cut, boxes)
+
+
+def mix(
+    mixing: Mixing,
+    images: Tensor,
+    labels: Tensor,
+    indices: NDArray[np.int64],
+    *,
+    num_classes: int,
+    seed: int,
+    epoch: int,
+) -> tuple[Tensor, Tensor]:
+    """Mixed uint8 images [B, S, S, 3] and label distributions [B, K]; an odd last one stays."""
+    num_paired = len(indices) // 2 * 2
+    draws = draw_pairs(mixing, indices[:num_paired:2], images.shape[1], seed, epoch)
+    targets = F.one_hot(labels, num_classes).float()
+    shares = torch.from_numpy(draws.shares).float().repeat_interleave(2).to(images.device)
+    mixed_targets = _blend(targets[:num_paired], shares[:, None])
+    return (
+        torch.cat([_mix_pixels(images[:num_paired], shares, draws), images[num_paired:]]),
+        torch.cat([mixed_targets, targets[num_paired:]]),
+    )
+
+
+def _mix_pixels(images: Tensor, shares: Tensor, draws: PairDraws) -> Tensor:
+    device, size = images.device, images.shape[1]
+    is_cut = torch.from_numpy(draws.is_cut).repeat_interleave(2).to(device)
+    opacity = torch.where(is_cut, 1.0, shares)[:, None, None, None]
+    blended = _blend(images.float(), opacity).round().to(torch.uint8)
+    boxes = torch.from_numpy(draws.boxes).repeat_interleave(2, dim=0).to(device)
+    top, left, bottom, right = boxes[:, :, None].unbind(dim=1)
+    places = torch.arange(size, device=device)[None]
+    rows, columns = (places >= top) & (places < bottom), (places >= left) & (places < right)
+    is_exchanged = (rows[:, :, None] & columns[:, None, :])[..., None]
+    return torch.where(is_exchanged, _partners(images), blended)
+
+
+def _partners(values: Tensor) -> Tensor:
+    """The other of each pair."""
+    return values.reshape(-1, 2, *values.shape[1:]).flip(1).reshape(values.shape)
+
+
+def _blend(values: Tensor, shares: Tensor) -> Tensor:
+    return shares * values + (1.0 - shares) * _partners(values)
+
+
+def _cutmix_chance(mixing: Mixing) -> float:
+    if mixing.mixup_alpha and mixing.cutmix_alpha:
+        return 0.5
+    return 1.0 if mixing.cutmix_alpha else 0.0
+
+
+def _beta(alpha: float, quantiles: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Numbers distributed as Beta(alpha, alpha), from uniform ones."""
+    if alpha == 0.0:
+        return np.ones_like(quantiles)
+    return np.asarray(betaincinv(alpha, alpha, quantiles), np.float64)

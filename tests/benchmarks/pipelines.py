@@ -1,0 +1,163 @@
+"""The same training crops by several pipelines: 224 px, random resized crop, flip, normalised.
+
+Every function returns images per second over one pass, warm-up excluded.
+"""
+
+import os
+import time
+import types
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torchvision import datasets, io, transforms
+from torchvision.transforms import v2
+
+from data_pipeline import decoders
+from data_pipeline.beton import open_beton
+from data_pipeline.loader import Crop, ImageLoader
+from data_pipeline.order import train_batches
+from service.distillation.task import PixelNormalizer
+from service.spec_sections import IMAGENET_MEAN, IMAGENET_STD, Normalization
+
+SIZE = 224
+BATCH_SIZE = 64
+NUM_THREADS = len(os.sched_getaffinity(0))
+CROP = Crop(decoders.RANDOM_RESIZED_CROP, SIZE, (0.08, 1.0), (3 / 4, 4 / 3), 0.5)
+
+
+def images_per_s(batches: Iterable[Tensor]) -> float:
+    """Rate of a pass, from the second batch on: starting up is measured elsewhere."""
+    iterator = iter(batches)
+    next(iterator)
+    start_s, count = time.perf_counter(), 0
+    for images in iterator:
+        assert images.shape[-1] == SIZE or images.shape[-2] == SIZE
+        count += len(images)
+    return count / (time.perf_counter() - start_s)
+
+
+class OurPipeline:
+    """This project's loader, and the normalisation of its training step."""
+
+    def __init__(self, path: Path, *, normalized: bool):
+        self._file = open_beton(path)
+        self._normalizer = PixelNormalizer(Normalization()) if normalized else None
+        self._epoch = 0
+
+    def __call__(self) -> float:
+        """Run one epoch."""
+        self._epoch += 1
+        indices = train_batches(
+            self._file.num_samples, BATCH_SIZE, seed=0, epoch=self._epoch, rank=0, world_size=1
+        )
+        with ImageLoader(self._file, seed=0, num_threads=NUM_THREADS) as loader:
+            batches = (batch.images for batch in loader.batches(indices, CROP, self._epoch))
+            if self._normalizer is None:
+                return images_per_s(batches)
+            return images_per_s(map(self._normalizer, batches))
+
+
+def stock_ffcv(path: Path, *, normalized: bool) -> Callable[[], float]:
+    """FFCV's own loader, its compiler's warm-up done."""
+    from ffcv.fields.decoders import IntDecoder, RandomResizedCropRGBImageDecoder
+    from ffcv.loader import Loader, OrderOption
+    from ffcv.transforms import NormalizeImage, RandomHorizontalFlip, ToTensor
+
+    image = [RandomResizedCropRGBImageDecoder((SIZE, SIZE)), RandomHorizontalFlip()]
+    if normalized:
+        mean, std = (255 * np.array(values) for values in (IMAGENET_MEAN, IMAGENET_STD))
+        image.append(NormalizeImage(mean, std, np.float32))
+    loader = Loader(
+        str(path),
+        batch_size=BATCH_SIZE,
+        num_workers=NUM_THREADS,
+        order=OrderOption.RANDOM,
+        os_cache=True,
+        drop_last=True,
+        pipelines={"image": [*image, ToTensor()], "label": [IntDecoder(), ToTensor()]},
+    )
+    for _ in loader:
+        pass
+    return lambda: images_per_s(images for images, _ in loader)
+
+
+def torchvision_pil(folder: Path) -> Callable[[], float]:
+    """ImageFolder and DataLoader as torchvision's own training script uses them."""
+    transform = transforms.Compose(
+        [
+            transforms.RandomResizedCrop(SIZE, antialias=True),
+            transforms.RandomHorizontalFlip(),
+            transforms.ToTensor(),
+            transforms.Normalize(IMAGENET_MEAN, IMAGENET_STD),
+        ]
+    )
+    return _data_loader(datasets.ImageFolder(str(folder), transform))
+
+
+def torchvision_decode_jpeg(folder: Path) -> Callable[[], float]:
+    """The same with torchvision's own decoder and tensors throughout."""
+    transform = v2.Compose(
+        [
+            v2.RandomResizedCrop(SIZE, antialias=True),
+            v2.RandomHorizontalFlip(),
+            v2.ToDtype(torch.float32, scale=True),
+            v2.Normalize(IMAGENET_MEAN, IMAGENET_STD),
+        ]
+    )
+
+    def load(path: str) -> Tensor:
+        return io.decode_jpeg(io.read_file(path), mode=io.ImageReadMode.RGB)
+
+    return _data_loader(datasets.ImageFolder(str(folder), transform, loader=load))
+
+
+def _data_loader(dataset: datasets.ImageFolder) -> Callable[[], float]:
+    loader = torch.utils.data.DataLoader(
+        dataset,
+        BATCH_SIZE,
+        shuffle=True,
+        num_workers=NUM_THREADS,
+        drop_last=True,
+        persistent_workers=True,
+    )
+    for _ in loader:
+        pass
+    return lambda: images_per_s(images for images, _ in loader)
+
+
+class WithoutDeterminism(OurPipeline):
+    """This project's loader with numba's own random state in place of counter-based draws."""
+
+    def __init__(self, path: Path):
+        super().__init__(path, normalized=False)
+        self._compiled = _compile_with_random_state()
+
+    def __call__(self) -> float:
+        """Run one epoch in an order that is drawn afresh."""
+        kept = decoders.decode_samples
+        decoders.decode_samples = self._compiled
+        order = np.random.permutation(self._file.num_samples)  # noqa: NPY002 - the common practice
+        num_batches = len(order) // BATCH_SIZE
+        indices = np.split(order[: num_batches * BATCH_SIZE], num_batches)
+        try:
+            with ImageLoader(self._file, seed=0, num_threads=NUM_THREADS) as loader:
+                return images_per_s(batch.images for batch in loader.batches(indices, CROP))
+        finally:
+            decoders.decode_samples = kept
+
+
+def _compile_with_random_state() -> Callable[..., None]:
+    """The compiled loop from the same source, but for where its numbers come from."""
+    source = Path(decoders.__file__).read_text().replace("cache=True", "cache=False")
+    imported = "from data_pipeline.draws import sample_key, uniform"
+    assert imported in source
+    stand_in = (
+        "@njit(nogil=True)\ndef sample_key(seed, epoch, index): return np.uint64(0)\n"
+        "@njit(nogil=True)\ndef uniform(key, draw): return np.random.random()\n"
+    )
+    module = types.ModuleType("decoders_without_determinism")
+    exec(compile(source.replace(imported, stand_in), "<benchmark>", "exec"), module.__dict__)
+    return module.decode_samples

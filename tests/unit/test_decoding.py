@@ -1,0 +1,167 @@
+"""The C library: its own Huffman decoder, partial decoding and resizing, against Pillow's."""
+
+import ctypes
+import io
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from image_makers import jpeg_bytes, noisy_image, smooth_image
+from PIL import Image
+from torchvision.transforms.v2 import functional
+
+from data_pipeline.native import library
+
+OK, DAMAGED = 0, -1
+SIZES = [(1, 1), (7, 5), (8, 8), (16, 17), (33, 64), (95, 61)]
+
+
+def address(array):
+    return array.ctypes.data_as(ctypes.c_void_p)
+
+
+def jpeg_arguments(data, height, width):
+    return data, *(ctypes.c_int64(value) for value in (len(data), height, width))
+
+
+def decode(data, height, width):
+    """Status and pixels of a whole JPEG."""
+    out = np.zeros((height, width, 3), np.uint8)
+    status = library().pixels_decode_jpeg(*jpeg_arguments(data, height, width), address(out))
+    return status, out
+
+
+def view(data, height, width, box, resized, window, mirrored=False):
+    """Status and pixels of a part of a JPEG."""
+    out = np.zeros((window[2], window[3], 3), np.uint8)
+    numbers = np.array([*box, *resized, *window], np.int64)
+    status = library().pixels_view_jpeg(
+        *jpeg_arguments(data, height, width), address(numbers), int(mirrored), address(out)
+    )
+    return status, out
+
+
+def pillow(data):
+    with Image.open(io.BytesIO(data)) as image:
+        return np.asarray(image.convert("RGB"))
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"subsampling": 0},
+        {"subsampling": 1},
+        {"subsampling": 2},
+        {"quality": 100, "subsampling": 0},
+        {"quality": 5},
+        {"optimize": True},
+        {"progressive": True},
+        {"restart_marker_blocks": 3},
+        {"keep_rgb": True},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("make", [smooth_image, noisy_image])
+def test_whole_images_are_those_of_pillow_bit_for_bit(make, size, options):
+    data = jpeg_bytes(make(*size, seed=3), **options)
+    status, pixels = decode(data, size[1], size[0])
+    assert status == OK
+    assert np.array_equal(pixels, pillow(data))
+
+
+def test_grey_jpegs_become_rgb():
+    data = jpeg_bytes(noisy_image(40, 30).convert("L"))
+    status, pixels = decode(data, 30, 40)
+    assert status == OK
+    assert np.array_equal(pixels, pillow(data))
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.data())
+def test_part_of_an_image_is_the_part_of_the_whole(data):
+    subsampling = data.draw(st.integers(0, 2))
+    width, height = data.draw(st.integers(9, 120)), data.draw(st.integers(9, 120))
+    jpeg = jpeg_bytes(noisy_image(width, height, seed=width), subsampling=subsampling)
+    top, left = data.draw(st.integers(0, height - 1)), data.draw(st.integers(0, width - 1))
+    rows, columns = data.draw(st.integers(1, height - top)), data.draw(st.integers(1, width - left))
+    # Resized to its own size, a box is a plain copy of the pixels.
+    box, window = (top, left, rows, columns), (0, 0, rows, columns)
+    status, pixels = view(jpeg, height, width, box, (rows, columns), window)
+    assert status == OK
+    assert np.array_equal(pixels, pillow(jpeg)[top : top + rows, left : left + columns])
+
+
+@pytest.mark.parametrize("resized", [(24, 24), (50, 37), (90, 130), (7, 9)])
+def test_resizing_is_that_of_torchvision_with_antialias(resized):
+    jpeg = jpeg_bytes(noisy_image(95, 61, seed=1))
+    top, left, rows, columns = 5, 11, 50, 70
+    status, pixels = view(jpeg, 61, 95, (top, left, rows, columns), resized, (0, 0, *resized))
+    assert status == OK
+    image = torch.from_numpy(pillow(jpeg).copy()).permute(2, 0, 1)
+    # Float arithmetic is the oracle: torchvision's own uint8 path rounds as this one does.
+    expected = functional.resized_crop(
+        image.float(), top, left, rows, columns, list(resized), antialias=True
+    )
+    difference = np.abs(pixels - expected.permute(1, 2, 0).numpy())
+    assert difference.max() <= 1.51
+    assert difference.mean() < 0.4
+
+
+def test_window_of_a_resized_image_and_its_mirror():
+    jpeg = jpeg_bytes(smooth_image(95, 61))
+    whole_box, resized = (0, 0, 61, 95), (40, 62)
+    _, all_of_it = view(jpeg, 61, 95, whole_box, resized, (0, 0, *resized))
+    _, window = view(jpeg, 61, 95, whole_box, resized, (3, 17, 30, 31))
+    _, mirrored = view(jpeg, 61, 95, whole_box, resized, (3, 17, 30, 31), mirrored=True)
+    assert np.array_equal(window, all_of_it[3:33, 17:48])
+    assert np.array_equal(mirrored, window[:, ::-1])
+
+
+def test_flat_colours_stay_what_they_are():
+    pixels = np.full((40, 60, 3), (250, 3, 128), np.uint8)
+    numbers = np.array([0, 0, 40, 60, 17, 23, 0, 0, 17, 23], np.int64)
+    out = np.zeros((17, 23, 3), np.uint8)
+    status = library().pixels_view_raw(
+        address(pixels), ctypes.c_int64(60), address(numbers), 0, address(out)
+    )
+    assert status == OK
+    assert (out == (250, 3, 128)).all()
+
+
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"restart_marker_blocks": 2}])
+def test_every_truncation_is_noticed(options):
+    data = jpeg_bytes(noisy_image(24, 20), **options)
+    for length in range(0, len(data) - 2, 7):
+        assert decode(data[:length], 20, 24)[0] == DAMAGED
+        arguments = jpeg_arguments(data[:length], 20, 24)
+        assert library().pixels_check_jpeg(*arguments) == DAMAGED
+    assert library().pixels_check_jpeg(*jpeg_arguments(data, 20, 24)) == OK
+
+
+def test_an_image_of_another_size_is_damaged():
+    assert decode(jpeg_bytes(smooth_image(24, 20)), 20, 25)[0] == DAMAGED
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.booleans())
+def test_what_passes_the_check_decodes_whatever_its_bytes(seed, progressive):
+    generator = np.random.default_rng(seed)
+    data = bytearray(jpeg_bytes(noisy_image(40, 24, seed % 5), progressive=progressive))
+    for place in generator.integers(0, len(data), generator.integers(1, 9)):
+        data[place] = generator.integers(0, 256)
+    passes = library().pixels_check_jpeg(*jpeg_arguments(bytes(data), 24, 40)) == OK
+    statuses = {decode(bytes(data), 24, 40)[0]}
+    statuses.add(view(bytes(data), 24, 40, (9, 9, 15, 20), (8, 8), (0, 0, 8, 8))[0])
+    if passes:
+        assert statuses == {OK}
+
+
+def test_sums_are_those_of_the_pixels():
+    data = jpeg_bytes(noisy_image(95, 61))
+    sums = np.zeros((2, 3), np.uint64)
+    library().pixels_measure_jpeg(*jpeg_arguments(data, 61, 95), address(sums))
+    pixels = pillow(data).reshape(-1, 3).astype(np.uint64)
+    assert np.array_equal(sums, [pixels.sum(axis=0), (pixels**2).sum(axis=0)])

@@ -1,0 +1,55 @@
+"""The manifest at a location: every way in which it cannot be had is an error in words."""
+
+import json
+import threading
+from pathlib import Path
+
+import pytest
+
+from data_pipeline.staging import StagingError, is_remote, read_manifest_at, remote_manifest
+from data_pipeline.staging.remote import RemoteFile
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (None, r"train\.beton\.json does not exist"),
+        ("{", "is not JSON"),
+        ("[]", "not a JSON object"),
+        ('{"num_bytes": 5}', 'lacks "identity"'),
+        ('{"identity": "../../../../../../../../etc/passwd", "num_bytes": 5}', 'lacks "identity"'),
+        (json.dumps({"identity": "a" * 64}), 'lacks "num_bytes"'),
+        (json.dumps({"identity": "a" * 64, "num_bytes": 0}), 'lacks "num_bytes"'),
+        (json.dumps({"identity": "a" * 64, "num_bytes": True}), 'lacks "num_bytes"'),
+    ],
+)
+def test_unusable_manifest_is_an_error(tmp_path, text, expected):
+    location = str(tmp_path / "train.beton")
+    if text is not None:
+        Path(location + ".json").write_text(text)
+    with pytest.raises(StagingError, match=rf"{expected}.*; "):
+        read_manifest_at(location)
+
+
+@pytest.mark.parametrize("location", ["train.tar", "ftp://host/train.beton", "s3://train.beton"])
+def test_location_of_another_form_is_an_error(location):
+    with pytest.raises(StagingError, match=f"{location}.*; "):
+        read_manifest_at(location)
+
+
+def test_dead_mount_is_an_error_in_time(monkeypatch):
+    hangs = threading.Event()
+    monkeypatch.setattr(remote_manifest, "ANSWER_LIMIT_S", 0.1)
+    monkeypatch.setattr(RemoteFile, "read", lambda file: hangs.wait(30))
+    with pytest.raises(StagingError, match=r"no answer within 0\.1 s; check the network"):
+        read_manifest_at("/mnt/share/train.beton")
+    hangs.set()
+
+
+def test_is_remote():
+    assert [is_remote(place) for place in ("s3://b/k", "gs://b/k", "/s3/x", "s3:/b")] == [
+        True,
+        True,
+        False,
+        False,
+    ]
