@@ -124,7 +124,7 @@ def read_idx(path: Path) -> NDArray[np.uint8]:
     return pixels.reshape(shape)
 
 
-def open_source(path: Path) -> Source:
+def open_source(path: Path, *, labels: Path | None = None, split: str = "train") -> Source:  # noqa: ARG001
     """Recognise what ``path`` is.
 
     Raises:

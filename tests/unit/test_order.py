@@ -2,8 +2,17 @@
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from data_pipeline.order import epoch_permutation, evaluation_batches, train_batches
+from data_pipeline.order import (
+    epoch_permutation,
+    evaluation_batches,
+    num_in_step,
+    num_of_worker,
+    num_steps_per_epoch,
+    train_batches,
+)
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 4, 8])
@@ -36,3 +45,74 @@ def test_evaluation_covers_every_sample_once(world_size):
         for index in batch
     ]
     assert sorted(seen) == list(range(101))
+
+
+@settings(max_examples=500, deadline=None)
+@given(
+    num_samples=st.integers(1, 3000),
+    batches_of_eight=st.integers(1, 20),
+    world_size=st.sampled_from([1, 2, 4, 8]),
+    seed=st.integers(0, 2**32 - 1),
+    epoch=st.integers(0, 1000),
+    start_share=st.floats(0, 1),
+    keep_last=st.booleans(),
+)
+def test_any_world_and_start_give_the_same_global_batches(
+    num_samples, batches_of_eight, world_size, seed, epoch, start_share, keep_last
+):
+    batch_size = 8 * batches_of_eight
+    num_steps = num_steps_per_epoch(num_samples, batch_size, keep_last=keep_last)
+    start = int(start_share * num_steps)
+    shares = [
+        list(
+            train_batches(
+                num_samples,
+                batch_size,
+                seed=seed,
+                epoch=epoch,
+                rank=rank,
+                world_size=world_size,
+                start=start,
+                keep_last=keep_last,
+            )
+        )
+        for rank in range(world_size)
+    ]
+    order = epoch_permutation(num_samples, seed, epoch)
+    assert sorted(order) == list(range(num_samples))
+    assert {len(mine) for mine in shares} == {num_steps - start}
+    seen = []
+    for step in range(start, num_steps):
+        in_step = num_in_step(num_samples, batch_size, step)
+        counted = [
+            mine[step - start][: num_of_worker(in_step, batch_size, rank, world_size)]
+            for rank, mine in enumerate(shares)
+        ]
+        # Every worker has something to run, whether it counts or not.
+        assert all(len(mine[step - start]) for mine in shares)
+        seen.append(np.concatenate(counted))
+        assert len(seen[-1]) == in_step
+    expected = order[start * batch_size : None if keep_last else num_steps * batch_size]
+    assert np.array_equal(np.concatenate([[], *seen]), expected)
+
+
+@settings(max_examples=200, deadline=None)
+@given(num_samples=st.integers(0, 500), batch_size=st.integers(1, 64), world_size=st.integers(1, 9))
+def test_evaluation_is_a_partition(num_samples, batch_size, world_size):
+    batches = [
+        batch
+        for rank in range(world_size)
+        for batch in evaluation_batches(num_samples, batch_size, rank=rank, world_size=world_size)
+    ]
+    assert all(0 < len(batch) <= batch_size for batch in batches)
+    assert sorted(np.concatenate([[], *batches])) == list(range(num_samples))
+
+
+def test_all_orders_of_few_samples_are_equally_likely():
+    counts = {}
+    for epoch in range(6000):
+        order = tuple(epoch_permutation(3, 7, epoch))
+        counts[order] = counts.get(order, 0) + 1
+    # Chi-squared with 5 degrees of freedom: 20.5 is its 0.999 quantile.
+    assert sum((count - 1000) ** 2 / 1000 for count in counts.values()) < 20.5
+    assert len(counts) == 6

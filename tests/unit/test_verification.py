@@ -1,0 +1,172 @@
+"""Damage is found wherever it is, and named; what is whole passes."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from image_makers import converted, write_folder
+
+from data_pipeline.beton import BetonError, open_beton
+from data_pipeline.encode import encoded
+from data_pipeline.manifest import manifest_path
+from data_pipeline.verify import check_quickly, check_samples, find_damage
+from data_pipeline.writer import BetonWriter
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def path(tmp_path):
+    converted(write_folder(tmp_path / "images"), tmp_path / "out.beton")
+    return tmp_path / "out.beton"
+
+
+def flip_byte(path, place):
+    with path.open("r+b") as file:
+        file.seek(place)
+        byte = file.read(1)[0]
+        file.seek(place)
+        file.write(bytes([byte ^ 0x40]))
+
+
+def run_verify(path):
+    command = [sys.executable, str(ROOT / "jobs" / "verify.py"), str(path)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
+
+
+def test_whole_file_passes(path):
+    check_quickly(path)
+    check_samples(path, 2)
+    assert list(find_damage(open_beton(path), 2)) == []
+    done = run_verify(path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "12 samples, whole" in done.stdout
+
+
+def test_any_flipped_byte_is_found(path):
+    """Every table byte, and places spread over samples and gaps."""
+    file = open_beton(path)
+    size, data_start = path.stat().st_size, int(file.samples["image"]["data_ptr"].min())
+    tables_end = 24 + 2 * 1041 + file.samples.nbytes + 8 + 8 * 12
+    # The page size and the descriptors' unused bytes are part of the tables too.
+    places = [*range(0, 24), *range(24, tables_end, 61), *range(tables_end - 200, tables_end)]
+    places += np.linspace(tables_end, size - 1, 300).astype(int).tolist()
+    places += [data_start + offset for offset in range(0, 6000, 97)]
+    for place in places:
+        flip_byte(path, place)
+        found = run_checks(path)
+        flip_byte(path, place)
+        assert found, f"byte {place} of {size}"
+    assert not run_checks(path)
+
+
+def run_checks(path):
+    try:
+        check_quickly(path)
+        return list(find_damage(open_beton(path), 1))
+    except BetonError as error:
+        return [error]
+
+
+def test_damaged_sample_is_named_with_its_class(path):
+    file = open_beton(path)
+    flip_byte(path, int(file.samples["image"]["data_ptr"][7]) + 100)
+    with pytest.raises(BetonError, match="sample 7 is not what was converted"):
+        check_samples(path, 2)
+    done = run_verify(path)
+    assert done.returncode == 1
+    assert f"sample 7 (class class{file.labels[7]})" in done.stdout
+
+
+def test_undecodable_sample_is_named_though_its_checksum_is_right(tmp_path):
+    with BetonWriter(tmp_path / "out.beton", 2) as writer:
+        writer.append(encoded(1, 2, 2, bytes(12)), 0)
+        writer.append(encoded(0, 20, 20, b"not a JPEG"), 1)
+    damages = list(find_damage(open_beton(tmp_path / "out.beton"), 1))
+    assert [damage.sample for damage in damages] == [1]
+    done = run_verify(tmp_path / "out.beton")
+    assert done.returncode == 1
+    assert "sample 1 (label 1) cannot be decoded" in done.stdout
+
+
+@pytest.mark.parametrize("kept", [10, 3000, 0.5, -30])
+def test_truncated_file_is_refused(path, kept):
+    data = path.read_bytes()
+    path.write_bytes(data[: int(kept * len(data))] if isinstance(kept, float) else data[:kept])
+    done = run_verify(path)
+    assert done.returncode == 2
+    assert "out.beton" in done.stderr
+    assert "truncated" in done.stderr
+    with pytest.raises(BetonError, match="truncated"):
+        check_quickly(path)
+
+
+def test_file_that_grew_is_refused(path):
+    with path.open("ab") as file:
+        file.write(b"more")
+    with pytest.raises(BetonError, match="bytes, its manifest says"):
+        check_quickly(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("{", "is no manifest"),
+        ("[]", "is no manifest of format 2"),
+        ('{"format": 1}', "is no manifest of format 2"),
+    ],
+)
+def test_manifests_that_are_none(path, text, expected):
+    manifest_path(path).write_text(text)
+    with pytest.raises(BetonError, match=expected):
+        check_quickly(path)
+
+
+def test_another_files_manifest_is_refused(path):
+    manifest = json.loads(manifest_path(path).read_text())
+    manifest["identity"] = "0" * 64
+    manifest_path(path).write_text(json.dumps(manifest))
+    with pytest.raises(BetonError, match="not the file that its manifest describes"):
+        check_quickly(path)
+
+
+def test_file_of_ffcvs_writer_is_decoded_for_want_of_checksums(tmp_path):
+    from ffcv.fields import IntField, RGBImageField
+    from ffcv.writer import DatasetWriter
+
+    class Images:
+        def __len__(self):
+            return 5
+
+        def __getitem__(self, index):
+            return np.full((12, 10, 3), 40 * index, np.uint8), index
+
+    path = tmp_path / "stock.beton"
+    fields = {"image": RGBImageField(write_mode="jpg"), "label": IntField()}
+    DatasetWriter(str(path), fields, num_workers=1).from_indexed_dataset(Images())
+    file = open_beton(path)
+    assert sorted(file.labels) == [0, 1, 2, 3, 4]
+    assert file.checksums is None
+    done = run_verify(path)
+    assert done.returncode == 0
+    assert "no checksums" in done.stdout
+    with path.open("r+b") as stream:
+        stream.seek(int(file.samples["image"]["data_ptr"][2]))
+        stream.write(bytes(int(file.data_sizes[2])))
+    assert [damage.sample for damage in find_damage(file, 1)] == [2]
+
+
+def test_a_glance_reads_tables_and_some_samples_only(tmp_path):
+    converted(write_folder(tmp_path / "images", 1, 200), tmp_path / "out.beton")
+    path = tmp_path / "out.beton"
+    starts = open_beton(path).samples["image"]["data_ptr"]
+    flip_byte(path, int(starts[1]) + 50)
+    check_quickly(path)
+    with pytest.raises(BetonError, match="sample 1 "):
+        check_samples(path, 1)
+    flip_byte(path, int(starts[199]) + 50)
+    with pytest.raises(BetonError, match="sample 199 "):
+        check_quickly(path)
