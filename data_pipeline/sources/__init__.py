@@ -1,0 +1,12 @@
+"""Where images come from before they are converted: folders, tars, shards and arrays.
+
+A source is indexable: it knows its classes and labels at once and reads one sample at a time, so
+that several processes can share the work.
+"""
+
+from data_pipeline.sources.folders import ImageFolder
+from data_pipeline.sources.idx import IdxImages
+from data_pipeline.sources.opening import open_source
+from data_pipeline.sources.source import Source, SourceError, SourceSample
+
+__all__ = ["IdxImages", "ImageFolder", "Source", "SourceError", "SourceSample", "open_source"]

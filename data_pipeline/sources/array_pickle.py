@@ -1,0 +1,47 @@
+"""Pickles that hold nothing but arrays and plain values, loaded without running what is in them."""
+
+import codecs
+import pickle
+from pathlib import Path
+
+import numpy as np
+
+from data_pipeline.sources.source import SourceError
+
+# Asked of numpy itself, as the functions lie in a private module that was renamed once.
+_RECONSTRUCT = np.zeros(1).__reduce__()[0]
+_FROM_BUFFER = np.zeros(1).__reduce_ex__(5)[0]
+_ALLOWED = {
+    ("numpy", "ndarray"): np.ndarray,
+    ("numpy", "dtype"): np.dtype,
+    ("numpy.core.multiarray", "_reconstruct"): _RECONSTRUCT,
+    ("numpy._core.multiarray", "_reconstruct"): _RECONSTRUCT,
+    ("numpy.core.numeric", "_frombuffer"): _FROM_BUFFER,
+    ("numpy._core.numeric", "_frombuffer"): _FROM_BUFFER,
+    # Old protocols write bytes as text to be encoded.
+    ("_codecs", "encode"): codecs.encode,
+}
+
+
+class _ArrayUnpickler(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> object:
+        """Only what arrays and bytes are made with."""
+        if (module, name) not in _ALLOWED:
+            raise pickle.UnpicklingError(f"{module}.{name} is not allowed in it")
+        return _ALLOWED[module, name]
+
+
+def load_arrays(path: Path) -> object:
+    """What a pickle of arrays, strings, lists and dicts holds; Python 2's strings as latin-1.
+
+    Raises:
+        SourceError: a pickle that is damaged or asks for anything else.
+    """
+    try:
+        with path.open("rb") as file:
+            return _ArrayUnpickler(file, encoding="latin1").load()
+    # A damaged pickle can raise anything.
+    except Exception as error:
+        raise SourceError(
+            f"{path} cannot be unpickled ({error}); extract the archive again"
+        ) from error

@@ -1,0 +1,77 @@
+"""Image files in folders: one folder per class."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data_pipeline.sources.names import Names
+from data_pipeline.sources.source import SourceError, SourceSample, is_image
+
+
+@dataclass(frozen=True)
+class ImageFolder:
+    """Image files below ``root``; ``names`` are their paths from there."""
+
+    classes: Sequence[str]
+    labels: NDArray[np.int64]
+    root: Path
+    names: Names
+
+    @staticmethod
+    def open(root: Path) -> "ImageFolder":
+        """One folder per class with images anywhere below it; classes in alphabetical order.
+
+        Hidden files are left out. The class folders may be links; links to folders below them are
+        not followed.
+
+        Raises:
+            SourceError: no class folders, one without images, or an image outside of them.
+        """
+        entries = visible_entries(root)
+        folders = [entry for entry in entries if entry.is_dir()]
+        strays = [entry for entry in entries if is_image(entry.name) and not entry.is_dir()]
+        if not folders:
+            raise SourceError(
+                f"{root} has no images in class folders; give a folder of <class>/<image> files"
+            )
+        if strays:
+            raise SourceError(f"{strays[0]} lies outside the class folders; move or remove it")
+        names: list[str] = []
+        counts: list[int] = []
+        for folder in folders:
+            images = _images_below(folder)
+            if not images:
+                raise SourceError(f"{folder} has no images; remove it or fill it")
+            names += [f"{folder.name}/{image}" for image in images]
+            counts.append(len(images))
+        labels = np.repeat(np.arange(len(folders), dtype=np.int64), counts)
+        return ImageFolder([folder.name for folder in folders], labels, root, Names.of(names))
+
+    def read(self, index: int) -> SourceSample:
+        """The file's bytes as they are."""
+        path = self.root / self.names[index]
+        return SourceSample(str(path), path.read_bytes())
+
+
+def visible_entries(folder: Path) -> list[Path]:
+    """What a folder holds, by name, without hidden files."""
+    return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+
+
+def _images_below(folder: Path) -> list[str]:
+    """Paths from the folder to its images, folder by folder in alphabetical order."""
+    images: list[str] = []
+    for parent, folders, files in os.walk(folder):
+        # os.walk enters what is left in this list.
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        prefix = parent[len(str(folder)) :].lstrip("/")
+        images += [
+            f"{prefix}/{name}" if prefix else name
+            for name in files
+            if is_image(name) and not name.startswith(".")
+        ]
+    return sorted(images, key=lambda image: image.split("/"))

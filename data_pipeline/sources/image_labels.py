@@ -1,0 +1,124 @@
+"""Labels of images in a text file: a label, or a file name and a label, in each line."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data_pipeline.class_names import imagenet_names
+from data_pipeline.sources.source import SourceError, class_index, is_image, numbered_classes
+
+WNID = re.compile(r"n\d{8}")
+# With so many of ImageNet's classes, the others only happen to be missing.
+MIN_CLASSES_OF_IMAGENET = 501
+
+
+class ImageLabels(NamedTuple):
+    """Names of the classes, and the position in them for each image, [N]."""
+
+    classes: list[str]
+    labels: NDArray[np.int64]
+
+
+def read_label_file(path: Path, images: Sequence[str], source: Path) -> ImageLabels:
+    """Labels of ``images``, the names of ``source``'s files in alphabetical order.
+
+    A label is a wnid, or the number of a class from 0. Lines without file names follow the order
+    of the names. In a CSV the label may be followed by a blank and more, as in Kaggle's solutions.
+
+    Raises:
+        SourceError: lines of another kind, or labels that are not these images'.
+    """
+    rows = _rows(path)
+    check_number(path, len(rows), source, len(images))
+    texts = _by_name(path, rows, images, source) if len(rows[0]) == 2 else [row[0] for row in rows]
+    if class_index(texts[0]) is None:
+        return labels_of_wnids(texts)
+    labels = np.array([int(text) for text in texts], np.int64)
+    return ImageLabels(numbered_classes(labels), labels)
+
+
+def labels_of_wnids(wnids: Sequence[str]) -> ImageLabels:
+    """The classes are the wnids that occur, or all of ImageNet's where most of those do."""
+    distinct, known = set(wnids), set(imagenet_names())
+    if len(distinct) >= MIN_CLASSES_OF_IMAGENET and distinct <= known:
+        distinct = known
+    classes = sorted(distinct)
+    positions = {wnid: position for position, wnid in enumerate(classes)}
+    return ImageLabels(classes, np.array([positions[wnid] for wnid in wnids], np.int64))
+
+
+def check_number(path: Path, num_labels: int, source: Path, num_images: int) -> None:
+    """A label for each image and an image for each label.
+
+    Raises:
+        SourceError: more of one than of the other.
+    """
+    if num_labels != num_images:
+        raise SourceError(
+            f"{path} has {num_labels} labels for the {num_images} images of {source}; "
+            "give the labels of exactly these images"
+        )
+
+
+def _rows(path: Path) -> list[list[str]]:
+    """What the lines hold, without a header: a label, or a file name and a label."""
+    if path.name == "ILSVRC2012_validation_ground_truth.txt":
+        raise SourceError(f"{path} has ids of ILSVRC, not classes from 0; give the whole devkit")
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise SourceError(f"{path} is no text; give a devkit or a file of labels") from error
+    rows = [_columns(line) for line in lines if line.strip()]
+    if rows and not _is_label(rows[0][-1]):
+        # A header; of a damaged first line, the number of lines will tell.
+        del rows[0]
+    if not rows:
+        raise SourceError(f"{path} has no labels; give a wnid or class number in each line")
+    for row in rows:
+        if len(row) != len(rows[0]) or not _is_label(row[-1]):
+            raise SourceError(
+                f"{path} has a line {' '.join(row)[:80]!r}; "
+                "give a wnid or class number, or a file name and one of them, in each line"
+            )
+    if len({class_index(row[-1]) is None for row in rows}) > 1:
+        raise SourceError(f"{path} mixes wnids and class numbers; give one kind only")
+    return rows
+
+
+def _columns(line: str) -> list[str]:
+    if "," in line:
+        name, _, rest = line.partition(",")
+        return [name.strip().strip('"'), (rest.strip().strip('"').split() or [""])[0]]
+    # From the right, as a file name may hold blanks.
+    return line.rsplit(maxsplit=1) if len(line.split()) > 1 else [line.strip()]
+
+
+def _is_label(text: str) -> bool:
+    return WNID.fullmatch(text) is not None or class_index(text) is not None
+
+
+def _by_name(
+    path: Path, rows: Sequence[Sequence[str]], images: Sequence[str], source: Path
+) -> list[str]:
+    """The labels in the order of the images."""
+    labels: dict[str, str] = {}
+    for name, label in rows:
+        if _stem(name) in labels:
+            raise SourceError(f"{path} has two labels for {name}; keep one of them")
+        labels[_stem(name)] = label
+    if len({_stem(image) for image in images}) < len(images):
+        raise SourceError(f"{source} has files that differ only in their suffix; rename them")
+    for image in images:
+        if _stem(image) not in labels:
+            raise SourceError(f"{path} has no label for {image} of {source}; add it")
+    return [labels[_stem(image)] for image in images]
+
+
+def _stem(name: str) -> str:
+    """The file's name without folders and suffix: label files may have neither."""
+    path = PurePosixPath(name)
+    return path.stem if is_image(name) else path.name

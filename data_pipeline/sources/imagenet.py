@@ -1,0 +1,54 @@
+"""Images that lie in one folder or tar, such as ILSVRC2012's val; their labels are elsewhere."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from data_pipeline.sources.devkit import is_devkit, read_devkit
+from data_pipeline.sources.folders import ImageFolder
+from data_pipeline.sources.image_labels import ImageLabels, read_label_file
+from data_pipeline.sources.names import Names
+from data_pipeline.sources.source import SourceError
+from data_pipeline.sources.tar_images import (
+    TarFiles,
+    TarImages,
+    TarIndex,
+    images_among,
+    in_order,
+)
+from data_pipeline.sources.tar_members import Member
+
+
+def open_flat_tar(path: Path, members: Sequence[Member], labels_path: Path | None) -> TarImages:
+    """A tar of images in one folder, in the order of their names.
+
+    Raises:
+        SourceError: labels that are missing, damaged or not these images'; one image twice.
+    """
+    images = in_order(path, images_among(members))
+    classes, labels = _read_labels(path, [image.parts[-1] for image in images], labels_path)
+    index = TarIndex(TarFiles([path]))
+    for image, label in zip(images, labels.tolist(), strict=True):
+        index.add(0, image, label)
+    return index.source(classes)
+
+
+def open_flat_folder(root: Path, names: Sequence[str], labels_path: Path | None) -> ImageFolder:
+    """Images that lie in ``root`` itself; ``names`` in alphabetical order.
+
+    Raises:
+        SourceError: labels that are missing, damaged or not these images'.
+    """
+    classes, labels = _read_labels(root, names, labels_path)
+    return ImageFolder(classes, labels, root, Names.of(names))
+
+
+def _read_labels(path: Path, names: Sequence[str], labels_path: Path | None) -> ImageLabels:
+    if labels_path is None:
+        raise SourceError(
+            f"{path} has its images in one folder, without classes; give labels too: "
+            "ILSVRC2012's devkit or a text file"
+        )
+    if not labels_path.exists():
+        raise SourceError(f"{labels_path} does not exist; give a devkit or a file of labels")
+    read = read_devkit if is_devkit(labels_path) else read_label_file
+    return read(labels_path, names, path)

@@ -1,0 +1,94 @@
+"""Recognises which kind of source a path is."""
+
+from pathlib import Path
+
+from data_pipeline.sources.cifar import CifarImages, find_cifar
+from data_pipeline.sources.folders import ImageFolder, visible_entries
+from data_pipeline.sources.idx import PREFIXES, IdxImages, images_path
+from data_pipeline.sources.imagenet import open_flat_folder, open_flat_tar
+from data_pipeline.sources.shards import expand, is_pattern, open_shards
+from data_pipeline.sources.source import Source, SourceError, is_image, refuse_labels
+from data_pipeline.sources.tar_images import images_among
+from data_pipeline.sources.tar_members import COMPRESSED_SUFFIXES, read_members, refuse_compressed
+from data_pipeline.sources.tars import (
+    CLASS_TAR,
+    is_flat,
+    open_class_tars,
+    open_tar_of_folders,
+    open_train_tar,
+)
+
+IDX_IMAGES = "images-idx3"
+KINDS = (
+    "give a folder or .tar of <class>/<image>, ILSVRC2012's train or val .tar, "
+    "WebDataset shards, a CIFAR folder, or an IDX file"
+)
+
+
+def open_source(path: Path, *, labels: Path | None = None, split: str = "train") -> Source:
+    """Recognise what ``path`` is and list its images.
+
+    Args:
+        path: a file, a folder, or shards such as train-{000..127}.tar.
+        labels: ILSVRC2012's devkit or a text file, for images that lie in one folder or tar.
+        split: "train" or "test" of CIFAR or of a folder of IDX files; other sources have none.
+
+    Raises:
+        SourceError: a path that does not exist, is no known source or a damaged one, or labels
+            that are missing, not needed or not those of the images.
+    """
+    if split not in PREFIXES:
+        raise SourceError(f"{path} cannot have a split {split!r}; give train or test")
+    if path.is_dir():
+        return _open_folder(path, labels, split)
+    if path.exists():
+        return _open_file(path, labels)
+    if is_pattern(path):
+        refuse_labels(path, labels)
+        return open_shards(path, expand(path))
+    raise SourceError(f"{path} does not exist; {KINDS}")
+
+
+def _open_folder(path: Path, labels: Path | None, split: str) -> Source:
+    entries = visible_entries(path)
+    files = [entry for entry in entries if not entry.is_dir()]
+    images = [file.name for file in files if is_image(file.name)]
+    if images and len(files) == len(entries):
+        return open_flat_folder(path, images, labels)
+    refuse_labels(path, labels)
+    cifar = find_cifar(path)
+    if cifar is not None:
+        return CifarImages.open(cifar, split)
+    if any(IDX_IMAGES in file.name for file in files):
+        return IdxImages.open(images_path(path, split))
+    tars = [file for file in files if file.name.lower().endswith(".tar")]
+    if not tars:
+        return ImageFolder.open(path)
+    if len(files) != len(entries):
+        raise SourceError(f"{path} has tars and folders; give a folder of either")
+    if all(CLASS_TAR.fullmatch(tar.name) for tar in tars):
+        return open_class_tars(tars)
+    return open_shards(path, tars)
+
+
+def _open_file(path: Path, labels: Path | None) -> Source:
+    if IDX_IMAGES in path.name:
+        refuse_labels(path, labels)
+        return IdxImages.open(path)
+    if path.name.lower().endswith(COMPRESSED_SUFFIXES):
+        refuse_compressed(path)
+    if path.suffix.lower() != ".tar":
+        raise SourceError(f"{path} is no known source; {KINDS}")
+    members = read_members(path)
+    suffixes = {member.name.rpartition(".")[2].lower() for member in members}
+    images = list(images_among(members))
+    if images and is_flat(images) and not suffixes & {"cls", "tar"}:
+        return open_flat_tar(path, members, labels)
+    refuse_labels(path, labels)
+    if "cls" in suffixes:
+        return open_shards(path, [path])
+    if "tar" in suffixes:
+        return open_train_tar(path, members)
+    if not images:
+        raise SourceError(f"{path} has no images; {KINDS}")
+    return open_tar_of_folders(path, members)

@@ -1,0 +1,106 @@
+"""WebDataset shards: tars in which KEY.jpg lies beside KEY.cls, the number of its class."""
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from data_pipeline.sources.source import (
+    IMAGE_SUFFIXES,
+    SourceError,
+    class_index,
+    numbered_classes,
+)
+from data_pipeline.sources.tar_images import TarFiles, TarImages, TarIndex
+from data_pipeline.sources.tar_members import Member, read_members
+
+RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
+
+
+def is_pattern(path: Path) -> bool:
+    """Whether the path names many shards, as in train-{000..127}.tar."""
+    return RANGE.search(str(path)) is not None
+
+
+def expand(path: Path) -> list[Path]:
+    """The shards that a pattern names.
+
+    Raises:
+        SourceError: a range that is empty, or a shard that does not exist.
+    """
+    shards: list[Path] = []
+    for shard in _expansions(str(path)):
+        if not Path(shard).is_file():
+            raise SourceError(f"{shard} of {path} does not exist; copy it or correct the range")
+        shards.append(Path(shard))
+    if not shards:
+        raise SourceError(f"{path} has a range that ends before it begins; correct the range")
+    return shards
+
+
+def _expansions(pattern: str) -> Iterator[str]:
+    match = RANGE.search(pattern)
+    if match is None:
+        yield pattern
+        return
+    first, last = match.groups()
+    for number in range(int(first), int(last) + 1):
+        head = pattern[: match.start()] + str(number).zfill(len(first))
+        yield from _expansions(head + pattern[match.end() :])
+
+
+def open_shards(path: Path, shards: Sequence[Path]) -> TarImages:
+    """The samples of all shards in their order; ``path`` is what the user calls them.
+
+    Raises:
+        SourceError: a shard that is damaged or has images without class, classes without image,
+            or one of them twice; shards without images.
+    """
+    tars = TarFiles(shards)
+    index = TarIndex(tars)
+    for number, shard in enumerate(shards):
+        images, classes = _by_key(shard)
+        for key in sorted(images.keys() ^ classes.keys()):
+            missing = ".cls" if key in images else "image"
+            raise SourceError(
+                f"{shard} has no {missing} for the key {key}; "
+                "write the shard anew, or give the tar by itself if it is no shard"
+            )
+        for key, image in images.items():
+            member = classes[key]
+            text = tars.read(number, member.offset, min(member.size, 64))
+            index.add(number, image, _class(text, shard, key))
+    source = index.source([])
+    if not len(source.labels):
+        raise SourceError(f"{path} has no images with classes; give shards of KEY.jpg and KEY.cls")
+    return replace(source, classes=numbered_classes(source.labels))
+
+
+def _by_key(shard: Path) -> tuple[dict[str, Member], dict[str, Member]]:
+    """The images of a shard and their classes."""
+    images: dict[str, Member] = {}
+    classes: dict[str, Member] = {}
+    for member in read_members(shard):
+        folder, slash, name = member.name.rpartition("/")
+        stem, dot, suffix = name.partition(".")
+        kind = dot + suffix.lower()
+        if member.is_folder or kind not in (*IMAGE_SUFFIXES, ".cls"):
+            continue
+        key = folder + slash + stem
+        members = classes if kind == ".cls" else images
+        if key in members:
+            raise SourceError(
+                f"{shard} has {member.name} and {members[key].name} of one key, {key}; "
+                "keep one of them"
+            )
+        members[key] = member
+    return images, classes
+
+
+def _class(text: bytes, shard: Path, key: str) -> int:
+    label = class_index(text.decode("ascii", "replace").strip())
+    if label is None:
+        raise SourceError(
+            f"{shard} has {text[:20]!r} as class of the key {key}; write the number of a class"
+        )
+    return label

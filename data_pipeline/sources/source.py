@@ -1,0 +1,69 @@
+"""What every source of labelled images offers, and what their readers share."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+IMAGE_SUFFIXES = (".jpeg", ".jpg", ".png", ".bmp", ".webp")
+# A label beyond it is a damaged file or an identifier, not a position among classes.
+MAX_NUM_CLASSES = 1_000_000
+
+
+class SourceSample(NamedTuple):
+    """One image as it lies in the source: encoded bytes of a file, or pixels [H, W, 3] uint8."""
+
+    name: str
+    image: bytes | NDArray[np.uint8]
+
+
+class Source(Protocol):
+    """Labelled images that can be read in any order, also by several processes: it pickles."""
+
+    @property
+    def classes(self) -> Sequence[str]:
+        """Names of the classes; a label is a position in it."""
+
+    @property
+    def labels(self) -> NDArray[np.int64]:
+        """Class of each image, [N]."""
+
+    def read(self, index: int) -> SourceSample:
+        """The image at ``index``."""
+
+
+class SourceError(ValueError):
+    """A source that cannot be read; the message names the path and the remedy."""
+
+
+def is_image(name: str) -> bool:
+    """Whether a file of this name is taken for an image."""
+    # Asked of millions of names, for which pathlib takes too long.
+    return name[name.rfind(".") :].lower() in IMAGE_SUFFIXES
+
+
+def class_index(text: str) -> int | None:
+    """The class that decimal digits stand for; None if they stand for none."""
+    if not (text.isascii() and text.isdigit()):
+        return None
+    # Converting endless digits is slow and Python refuses it.
+    if len(text) > len(str(MAX_NUM_CLASSES)) or int(text) >= MAX_NUM_CLASSES:
+        return None
+    return int(text)
+
+
+def numbered_classes(labels: NDArray[np.int64]) -> list[str]:
+    """Names "0" to "K-1" of classes that have none; at least one label is needed."""
+    return [str(label) for label in range(int(labels.max()) + 1)]
+
+
+def refuse_labels(path: Path, labels: Path | None) -> None:
+    """For sources that say themselves which class an image has.
+
+    Raises:
+        SourceError: labels that were given all the same.
+    """
+    if labels is not None:
+        raise SourceError(f"{path} has its own classes, not those of {labels}; leave labels out")

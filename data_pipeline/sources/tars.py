@@ -1,0 +1,105 @@
+"""Tars whose folders, or whose inner tars, are the classes."""
+
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from data_pipeline.sources.source import SourceError
+from data_pipeline.sources.tar_images import (
+    TarFiles,
+    TarImages,
+    TarIndex,
+    images_among,
+    in_order,
+)
+from data_pipeline.sources.tar_members import Member, members_between, read_members
+
+CLASS_TAR = re.compile(r"(n\d{8})\.tar")
+
+
+def open_train_tar(path: Path, members: Iterable[Member]) -> TarImages:
+    """ILSVRC2012's train tar: for each class an inner tar such as n01440764.tar.
+
+    Raises:
+        SourceError: other files in it, or an inner tar that is damaged or has no images.
+    """
+    inner = in_order(path, (member for member in members if not member.is_folder))
+    for member in inner:
+        if not CLASS_TAR.fullmatch(member.name):
+            raise SourceError(
+                f"{path} holds {member.name} beside tars of classes; "
+                "give ILSVRC2012's train tar, or a tar of <class>/<image> files"
+            )
+    index = TarIndex(TarFiles([path]))
+    with path.open("rb") as file:
+        for label, member in enumerate(inner):
+            end = member.offset + member.size
+            where = path / member.name
+            images = members_between(file, where, member.offset, end)
+            _add_class(index, where, 0, label, images)
+    return index.source([member.name.removesuffix(".tar") for member in inner])
+
+
+def open_class_tars(paths: Sequence[Path]) -> TarImages:
+    """A tar such as n01440764.tar for each class: ILSVRC2012's train tar, extracted once.
+
+    Raises:
+        SourceError: a tar that is damaged or has no images.
+    """
+    index = TarIndex(TarFiles(paths))
+    for label, path in enumerate(paths):
+        _add_class(index, path, label, label, read_members(path))
+    return index.source([path.stem for path in paths])
+
+
+def _add_class(
+    index: TarIndex, where: Path, tar_number: int, label: int, members: Iterable[Member]
+) -> None:
+    images = in_order(where, images_among(members))
+    if not images:
+        raise SourceError(f"{where} has no images; remove it or fill it")
+    for image in images:
+        index.add(tar_number, image, label)
+
+
+def open_tar_of_folders(path: Path, members: Sequence[Member]) -> TarImages:
+    """A tar of <class>/<image>, perhaps all of it below further folders.
+
+    Raises:
+        SourceError: a class without images, an image without a class, or one there twice.
+    """
+    images = in_order(path, images_among(members))
+    prefix = _common_folder(images)
+    depth = len(prefix)
+    by_class: dict[str, list[Member]] = {}
+    for image in images:
+        if len(image.parts) < depth + 2:
+            raise SourceError(
+                f"{path} holds {image.name} outside the class folders; move or remove it"
+            )
+        by_class.setdefault(image.parts[depth], []).append(image)
+    for member in members:
+        parts = member.parts
+        is_class = member.is_folder and parts[:depth] == prefix and len(parts) == depth + 1
+        if is_class and parts[depth] not in by_class:
+            raise SourceError(f"{path} has no images in {member.name}; remove it or fill it")
+    index = TarIndex(TarFiles([path]))
+    for label, name in enumerate(sorted(by_class)):
+        for image in by_class[name]:
+            index.add(0, image, label)
+    return index.source(sorted(by_class))
+
+
+def _common_folder(images: Sequence[Member]) -> list[str]:
+    """The longest folder that all images, which are in order, have in common."""
+    first, last = images[0].parts[:-1], images[-1].parts[:-1]
+    # Whatever first and last have in common, all between them have too.
+    depth = 0
+    while depth < min(len(first), len(last)) and first[depth] == last[depth]:
+        depth += 1
+    return first[:depth]
+
+
+def is_flat(images: Iterable[Member]) -> bool:
+    """Whether all images lie in one folder, which then is no class."""
+    return len({image.name.rpartition("/")[0] for image in images}) == 1
