@@ -5,7 +5,8 @@ per sample, then page-aligned image data, and at the end a table of (sample, pos
 image is stored as JPEG or as raw RGB bytes.
 
 Files written here also have checksums, one for each sample, in the gap before the first page, where
-FFCV does not look: CHECKSUM_MAGIC, then the 64-bit BLAKE2b digests of the stored bytes.
+FFCV does not look: CHECKSUM_MAGIC, then the first 64 bits of the SHA-256 digests of the stored
+bytes.
 """
 
 import hashlib
@@ -34,7 +35,7 @@ FIELD = np.dtype(
 )
 IMAGE = np.dtype([("mode", "<u1"), ("width", "<u2"), ("height", "<u2"), ("data_ptr", "<u8")])
 SAMPLE = np.dtype([("image", IMAGE), ("label", "<i8")], align=True)
-CHECKSUM_MAGIC = b"BLAKE2-8"
+CHECKSUM_MAGIC = b"SHA256/8"
 CHECKSUM = np.dtype("V8")
 ALLOCATION = np.dtype([("sample_id", "<u8"), ("ptr", "<u8"), ("size", "<u8")])
 
@@ -98,7 +99,7 @@ def open_beton(path: Path) -> BetonFile:
 
 def checksum(data: bytes | memoryview) -> bytes:
     """Eight bytes that tell whether stored bytes are still the same."""
-    return hashlib.blake2b(data, digest_size=CHECKSUM.itemsize).digest()
+    return hashlib.sha256(data).digest()[: CHECKSUM.itemsize]
 
 
 def _read_tables(path: Path) -> BetonFile:

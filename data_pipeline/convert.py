@@ -1,12 +1,8 @@
 """Source to .beton with a manifest beside it."""
 
-import ctypes
-import multiprocessing
-import signal
 from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -29,16 +25,11 @@ from data_pipeline.selection import Selection, select
 from data_pipeline.sources import Source
 from data_pipeline.writer import BetonWriter
 
-CHUNK = 32
-NUM_CHUNKS_AHEAD_PER_PROCESS = 4
+CHUNK = 16
+NUM_CHUNKS_AHEAD_PER_WORKER = 4
 # Decoding costs more than all the rest of a conversion: mean and deviation are taken of a sample.
 MIN_MEASURED = 512
 MEASURED_SHARE = 32
-PR_SET_PDEATHSIG = 1
-
-
-class ConversionError(RuntimeError):
-    """A conversion that stopped for another reason than its input."""
 
 
 class _Item(NamedTuple):
@@ -54,24 +45,23 @@ def convert(
     path: Path,
     encoding: Encoding,
     selection: Selection,
-    num_processes: int,
+    num_workers: int,
     max_bad: int = 0,
 ) -> dict[str, Any]:
     """Write ``path`` and its manifest ``path.json``; returns the manifest.
 
-    Equal input gives equal bytes, whatever the number of processes. Up to ``max_bad`` images that
+    Equal input gives equal bytes, whatever the number of workers. Up to ``max_bad`` images that
     cannot be decoded are left out, and listed in the manifest.
 
     Raises:
         UnreadableImageError: one image more than that; nothing is left at ``path``.
         SourceError: a selection that the source cannot satisfy.
-        ConversionError: a process that was killed.
     """
     indices = select(source, selection)
     left_out: list[str] = []
     statistics = _PixelStatistics()
     with BetonWriter(path, len(indices)) as writer:
-        items = _encode_all(source, indices, encoding, num_processes)
+        items = _encode_all(source, indices, encoding, num_workers)
         bar = tqdm(items, path.name, len(indices), unit="img", mininterval=1, smoothing=0.05)
         for index, item in zip(indices, bar, strict=True):
             if item.image is None:
@@ -119,67 +109,37 @@ class _PixelStatistics:
 
 
 def _encode_all(
-    source: Source, indices: NDArray[np.int64], encoding: Encoding, num_processes: int
+    source: Source, indices: NDArray[np.int64], encoding: Encoding, num_workers: int
 ) -> Iterator[_Item]:
-    """What becomes of each of ``indices``, in their order."""
+    """What becomes of each of ``indices``, in their order.
+
+    Reading, hashing, decoding and encoding run without the interpreter's lock, so threads do; what
+    they make need not be copied between processes.
+    """
     is_measured = np.zeros(len(indices), dtype=bool)
     num_measured = min(len(indices), max(MIN_MEASURED, len(indices) // MEASURED_SHARE))
     is_measured[np.linspace(0, len(indices) - 1, num_measured).astype(np.int64)] = True
-    chunks = [
-        (indices[start : start + CHUNK], is_measured[start : start + CHUNK])
-        for start in range(0, len(indices), CHUNK)
-    ]
-    if num_processes == 1:
-        _set_source(source, encoding)
-        for chunk in chunks:
-            yield from _encode_chunk(*chunk)
-        return
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(
-        num_processes, context, initializer=_begin_process, initargs=(source, encoding)
-    )
+
+    def encode_chunk(start: int) -> list[_Item]:
+        chunk = slice(start, start + CHUNK)
+        pairs = zip(indices[chunk].tolist(), is_measured[chunk].tolist(), strict=True)
+        return [_encode_one(source, index, encoding, measured) for index, measured in pairs]
+
     # No further ahead than the writer can follow: a dataset does not fit into memory.
     pending: deque[Future[list[_Item]]] = deque()
-    try:
-        for chunk in chunks:
-            pending.append(pool.submit(_encode_chunk, *chunk))
-            if len(pending) > NUM_CHUNKS_AHEAD_PER_PROCESS * num_processes:
+    with ThreadPoolExecutor(num_workers, thread_name_prefix="encode") as pool:
+        try:
+            for start in range(0, len(indices), CHUNK):
+                pending.append(pool.submit(encode_chunk, start))
+                if len(pending) > NUM_CHUNKS_AHEAD_PER_WORKER * num_workers:
+                    yield from pending.popleft().result()
+            while pending:
                 yield from pending.popleft().result()
-        while pending:
-            yield from pending.popleft().result()
-    except BrokenProcessPool as error:
-        raise ConversionError(
-            "an encoding process was killed, perhaps for want of memory; use fewer --processes"
-        ) from error
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
 
 
-_process_source: tuple[Source, Encoding]
-
-
-def _begin_process(source: Source, encoding: Encoding) -> None:
-    """End with the parent, also when it is killed, and leave Ctrl-C to it."""
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    _set_source(source, encoding)
-
-
-def _set_source(source: Source, encoding: Encoding) -> None:
-    """Give a worker process its source once instead of with every chunk."""
-    global _process_source
-    _process_source = (source, encoding)
-
-
-def _encode_chunk(indices: NDArray[np.int64], is_measured: NDArray[np.bool_]) -> list[_Item]:
-    return [
-        _encode_one(int(index), bool(measured))
-        for index, measured in zip(indices, is_measured, strict=True)
-    ]
-
-
-def _encode_one(index: int, is_measured: bool) -> _Item:
-    source, encoding = _process_source
+def _encode_one(source: Source, index: int, encoding: Encoding, is_measured: bool) -> _Item:
     try:
         image = encode_image(source.read(index), encoding)
     except UnreadableImageError as error:

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from data_pipeline.convert import ConversionError, convert
+from data_pipeline.convert import convert
 from data_pipeline.encode import Encoding, UnreadableImageError
 from data_pipeline.selection import Selection
 from data_pipeline.sources import Source, SourceError, open_source
@@ -29,9 +29,6 @@ def main(arguments: list[str]) -> int:
     except (SourceError, UnreadableImageError, ValueError) as error:
         print(f"convert: {error}", file=sys.stderr)
         return EXIT_BAD_INPUT
-    except ConversionError as error:
-        print(f"convert: {error}", file=sys.stderr)
-        return EXIT_FAILED
     except OSError as error:
         print(f"convert: {error.filename or options.out}: {error.strerror}", file=sys.stderr)
         return EXIT_FAILED
@@ -45,7 +42,7 @@ def _convert(source: Source, path: Path, options: argparse.Namespace, part: Any)
     encoding = Encoding(options.format, options.quality, options.max_side, options.short_side)
     per_class = options.per_class if part == "remaining" else None
     selection = Selection(per_class, options.seed, options.hold_out, part)
-    manifest = convert(source, path, encoding, selection, options.processes, options.max_bad)
+    manifest = convert(source, path, encoding, selection, options.workers, options.max_bad)
     for fault in manifest["left_out"]:
         print(f"left out: {fault}")
     print(
@@ -84,10 +81,10 @@ def _parser() -> argparse.ArgumentParser:
         help="leave out and list up to so many images that cannot be decoded",
     )
     parser.add_argument(
-        "--processes",
+        "--workers",
         type=_positive,
         default=len(os.sched_getaffinity(0)),
-        help="processes that encode; the file does not depend on it",
+        help="images encoded at a time; the file does not depend on it",
     )
     return parser
 

@@ -42,13 +42,13 @@ def write_folder(root, num_classes=3, num_per_class=4):
     return root
 
 
-def converted(source_path, path, encoding=None, selection=None, processes=1, max_bad=0):
+def converted(source_path, path, encoding=None, selection=None, workers=1, max_bad=0):
     """Convert a folder; the manifest."""
     return convert(
         open_source(source_path),
         path,
         encoding or Encoding(),
         selection or Selection(),
-        processes,
+        workers,
         max_bad,
     )

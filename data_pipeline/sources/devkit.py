@@ -68,7 +68,7 @@ def _archive_files(path: Path) -> dict[str, bytes]:
                 if content and name in (GROUND_TRUTH, META) and folder.endswith("data"):
                     files[name] = content.read()
     except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
-        raise SourceError(f"{path} is damaged ({error}); copy the devkit again") from error
+        raise SourceError(f"{path} is damaged or no tar; copy the devkit again") from error
     return files
 
 

@@ -102,12 +102,15 @@ def train_on_worker(config: dict[str, Any]) -> None:
     # Imported here: the driver builds the trainer without paying for the training code.
     from service.training.data import World
     from service.training.loop import train
+    from service.training.memory import keep_freed_memory
 
     spec = JobSpec.model_validate_json(config["spec"])
     context = ray.train.get_context()
     device = get_device()
     if device.type == "cuda":
         torch.backends.cudnn.benchmark = True
+    else:
+        keep_freed_memory()
     world = World(
         context.get_world_rank(),
         context.get_world_size(),

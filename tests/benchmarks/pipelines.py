@@ -151,10 +151,11 @@ class WithoutDeterminism(OurPipeline):
 
 def _compile_with_random_state() -> Callable[..., None]:
     """The compiled loop from the same source, but for where its numbers come from."""
-    source = Path(decoders.__file__).read_text().replace("cache=True", "cache=False")
+    source = Path(decoders.__file__).read_text().replace("@compiled", "@njit(nogil=True)")
     imported = "from data_pipeline.draws import sample_key, uniform"
     assert imported in source
     stand_in = (
+        "from numba import njit\n"
         "@njit(nogil=True)\ndef sample_key(seed, epoch, index): return np.uint64(0)\n"
         "@njit(nogil=True)\ndef uniform(key, draw): return np.random.random()\n"
     )
