@@ -1,6 +1,7 @@
 """Images that are read in place from uncompressed tars."""
 
 import os
+import threading
 from array import array
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
@@ -20,11 +21,15 @@ MAX_OPEN_TARS = 128
 
 
 class TarFiles:
-    """Tars that are read at known places; each process opens them itself, when it first reads."""
+    """Tars that are read at known places, also by several threads.
+
+    Each process opens them itself, when it first reads.
+    """
 
     def __init__(self, paths: Iterable[Path]) -> None:
         self.paths = tuple(paths)
         self._opened: OrderedDict[int, _Descriptor] = OrderedDict()
+        self._lock = threading.Lock()
 
     def __reduce__(self) -> tuple[type["TarFiles"], tuple[tuple[Path, ...]]]:
         """Descriptors mean nothing to another process."""
@@ -38,7 +43,10 @@ class TarFiles:
         """
         path = self.paths[number]
         try:
-            data = os.pread(self._descriptor(number).number, size, offset)
+            # Held until it is read: another thread may make it give way to a further tar, and
+            # its number would then be that of another file.
+            descriptor = self._descriptor(number)
+            data = os.pread(descriptor.number, size, offset)
         except OSError as error:
             raise SourceError(
                 f"{path} cannot be read ({error.strerror}); put it back and start again"
@@ -49,11 +57,12 @@ class TarFiles:
 
     def _descriptor(self, number: int) -> "_Descriptor":
         """Open the tar or take it as opened before; the tar unused for longest is closed."""
-        descriptor = self._opened.pop(number, None) or _Descriptor(self.paths[number])
-        self._opened[number] = descriptor
-        if len(self._opened) > MAX_OPEN_TARS:
-            self._opened.popitem(last=False)
-        return descriptor
+        with self._lock:
+            descriptor = self._opened.pop(number, None) or _Descriptor(self.paths[number])
+            self._opened[number] = descriptor
+            if len(self._opened) > MAX_OPEN_TARS:
+                self._opened.popitem(last=False)
+            return descriptor
 
 
 class _Descriptor:

@@ -55,9 +55,11 @@ install_python_packages() {
     "${pip[@]}" install --no-deps $(grep -E '^(torch|torchvision)==' "$lock")
     echo "setup: 2 of 3, all other packages"
     "${pip[@]}" install --no-deps -r <(grep -vE '^(torch|torchvision|ffcv|fastargs|assertpy)==' "$lock")
-    echo "setup: 3 of 3, compiling ffcv"
+    echo "setup: 3 of 3, compiling ffcv and the inner loops"
     "${pip[@]}" install --no-deps --no-build-isolation -r <(grep -E '^(ffcv|fastargs|assertpy)==' "$lock")
     "${pip[@]}" install --no-deps --no-build-isolation -e .
+    # So that no job begins with compiling.
+    .venv/bin/python -m data_pipeline.warm_up
 }
 
 if [ "$(cat $stamp 2>/dev/null)" != "$wanted" ] || [ -n "$(missing_debian_packages)" ]; then

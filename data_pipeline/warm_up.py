@@ -1,0 +1,38 @@
+"""Compile all inner loops into the cache: python -m data_pipeline.warm_up.
+
+Installing runs this once, so that no job begins with compiling.
+"""
+
+import tempfile
+from pathlib import Path
+
+from data_pipeline import decoders
+from data_pipeline.augmentation.samples import Augmentations, ColourJitter, Erasing, RandAugment
+from data_pipeline.beton import MODE_RAW, open_beton
+from data_pipeline.draws import uniforms
+from data_pipeline.encode import encoded
+from data_pipeline.loader import Crop, ImageLoader
+from data_pipeline.order import train_batches
+from data_pipeline.writer import BetonWriter
+
+SIDE = 16
+
+
+def warm_up() -> None:
+    """Load a tiny dataset with every augmentation."""
+    augmentations = Augmentations(RandAugment(), ColourJitter(0.4, 0.4, 0.4, 0.1), Erasing(1.0))
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "tiny.beton"
+        with BetonWriter(path, 2) as writer:
+            for label in range(2):
+                writer.append(encoded(MODE_RAW, SIDE, SIDE, bytes(3 * SIDE * SIDE)), label)
+        file = open_beton(path)
+        indices = list(train_batches(2, 2, seed=0, epoch=0, rank=0, world_size=1))
+        crop = Crop(decoders.RANDOM_RESIZED_CROP, SIDE)
+        with ImageLoader(file, seed=0, num_threads=1) as loader:
+            for batch in loader.batches(indices, crop, augmentations=augmentations):
+                uniforms(batch.indices, 0, 0, 0, 1)
+
+
+if __name__ == "__main__":
+    warm_up()
