@@ -144,6 +144,9 @@ def _encode_one(source: Source, index: int, encoding: Encoding, is_measured: boo
         image = encode_image(source.read(index), encoding)
     except UnreadableImageError as error:
         return _Item(None, str(error), None)
+    except OSError as error:
+        fault = f"{error.filename} cannot be read ({error.strerror}); replace or remove the file"
+        return _Item(None, fault, None)
     return _Item(image, "", pixel_sums(image) if is_measured else None)
 
 

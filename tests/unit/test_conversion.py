@@ -106,6 +106,12 @@ def test_unreadable_image_is_named_and_leaves_nothing(image_folder, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["images"]
 
 
+def test_dangling_link_is_named(image_folder, tmp_path):
+    (image_folder / "class1" / "9.JPEG").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(UnreadableImageError, match=r"class1/9\.JPEG cannot be read"):
+        converted(image_folder, tmp_path / "out.beton")
+
+
 def test_raw_pixels_of_an_idx_source(tmp_path):
     generator = np.random.default_rng(0)
     images = generator.integers(0, 256, (6, 5, 4), dtype=np.uint8)
