@@ -7,6 +7,7 @@ when it is whole; FFCV's loader reads it like its own.
 
 import fcntl
 import os
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -27,6 +28,7 @@ from data_pipeline.beton import (
 from data_pipeline.encode import EncodedImage
 
 PAGE_SIZE = 1 << 23
+SYNC_INTERVAL_BYTES = 1 << 26
 
 
 class BetonWriter:
@@ -48,7 +50,7 @@ class BetonWriter:
         tables_end = HEADER.itemsize + 2 * FIELD.itemsize + self._samples.nbytes
         checksums_end = tables_end + len(CHECKSUM_MAGIC) + self._checksums.nbytes
         self._position = _align(checksums_end, page_size)
-        self._end = 0
+        self._end = self._synced = 0
 
     def __enter__(self) -> Self:
         self._path.parent.mkdir(parents=True, exist_ok=True)
@@ -63,6 +65,9 @@ class BetonWriter:
                 "another path"
             ) from None
         self._file.truncate(0)
+        self._syncer = ThreadPoolExecutor(1, thread_name_prefix="sync")
+        self._syncing: Future[None] = Future()
+        self._syncing.set_result(None)
         return self
 
     def append(self, image: EncodedImage, label: int) -> None:
@@ -90,7 +95,15 @@ class BetonWriter:
         self._allocations[self._count] = (self._count, self._position, size)
         self._position += size
         self._end = self._position
+        self._begin_syncing()
         self._count += 1
+
+    def _begin_syncing(self) -> None:
+        """Let the disk work while images are encoded, so that the end need not wait for all."""
+        if self._position - self._synced < SYNC_INTERVAL_BYTES or not self._syncing.done():
+            return
+        self._synced = self._position
+        self._syncing = self._syncer.submit(os.fdatasync, self._file.fileno())
 
     def __exit__(
         self,
@@ -105,6 +118,7 @@ class BetonWriter:
                 os.fsync(self._file.fileno())
                 self._partial_path.replace(self._path)
         finally:
+            self._syncer.shutdown(wait=True)
             self._partial_path.unlink(missing_ok=True)
             self._file.close()
 
