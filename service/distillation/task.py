@@ -34,7 +34,8 @@ class PixelNormalizer(nn.Module):
         rows = pixels.flatten(2)
         normalized = torch.empty(rows.shape, device=pixels.device)
         num_at_once = len(rows) if pixels.is_cuda else NUM_IMAGES_IN_CACHE
-        for part, out in zip(rows.split(num_at_once), normalized.split(num_at_once), strict=True):
+        parts = torch.split(rows, num_at_once)
+        for part, out in zip(parts, torch.split(normalized, num_at_once), strict=True):
             torch.addcmul(shift, part.float(), scale, out=out)
         return normalized.view(pixels.shape).permute(0, 3, 1, 2)
 

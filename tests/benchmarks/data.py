@@ -14,7 +14,6 @@ import tempfile
 import time
 from pathlib import Path
 
-import torch
 from pipelines import (
     NUM_THREADS,
     OurPipeline,
@@ -43,8 +42,6 @@ def main(arguments: list[str]) -> int:
     options = parser.parse_args(arguments)
     # As a training worker without a GPU does, and to the benefit of all that is measured.
     keep_freed_memory()
-    # The loaders' own threads or processes have the cores; torch's would only wait beside them.
-    torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as temporary:
         photos, folder = options.photos or default_photos(), Path(temporary)
         loaded = repeated(photos, folder / "loaded", MIN_LOADED)

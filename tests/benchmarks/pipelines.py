@@ -49,6 +49,9 @@ class OurPipeline:
 
     def __call__(self) -> float:
         """Run one epoch."""
+        # The decoding threads have the cores; torch's would only wait beside them. Set every time,
+        # because FFCV's loader sets it too.
+        torch.set_num_threads(1)
         self._epoch += 1
         indices = train_batches(
             self._file.num_samples, BATCH_SIZE, seed=0, epoch=self._epoch, rank=0, world_size=1

@@ -93,7 +93,7 @@ def test_tar_of_folders(tmp_path, prefix, format):
     names = ["b/2.jpg", long, "a/x/1.PNG", "b/1.jpg"]
     contents = {prefix + name: image(name) for name in names}
     contents |= {prefix + "a": None, prefix + "a/._1.jpg": b"x", "README.txt": b"x"}
-    contents |= {prefix + ".DS_Store": b"x"}
+    contents |= {prefix + ".DS_Store": b"x", "other/folder/empty": None}
     path = write_tar(tmp_path / "t.tar", contents, format=format)
     expected = ["a/x/1.PNG", "b/1.jpg", "b/2.jpg", long]
     assert samples(open_source(path)) == [(name[0], image(name)) for name in expected]
@@ -127,8 +127,9 @@ def test_many_tars_are_not_all_kept_open(tmp_path):
         f"{n:03}.tar": tar_bytes({"k.jpg": image(str(n)), "k.cls": b"0"})
         for n in range(MAX_OPEN_TARS + 30)
     }
-    source = open_source(write_files(tmp_path / "shards", shards))
+    folder = write_files(tmp_path / "shards", shards)
     num_before = len(os.listdir("/proc/self/fd"))  # noqa: PTH208
+    source = open_source(folder)
     for index in [*range(len(shards)), *range(len(shards))]:
         assert source.read(index).image == image(str(index))
     assert len(os.listdir("/proc/self/fd")) <= num_before + MAX_OPEN_TARS  # noqa: PTH208
@@ -180,6 +181,7 @@ def test_val_with_the_devkit(tmp_path, kind, packed):
     [
         ("n3\nn1\nn1\nn2\n", "n3 n1 n1 n2"),
         ("2\n0\n\n0\n3\n", "2 0 0 3"),
+        ("\ufeff2\n0\n0\n3\n", "2 0 0 3"),
         ("label\n2\n0\n0\n3", "2 0 0 3"),
         ("1.JPEG 0\n3 2\nval/4.JPEG 5\n2.JPEG\t1\n", "0 1 2 5"),
         ("name,label\r\n1.JPEG,n2\r\n3,n1\r\n4,n2\r\n2,n3\r\n", "n2 n3 n1 n2"),
@@ -193,7 +195,7 @@ def test_label_files(tmp_path, text, expected, packed):
             text = text.replace(f"n{digit}", WNIDS[int(digit) - 1])
         return text
 
-    (tmp_path / "labels.txt").write_text(full(text), newline="")
+    (tmp_path / "labels.txt").write_text(full(text), encoding="utf-8", newline="")
     contents = {f"{n}.JPEG": image(str(n)) for n in (2, 4, 1, 3)}
     if packed:
         path = write_tar(tmp_path / "val.tar", contents)
@@ -472,6 +474,8 @@ def test_both_cifars_and_unknown_splits(tmp_path):
         ("labels", b"0\n1\ndog\n3\n", "a line 'dog'"),
         ("labels", b"0\n1\n-2\n3\n", "a line '-2'"),
         ("labels", b"0\n1\n2,\n3\n", "a line '2 '"),
+        ("labels", b"0\n1\n1000000\n3\n", "a line '1000000'"),
+        ("labels", b"0\n1\n" + b"9" * 5000 + b"\n3\n", "a line '999"),
         ("labels", b"0\n1\n2 2\n3\n", "a line '2 2'"),
         ("labels", b"0\n1\nn01440764\n3\n", "mixes wnids and class numbers"),
         ("labels", b"1,0\n2,0\n3,0\n3,0\n", "two labels for 3"),
