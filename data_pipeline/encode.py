@@ -49,6 +49,11 @@ def encode_image(sample: SourceSample, encoding: Encoding) -> EncodedImage:
     try:
         if not isinstance(sample.image, bytes):
             return _encode(Image.fromarray(sample.image), encoding)
+        if encoding.format == "jpeg":
+            # Most images, without Pillow and mostly without the interpreter's lock.
+            size = _simple_jpeg_size(sample.image)
+            if size is not None and size == _target_size(*size, encoding):
+                return encoded(MODE_JPEG, *size, sample.image)
         with Image.open(io.BytesIO(sample.image)) as image:
             if encoding.format == "jpeg" and _is_plain_jpeg(image, encoding):
                 if not decodes(sample.image, *image.size):
@@ -86,6 +91,14 @@ def pixel_sums(image: EncodedImage) -> NDArray[np.uint64]:
     if status != 0:
         raise ValueError("the image data is damaged or ends too early")
     return sums
+
+
+def _simple_jpeg_size(data: bytes) -> tuple[int, int] | None:
+    """Width and height of a JPEG that decodes and needs no second look, None of anything else."""
+    size = (ctypes.c_int64 * 2)()
+    if library().pixels_describe_jpeg(data, ctypes.c_int64(len(data)), size) != 0:
+        return None
+    return size[1], size[0]
 
 
 def decodes(data: bytes, width: int, height: int) -> bool:

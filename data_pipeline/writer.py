@@ -5,9 +5,9 @@ and leaves half a file at the final path. Here a file grows under a temporary na
 when it is whole; FFCV's loader reads it like its own.
 """
 
+import ctypes
 import fcntl
 import os
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -28,7 +28,8 @@ from data_pipeline.beton import (
 from data_pipeline.encode import EncodedImage
 
 PAGE_SIZE = 1 << 23
-SYNC_INTERVAL_BYTES = 1 << 26
+SYNC_INTERVAL_BYTES = 1 << 24
+SYNC_FILE_RANGE_WRITE = 2
 
 
 class BetonWriter:
@@ -65,9 +66,6 @@ class BetonWriter:
                 "another path"
             ) from None
         self._file.truncate(0)
-        self._syncer = ThreadPoolExecutor(1, thread_name_prefix="sync")
-        self._syncing: Future[None] = Future()
-        self._syncing.set_result(None)
         return self
 
     def append(self, image: EncodedImage, label: int) -> None:
@@ -100,10 +98,18 @@ class BetonWriter:
 
     def _begin_syncing(self) -> None:
         """Let the disk work while images are encoded, so that the end need not wait for all."""
-        if self._position - self._synced < SYNC_INTERVAL_BYTES or not self._syncing.done():
+        num_bytes = self._position - self._synced
+        if num_bytes < SYNC_INTERVAL_BYTES:
             return
+        self._file.flush()
+        # A hint that may fail: the sync at the end counts.
+        ctypes.CDLL(None).sync_file_range(
+            self._file.fileno(),
+            ctypes.c_int64(self._synced),
+            ctypes.c_int64(num_bytes),
+            SYNC_FILE_RANGE_WRITE,
+        )
         self._synced = self._position
-        self._syncing = self._syncer.submit(os.fdatasync, self._file.fileno())
 
     def __exit__(
         self,
@@ -118,7 +124,6 @@ class BetonWriter:
                 os.fsync(self._file.fileno())
                 self._partial_path.replace(self._path)
         finally:
-            self._syncer.shutdown(wait=True)
             self._partial_path.unlink(missing_ok=True)
             self._file.close()
 

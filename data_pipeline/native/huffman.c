@@ -192,19 +192,27 @@ static boolean decode_mcu(j_decompress_ptr info, JBLOCKROW *blocks) {
     return TRUE;
 }
 
+/* Where the marker is that closes the scan, NULL if it is missing. */
+static const uint8_t *closing_marker(const uint8_t *from, size_t num_bytes) {
+    const uint8_t *stop = from + num_bytes;
+    while ((from = memchr(from, 0xFF, (size_t)(stop - from))) && from + 1 < stop) {
+        if (from[1] != 0) return from;
+        from += 2;
+    }
+    return NULL;
+}
+
 /* Copies the scan up to its closing marker, without the zeros that follow its 0xFF bytes. */
 static int copy_scan(FastHuffman *state, const uint8_t *from, size_t num_bytes) {
-    const uint8_t *stop = from + num_bytes;
-    uint8_t *to = state->data = malloc(num_bytes + PADDING_BYTES);
+    const uint8_t *stop = closing_marker(from, num_bytes);
+    uint8_t *to = state->data = malloc((size_t)(stop - from) + PADDING_BYTES);
     if (!to) return 0;
-    for (;;) {
+    while (from < stop) {
         const uint8_t *mark = memchr(from, 0xFF, (size_t)(stop - from));
-        if (!mark || mark + 1 == stop) return 0;
-        memcpy(to, from, (size_t)(mark - from));
-        to += mark - from;
-        if (mark[1] != 0) break;
-        *to++ = 0xFF;
-        from = mark + 2;
+        size_t count = (size_t)((mark ? mark + 1 : stop) - from);
+        memcpy(to, from, count);
+        to += count;
+        from += count + 1;
     }
     memset(to, 0, PADDING_BYTES);
     state->reader.next = state->data;
@@ -212,11 +220,14 @@ static int copy_scan(FastHuffman *state, const uint8_t *from, size_t num_bytes) 
     return 1;
 }
 
+int fast_huffman_applies(j_decompress_ptr info) {
+    return !info->progressive_mode && !info->arith_code && info->restart_interval == 0 &&
+           info->comps_in_scan == info->num_components && info->data_precision == 8 &&
+           closing_marker(info->src->next_input_byte, info->src->bytes_in_buffer);
+}
+
 FastHuffman *fast_huffman_install(j_decompress_ptr info, void (*on_anomaly)(j_common_ptr)) {
-    if (info->progressive_mode || info->arith_code || info->restart_interval != 0 ||
-        info->comps_in_scan != info->num_components || info->data_precision != 8) {
-        return NULL;
-    }
+    if (!fast_huffman_applies(info)) return NULL;
     FastHuffman *state = calloc(1, sizeof *state);
     if (!state || !copy_scan(state, info->src->next_input_byte, info->src->bytes_in_buffer)) {
         fast_huffman_free(state);

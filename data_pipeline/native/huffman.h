@@ -12,8 +12,11 @@
 
 typedef struct FastHuffman FastHuffman;
 
-/* Takes over from libjpeg's decoder after jpeg_start_decompress, where the file is of the common
- * kind: baseline, one scan, no restart markers. NULL, and nothing is changed, where it is not.
+/* Whether the file, after jpeg_start_decompress, is of the common kind: baseline, one scan with a
+ * marker at its end, no restart markers. libjpeg makes an image of such a one whatever it holds. */
+int fast_huffman_applies(j_decompress_ptr info);
+
+/* Takes over from libjpeg's decoder, where it applies; NULL, and nothing is changed, elsewhere.
  * `on_anomaly` is called, and must not return, where the data is not what it should be: what
  * damaged files mean is left to libjpeg. */
 FastHuffman *fast_huffman_install(j_decompress_ptr info, void (*on_anomaly)(j_common_ptr));

@@ -17,6 +17,12 @@
 /* blend_rows reads 16 bytes at a time. */
 #define READ_PAST_END 16
 
+/* Markers that may say that the image is not what its pixels show: turned, or one of several. */
+#define EXIF_MARKER (JPEG_APP0 + 1)
+#define MULTI_PICTURE_MARKER (JPEG_APP0 + 2)
+#define MARKER_NAME_BYTES 4
+
+/* A height of 0 stands for any size. */
 typedef struct {
     const uint8_t *data;
     int64_t num_bytes, height, width;
@@ -58,12 +64,17 @@ static int start(Decoder *decoder, const Jpeg *jpeg, J_COLOR_SPACE colours, int 
     struct jpeg_decompress_struct *info = &decoder->info;
     jpeg_create_decompress(info);
     jpeg_mem_src(info, jpeg->data, (unsigned long)jpeg->num_bytes);
+    if (jpeg->height == 0) {
+        jpeg_save_markers(info, EXIF_MARKER, MARKER_NAME_BYTES);
+        jpeg_save_markers(info, MULTI_PICTURE_MARKER, MARKER_NAME_BYTES);
+    }
     jpeg_read_header(info, TRUE);
     info->out_color_space = colours;
     info->dct_method = JDCT_ISLOW;
     jpeg_start_decompress(info);
     if (fast) decoder->huffman = fast_huffman_install(info, leave_odd);
-    return info->output_height == jpeg->height && info->output_width == jpeg->width;
+    return jpeg->height == 0 ||
+           (info->output_height == jpeg->height && info->output_width == jpeg->width);
 }
 
 static void read_rows(struct jpeg_decompress_struct *info, uint8_t *pixels, int64_t stride,
@@ -106,8 +117,9 @@ static int32_t decode_whole(Decoder *decoder, const void *request) {
 
 typedef int32_t Decode(Decoder *decoder, const void *request);
 
-static int32_t run(const Jpeg *jpeg, J_COLOR_SPACE colours, Decode *decode, const void *request) {
-    for (int fast = 1; fast >= 0; fast--) {
+static int32_t run(const Jpeg *jpeg, J_COLOR_SPACE colours, Decode *decode, const void *request,
+                   int fast) {
+    for (; fast >= 0; fast--) {
         Decoder decoder = {0};
         volatile int32_t status = PIXELS_DAMAGED;
         decoder.info.err = jpeg_std_error(&decoder.errors);
@@ -131,14 +143,14 @@ PIXELS_API int32_t pixels_view_jpeg(const uint8_t *data, int64_t num_bytes, int6
                   const View *view, int32_t mirrored, uint8_t *out) {
     Jpeg jpeg = {data, num_bytes, height, width};
     ViewRequest request = {view, mirrored, out};
-    return run(&jpeg, JCS_EXT_RGBX, decode_view, &request);
+    return run(&jpeg, JCS_EXT_RGBX, decode_view, &request, 1);
 }
 
 /* A whole JPEG of the given size as RGB [height, width, 3]. */
 PIXELS_API int32_t pixels_decode_jpeg(const uint8_t *data, int64_t num_bytes, int64_t height, int64_t width,
                     uint8_t *out) {
     Jpeg jpeg = {data, num_bytes, height, width};
-    return run(&jpeg, JCS_RGB, decode_whole, &out);
+    return run(&jpeg, JCS_RGB, decode_whole, &out, 1);
 }
 
 /* The view of raw RGB pixels [height, width, 3]. */
@@ -204,13 +216,12 @@ PIXELS_API int32_t pixels_measure_jpeg(const uint8_t *data, int64_t num_bytes, i
                      uint64_t *sums) {
     Jpeg jpeg = {data, num_bytes, height, width};
     memset(sums, 0, 6 * sizeof *sums);
-    return run(&jpeg, JCS_EXT_RGBX, decode_sums, &sums);
+    return run(&jpeg, JCS_EXT_RGBX, decode_sums, &sums, 1);
 }
 
 static int32_t decode_nothing(Decoder *decoder, const void *request) {
     (void)request;
-    /* One scan up to its closing marker: libjpeg makes an image of it, whatever it holds. */
-    if (decoder->huffman) return PIXELS_OK;
+    if (fast_huffman_applies(&decoder->info)) return PIXELS_OK;
     uint8_t *row = decoder->pixels = malloc(4 * (size_t)decoder->info.output_width);
     if (!row) return PIXELS_NO_MEMORY;
     read_rows(&decoder->info, row, 0, decoder->info.output_height);
@@ -221,5 +232,26 @@ static int32_t decode_nothing(Decoder *decoder, const void *request) {
 PIXELS_API int32_t pixels_check_jpeg(const uint8_t *data, int64_t num_bytes, int64_t height,
                                      int64_t width) {
     Jpeg jpeg = {data, num_bytes, height, width};
-    return run(&jpeg, JCS_EXT_RGBX, decode_nothing, NULL);
+    return run(&jpeg, JCS_EXT_RGBX, decode_nothing, NULL, 0);
+}
+
+static int32_t describe(Decoder *decoder, const void *request) {
+    int64_t *const *size = request;
+    const struct jpeg_decompress_struct *info = &decoder->info;
+    if (info->num_components != 1 && info->num_components != 3) return PIXELS_DAMAGED;
+    for (jpeg_saved_marker_ptr marker = info->marker_list; marker; marker = marker->next) {
+        if (marker->data_length < MARKER_NAME_BYTES) continue;
+        if (!memcmp(marker->data, "Exif", MARKER_NAME_BYTES)) return PIXELS_DAMAGED;
+        if (!memcmp(marker->data, "MPF", MARKER_NAME_BYTES)) return PIXELS_DAMAGED;
+    }
+    (*size)[0] = info->output_height;
+    (*size)[1] = info->output_width;
+    return decode_nothing(decoder, NULL);
+}
+
+/* Whether the bytes are a JPEG that decodes, in grey or RGB, with nothing in its headers that could
+ * change what it shows; then size is its height and width. */
+PIXELS_API int32_t pixels_describe_jpeg(const uint8_t *data, int64_t num_bytes, int64_t *size) {
+    Jpeg jpeg = {data, num_bytes, 0, 0};
+    return run(&jpeg, JCS_EXT_RGBX, describe, &size, 0);
 }
