@@ -5,11 +5,11 @@ per sample, then page-aligned image data, and at the end a table of (sample, pos
 image is stored as JPEG or as raw RGB bytes.
 
 Files written here also have checksums, one for each sample, in the gap before the first page, where
-FFCV does not look: CHECKSUM_MAGIC, then the first 64 bits of the SHA-256 digests of the stored
-bytes.
+FFCV does not look: CHECKSUM_MAGIC, then the CRC-32 of each sample's stored bytes.
 """
 
 import hashlib
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,8 +35,8 @@ FIELD = np.dtype(
 )
 IMAGE = np.dtype([("mode", "<u1"), ("width", "<u2"), ("height", "<u2"), ("data_ptr", "<u8")])
 SAMPLE = np.dtype([("image", IMAGE), ("label", "<i8")], align=True)
-CHECKSUM_MAGIC = b"SHA256/8"
-CHECKSUM = np.dtype("V8")
+CHECKSUM_MAGIC = b"CRC32/LE"
+CHECKSUM = np.dtype("<u4")
 ALLOCATION = np.dtype([("sample_id", "<u8"), ("ptr", "<u8"), ("size", "<u8")])
 
 
@@ -49,14 +49,14 @@ class BetonFile:
     """What a .beton says about its samples; the pixels stay on disk.
 
     ``samples`` is [N] of SAMPLE; ``data_sizes`` is [N], the bytes that each image occupies;
-    ``checksums`` is [N] of 8 bytes, None in a file that FFCV wrote; ``identity`` is the SHA-256
+    ``checksums`` is [N] of CHECKSUM, None in a file that FFCV wrote; ``identity`` is the SHA-256
     digest of all tables, hexadecimal: with checksums, it stands for every pixel.
     """
 
     path: Path
     samples: NDArray[np.void]
     data_sizes: NDArray[np.int64]
-    checksums: NDArray[np.void] | None
+    checksums: NDArray[np.uint32] | None
     identity: str
 
     @property
@@ -97,9 +97,9 @@ def open_beton(path: Path) -> BetonFile:
         ) from error
 
 
-def checksum(data: bytes | memoryview) -> bytes:
-    """Eight bytes that tell whether stored bytes are still the same."""
-    return hashlib.sha256(data).digest()[: CHECKSUM.itemsize]
+def checksum(data: bytes) -> int:
+    """CRC-32: tells whether stored bytes are still the same."""
+    return zlib.crc32(data)
 
 
 def _read_tables(path: Path) -> BetonFile:
@@ -129,12 +129,12 @@ def _read_tables(path: Path) -> BetonFile:
     return BetonFile(path, samples, sizes, checksums, digest.hexdigest())
 
 
-def _read_checksums(path: Path, start: int, count: int) -> NDArray[np.void] | None:
+def _read_checksums(path: Path, start: int, count: int) -> NDArray[np.uint32] | None:
     with path.open("rb") as file:
         file.seek(start)
         if file.read(len(CHECKSUM_MAGIC)) != CHECKSUM_MAGIC:
             return None
-    return _read(path, CHECKSUM, count, start + len(CHECKSUM_MAGIC))
+    return _read(path, CHECKSUM, count, start + len(CHECKSUM_MAGIC)).view(np.uint32)
 
 
 def _read(path: Path, dtype: np.dtype, count: int, offset: int) -> NDArray[np.void]:

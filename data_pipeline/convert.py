@@ -28,7 +28,7 @@ from data_pipeline.writer import BetonWriter
 CHUNK = 16
 NUM_CHUNKS_AHEAD_PER_WORKER = 8
 # Decoding costs more than all the rest of a conversion: mean and deviation are taken of a sample.
-MIN_MEASURED = 512
+MIN_MEASURED = 256
 MEASURED_SHARE = 32
 
 

@@ -33,7 +33,7 @@ class EncodedImage(NamedTuple):
     width: int
     height: int
     data: bytes
-    checksum: bytes
+    checksum: int
 
 
 class UnreadableImageError(ValueError):

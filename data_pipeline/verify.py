@@ -102,7 +102,7 @@ def _compare(file: BetonFile, indices: NDArray[np.int64]) -> Iterator[Damage]:
     with file.path.open("rb") as stream:
         for index, (_, _, _, position, size) in zip(indices, file.storage(indices), strict=True):
             stream.seek(position)
-            if checksum(stream.read(size)) != file.checksums[index].tobytes():
+            if checksum(stream.read(size)) != file.checksums[index]:
                 yield Damage(int(index), "is not what was converted: its bytes have changed")
 
 
@@ -116,7 +116,7 @@ def _decode(file: BetonFile, indices: NDArray[np.int64]) -> Iterator[Damage]:
         ):
             stream.seek(position)
             try:
-                pixel_sums(EncodedImage(mode, width, height, stream.read(size), b""))
+                pixel_sums(EncodedImage(mode, width, height, stream.read(size), 0))
             except ValueError as error:
                 yield Damage(int(index), f"cannot be decoded: {error}")
 

@@ -89,7 +89,7 @@ class BetonWriter:
         self._file.write(image.data)
         record = (image.mode, image.width, image.height, self._position)
         self._samples[self._count] = (record, label)
-        self._checksums[self._count] = np.void(image.checksum)
+        self._checksums[self._count] = image.checksum
         self._allocations[self._count] = (self._count, self._position, size)
         self._position += size
         self._end = self._position

@@ -50,7 +50,7 @@ def test_any_flipped_byte_is_found(path):
     """Every table byte, and places spread over samples and gaps."""
     file = open_beton(path)
     size, data_start = path.stat().st_size, int(file.samples["image"]["data_ptr"].min())
-    tables_end = 24 + 2 * 1041 + file.samples.nbytes + 8 + 8 * 12
+    tables_end = 24 + 2 * 1041 + file.samples.nbytes + 8 + 4 * 12
     # The page size and the descriptors' unused bytes are part of the tables too.
     places = [*range(0, 24), *range(24, tables_end, 61), *range(tables_end - 200, tables_end)]
     places += np.linspace(tables_end, size - 1, 300).astype(int).tolist()
