@@ -14,17 +14,16 @@ from pydantic_core import ErrorDetails
 
 from service.dataset_facts import is_remote
 from service.problems import BadInputError, Problem
+from service.spec_data_sections import Augmentation, Dataset
+from service.spec_fields import Section
 from service.spec_rules import RULES, is_file_source
 from service.spec_sections import (
     AdamW,
-    Augmentation,
     Checkpoints,
-    Dataset,
     Evaluation,
     Method,
     Resources,
     Schedule,
-    Section,
     Sgd,
     Student,
     Teacher,

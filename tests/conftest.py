@@ -5,8 +5,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from staging_helpers import instrument
 
 from data_pipeline.encode import encoded
+from data_pipeline.staging import Cache
 from data_pipeline.writer import BetonWriter
 
 NUM_CLASSES = 4
@@ -74,3 +76,23 @@ def write_spec(make_content, tmp_path):
         return path
 
     return write
+
+
+@pytest.fixture
+def share(tmp_path):
+    """A folder that stands for a shared mount."""
+    return tmp_path / "share"
+
+
+@pytest.fixture
+def cache(tmp_path):
+    """A cache of datasets on the node's own disk."""
+    return Cache(tmp_path / "cache")
+
+
+@pytest.fixture
+def log_path(tmp_path, monkeypatch):
+    """Where the bytes of each fetch are noted."""
+    path = tmp_path / "fetched"
+    instrument(monkeypatch.setattr, path)
+    return path

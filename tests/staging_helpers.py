@@ -3,6 +3,7 @@
 Run as a script: stage LOCATION into CACHE once a line arrives on stdin, noting every fetched chunk.
 """
 
+import collections
 import hashlib
 import json
 import subprocess
@@ -18,6 +19,19 @@ from data_pipeline.staging.remote import RemoteFile
 
 CHUNK_BYTES = 64 << 10
 NUM_BYTES = 16 * CHUNK_BYTES - 100
+
+
+DiskUsage = collections.namedtuple("DiskUsage", "total used free")
+
+
+def quiet(text):
+    """Take no notice of progress."""
+
+
+def put(location, cache):
+    """Stage and let go at once; returns the path."""
+    with stage(location, cache, report=quiet) as staged:
+        return staged.path
 
 
 def make_dataset(folder, name="train", seed=0, num_bytes=NUM_BYTES):

@@ -7,7 +7,8 @@ from torch import Tensor, nn
 
 from service.distillation.losses import cross_entropy, dtkd_loss_at, kd_loss
 from service.distillation.temperature import Temperatures, centred, matched_temperatures
-from service.spec_sections import Method, Normalization
+from service.spec_data_sections import Normalization
+from service.spec_sections import Method
 
 # On a CPU, the bytes of one step between two operations should not leave the core's cache.
 NUM_IMAGES_IN_CACHE = 4

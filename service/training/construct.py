@@ -14,7 +14,7 @@ from data_pipeline.loader import Crop
 from service.distillation.task import DistillationTask, PixelNormalizer, Teacher
 from service.models.build import build_with_weights
 from service.spec import JobSpec
-from service.spec_sections import Augmentation
+from service.spec_data_sections import Augmentation
 
 
 def build_task(spec: JobSpec, device: torch.device) -> DistillationTask:

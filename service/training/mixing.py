@@ -15,7 +15,7 @@ from scipy.special import betaincinv
 from torch import Tensor
 
 from data_pipeline.draws import uniforms
-from service.spec_sections import Mixing
+from service.spec_data_sections import Mixing
 
 MIXING_STREAM = 1002
 NUM_DRAWS = 5

@@ -20,7 +20,8 @@ from data_pipeline.beton import open_beton
 from data_pipeline.loader import Crop, ImageLoader
 from data_pipeline.order import train_batches
 from service.distillation.task import PixelNormalizer
-from service.spec_sections import IMAGENET_MEAN, IMAGENET_STD, Normalization
+from service.spec_data_sections import Normalization
+from service.spec_fields import IMAGENET_MEAN, IMAGENET_STD
 
 SIZE = 224
 BATCH_SIZE = 64

@@ -14,13 +14,13 @@ from pyarrow import fs
 from staging_helpers import (
     CHUNK_BYTES,
     NUM_BYTES,
-    instrument,
     kill_while_copying,
     make_dataset,
     num_fetched_bytes,
+    put,
 )
 
-from data_pipeline.staging import Cache, StagingError, read_manifest_at, remote_manifest, stage
+from data_pipeline.staging import StagingError, read_manifest_at, remote_manifest
 
 pytestmark = pytest.mark.slow
 
@@ -137,23 +137,6 @@ def uploaded(server_port, environment, tmp_path):
         with store.open_output_stream(f"datasets/of 2026/{Path(name).name}") as stream:
             stream.write(Path(name).read_bytes())
     return "s3://datasets/of 2026/train.beton", content
-
-
-@pytest.fixture
-def cache(tmp_path):
-    return Cache(tmp_path / "cache")
-
-
-@pytest.fixture
-def log_path(tmp_path, monkeypatch):
-    path = tmp_path / "fetched"
-    instrument(monkeypatch.setattr, path)
-    return path
-
-
-def put(location, cache):
-    with stage(location, cache, report=lambda text: None) as staged:
-        return staged.path
 
 
 def test_staged_file_equals_the_object_and_is_fetched_once(uploaded, relay, cache, log_path):

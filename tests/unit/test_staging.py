@@ -12,11 +12,13 @@ import pytest
 from staging_helpers import (
     CHUNK_BYTES,
     NUM_BYTES,
+    DiskUsage,
     check_digest,
-    instrument,
     kill_while_copying,
     make_dataset,
     num_fetched_bytes,
+    put,
+    quiet,
     start_worker,
 )
 
@@ -24,35 +26,6 @@ from data_pipeline.beton import BetonError, open_beton
 from data_pipeline.manifest import FORMAT, read_manifest, write_manifest
 from data_pipeline.staging import Cache, StagingError, fetch, read_manifest_at, room, stage
 from data_pipeline.staging.remote import RemoteFile, remote_file
-
-DiskUsage = collections.namedtuple("DiskUsage", "total used free")
-
-
-@pytest.fixture
-def share(tmp_path):
-    return tmp_path / "share"
-
-
-@pytest.fixture
-def cache(tmp_path):
-    return Cache(tmp_path / "cache")
-
-
-@pytest.fixture
-def log_path(tmp_path, monkeypatch):
-    path = tmp_path / "fetched"
-    instrument(monkeypatch.setattr, path)
-    return path
-
-
-def quiet(text):
-    pass
-
-
-def put(location, cache):
-    """Stage and let go at once; returns the path."""
-    with stage(location, cache, report=quiet) as staged:
-        return staged.path
 
 
 def partials(cache):

@@ -1,48 +1,20 @@
 """Room in the cache: what is evicted, what is kept, and what a full disk says."""
 
-import collections
 import os
 import subprocess
 
 import pytest
 from staging_helpers import (
     NUM_BYTES,
-    instrument,
+    DiskUsage,
     kill_while_copying,
     make_dataset,
     num_fetched_bytes,
+    put,
+    quiet,
 )
 
 from data_pipeline.staging import Cache, StagingError, fetch, room, stage
-
-DiskUsage = collections.namedtuple("DiskUsage", "total used free")
-
-
-@pytest.fixture
-def share(tmp_path):
-    return tmp_path / "share"
-
-
-@pytest.fixture
-def cache(tmp_path):
-    return Cache(tmp_path / "cache")
-
-
-@pytest.fixture
-def log_path(tmp_path, monkeypatch):
-    path = tmp_path / "fetched"
-    instrument(monkeypatch.setattr, path)
-    return path
-
-
-def quiet(text):
-    pass
-
-
-def put(location, cache):
-    """Stage and let go at once; returns the path."""
-    with stage(location, cache, report=quiet) as staged:
-        return staged.path
 
 
 def stage_in_order(share, cache, count, num_bytes=NUM_BYTES):

@@ -12,7 +12,8 @@ from service.distillation.task import (
     Teacher,
     sample_telemetry,
 )
-from service.spec_sections import Method, Normalization
+from service.spec_data_sections import Normalization
+from service.spec_sections import Method
 
 NORMALIZATION = Normalization(mean=(0.5, 0.4, 0.3), std=(0.2, 0.25, 0.5))
 OTHER = Normalization(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
