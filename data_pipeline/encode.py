@@ -6,7 +6,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from data_pipeline.beton import MODE_JPEG, MODE_RAW, checksum
 from data_pipeline.native import library
@@ -61,6 +61,9 @@ def encode_image(sample: SourceSample, encoding: Encoding) -> EncodedImage:
                 return encoded(MODE_JPEG, *image.size, sample.image)
             image.load()
             return _encode(image, encoding)
+    except UnidentifiedImageError as error:
+        fault = "is no image" if len(sample.image) else "is empty"
+        raise UnreadableImageError(f"{sample.name} {fault}; replace or remove the file") from error
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise UnreadableImageError(
             f"{sample.name} cannot be decoded ({error}); replace or remove the file"

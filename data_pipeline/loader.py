@@ -220,8 +220,8 @@ class ImageLoader:
         if len(self.undecodable) > self._max_undecodable:
             names = ", ".join(str(index) for index in sorted(self.undecodable)[:10])
             raise UndecodableSampleError(
-                f"{self._file.path}: sample {names} does not decode, and "
-                f"{self._max_undecodable} may fail; jobs/verify.py lists all that do, convert again"
+                f"{self._file.path}: sample {names} does not decode; convert it again, or allow "
+                f"for more with dataset.max_undecodable, which is {self._max_undecodable}"
             )
 
     def _replace(self, batch: Batch, slot: int, view: _View) -> None:

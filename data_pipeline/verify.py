@@ -39,6 +39,19 @@ def check_quickly(path: Path) -> None:
     Raises:
         BetonError: a file that is damaged, or is not the one its manifest describes.
     """
+    check_tables(path)
+    file = open_beton(path)
+    if file.checksums is not None:
+        chosen = np.linspace(0, file.num_samples - 1, NUM_GLANCED_AT).astype(np.int64)
+        _refuse(path, _compare(file, np.unique(chosen)))
+
+
+def check_tables(path: Path) -> None:
+    """Compare size and tables with the manifest, but no sample.
+
+    Raises:
+        BetonError: a file that is not the one its manifest describes.
+    """
     file, manifest = open_beton(path), read_manifest(path)
     if manifest is None:
         raise BetonError(f"{path} has no manifest {manifest_path(path).name}; convert it again")
@@ -48,14 +61,17 @@ def check_quickly(path: Path) -> None:
             f"{path} has {num_bytes:,} bytes, its manifest says {manifest['num_bytes']:,}; copy or "
             "convert it again"
         )
-    if file.identity != manifest["identity"]:
+    if file.identity != manifest["identity"] or not _has_counts(file, manifest["num_per_class"]):
         raise BetonError(
             f"{path} is damaged or not the file that its manifest describes; copy or convert both "
             "again"
         )
-    if file.checksums is not None:
-        chosen = np.linspace(0, file.num_samples - 1, NUM_GLANCED_AT).astype(np.int64)
-        _refuse(path, _compare(file, np.unique(chosen)))
+
+
+def _has_counts(file: BetonFile, num_per_class: list[int]) -> bool:
+    """Whether the labels, which are those that were written, are so many of each class."""
+    counts = np.bincount(file.labels, minlength=len(num_per_class))
+    return counts.tolist() == num_per_class
 
 
 def check_samples(path: Path, num_threads: int) -> None:

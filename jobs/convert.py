@@ -19,7 +19,9 @@ from service.problems import EXIT_BAD_INPUT, EXIT_DONE, EXIT_FAILED
 
 def main(arguments: list[str]) -> int:
     """Convert and return the exit status."""
-    options = _parser().parse_args(arguments)
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    _check_paths(parser, options)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
         source = open_source(options.source, labels=options.labels, split=options.split)
@@ -36,6 +38,18 @@ def main(arguments: list[str]) -> int:
         print(f"convert: interrupted; nothing is left at {options.out}", file=sys.stderr)
         return 128 + signal.SIGINT
     return EXIT_DONE
+
+
+def _check_paths(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    """What can be known of the paths before the first image is read."""
+    if bool(options.hold_out) != bool(options.hold_out_path):
+        parser.error("--hold-out and --hold-out-path go together; give both or neither")
+    outputs = [path for path in (options.out, options.hold_out_path) if path]
+    if len({path.resolve() for path in outputs}) != len(outputs):
+        parser.error(f"--hold-out-path is {options.out} like OUT; give another path")
+    for path in outputs:
+        if path.exists() and not path.is_file():
+            parser.error(f"{path} exists and is no file; give the path of a .beton file")
 
 
 def _convert(source: Source, path: Path, options: argparse.Namespace, part: Any) -> None:  # noqa: ANN401 - a literal
@@ -97,7 +111,10 @@ def _add_storage_options(parser: argparse.ArgumentParser) -> None:
         help="store JPEG (the source's own bytes where possible) or raw pixels",
     )
     parser.add_argument(
-        "--quality", type=_quality, default=90, help="JPEG quality of images that are re-encoded"
+        "--quality",
+        type=_quality,
+        default=90,
+        help="JPEG quality of images that are not stored as they are, PNGs and pixels among them",
     )
     parser.add_argument(
         "--max-side", type=_positive, help="shrink the longer side to this, in pixels"
@@ -119,7 +136,9 @@ def _add_selection_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--hold-out-path", type=Path, help="the .beton file for the images set aside"
     )
-    parser.add_argument("--seed", type=int, default=0, help="seed of the choice and of the order")
+    parser.add_argument(
+        "--seed", type=_not_negative, default=0, help="seed of the choice and of the order"
+    )
 
 
 def _quality(text: str) -> int:

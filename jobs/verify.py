@@ -1,6 +1,6 @@
 """Find damaged bytes and undecodable images of a dataset: python jobs/verify.py FILE.beton.
 
-Exit status: 0 the file is whole, 1 it is damaged, 2 it is no .beton.
+Exit status: 0 the file is whole, 1 it is damaged or no .beton, 2 there is no such file.
 """
 
 import argparse
@@ -10,7 +10,7 @@ from pathlib import Path
 
 from data_pipeline.beton import BetonError, BetonFile, open_beton
 from data_pipeline.manifest import read_manifest
-from data_pipeline.verify import Damage, check_quickly, find_damage
+from data_pipeline.verify import Damage, check_tables, find_damage
 from service.problems import EXIT_BAD_INPUT, EXIT_DONE, EXIT_FAILED
 
 
@@ -26,13 +26,13 @@ def main(arguments: list[str]) -> int:
         file, manifest = open_beton(options.file), read_manifest(options.file)
     except BetonError as error:
         print(f"verify: {error}", file=sys.stderr)
-        return EXIT_BAD_INPUT
+        return EXIT_FAILED if options.file.is_file() else EXIT_BAD_INPUT
     num_faults = 0
     if manifest is None:
         print(f"{options.file} has no manifest: it is checked against itself alone")
     else:
         try:
-            check_quickly(options.file)
+            check_tables(options.file)
         except BetonError as error:
             num_faults += 1
             print(error)

@@ -7,11 +7,14 @@ import numpy as np
 
 from data_pipeline.beton import open_beton
 from data_pipeline.manifest import read_manifest
-from data_pipeline.verify import check_quickly
+from data_pipeline.verify import check_quickly, check_tables
 
 
 class DatasetFacts(NamedTuple):
-    """Sizes in pixels: of any side the least and the greatest, of the shorter side the median."""
+    """Sizes in pixels: of any side the least and the greatest, of the shorter side the median.
+
+    ``classes`` are the manifest's, None where there is no manifest to check the file against.
+    """
 
     identity: str
     num_images: int
@@ -20,7 +23,8 @@ class DatasetFacts(NamedTuple):
     least_side: int
     greatest_side: int
     typical_short_side: int
-    is_verified: bool
+    num_bytes: int
+    classes: tuple[str, ...] | None
 
 
 def is_remote(location: str) -> bool:
@@ -28,21 +32,25 @@ def is_remote(location: str) -> bool:
     return location.startswith(("s3://", "gs://"))
 
 
-def dataset_facts(location: str) -> DatasetFacts:
+def dataset_facts(location: str, *, checks_samples: bool = True) -> DatasetFacts:
     """Read a dataset's tables, or, in an object store, its manifest.
+
+    ``checks_samples``: compare some samples with their checksums, too.
 
     Raises:
         BetonError: a file that is missing, damaged or not what its manifest describes.
         StagingError: an object store that has no such dataset, or does not answer.
     """
-    return _remote_facts(location) if is_remote(location) else _local_facts(Path(location))
+    if is_remote(location):
+        return _remote_facts(location)
+    return _local_facts(Path(location), checks_samples)
 
 
-def _local_facts(path: Path) -> DatasetFacts:
+def _local_facts(path: Path, checks_samples: bool) -> DatasetFacts:
     file = open_beton(path)
-    has_manifest = read_manifest(path) is not None
-    if has_manifest:
-        check_quickly(path)
+    manifest = read_manifest(path)
+    if manifest is not None:
+        check_quickly(path) if checks_samples else check_tables(path)
     sizes = file.image_sizes
     return DatasetFacts(
         file.identity,
@@ -52,7 +60,8 @@ def _local_facts(path: Path) -> DatasetFacts:
         int(sizes.min()),
         int(sizes.max()),
         int(np.median(sizes.min(axis=1))),
-        has_manifest,
+        path.stat().st_size,
+        tuple(manifest["classes"]) if manifest is not None else None,
     )
 
 
@@ -72,7 +81,8 @@ def _remote_facts(location: str) -> DatasetFacts:
             min(sides),
             max(sides),
             manifest["short_side_px"][1],
-            True,
+            manifest["num_bytes"],
+            tuple(manifest["classes"]),
         )
     except (KeyError, IndexError, TypeError, ValueError) as error:
         raise StagingError(

@@ -102,7 +102,7 @@ def format_plan(plan: Plan) -> str:
     ]
     lines += [
         f"{cost.name}: {cost.num_parameters / 1e6:.2f} M parameters, "
-        f"{cost.flops_per_image / 1e9:.3f} GFLOPs per image"
+        f"{cost.flops_per_image / 1e9:.3f} GFLOPs per image of {spec.largest_image_size} px"
         for cost in plan.models
     ]
     lines.append(f"memory per worker: about {plan.memory_bytes / 1e9:.1f} GB")
@@ -160,8 +160,15 @@ def _rates(spec: JobSpec, num_steps_per_epoch: int) -> Iterator[tuple[float, flo
 
 def _warnings(spec: JobSpec, train: DatasetFacts, val: DatasetFacts) -> Iterator[str]:
     for split, facts in (("train", train), ("val", val)):
-        if not facts.is_verified:
+        if facts.classes is None:
             yield f"dataset.{split} has no manifest: damage would not be noticed at the start"
+    if train.identity == val.identity:
+        yield "dataset.val is the same as dataset.train: its accuracy will say nothing"
+    if train.classes is not None and len(train.classes) != spec.dataset.num_classes:
+        yield (
+            f"dataset.num_classes is {spec.dataset.num_classes}, but the dataset has "
+            f"{len(train.classes)} classes"
+        )
     left_over = train.num_images % spec.training.global_batch_size
     if left_over and not spec.keeps_last_batch:
         yield (

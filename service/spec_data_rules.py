@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 def check_data(spec: JobSpec) -> Iterator[Problem]:
     """Files that can be read, labels within the classes, images large enough."""
+    found: dict[str, DatasetFacts] = {}
     for split in ("train", "val"):
         location = getattr(spec.dataset, split)
         where = f"dataset.{split}"
@@ -24,15 +25,51 @@ def check_data(spec: JobSpec) -> Iterator[Problem]:
                 'give a folder on the nodes\' own disks, as in {"path": "/scratch/datasets"}',
             )
         try:
-            facts = dataset_facts(location)
+            # Where some samples may be broken, finding one is no reason to stop.
+            facts = dataset_facts(location, checks_samples=spec.dataset.max_undecodable == 0)
         except ValueError as error:
             yield _problem(where, str(error))
             continue
+        found[split] = facts
         yield from _check_labels(where, location, facts, spec.dataset.num_classes)
         if split == "train":
             yield from _check_train_images(spec, location, facts)
         else:
             yield from _check_val_images(spec, location, facts)
+    if len(found) == 2:
+        yield from _check_classes(found["train"], found["val"])
+        yield from _check_cache(spec, found)
+
+
+def _check_classes(train: DatasetFacts, val: DatasetFacts) -> Iterator[Problem]:
+    """A label must mean the same class in both files."""
+    if train.classes is None or val.classes is None or train.classes == val.classes:
+        return
+    pairs = zip(train.classes, val.classes, strict=False)
+    difference = next(
+        (f"class {i} is {a} in train and {b} in val" for i, (a, b) in enumerate(pairs) if a != b),
+        f"train has {len(train.classes)} classes, val {len(val.classes)}",
+    )
+    yield Problem(
+        "dataset.val",
+        f"has other classes than dataset.train: {difference}",
+        "convert both from sources with the same class folders or the same devkit",
+    )
+
+
+def _check_cache(spec: JobSpec, found: dict[str, DatasetFacts]) -> Iterator[Problem]:
+    cache = spec.dataset.cache
+    if cache is None:
+        return
+    if cache.path.exists() and not cache.path.is_dir():
+        yield Problem("dataset.cache.path", f"{cache.path} is a file", "give a folder")
+    sizes = {facts.identity: facts.num_bytes for facts in found.values()}
+    if cache.limit_bytes is not None and cache.limit_bytes < sum(sizes.values()):
+        yield Problem(
+            "dataset.cache.limit_bytes",
+            f"is {cache.limit_bytes:,} but both files have {sum(sizes.values()):,} bytes",
+            "make it larger, or leave it out",
+        )
 
 
 def _problem(where: str, message: str) -> Problem:

@@ -9,7 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_pipeline.sources.names import Names
-from data_pipeline.sources.source import SourceError, SourceSample, is_image
+from data_pipeline.sources.source import IMAGE_SUFFIXES, SourceError, SourceSample, is_image
+
+SPLIT_NAMES = {"train", "val", "valid", "validation", "test"}
 
 
 @dataclass(frozen=True)
@@ -40,12 +42,18 @@ class ImageFolder:
             )
         if strays:
             raise SourceError(f"{strays[0]} lies outside the class folders; move or remove it")
+        if {folder.name.lower() for folder in folders} <= SPLIT_NAMES:
+            raise SourceError(
+                f"{root} holds splits, not classes; convert {folders[0]} and the others one by one"
+            )
         names: list[str] = []
         counts: list[int] = []
         for folder in folders:
             images = _images_below(folder)
             if not images:
-                raise SourceError(f"{folder} has no images; remove it or fill it")
+                raise SourceError(
+                    f"{folder} has no images ({', '.join(IMAGE_SUFFIXES)}); remove it or fill it"
+                )
             names += [f"{folder.name}/{image}" for image in images]
             counts.append(len(images))
         labels = np.repeat(np.arange(len(folders), dtype=np.int64), counts)

@@ -38,6 +38,11 @@ def read_label_file(path: Path, images: Sequence[str], source: Path) -> ImageLab
     if class_index(texts[0]) is None:
         return labels_of_wnids(texts)
     labels = np.array([int(text) for text in texts], np.int64)
+    if labels.min() == 1:
+        raise SourceError(
+            f"{path} has labels from 1 on, and a class index begins at 0; subtract 1, or give the "
+            "devkit where they are ILSVRC's own ids"
+        )
     return ImageLabels(numbered_classes(labels), labels)
 
 

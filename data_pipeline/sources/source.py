@@ -7,7 +7,10 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-IMAGE_SUFFIXES = (".jpeg", ".jpg", ".png", ".bmp", ".webp")
+IMAGE_SUFFIXES = (
+    *(".jpeg", ".jpg", ".jfif", ".png", ".bmp", ".webp"),
+    *(".gif", ".tif", ".tiff", ".ppm", ".pgm", ".avif"),
+)
 # A label beyond it is a damaged file or an identifier, not a position among classes.
 MAX_NUM_CLASSES = 1_000_000
 

@@ -17,7 +17,7 @@ def progress_line(event: Event, spec: JobSpec, last_top1: float | None) -> str:
         return (
             f"epoch {event.epoch}/{spec.schedule.num_epochs}  step {event.step}  "
             f"val top-1 {percent(values['val_top1'])}  top-5 {percent(values['val_top5'])}  "
-            f"loss {values['val_loss']:.4f}"
+            f"loss {values['val_loss']:.4f}{_undecodable(values)}"
         )
     line = (
         f"epoch {event.epoch + 1}/{spec.schedule.num_epochs}  step {event.step}  "
@@ -25,6 +25,11 @@ def progress_line(event: Event, spec: JobSpec, last_top1: float | None) -> str:
         f"{values['images_per_s']:,.0f} img/s  data wait {values['data_wait_share']:.0%}"
     )
     return line if event.eta_s is None else f"{line}  ETA {duration(event.eta_s)}"
+
+
+def _undecodable(values: dict[str, float]) -> str:
+    count = values.get("undecodable", 0)
+    return f"  {count:.0f} undecodable images left out or replaced" if count else ""
 
 
 class ProgressPrinter:

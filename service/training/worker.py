@@ -265,6 +265,8 @@ class Worker:
             progress.best_top1, progress.best_top5 = accuracy.top1, accuracy.top5
             progress.best_epoch = progress.epoch
         metrics = accuracy.as_metrics("val")
+        if self._spec.dataset.max_undecodable:
+            metrics["undecodable"] = self._data.count_undecodable()
         self._record("evaluation", metrics)
         return metrics
 

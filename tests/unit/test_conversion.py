@@ -316,3 +316,42 @@ def test_full_disk_is_named_and_leaves_nothing(image_folder, tmp_path):
         assert list(disk.iterdir()) == []
     finally:
         subprocess.run(["umount", str(disk)], check=True)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--hold-out", "1"], "go together"),
+        (["--hold-out-path", "x.beton"], "go together"),
+        (["--hold-out", "1", "--hold-out-path", "out.beton"], "give another path"),
+        (["--seed", "-1"], "negative"),
+        (["--quality", "0"], "between 1 and 100"),
+    ],
+)
+def test_options_that_do_not_fit_are_refused_before_the_first_image(
+    image_folder, tmp_path, options, message
+):
+    command = [sys.executable, str(ROOT / "jobs" / "convert.py"), str(image_folder), "out.beton"]
+    done = subprocess.run(
+        [*command, *options], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["images"]
+
+
+def test_what_is_no_image_is_called_so_in_words_that_repeat(image_folder, tmp_path):
+    (image_folder / "class0" / "empty.jpg").write_bytes(b"")
+    (image_folder / "class0" / "text.jpg").write_bytes(b"some text")
+    faults = converted(image_folder, tmp_path / "out.beton", max_bad=2)["left_out"]
+    assert sorted(fault.split("/")[-1] for fault in faults) == [
+        "empty.jpg is empty; replace or remove the file",
+        "text.jpg is no image; replace or remove the file",
+    ]
+
+
+def test_splits_are_not_taken_for_classes(tmp_path):
+    for split in ("train", "val"):
+        write_folder(tmp_path / "images" / split, 1, 1)
+    with pytest.raises(SourceError, match="holds splits, not classes"):
+        open_source(tmp_path / "images")

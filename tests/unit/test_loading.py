@@ -182,7 +182,7 @@ def test_zeroed_jpeg_is_an_error_that_names_the_sample(jpeg_file):
     indices = evaluation_batches(12, 4, rank=0, world_size=1)
     with (
         ImageLoader(jpeg_file, seed=0, num_threads=2) as loader,
-        pytest.raises(UndecodableSampleError, match=r"sample 5 .*verify"),
+        pytest.raises(UndecodableSampleError, match=r"sample 5 .*max_undecodable"),
     ):
         list(loader.batches(indices, center_crop(24, 24)))
 
