@@ -168,6 +168,11 @@ class Checkpoints(Section):
     """Folder that every node sees; the run lives in storage_path/name."""
     every_epochs: Count = 1
     """Epochs between two checkpoints; the last epoch is always kept."""
+    every_steps: Count | None = None
+    """Optimizer steps between two checkpoints within epochs; absent: none."""
+    every_minutes: Positive | None = None
+    """Minutes between two checkpoints within epochs, looked at with every progress line; absent:
+    none."""
     num_to_keep: Count = 2
     """Newest checkpoints kept."""
 

@@ -3,11 +3,14 @@
 The loop in ``loop.py`` says when; this says how.
 """
 
+import contextlib
 import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from pathlib import Path
+from types import TracebackType
 from typing import Self
 
 import numpy as np
@@ -23,10 +26,13 @@ from service.tracking.journal import Journal, Kind
 from service.training.batchnorm import RunningStatistics
 from service.training.checkpoints import (
     Progress,
-    checkpoint_name,
+    Snapshot,
+    copied,
     load_checkpoint,
+    mean_of_ranks,
     newest_checkpoint,
-    save_checkpoint,
+    plain_state,
+    set_damaged_aside,
 )
 from service.training.construct import build_task
 from service.training.data import StepShare, WorkerData, World
@@ -36,10 +42,11 @@ from service.training.metrics import IntervalMetrics
 from service.training.mixing import mix
 from service.training.optimizers import build_average, build_optimizer, gradient_norm
 from service.training.refusal import refuse, teacher_fault
+from service.training.saving import CheckpointError, CheckpointSaver
 from service.training.schedule import distillation_warmup, learning_rate
 
-Report = Callable[[dict[str, float], Path | None], None]
-"""Takes metrics, and on rank 0 the folder of a new checkpoint; all ranks call it together."""
+Report = Callable[[dict[str, float]], None]
+"""Takes the metrics of an epoch; all ranks call it together."""
 
 
 class Worker:
@@ -60,7 +67,10 @@ class Worker:
         decay = spec.training.ema_decay
         self._average = build_average(self._student, decay) if decay else None
         self._statistics = RunningStatistics(self._student)
-        self._restore()
+        self._metrics = IntervalMetrics(world.device, self._method.base_temperature)
+        self._saver = CheckpointSaver(
+            spec.run_path, spec.content_hash(), spec.checkpoints.num_to_keep
+        )
         if world.size > 1:
             # A 1x1 kernel is laid out alike in both memory formats, which DDP takes for a fault.
             warnings.filterwarnings("ignore", message="Grad strides do not match bucket view")
@@ -70,24 +80,45 @@ class Worker:
                 forward_sync_buffers=False,
                 gradient_as_bucket_view=True,
             )
-        self._metrics = IntervalMetrics(world.device, self._method.base_temperature)
+        # After DDP has made all ranks alike: a checkpoint may give them different statistics.
+        self._restore()
+        self._saved_s = time.monotonic()
         self._start_s, self._start_step = time.monotonic(), self.progress.step
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
         self._data.close()
+        # The error that ends a run is told, not what it did to a checkpoint.
+        with contextlib.suppress(CheckpointError) if kind else nullcontext():
+            self._saver.wait()
 
     def _restore(self) -> None:
         """Go on from the newest good checkpoint; rank 0 looks, all take the same."""
-        found = [newest_checkpoint(self._spec.run_path) if self._world.rank == 0 else None]
+        found: list[Path | None] = [None]
+        if self._journal is not None:
+            for line in set_damaged_aside(self._spec.run_path):
+                self._journal.note(line)
+            found = [newest_checkpoint(self._spec.run_path)]
         if self._world.size > 1:
             dist.broadcast_object_list(found)
         path = found[0]
         self.progress = Progress()
-        if path is not None:
-            self.progress = load_checkpoint(path, self._student, self._average, self._optimizer)
+        if path is None:
+            return
+        self.progress, ranks = load_checkpoint(path, self._student, self._average, self._optimizer)
+        same_world = len(ranks) == self._world.size
+        mine = ranks[self._world.rank] if same_world else mean_of_ranks(ranks)
+        self._statistics.restore(mine["statistics"])
+        if self._average is not None:
+            RunningStatistics(self._average).restore(mine["average_statistics"])
+        self._metrics.restore(mine["metrics"])
 
     def check_teacher(self) -> None:
         """Measure the teacher, once in a run.
@@ -211,7 +242,10 @@ class Worker:
     def log_if_due(self, output: TaskOutput) -> None:
         """At the interval's end, read the metrics and write them to the journal."""
         step = self.progress.step
-        if step % self._spec.tracking.log_every_steps and step != self._num_steps:
+        self._has_just_logged = (
+            step % self._spec.tracking.log_every_steps == 0 or step == self._num_steps
+        )
+        if not self._has_just_logged:
             return
         values = self._metrics.read(output)
         if not np.isfinite(values["loss"]):
@@ -234,6 +268,26 @@ class Worker:
         eta_s = elapsed_s / done * (self._num_steps - progress.step) if done else None
         self._journal.append(kind, progress.step, progress.epoch, values, eta_s)
 
+    def save_if_due(self) -> None:
+        """Save within an epoch, where the spec's steps or minutes say so."""
+        checkpoints, step = self._spec.checkpoints, self.progress.step
+        if self.progress.step_in_epoch == self._num_steps_per_epoch:
+            return
+        due = checkpoints.every_steps is not None and step % checkpoints.every_steps == 0
+        if checkpoints.every_minutes is not None and self._has_just_logged:
+            waited_s = time.monotonic() - self._saved_s
+            due |= self._first_rank_says(waited_s >= 60 * checkpoints.every_minutes)
+        if due:
+            self._save()
+
+    def _first_rank_says(self, answer: bool) -> bool:
+        """Rank 0's answer, on all ranks: clocks differ."""
+        if self._world.size == 1:
+            return answer
+        said = torch.tensor([answer], device=self._world.device)
+        dist.broadcast(said, src=0)
+        return bool(said)
+
     def finish_epoch(self) -> None:
         """Count the epoch; evaluate and save where the spec says so, and after the last."""
         spec, progress = self._spec, self.progress
@@ -249,8 +303,11 @@ class Worker:
             if self._average is not None:
                 RunningStatistics(self._average).synchronize()
             metrics = self._evaluate_student() if evaluates else {}
-            path = self._save() if saves else None
-            self._report({**metrics, "step": progress.step, "epoch": progress.epoch}, path)
+            if saves:
+                self._save()
+            if is_last:
+                self._saver.wait()
+            self._report({**metrics, "step": progress.step, "epoch": progress.epoch})
 
     def _evaluate_student(self) -> dict[str, float]:
         model = self._average if self._average is not None else self._student
@@ -268,19 +325,32 @@ class Worker:
         self._record("evaluation", metrics)
         return metrics
 
-    def _save(self) -> Path | None:
-        path = self._spec.run_path / checkpoint_name(self.progress.step)
-        if self._world.rank != 0:
-            return None
-        save_checkpoint(
-            path,
-            self._spec.content_hash(),
-            self._student,
-            self._average,
-            self._optimizer,
-            self.progress,
+    def _save(self) -> None:
+        """Copy the run's state and let rank 0 write it; every rank must call it."""
+        self._saved_s = time.monotonic()
+        average = self._average
+        mine = copied(
+            {
+                "statistics": self._statistics.state(),
+                "average_statistics": RunningStatistics(average).state() if average else [],
+                "metrics": self._metrics.state(),
+            }
         )
-        return path
+        ranks = [mine] * self._world.size
+        if self._world.size > 1:
+            gathered = ranks if self._world.rank == 0 else None
+            dist.gather_object(mine, gathered)
+        if self._world.rank != 0:
+            return
+        self._saver.save(
+            Snapshot(
+                plain_state(self._student),
+                plain_state(average) if average is not None else None,
+                copied(self._optimizer.state_dict()),
+                ranks,
+                replace(self.progress),
+            )
+        )
 
 
 def _synchronized(student: nn.Module, is_last: bool) -> AbstractContextManager[None]:

@@ -1,5 +1,6 @@
 """Training itself, without Ray: worker counts, resuming, evaluation and every optional part."""
 
+import contextlib
 import json
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from service.training.checkpoints import newest_checkpoint, read_metadata
 from service.training.construct import build_task
 from service.training.data import WorkerData, World
 from service.training.loop import train
+from service.training.worker import Worker
 
 CPU = torch.device("cpu")
 
@@ -34,7 +36,7 @@ def run_alone(spec, stop_after_reports=None):
     spec.run_path.mkdir(parents=True, exist_ok=True)
     count = 0
 
-    def report(metrics, path):
+    def report(metrics):
         nonlocal count
         count += 1
         if count == stop_after_reports:
@@ -45,7 +47,7 @@ def run_alone(spec, stop_after_reports=None):
 
 def run_rank(rank, content, world_size, store):
     dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=world_size)
-    train(parse_spec(content), World(rank, world_size, CPU, 1), lambda metrics, path: None)
+    train(parse_spec(content), World(rank, world_size, CPU, 1), lambda metrics: None)
     dist.destroy_process_group()
 
 
@@ -85,6 +87,79 @@ def test_interrupted_run_ends_with_the_same_weights(make_content, teacher):
     journals = [read_events(spec.run_path / JOURNAL_NAME)[0] for spec in (straight, resumed)]
     series = [[(e.kind, e.step, e.values.get("loss")) for e in events] for events in journals]
     assert series[0] == series[1]
+
+
+def stop_at(steps, monkeypatch_setattr):
+    """Let the worker die before its n-th step, counted over the whole run, for each n in turn."""
+    step, remaining = Worker.step, list(steps)
+
+    def step_or_die(worker, batch):
+        if remaining and worker.progress.step + 1 == remaining[0]:
+            remaining.pop(0)
+            raise InterruptedRunError
+        return step(worker, batch)
+
+    monkeypatch_setattr(Worker, "step", step_or_die)
+
+
+def loss_series(spec):
+    events, _ = read_events(spec.run_path / JOURNAL_NAME)
+    return [(e.kind, e.step, e.values.get("loss"), e.values.get("dtkd")) for e in events]
+
+
+@pytest.mark.parametrize("every_steps", [1, 2, 3])
+def test_run_killed_within_epochs_ends_as_if_it_was_not(
+    make_content, teacher, monkeypatch, every_steps
+):
+    sections = {
+        "teacher": teacher,
+        "schedule": {"num_epochs": 3, "milestones": [2]},
+        "training": {"ema_decay": 0.9},
+        "checkpoints": {"every_steps": every_steps},
+        "tracking": {"log_every_steps": 3},
+    }
+    straight = parse_spec(make_content(name="straight", **sections))
+    killed = parse_spec(make_content(name="killed", **sections))
+    run_alone(straight)
+    deaths = (1, 3, 4, 6, 11, 12)
+    stop_at(deaths, monkeypatch.setattr)
+    for _ in deaths:
+        with pytest.raises(InterruptedRunError):
+            run_alone(killed)
+    run_alone(killed)
+    ours, theirs = final(killed), final(straight)
+    assert all(torch.equal(ours[0][name], theirs[0][name]) for name in theirs[0])
+    assert ours[1] == theirs[1]
+    assert loss_series(killed) == loss_series(straight)
+
+
+def run_rank_until(rank, content, world_size, store, step):
+    """As run_rank, but every worker dies before a step."""
+    stop_at([step], setattr)
+    with contextlib.suppress(InterruptedRunError):
+        run_rank(rank, content, world_size, store)
+
+
+def test_two_workers_killed_within_an_epoch_end_as_if_they_were_not(
+    make_content, teacher, tmp_path
+):
+    sections = {
+        "teacher": teacher,
+        "training": {"ema_decay": 0.9},
+        "checkpoints": {"every_steps": 1},
+        "tracking": {"log_every_steps": 3},
+    }
+    straight, killed = (make_content(name=name, **sections) for name in ("straight", "killed"))
+    run_together(straight, 2, tmp_path)
+    parse_spec(killed).run_path.mkdir(parents=True)
+    for step in (3, 6):
+        store = tmp_path / f"until{step}"
+        mp.spawn(run_rank_until, (killed, 2, store, step), nprocs=2)
+    (tmp_path / "store2").unlink()
+    run_together(killed, 2, tmp_path)
+    ours, theirs = final(parse_spec(killed)), final(parse_spec(straight))
+    assert all(torch.equal(ours[0][name], theirs[0][name]) for name in theirs[0])
+    assert loss_series(parse_spec(killed)) == loss_series(parse_spec(straight))
 
 
 @pytest.mark.parametrize(
