@@ -141,6 +141,11 @@ class Training(Section):
     """Label smoothing of the cross-entropy."""
     max_grad_norm: Positive | None = None
     """Gradients are scaled down to this global L2 norm; absent: they are left alone."""
+    on_nonfinite: Literal["stop", "skip"] = "stop"
+    """What a gradient that is not finite does. No update is made of it either way, and the samples
+    are written down beside the run. stop: the run ends. skip: it goes on with the next step."""
+    max_skipped_steps: Annotated[int, Field(ge=1)] = 10
+    """skip: steps that may be skipped in the whole run; one more ends it."""
     ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = None
     """Decay per step of an exponential moving average of the weights. If given, the averaged
     student is the one that is evaluated and exported."""

@@ -28,11 +28,14 @@ METADATA_NAME = "metadata.json"
 
 @dataclass
 class Progress:
-    """How far a run is. ``step`` counts optimizer steps done, ``epoch`` whole epochs done."""
+    """How far a run is. ``step`` counts optimizer steps done, ``epoch`` whole epochs done,
+    ``skipped`` the steps among them whose gradient was not finite.
+    """
 
     step: int = 0
     epoch: int = 0
     step_in_epoch: int = 0
+    skipped: int = 0
     last_top1: float | None = None
     last_top5: float | None = None
     best_top1: float | None = None

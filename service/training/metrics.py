@@ -57,6 +57,9 @@ class IntervalMetrics:
         ``last`` is the newest micro-batch: temperatures, gaps and agreement describe it, gathered
         from all workers.
         """
+        if not self._num_steps:
+            self._reset()
+            return {"loss": float("nan")}
         # Every rank has the same parts, in the same order: they run the same task.
         names = list(self._sums)
         sums = [self._sums[name].double() for name in names]

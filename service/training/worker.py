@@ -21,6 +21,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from data_pipeline.loader import Batch
 from service.distillation.task import TaskOutput
+from service.problems import EXIT_FAILED
 from service.spec import JobSpec
 from service.tracking.journal import Journal, Kind
 from service.training.batchnorm import RunningStatistics
@@ -40,6 +41,7 @@ from service.training.evaluation import Accuracy, evaluate
 from service.training.feed import on_device
 from service.training.metrics import IntervalMetrics
 from service.training.mixing import mix
+from service.training.nonfinite import dump_samples, stop_text
 from service.training.optimizers import build_average, build_optimizer, gradient_norm
 from service.training.refusal import refuse, teacher_fault
 from service.training.saving import CheckpointError, CheckpointSaver
@@ -83,6 +85,7 @@ class Worker:
         # After DDP has made all ranks alike: a checkpoint may give them different statistics.
         self._restore()
         self._saved_s = time.monotonic()
+        self._last_gradient_norm = torch.zeros(())
         self._start_s, self._start_step = time.monotonic(), self.progress.step
 
     def __enter__(self) -> Self:
@@ -166,21 +169,44 @@ class Worker:
         for group in self._optimizer.param_groups:
             group["lr"] = rate
         self._optimizer.zero_grad(set_to_none=True)
+        before = copied(self._statistics.state()), self._metrics.state()
         output = self._accumulate_gradients(batch)
-        if spec.training.max_grad_norm is not None or self._is_logging_step:
-            norm = gradient_norm(self._student)
-            self._last_gradient_norm = norm
-            if spec.training.max_grad_norm is not None:
-                torch.nn.utils.clip_grads_with_norm_(
-                    self._student.parameters(), spec.training.max_grad_norm, norm
-                )
-        self._optimizer.step()
-        if self._average is not None:
-            self._average.update_parameters(self._student)
+        # Averaged over the workers, the gradient is the same on all: they decide alike.
+        norm = gradient_norm(self._student)
+        if torch.isfinite(norm):
+            self._update(norm)
+        else:
+            self._statistics.restore(before[0])
+            self._metrics.restore(before[1])
+            self._go_without(batch, norm)
         progress.step += 1
         progress.step_in_epoch += 1
         self._last_learning_rate = rate
         return output
+
+    def _update(self, norm: Tensor) -> None:
+        max_norm = self._spec.training.max_grad_norm
+        if max_norm is not None:
+            torch.nn.utils.clip_grads_with_norm_(self._student.parameters(), max_norm, norm)
+        self._last_gradient_norm = norm
+        self._optimizer.step()
+        if self._average is not None:
+            self._average.update_parameters(self._student)
+
+    def _go_without(self, batch: Batch, norm: Tensor) -> None:
+        """Write down the samples of a step that must not count, and go on or not.
+
+        Raises:
+            RefusedError: the spec says stop, or too many steps were skipped.
+        """
+        spec, progress, rank = self._spec, self.progress, self._world.rank
+        dump = dump_samples(spec.run_path, rank, progress, batch, float(norm))
+        may_skip = spec.training.on_nonfinite == "skip"
+        if not may_skip or progress.skipped >= spec.training.max_skipped_steps:
+            refuse(spec, rank, stop_text(spec, progress, dump), EXIT_FAILED)
+        progress.skipped += 1
+        if self._journal is not None:
+            self._journal.note(f"step {progress.step} skipped: its gradient is {float(norm)}")
 
     def _accumulate_gradients(self, batch: Batch) -> TaskOutput:
         """Mean gradient over all images of the step, averaged over workers with the last part."""
@@ -230,12 +256,6 @@ class Worker:
         return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> 1)
 
     @property
-    def _is_logging_step(self) -> bool:
-        """Whether the step under way is followed by a progress line."""
-        step = self.progress.step + 1
-        return step % self._spec.tracking.log_every_steps == 0 or step == self._num_steps
-
-    @property
     def _num_steps(self) -> int:
         return self._spec.schedule.num_epochs * self._num_steps_per_epoch
 
@@ -248,15 +268,12 @@ class Worker:
         if not self._has_just_logged:
             return
         values = self._metrics.read(output)
-        if not np.isfinite(values["loss"]):
-            raise FloatingPointError(
-                f"the loss is {values['loss']} at step {step}; lower optimizer.learning_rate, set "
-                "training.max_grad_norm, or use precision float32"
-            )
         if self._spec.dataset.max_undecodable:
             values["undecodable"] = self._data.count_undecodable()
         values["learning_rate"] = self._last_learning_rate
         values["gradient_norm"] = float(self._last_gradient_norm)
+        if self._spec.training.on_nonfinite == "skip":
+            values["skipped_steps"] = self.progress.skipped
         self._record("interval", values)
 
     def _record(self, kind: Kind, values: dict[str, float]) -> None:

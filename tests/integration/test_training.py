@@ -15,10 +15,11 @@ from safetensors.torch import load_file, save_file
 from data_pipeline.beton import open_beton
 from data_pipeline.loader import UndecodableSampleError
 from data_pipeline.manifest import manifest_path
+from data_pipeline.order import train_batches
 from service.models.build import build_model
 from service.spec import parse_spec
 from service.tracking.journal import JOURNAL_NAME, read_events
-from service.training.checkpoints import newest_checkpoint, read_metadata
+from service.training.checkpoints import copied, newest_checkpoint, read_metadata
 from service.training.construct import build_task
 from service.training.data import WorkerData, World
 from service.training.loop import train
@@ -403,5 +404,67 @@ def test_dataset_that_cannot_be_staged_refuses_the_run(make_content, tmp_path):
 
 def test_diverging_run_stops_with_advice(make_content):
     spec = parse_spec(make_content(optimizer={"learning_rate": 1e30}))
-    with pytest.raises(FloatingPointError, match=r"optimizer\.learning_rate"):
-        run_alone(spec)
+    run_alone(spec)
+    reason = json.loads((spec.run_path / "refusal.json").read_text())
+    assert "optimizer.learning_rate" in reason["text"]
+    assert reason["exit_status"] == 1
+
+
+def poison(steps, setattr_):
+    """Make the gradient of some steps infinite on the last rank: one label's loss overflows."""
+    accumulate = Worker._accumulate_gradients
+
+    def accumulate_poisoned(worker, batch):
+        output = accumulate(worker, batch)
+        if worker.progress.step in steps and worker._world.rank == worker._world.size - 1:
+            next(iter(worker._student.parameters())).grad.add_(float("inf"))
+        return output
+
+    setattr_(Worker, "_accumulate_gradients", accumulate_poisoned)
+
+
+def test_poisoned_step_is_skipped_without_a_trace(make_content, monkeypatch):
+    sections = {
+        "training": {"on_nonfinite": "skip", "max_skipped_steps": 2, "ema_decay": 0.9},
+        "schedule": {"num_epochs": 1, "milestones": []},
+        "tracking": {"log_every_steps": 4},
+    }
+    spec = parse_spec(make_content(name="skipped", **sections))
+    poison({1, 3}, monkeypatch.setattr)
+    before = {}
+    go_without = Worker._go_without
+
+    def remember(worker, batch, norm):
+        go_without(worker, batch, norm)
+        before[worker.progress.step] = copied(worker._student.state_dict())
+
+    step = Worker.step
+    states = []
+
+    def step_and_look(worker, batch):
+        states.append(copied(worker._student.state_dict()))
+        return step(worker, batch)
+
+    monkeypatch.setattr(Worker, "_go_without", remember)
+    monkeypatch.setattr(Worker, "step", step_and_look)
+    run_alone(spec)
+    assert sorted(before) == [1, 3]
+    for poisoned, state in before.items():
+        assert all(torch.equal(state[name], states[poisoned][name]) for name in state)
+    assert final(spec)[1]["skipped"] == 2
+    interval = next(e for e in read_events(spec.run_path / JOURNAL_NAME)[0] if e.kind == "interval")
+    assert np.isfinite(interval.values["loss"])
+    assert interval.values["skipped_steps"] == 2
+    order = next(train_batches(256, 64, seed=0, epoch=0, rank=0, world_size=1, start=3))
+    dump = json.loads((spec.run_path / "nonfinite_step0000000003_rank0.json").read_text())
+    assert dump["samples"] == order.tolist()
+
+
+def test_one_poisoned_step_too_many_ends_the_run(make_content, monkeypatch):
+    training = {"on_nonfinite": "skip", "max_skipped_steps": 1}
+    spec = parse_spec(make_content(training=training))
+    poison({2, 5}, monkeypatch.setattr)
+    run_alone(spec)
+    text = json.loads((spec.run_path / "refusal.json").read_text())["text"]
+    assert "step 5 is not finite, after 1 skipped" in text
+    assert newest_checkpoint(spec.run_path).name == "checkpoint_0000000004"
