@@ -14,14 +14,14 @@ from torch import nn
 
 from service.cluster.run_folder import (
     RESULT_NAME,
-    claim_run_folder,
+    claimed_run_folder,
     read_result,
     write_atomically,
 )
 from service.cluster.trainer import check_cluster, connect, run_training
 from service.models.build import build_with_weights
 from service.plan import check_sizes
-from service.problems import EXIT_BAD_INPUT, EXIT_DONE, EXIT_FAILED
+from service.problems import EXIT_DONE, EXIT_FAILED
 from service.provenance import provenance_tags
 from service.spec import JobSpec
 from service.spec_rules import is_file_source
@@ -54,7 +54,14 @@ def run_job(spec: JobSpec) -> int:
     check_sizes(spec)
     models = build_models(spec)
     tags = provenance_tags(spec, models.get("teacher"))
-    claim_run_folder(spec)
+    with claimed_run_folder(spec):
+        return _run_claimed(spec, models, tags, start_s)
+
+
+def _run_claimed(
+    spec: JobSpec, models: dict[str, nn.Module], tags: dict[str, str], start_s: float
+) -> int:
+    """The run itself, in a folder that is this job's alone."""
     result = read_result(spec.run_path)
     if result is not None and result["published"]:
         print(f"{spec.name} is finished already; nothing to train\n{result['summary']}")
@@ -78,8 +85,9 @@ def run_job(spec: JobSpec) -> int:
         refusal = spec.run_path / REFUSAL_NAME
         if refusal.exists():
             _end_run(tracker.close(), "FAILED")
-            print(json.loads(refusal.read_text())["text"], flush=True)
-            return EXIT_BAD_INPUT
+            reason = json.loads(refusal.read_text())
+            print(reason["text"], flush=True)
+            return int(reason["exit_status"])
     return _publish(spec, tracker.close(), time.monotonic() - start_s)
 
 

@@ -141,6 +141,11 @@ class Training(Section):
     """Label smoothing of the cross-entropy."""
     max_grad_norm: Positive | None = None
     """Gradients are scaled down to this global L2 norm; absent: they are left alone."""
+    on_nonfinite: Literal["stop", "skip"] = "stop"
+    """What a gradient that is not finite does. No update is made of it either way, and the samples
+    are written down beside the run. stop: the run ends. skip: it goes on with the next step."""
+    max_skipped_steps: Annotated[int, Field(ge=1)] = 10
+    """skip: steps that may be skipped in the whole run; one more ends it."""
     ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = None
     """Decay per step of an exponential moving average of the weights. If given, the averaged
     student is the one that is evaluated and exported."""
@@ -168,6 +173,11 @@ class Checkpoints(Section):
     """Folder that every node sees; the run lives in storage_path/name."""
     every_epochs: Count = 1
     """Epochs between two checkpoints; the last epoch is always kept."""
+    every_steps: Count | None = None
+    """Optimizer steps between two checkpoints within epochs; absent: none."""
+    every_minutes: Positive | None = None
+    """Minutes between two checkpoints within epochs, looked at with every progress line; absent:
+    none."""
     num_to_keep: Count = 2
     """Newest checkpoints kept."""
 

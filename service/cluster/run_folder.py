@@ -1,6 +1,11 @@
 """The run's folder: whose it is, whether it is done, and what it may not become."""
 
+import contextlib
+import fcntl
 import json
+import os
+import socket
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,17 +14,39 @@ from service.spec import JobSpec, differing_fields
 
 SPEC_NAME = "spec.json"
 RESULT_NAME = "result.json"
+LOCK_NAME = ".lock"
 
 
-def claim_run_folder(spec: JobSpec) -> None:
-    """Make the folder for ``spec``, or find it made for an equal one.
+@contextlib.contextmanager
+def claimed_run_folder(spec: JobSpec) -> Iterator[None]:
+    """The folder of ``spec`` for this process alone, made or found made for an equal one.
 
-    Ray resumes whatever it finds under a name, so a changed spec must not get there.
+    The claim ends with the process, however that ends.
 
     Raises:
-        BadInputError: the folder belongs to another spec, naming each field that differs, or
-            cannot be written.
+        BadInputError: another job runs this spec, or the folder belongs to another spec, naming
+            each field that differs, or it cannot be written.
     """
+    _claim_for(spec)
+    with (spec.run_path / LOCK_NAME).open("a+") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.seek(0)
+            problem = Problem(
+                "name",
+                f"the run {spec.name!r} is under way already, in {lock.read().strip()}",
+                "wait for it or stop it; then the same spec goes on where it is",
+            )
+            raise BadInputError("spec", [problem]) from None
+        lock.truncate(0)
+        lock.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+        lock.flush()
+        yield
+
+
+def _claim_for(spec: JobSpec) -> None:
+    """Ray resumes whatever it finds under a name, so a changed spec must not get there."""
     path = spec.run_path / SPEC_NAME
     try:
         spec.run_path.mkdir(parents=True, exist_ok=True)

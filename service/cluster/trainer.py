@@ -1,17 +1,12 @@
 """A spec as a Ray Train job: workers over the cluster, one call of the training loop in each."""
 
 import os
-from pathlib import Path
 from typing import Any
 
 import ray
 import ray.train
 import torch
 from ray.train import (
-    Checkpoint,
-    CheckpointConfig,
-    CheckpointConsistencyMode,
-    CheckpointUploadMode,
     FailureConfig,
     RunConfig,
     ScalingConfig,
@@ -91,7 +86,6 @@ def run_training(spec: JobSpec) -> None:
             name=spec.name,
             storage_path=str(spec.checkpoints.storage_path),
             failure_config=FailureConfig(max_failures=resources.max_failures),
-            checkpoint_config=CheckpointConfig(num_to_keep=spec.checkpoints.num_to_keep),
         ),
     )
     trainer.fit()
@@ -120,11 +114,6 @@ def train_on_worker(config: dict[str, Any]) -> None:
     train(spec, world, _report)
 
 
-def _report(metrics: dict[str, float], path: Path | None) -> None:
-    """Hand metrics, and on rank 0 a checkpoint that already lies in the run's folder, to Ray."""
-    checkpoint = Checkpoint(str(path)) if path is not None else None
-    ray.train.report(
-        metrics, checkpoint=checkpoint, checkpoint_upload_mode=CheckpointUploadMode.NO_UPLOAD
-    )
-    # The controller notices reports by polling; one that it has not noticed is lost with it.
-    ray.train.get_all_reported_checkpoints(consistency_mode=CheckpointConsistencyMode.COMMITTED)
+def _report(metrics: dict[str, float]) -> None:
+    """Hand metrics to Ray, which shows them in its dashboard; checkpoints are the run's own."""
+    ray.train.report(metrics)

@@ -41,6 +41,16 @@ class RunningStatistics:
             return _StepAverage([], [], [], weights)
         return _StepAverage(self._buffers, self._counters, self._keeps, weights)
 
+    def state(self) -> list[Tensor]:
+        """This worker's statistics since the last averaging over workers, and their counters."""
+        return [*self._buffers, *self._counters]
+
+    @torch.no_grad()
+    def restore(self, state: list[Tensor]) -> None:
+        """Go on from a state."""
+        for buffer, value in zip([*self._buffers, *self._counters], state, strict=True):
+            buffer.copy_(value)
+
     @torch.no_grad()
     def synchronize(self) -> None:
         """Average over the workers; every rank must call it."""

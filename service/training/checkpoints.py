@@ -1,10 +1,11 @@
 """Checkpoints: whole or absent, checked before use, readable without executing anything.
 
 A checkpoint is a folder of the run: ``student.safetensors`` (and ``average.safetensors``),
-``optimizer.pt`` (tensors and numbers only) and ``metadata.json`` with the counters and every
-file's digest.
+``optimizer.pt`` and ``ranks.pt`` (tensors and numbers only) and ``metadata.json`` with the counters
+and every file's digest.
 """
 
+import errno
 import hashlib
 import json
 import os
@@ -12,7 +13,7 @@ import re
 import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -21,16 +22,20 @@ from torch import Tensor, nn
 STUDENT_NAME = "student.safetensors"
 AVERAGE_NAME = "average.safetensors"
 OPTIMIZER_NAME = "optimizer.pt"
+RANKS_NAME = "ranks.pt"
 METADATA_NAME = "metadata.json"
 
 
 @dataclass
 class Progress:
-    """How far a run is. ``step`` counts optimizer steps done, ``epoch`` whole epochs done."""
+    """How far a run is. ``step`` counts optimizer steps done, ``epoch`` whole epochs done,
+    ``skipped`` the steps among them whose gradient was not finite.
+    """
 
     step: int = 0
     epoch: int = 0
     step_in_epoch: int = 0
+    skipped: int = 0
     last_top1: float | None = None
     last_top5: float | None = None
     best_top1: float | None = None
@@ -45,33 +50,63 @@ def checkpoint_name(step: int) -> str:
     return f"checkpoint_{step:010d}"
 
 
-def save_checkpoint(
-    path: Path,
-    spec_hash: str,
-    student: nn.Module,
-    average: nn.Module | None,
-    optimizer: torch.optim.Optimizer,
-    progress: Progress,
-) -> None:
-    """Write a checkpoint under a temporary name and rename it to ``path`` when it is whole."""
+class Snapshot(NamedTuple):
+    """A copy of all that a run goes on from, in ordinary memory.
+
+    ``ranks`` has what each worker keeps to itself: BatchNorm's statistics since they were last
+    averaged, and the metrics since the last progress line.
+    """
+
+    student: dict[str, Tensor]
+    average: dict[str, Tensor] | None
+    optimizer: dict[str, Any]
+    ranks: list[dict[str, Any]]
+    progress: Progress
+
+
+def save_checkpoint(path: Path, spec_hash: str, snapshot: Snapshot) -> None:
+    """Write a checkpoint under a temporary name and rename it to ``path`` when it is whole.
+
+    Raises:
+        OSError: it cannot be written; nothing of it is left.
+    """
+    if path.exists():
+        # A run that was resumed from an older one comes by here again.
+        if is_whole(path):
+            return
+        shutil.rmtree(path)
     partial_path = path.with_name(f".{path.name}.partial")
     shutil.rmtree(partial_path, ignore_errors=True)
-    partial_path.mkdir(parents=True)
-    save_file(plain_state(student), partial_path / STUDENT_NAME)
-    if average is not None:
-        save_file(plain_state(average), partial_path / AVERAGE_NAME)
-    torch.save(optimizer.state_dict(), partial_path / OPTIMIZER_NAME)
-    metadata = {
-        "format": 1,
-        "spec_hash": spec_hash,
-        "progress": asdict(progress),
-        "sha256": {file.name: _sha256(file) for file in sorted(partial_path.iterdir())},
-    }
-    (partial_path / METADATA_NAME).write_text(json.dumps(metadata, indent=1) + "\n")
-    for file in partial_path.iterdir():
-        _sync(file)
-    partial_path.rename(path)
-    _sync(path.parent)
+    try:
+        partial_path.mkdir(parents=True)
+        save_file(snapshot.student, partial_path / STUDENT_NAME)
+        if snapshot.average is not None:
+            save_file(snapshot.average, partial_path / AVERAGE_NAME)
+        _save_tensors(snapshot.optimizer, partial_path / OPTIMIZER_NAME)
+        _save_tensors(snapshot.ranks, partial_path / RANKS_NAME)
+        metadata = {
+            "format": 2,
+            "spec_hash": spec_hash,
+            "progress": asdict(snapshot.progress),
+            "sha256": {file.name: _sha256(file) for file in sorted(partial_path.iterdir())},
+        }
+        (partial_path / METADATA_NAME).write_text(json.dumps(metadata, indent=1) + "\n")
+        for file in partial_path.iterdir():
+            _sync(file)
+        _sync(partial_path)
+        partial_path.rename(path)
+        _sync(path.parent)
+    except BaseException:
+        shutil.rmtree(partial_path, ignore_errors=True)
+        raise
+
+
+def _save_tensors(content: object, path: Path) -> None:
+    try:
+        torch.save(content, path)
+    except RuntimeError as error:
+        # torch's own writer hides what the system said.
+        raise OSError(errno.EIO, f"{path.name} cannot be written ({error})") from error
 
 
 def load_checkpoint(
@@ -79,23 +114,55 @@ def load_checkpoint(
     student: nn.Module,
     average: nn.Module | None,
     optimizer: torch.optim.Optimizer,
-) -> Progress:
-    """Fill all three from a checkpoint that ``newest_checkpoint`` found good."""
+) -> tuple[Progress, list[dict[str, Any]]]:
+    """Fill all three from a checkpoint that ``newest_checkpoint`` found good.
+
+    Returns how far the run was, and what each rank kept to itself.
+    """
     student.load_state_dict(load_file(path / STUDENT_NAME))
     if average is not None:
         average.load_state_dict(load_file(path / AVERAGE_NAME))
-    optimizer.load_state_dict(
-        torch.load(path / OPTIMIZER_NAME, weights_only=True, map_location="cpu")
+    optimizer.load_state_dict(_load_tensors(path / OPTIMIZER_NAME))
+    return Progress(**read_metadata(path)["progress"]), _load_tensors(path / RANKS_NAME)
+
+
+def _load_tensors(path: Path) -> Any:  # noqa: ANN401 - what torch saved
+    return torch.load(path, weights_only=True, map_location="cpu")
+
+
+def checkpoint_paths(run_path: Path) -> list[Path]:
+    """All checkpoints of a run, the newest first, whole or not."""
+    if not run_path.is_dir():
+        return []
+    return sorted(
+        (p for p in run_path.iterdir() if re.fullmatch(r"checkpoint_\d{10}", p.name)), reverse=True
     )
-    return Progress(**read_metadata(path)["progress"])
+
+
+def remove_checkpoint(path: Path) -> None:
+    """Remove a checkpoint; what a kill leaves of it is never taken for one."""
+    doomed = path.with_name(f".{path.name}.partial")
+    shutil.rmtree(doomed, ignore_errors=True)
+    path.rename(doomed)
+    shutil.rmtree(doomed)
 
 
 def newest_checkpoint(run_path: Path) -> Path | None:
     """The newest checkpoint whose files all have the digests its metadata states."""
-    if not run_path.is_dir():
-        return None
-    paths = [p for p in run_path.iterdir() if re.fullmatch(r"checkpoint_\d{10}", p.name)]
-    return next((path for path in sorted(paths, reverse=True) if is_whole(path)), None)
+    return next((path for path in checkpoint_paths(run_path) if is_whole(path)), None)
+
+
+def set_damaged_aside(run_path: Path) -> list[str]:
+    """Rename checkpoints that are newer than the newest whole one; a line about each."""
+    lines = []
+    for path in checkpoint_paths(run_path):
+        if is_whole(path):
+            break
+        aside = path.with_name(f"damaged_{path.name}")
+        shutil.rmtree(aside, ignore_errors=True)
+        path.rename(aside)
+        lines.append(f"{path.name} is damaged and was set aside as {aside.name}")
+    return lines
 
 
 def is_whole(path: Path) -> bool:
@@ -117,6 +184,27 @@ def final_student_path(path: Path) -> Path:
     """The weights to use: the averaged ones where the run kept an average."""
     average = path / AVERAGE_NAME
     return average if average.exists() else path / STUDENT_NAME
+
+
+def copied(value: Any) -> Any:  # noqa: ANN401 - a tree of tensors and numbers
+    """The same tree with tensors copied to ordinary memory."""
+    if isinstance(value, Tensor):
+        return value.detach().to("cpu", copy=True)
+    if isinstance(value, dict):
+        return {key: copied(entry) for key, entry in value.items()}
+    if isinstance(value, list):
+        return [copied(entry) for entry in value]
+    return value
+
+
+def mean_of_ranks(ranks: list[Any]) -> Any:  # noqa: ANN401 - equal trees of tensors and numbers
+    """The mean over workers of what they kept, for another number of workers to go on from."""
+    first = ranks[0]
+    if isinstance(first, dict):
+        return {key: mean_of_ranks([rank[key] for rank in ranks]) for key in first}
+    if isinstance(first, list):
+        return [mean_of_ranks(list(entries)) for entries in zip(*ranks, strict=True)]
+    return sum(ranks[1:], first) / len(ranks)
 
 
 def plain_state(model: nn.Module) -> dict[str, Tensor]:

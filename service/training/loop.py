@@ -20,4 +20,5 @@ def train(spec: JobSpec, world: World, report: Report) -> None:
             for batch in worker.remaining_batches():
                 output = worker.step(batch)
                 worker.log_if_due(output)
+                worker.save_if_due()
             worker.finish_epoch()

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -56,6 +57,9 @@ class IntervalMetrics:
         ``last`` is the newest micro-batch: temperatures, gaps and agreement describe it, gathered
         from all workers.
         """
+        if not self._num_steps:
+            self._reset()
+            return {"loss": float("nan")}
         # Every rank has the same parts, in the same order: they run the same task.
         names = list(self._sums)
         sums = [self._sums[name].double() for name in names]
@@ -77,6 +81,23 @@ class IntervalMetrics:
             values |= _summarize(_gather(telemetry, world_size))
         self._reset()
         return values
+
+    def state(self) -> dict[str, Any]:
+        """What has been counted since the last reading, for a checkpoint."""
+        return {
+            "sums": dict(self._sums),
+            "num_steps": self._num_steps,
+            "num_images": self._num_images,
+            "wait_s": self._wait_s,
+            "elapsed_s": time.perf_counter() - self._start_s,
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on counting from a state."""
+        self._sums = {name: part.to(self._device) for name, part in state["sums"].items()}
+        self._num_steps, self._num_images = state["num_steps"], state["num_images"]
+        self._wait_s = state["wait_s"]
+        self._start_s = time.perf_counter() - state["elapsed_s"]
 
     def pause(self) -> "Pause":
         """Context whose time does not count as training, such as an evaluation."""

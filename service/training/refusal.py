@@ -1,7 +1,9 @@
 """A run that must not go on says why beside itself; every worker then ends without an error."""
 
 import json
+from typing import NoReturn
 
+from service.problems import EXIT_BAD_INPUT
 from service.spec import JobSpec
 from service.training.evaluation import Accuracy
 
@@ -12,14 +14,16 @@ class RefusedError(Exception):
     """Ends a worker whose run was refused; all ranks raise it together."""
 
 
-def refuse(spec: JobSpec, rank: int, text: str) -> None:
-    """Rank 0 leaves the reason beside the run.
+def refuse(spec: JobSpec, rank: int, text: str, exit_status: int = EXIT_BAD_INPUT) -> NoReturn:
+    """Rank 0 leaves the reason beside the run, and the status that the job ends with.
 
     Raises:
         RefusedError: always, on every rank.
     """
     if rank == 0:
-        (spec.run_path / REFUSAL_NAME).write_text(json.dumps({"text": text}) + "\n")
+        (spec.run_path / REFUSAL_NAME).write_text(
+            json.dumps({"text": text, "exit_status": exit_status}) + "\n"
+        )
     raise RefusedError(text)
 
 

@@ -3,11 +3,14 @@
 The loop in ``loop.py`` says when; this says how.
 """
 
+import contextlib
 import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from pathlib import Path
+from types import TracebackType
 from typing import Self
 
 import numpy as np
@@ -18,15 +21,19 @@ from torch.nn.parallel import DistributedDataParallel
 
 from data_pipeline.loader import Batch
 from service.distillation.task import TaskOutput
+from service.problems import EXIT_FAILED
 from service.spec import JobSpec
 from service.tracking.journal import Journal, Kind
 from service.training.batchnorm import RunningStatistics
 from service.training.checkpoints import (
     Progress,
-    checkpoint_name,
+    Snapshot,
+    copied,
     load_checkpoint,
+    mean_of_ranks,
     newest_checkpoint,
-    save_checkpoint,
+    plain_state,
+    set_damaged_aside,
 )
 from service.training.construct import build_task
 from service.training.data import StepShare, WorkerData, World
@@ -34,12 +41,14 @@ from service.training.evaluation import Accuracy, evaluate
 from service.training.feed import on_device
 from service.training.metrics import IntervalMetrics
 from service.training.mixing import mix
+from service.training.nonfinite import dump_samples, stop_text
 from service.training.optimizers import build_average, build_optimizer, gradient_norm
 from service.training.refusal import refuse, teacher_fault
+from service.training.saving import CheckpointError, CheckpointSaver
 from service.training.schedule import distillation_warmup, learning_rate
 
-Report = Callable[[dict[str, float], Path | None], None]
-"""Takes metrics, and on rank 0 the folder of a new checkpoint; all ranks call it together."""
+Report = Callable[[dict[str, float]], None]
+"""Takes the metrics of an epoch; all ranks call it together."""
 
 
 class Worker:
@@ -60,7 +69,10 @@ class Worker:
         decay = spec.training.ema_decay
         self._average = build_average(self._student, decay) if decay else None
         self._statistics = RunningStatistics(self._student)
-        self._restore()
+        self._metrics = IntervalMetrics(world.device, self._method.base_temperature)
+        self._saver = CheckpointSaver(
+            spec.run_path, spec.content_hash(), spec.checkpoints.num_to_keep
+        )
         if world.size > 1:
             # A 1x1 kernel is laid out alike in both memory formats, which DDP takes for a fault.
             warnings.filterwarnings("ignore", message="Grad strides do not match bucket view")
@@ -70,24 +82,46 @@ class Worker:
                 forward_sync_buffers=False,
                 gradient_as_bucket_view=True,
             )
-        self._metrics = IntervalMetrics(world.device, self._method.base_temperature)
+        # After DDP has made all ranks alike: a checkpoint may give them different statistics.
+        self._restore()
+        self._saved_s = time.monotonic()
+        self._last_gradient_norm = torch.zeros(())
         self._start_s, self._start_step = time.monotonic(), self.progress.step
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
         self._data.close()
+        # The error that ends a run is told, not what it did to a checkpoint.
+        with contextlib.suppress(CheckpointError) if kind else nullcontext():
+            self._saver.wait()
 
     def _restore(self) -> None:
         """Go on from the newest good checkpoint; rank 0 looks, all take the same."""
-        found = [newest_checkpoint(self._spec.run_path) if self._world.rank == 0 else None]
+        found: list[Path | None] = [None]
+        if self._journal is not None:
+            for line in set_damaged_aside(self._spec.run_path):
+                self._journal.note(line)
+            found = [newest_checkpoint(self._spec.run_path)]
         if self._world.size > 1:
             dist.broadcast_object_list(found)
         path = found[0]
         self.progress = Progress()
-        if path is not None:
-            self.progress = load_checkpoint(path, self._student, self._average, self._optimizer)
+        if path is None:
+            return
+        self.progress, ranks = load_checkpoint(path, self._student, self._average, self._optimizer)
+        same_world = len(ranks) == self._world.size
+        mine = ranks[self._world.rank] if same_world else mean_of_ranks(ranks)
+        self._statistics.restore(mine["statistics"])
+        if self._average is not None:
+            RunningStatistics(self._average).restore(mine["average_statistics"])
+        self._metrics.restore(mine["metrics"])
 
     def check_teacher(self) -> None:
         """Measure the teacher, once in a run.
@@ -135,21 +169,44 @@ class Worker:
         for group in self._optimizer.param_groups:
             group["lr"] = rate
         self._optimizer.zero_grad(set_to_none=True)
+        before = copied(self._statistics.state()), self._metrics.state()
         output = self._accumulate_gradients(batch)
-        if spec.training.max_grad_norm is not None or self._is_logging_step:
-            norm = gradient_norm(self._student)
-            self._last_gradient_norm = norm
-            if spec.training.max_grad_norm is not None:
-                torch.nn.utils.clip_grads_with_norm_(
-                    self._student.parameters(), spec.training.max_grad_norm, norm
-                )
-        self._optimizer.step()
-        if self._average is not None:
-            self._average.update_parameters(self._student)
+        # Averaged over the workers, the gradient is the same on all: they decide alike.
+        norm = gradient_norm(self._student)
+        if torch.isfinite(norm):
+            self._update(norm)
+        else:
+            self._statistics.restore(before[0])
+            self._metrics.restore(before[1])
+            self._go_without(batch, norm)
         progress.step += 1
         progress.step_in_epoch += 1
         self._last_learning_rate = rate
         return output
+
+    def _update(self, norm: Tensor) -> None:
+        max_norm = self._spec.training.max_grad_norm
+        if max_norm is not None:
+            torch.nn.utils.clip_grads_with_norm_(self._student.parameters(), max_norm, norm)
+        self._last_gradient_norm = norm
+        self._optimizer.step()
+        if self._average is not None:
+            self._average.update_parameters(self._student)
+
+    def _go_without(self, batch: Batch, norm: Tensor) -> None:
+        """Write down the samples of a step that must not count, and go on or not.
+
+        Raises:
+            RefusedError: the spec says stop, or too many steps were skipped.
+        """
+        spec, progress, rank = self._spec, self.progress, self._world.rank
+        dump = dump_samples(spec.run_path, rank, progress, batch, float(norm))
+        may_skip = spec.training.on_nonfinite == "skip"
+        if not may_skip or progress.skipped >= spec.training.max_skipped_steps:
+            refuse(spec, rank, stop_text(spec, progress, dump), EXIT_FAILED)
+        progress.skipped += 1
+        if self._journal is not None:
+            self._journal.note(f"step {progress.step} skipped: its gradient is {float(norm)}")
 
     def _accumulate_gradients(self, batch: Batch) -> TaskOutput:
         """Mean gradient over all images of the step, averaged over workers with the last part."""
@@ -199,30 +256,24 @@ class Worker:
         return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> 1)
 
     @property
-    def _is_logging_step(self) -> bool:
-        """Whether the step under way is followed by a progress line."""
-        step = self.progress.step + 1
-        return step % self._spec.tracking.log_every_steps == 0 or step == self._num_steps
-
-    @property
     def _num_steps(self) -> int:
         return self._spec.schedule.num_epochs * self._num_steps_per_epoch
 
     def log_if_due(self, output: TaskOutput) -> None:
         """At the interval's end, read the metrics and write them to the journal."""
         step = self.progress.step
-        if step % self._spec.tracking.log_every_steps and step != self._num_steps:
+        self._has_just_logged = (
+            step % self._spec.tracking.log_every_steps == 0 or step == self._num_steps
+        )
+        if not self._has_just_logged:
             return
         values = self._metrics.read(output)
-        if not np.isfinite(values["loss"]):
-            raise FloatingPointError(
-                f"the loss is {values['loss']} at step {step}; lower optimizer.learning_rate, set "
-                "training.max_grad_norm, or use precision float32"
-            )
         if self._spec.dataset.max_undecodable:
             values["undecodable"] = self._data.count_undecodable()
         values["learning_rate"] = self._last_learning_rate
         values["gradient_norm"] = float(self._last_gradient_norm)
+        if self._spec.training.on_nonfinite == "skip":
+            values["skipped_steps"] = self.progress.skipped
         self._record("interval", values)
 
     def _record(self, kind: Kind, values: dict[str, float]) -> None:
@@ -233,6 +284,26 @@ class Worker:
         elapsed_s = time.monotonic() - self._start_s
         eta_s = elapsed_s / done * (self._num_steps - progress.step) if done else None
         self._journal.append(kind, progress.step, progress.epoch, values, eta_s)
+
+    def save_if_due(self) -> None:
+        """Save within an epoch, where the spec's steps or minutes say so."""
+        checkpoints, step = self._spec.checkpoints, self.progress.step
+        if self.progress.step_in_epoch == self._num_steps_per_epoch:
+            return
+        due = checkpoints.every_steps is not None and step % checkpoints.every_steps == 0
+        if checkpoints.every_minutes is not None and self._has_just_logged:
+            waited_s = time.monotonic() - self._saved_s
+            due |= self._first_rank_says(waited_s >= 60 * checkpoints.every_minutes)
+        if due:
+            self._save()
+
+    def _first_rank_says(self, answer: bool) -> bool:
+        """Rank 0's answer, on all ranks: clocks differ."""
+        if self._world.size == 1:
+            return answer
+        said = torch.tensor([answer], device=self._world.device)
+        dist.broadcast(said, src=0)
+        return bool(said)
 
     def finish_epoch(self) -> None:
         """Count the epoch; evaluate and save where the spec says so, and after the last."""
@@ -249,8 +320,11 @@ class Worker:
             if self._average is not None:
                 RunningStatistics(self._average).synchronize()
             metrics = self._evaluate_student() if evaluates else {}
-            path = self._save() if saves else None
-            self._report({**metrics, "step": progress.step, "epoch": progress.epoch}, path)
+            if saves:
+                self._save()
+            if is_last:
+                self._saver.wait()
+            self._report({**metrics, "step": progress.step, "epoch": progress.epoch})
 
     def _evaluate_student(self) -> dict[str, float]:
         model = self._average if self._average is not None else self._student
@@ -270,19 +344,32 @@ class Worker:
         self._record("evaluation", metrics)
         return metrics
 
-    def _save(self) -> Path | None:
-        path = self._spec.run_path / checkpoint_name(self.progress.step)
-        if self._world.rank != 0:
-            return None
-        save_checkpoint(
-            path,
-            self._spec.content_hash(),
-            self._student,
-            self._average,
-            self._optimizer,
-            self.progress,
+    def _save(self) -> None:
+        """Copy the run's state and let rank 0 write it; every rank must call it."""
+        self._saved_s = time.monotonic()
+        average = self._average
+        mine = copied(
+            {
+                "statistics": self._statistics.state(),
+                "average_statistics": RunningStatistics(average).state() if average else [],
+                "metrics": self._metrics.state(),
+            }
         )
-        return path
+        ranks = [mine] * self._world.size
+        if self._world.size > 1:
+            gathered = ranks if self._world.rank == 0 else None
+            dist.gather_object(mine, gathered)
+        if self._world.rank != 0:
+            return
+        self._saver.save(
+            Snapshot(
+                plain_state(self._student),
+                plain_state(average) if average is not None else None,
+                copied(self._optimizer.state_dict()),
+                ranks,
+                replace(self.progress),
+            )
+        )
 
 
 def _synchronized(student: nn.Module, is_last: bool) -> AbstractContextManager[None]:
