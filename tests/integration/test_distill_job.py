@@ -10,9 +10,12 @@ import mlflow
 import pytest
 import ray
 import torch
+from image_makers import converted, write_folder
 from mlflow import MlflowClient
 from safetensors.torch import load_file, save_file
 
+from data_pipeline.beton import open_beton
+from data_pipeline.manifest import manifest_path
 from service.models.build import build_model
 from service.spec import load_spec
 
@@ -122,9 +125,23 @@ def test_wrong_weights_are_refused_before_the_cluster_is_touched(write_spec, tea
     assert "Traceback" not in done.stderr
 
 
-def test_failed_training_exits_with_1_and_its_cause(cluster, write_spec):
+def test_diverging_training_exits_with_1_and_its_cause(cluster, write_spec):
     done = distill(write_spec(optimizer={"learning_rate": 1e30}), cluster)
     assert done.returncode == 1, done.stdout + done.stderr
-    assert "run failed: " in done.stdout
+    assert "training.on_nonfinite: the gradient of step" in done.stdout
     assert "optimizer.learning_rate" in done.stdout
+
+
+def test_failed_training_exits_with_1_and_its_cause(cluster, write_spec, tmp_path):
+    path = tmp_path / "train.beton"
+    converted(write_folder(tmp_path / "images", 4, 20), path)
+    manifest_path(path).unlink()
+    with path.open("r+b") as file:
+        file.seek(int(open_beton(path).samples["image"]["data_ptr"][3]))
+        file.write(bytes(100))
+    augmentation = {"crop": "random_resized", "size": 12}
+    done = distill(write_spec(dataset={"train": str(path)}, augmentation=augmentation), cluster)
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "run failed: " in done.stdout
+    assert "sample 3 does not decode" in done.stdout
     assert "Submit the same spec to go on" in done.stdout

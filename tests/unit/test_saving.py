@@ -1,0 +1,154 @@
+"""Checkpoints are whole or absent, whatever the disk does; one job at a time has a run's folder."""
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from service.cluster.run_folder import claimed_run_folder
+from service.problems import BadInputError
+from service.spec import parse_spec
+from service.training import checkpoints
+from service.training.checkpoints import (
+    Progress,
+    Snapshot,
+    checkpoint_paths,
+    is_whole,
+    mean_of_ranks,
+    newest_checkpoint,
+    set_damaged_aside,
+)
+from service.training.saving import CheckpointError, CheckpointSaver
+
+
+def snapshot(step):
+    weights = {"weight": torch.full((3, 4), float(step))}
+    return Snapshot(weights, None, {"state": {}}, [{"statistics": []}], Progress(step=step))
+
+
+@pytest.fixture
+def saver(tmp_path):
+    return CheckpointSaver(tmp_path, "hash", 2, pauses_s=(0.0, 0.0))
+
+
+def save_all(saver, *steps):
+    for step in steps:
+        saver.save(snapshot(step))
+    saver.wait()
+
+
+def test_the_newest_are_kept(saver, tmp_path):
+    save_all(saver, 1, 2, 3, 4)
+    names = [path.name for path in checkpoint_paths(tmp_path)]
+    assert names == ["checkpoint_0000000004", "checkpoint_0000000003"]
+    assert all(is_whole(path) for path in checkpoint_paths(tmp_path))
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(names)
+
+
+def failing(monkeypatch, num_failures):
+    """Let the disk be full for the first saves."""
+    failures = iter([True] * num_failures)
+    save_file = checkpoints.save_file
+
+    def save_or_fail(tensors, path):
+        save_file(tensors, path)
+        if next(failures, False):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(checkpoints, "save_file", save_or_fail)
+
+
+def test_disk_that_fails_for_a_while_costs_nothing(saver, tmp_path, monkeypatch):
+    failing(monkeypatch, 2)
+    save_all(saver, 5)
+    assert newest_checkpoint(tmp_path).name == "checkpoint_0000000005"
+
+
+def test_disk_that_stays_full_is_an_error_and_leaves_nothing_half_written(
+    saver, tmp_path, monkeypatch
+):
+    save_all(saver, 5)
+    failing(monkeypatch, 3)
+    saver.save(snapshot(6))
+    with pytest.raises(CheckpointError, match=r"No space left on device.*submit the same spec"):
+        saver.wait()
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint_0000000005"]
+    save_all(saver, 7)
+    assert newest_checkpoint(tmp_path).name == "checkpoint_0000000007"
+
+
+@pytest.mark.parametrize("name", ["student.safetensors", "optimizer.pt", "ranks.pt"])
+def test_flipped_byte_is_found_and_the_checkpoint_set_aside(saver, tmp_path, name):
+    save_all(saver, 8, 9)
+    with (tmp_path / "checkpoint_0000000009" / name).open("r+b") as file:
+        file.seek(60)
+        byte = file.read(1)[0]
+        file.seek(60)
+        file.write(bytes([byte ^ 1]))
+    assert newest_checkpoint(tmp_path).name == "checkpoint_0000000008"
+    assert set_damaged_aside(tmp_path) == [
+        "checkpoint_0000000009 is damaged and was set aside as damaged_checkpoint_0000000009"
+    ]
+    assert [path.name for path in checkpoint_paths(tmp_path)] == ["checkpoint_0000000008"]
+
+
+SAVE_UNTIL_KILLED = """
+import sys
+from pathlib import Path
+import torch
+from service.training.checkpoints import Progress, Snapshot, save_checkpoint, checkpoint_name
+weights = {"weight": torch.zeros(2000, 1000)}
+print("ready", flush=True)
+for step in range(10**6):
+    snapshot = Snapshot(weights, None, {"state": {}}, [{}], Progress(step=step))
+    save_checkpoint(Path(sys.argv[1]) / checkpoint_name(step), "hash", snapshot)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("delay_s", [0.05, 0.2, 0.37])
+def test_process_killed_while_it_saves_leaves_whole_checkpoints_only(tmp_path, delay_s):
+    command = [sys.executable, "-c", SAVE_UNTIL_KILLED, str(tmp_path)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE)
+    assert process.stdout.readline() == b"ready\n"
+    with pytest.raises(subprocess.TimeoutExpired):
+        process.wait(delay_s)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    process.stdout.close()
+    assert all(is_whole(path) for path in checkpoint_paths(tmp_path))
+    others = [path.name for path in tmp_path.iterdir() if path not in checkpoint_paths(tmp_path)]
+    assert all(name.startswith(".checkpoint_") for name in others)
+
+
+def test_mean_of_what_ranks_kept():
+    ranks = [
+        {"statistics": [torch.tensor([1.0, 2.0])], "metrics": {"num_steps": 3, "sums": {}}},
+        {"statistics": [torch.tensor([3.0, 6.0])], "metrics": {"num_steps": 3, "sums": {}}},
+    ]
+    mean = mean_of_ranks(ranks)
+    assert mean["statistics"][0].tolist() == [2.0, 4.0]
+    assert mean["metrics"] == {"num_steps": 3, "sums": {}}
+
+
+def test_second_job_for_one_run_is_refused_while_the_first_lives(make_content):
+    spec = parse_spec(make_content())
+    with (
+        claimed_run_folder(spec),
+        pytest.raises(BadInputError, match=rf"under way already, in process {os.getpid()} "),
+        claimed_run_folder(spec),
+    ):
+        pass
+    with claimed_run_folder(spec):
+        assert (spec.run_path / "spec.json").exists()
+
+
+def test_save_that_repeats_a_step_keeps_the_whole_one(saver, tmp_path):
+    save_all(saver, 5)
+    before = (tmp_path / "checkpoint_0000000005" / "metadata.json").stat().st_mtime_ns
+    save_all(saver, 5)
+    assert (tmp_path / "checkpoint_0000000005" / "metadata.json").stat().st_mtime_ns == before
