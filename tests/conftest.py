@@ -5,11 +5,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import save_file
 from staging_helpers import instrument
 
 from data_pipeline.encode import encoded
 from data_pipeline.staging import Cache
 from data_pipeline.writer import BetonWriter
+from service.models.build import build_model
 
 NUM_CLASSES = 4
 SIZE = 16
@@ -96,3 +99,11 @@ def log_path(tmp_path, monkeypatch):
     path = tmp_path / "fetched"
     instrument(monkeypatch.setattr, path)
     return path
+
+
+@pytest.fixture
+def teacher(tmp_path):
+    """A teacher section with weights that someone trained for another seed of the same data."""
+    torch.manual_seed(9)
+    save_file(build_model("cifar:resnet8", 4).state_dict(), tmp_path / "teacher.safetensors")
+    return {"model": "cifar:resnet8", "weights": {"source": str(tmp_path / "teacher.safetensors")}}

@@ -20,9 +20,10 @@ class IntervalMetrics:
     def __init__(self, device: torch.device, base_temperature: float):
         self._device = device
         self._base_temperature = base_temperature
-        self._reset()
+        self.reset()
 
-    def _reset(self) -> None:
+    def reset(self) -> None:
+        """Forget what was counted, and start the clock."""
         self._sums: dict[str, Tensor] = {}
         self._num_steps = 0
         self._num_images = 0
@@ -58,7 +59,7 @@ class IntervalMetrics:
         from all workers.
         """
         if not self._num_steps:
-            self._reset()
+            self.reset()
             return {"loss": float("nan")}
         # Every rank has the same parts, in the same order: they run the same task.
         names = list(self._sums)
@@ -79,7 +80,7 @@ class IntervalMetrics:
         telemetry = sample_telemetry(last, self._base_temperature)
         if telemetry is not None:
             values |= _summarize(_gather(telemetry, world_size))
-        self._reset()
+        self.reset()
         return values
 
     def state(self) -> dict[str, Any]:

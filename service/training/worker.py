@@ -8,14 +8,11 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import replace
-from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -25,16 +22,7 @@ from service.problems import EXIT_FAILED
 from service.spec import JobSpec
 from service.tracking.journal import Journal, Kind
 from service.training.batchnorm import RunningStatistics
-from service.training.checkpoints import (
-    Progress,
-    Snapshot,
-    copied,
-    load_checkpoint,
-    mean_of_ranks,
-    newest_checkpoint,
-    plain_state,
-    set_damaged_aside,
-)
+from service.training.checkpoints import copied
 from service.training.construct import build_task
 from service.training.data import StepShare, WorkerData, World
 from service.training.evaluation import Accuracy, evaluate
@@ -44,8 +32,9 @@ from service.training.mixing import mix
 from service.training.nonfinite import dump_samples, stop_text
 from service.training.optimizers import build_average, build_optimizer, gradient_norm
 from service.training.refusal import refuse, teacher_fault
-from service.training.saving import CheckpointError, CheckpointSaver
+from service.training.saving import CheckpointError
 from service.training.schedule import distillation_warmup, learning_rate
+from service.training.state import RunState
 
 Report = Callable[[dict[str, float]], None]
 """Takes the metrics of an epoch; all ranks call it together."""
@@ -70,9 +59,6 @@ class Worker:
         self._average = build_average(self._student, decay) if decay else None
         self._statistics = RunningStatistics(self._student)
         self._metrics = IntervalMetrics(world.device, self._method.base_temperature)
-        self._saver = CheckpointSaver(
-            spec.run_path, spec.content_hash(), spec.checkpoints.num_to_keep
-        )
         if world.size > 1:
             # A 1x1 kernel is laid out alike in both memory formats, which DDP takes for a fault.
             warnings.filterwarnings("ignore", message="Grad strides do not match bucket view")
@@ -82,9 +68,17 @@ class Worker:
                 forward_sync_buffers=False,
                 gradient_as_bucket_view=True,
             )
+        self._state = RunState(
+            spec,
+            world,
+            self._student,
+            self._average,
+            self._optimizer,
+            self._statistics,
+            self._metrics,
+        )
         # After DDP has made all ranks alike: a checkpoint may give them different statistics.
-        self._restore()
-        self._saved_s = time.monotonic()
+        self.progress = self._state.restore(self._journal.note if self._journal else print)
         self._last_gradient_norm = torch.zeros(())
         self._start_s, self._start_step = time.monotonic(), self.progress.step
 
@@ -100,28 +94,7 @@ class Worker:
         self._data.close()
         # The error that ends a run is told, not what it did to a checkpoint.
         with contextlib.suppress(CheckpointError) if kind else nullcontext():
-            self._saver.wait()
-
-    def _restore(self) -> None:
-        """Go on from the newest good checkpoint; rank 0 looks, all take the same."""
-        found: list[Path | None] = [None]
-        if self._journal is not None:
-            for line in set_damaged_aside(self._spec.run_path):
-                self._journal.note(line)
-            found = [newest_checkpoint(self._spec.run_path)]
-        if self._world.size > 1:
-            dist.broadcast_object_list(found)
-        path = found[0]
-        self.progress = Progress()
-        if path is None:
-            return
-        self.progress, ranks = load_checkpoint(path, self._student, self._average, self._optimizer)
-        same_world = len(ranks) == self._world.size
-        mine = ranks[self._world.rank] if same_world else mean_of_ranks(ranks)
-        self._statistics.restore(mine["statistics"])
-        if self._average is not None:
-            RunningStatistics(self._average).restore(mine["average_statistics"])
-        self._metrics.restore(mine["metrics"])
+            self._state.wait()
 
     def check_teacher(self) -> None:
         """Measure the teacher, once in a run.
@@ -139,7 +112,7 @@ class Worker:
         accuracy = self._evaluate_teacher(self._data.num_val_images)
         self.progress.teacher_top1, self.progress.teacher_top5 = accuracy.top1, accuracy.top5
         self._record("teacher", accuracy.as_metrics("teacher"))
-        self._metrics = IntervalMetrics(self._world.device, self._method.base_temperature)
+        self._metrics.reset()
 
     def _evaluate_teacher(self, num_images: int) -> Accuracy:
         """Accuracy on val images spread evenly over the file."""
@@ -287,23 +260,8 @@ class Worker:
 
     def save_if_due(self) -> None:
         """Save within an epoch, where the spec's steps or minutes say so."""
-        checkpoints, step = self._spec.checkpoints, self.progress.step
-        if self.progress.step_in_epoch == self._num_steps_per_epoch:
-            return
-        due = checkpoints.every_steps is not None and step % checkpoints.every_steps == 0
-        if checkpoints.every_minutes is not None and self._has_just_logged:
-            waited_s = time.monotonic() - self._saved_s
-            due |= self._first_rank_says(waited_s >= 60 * checkpoints.every_minutes)
-        if due:
-            self._save()
-
-    def _first_rank_says(self, answer: bool) -> bool:
-        """Rank 0's answer, on all ranks: clocks differ."""
-        if self._world.size == 1:
-            return answer
-        said = torch.tensor([answer], device=self._world.device)
-        dist.broadcast(said, src=0)
-        return bool(said)
+        if self.progress.step_in_epoch < self._num_steps_per_epoch:
+            self._state.save_if_due(self.progress, looks_at_clock=self._has_just_logged)
 
     def finish_epoch(self) -> None:
         """Count the epoch; evaluate and save where the spec says so, and after the last."""
@@ -321,9 +279,9 @@ class Worker:
                 RunningStatistics(self._average).synchronize()
             metrics = self._evaluate_student() if evaluates else {}
             if saves:
-                self._save()
+                self._state.save(progress)
             if is_last:
-                self._saver.wait()
+                self._state.wait()
             self._report({**metrics, "step": progress.step, "epoch": progress.epoch})
 
     def _evaluate_student(self) -> dict[str, float]:
@@ -343,33 +301,6 @@ class Worker:
             metrics["undecodable"] = self._data.count_undecodable()
         self._record("evaluation", metrics)
         return metrics
-
-    def _save(self) -> None:
-        """Copy the run's state and let rank 0 write it; every rank must call it."""
-        self._saved_s = time.monotonic()
-        average = self._average
-        mine = copied(
-            {
-                "statistics": self._statistics.state(),
-                "average_statistics": RunningStatistics(average).state() if average else [],
-                "metrics": self._metrics.state(),
-            }
-        )
-        ranks = [mine] * self._world.size
-        if self._world.size > 1:
-            gathered = ranks if self._world.rank == 0 else None
-            dist.gather_object(mine, gathered)
-        if self._world.rank != 0:
-            return
-        self._saver.save(
-            Snapshot(
-                plain_state(self._student),
-                plain_state(average) if average is not None else None,
-                copied(self._optimizer.state_dict()),
-                ranks,
-                replace(self.progress),
-            )
-        )
 
 
 def _synchronized(student: nn.Module, is_last: bool) -> AbstractContextManager[None]:

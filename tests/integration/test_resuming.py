@@ -1,0 +1,166 @@
+"""Runs that are killed or go wrong end as if nothing had happened, or say why they do not."""
+
+import contextlib
+import json
+
+import numpy as np
+import pytest
+import torch
+import torch.multiprocessing as mp
+from training_runs import (
+    InterruptedRunError,
+    final,
+    loss_series,
+    run_alone,
+    run_rank,
+    run_together,
+    stop_at,
+)
+
+from data_pipeline.order import train_batches
+from service.spec import parse_spec
+from service.tracking.journal import JOURNAL_NAME, read_events
+from service.training.checkpoints import copied, newest_checkpoint
+from service.training.worker import Worker
+
+
+def test_interrupted_run_ends_with_the_same_weights(make_content, teacher):
+    schedule = {"num_epochs": 4, "milestones": [2]}
+    training = {"ema_decay": 0.9}
+    sections = {"teacher": teacher, "schedule": schedule, "training": training}
+    straight = parse_spec(make_content(name="straight", **sections))
+    resumed = parse_spec(make_content(name="resumed", **sections))
+    run_alone(straight)
+    for stop in (1, 2):
+        with pytest.raises(InterruptedRunError):
+            run_alone(resumed, stop_after_reports=stop)
+    run_alone(resumed)
+    ours, theirs = final(straight), final(resumed)
+    assert all(torch.equal(ours[0][name], theirs[0][name]) for name in ours[0])
+    assert ours[1] == theirs[1]
+    journals = [read_events(spec.run_path / JOURNAL_NAME)[0] for spec in (straight, resumed)]
+    series = [[(e.kind, e.step, e.values.get("loss")) for e in events] for events in journals]
+    assert series[0] == series[1]
+
+
+@pytest.mark.parametrize("every_steps", [1, 2, 3])
+def test_run_killed_within_epochs_ends_as_if_it_was_not(
+    make_content, teacher, monkeypatch, every_steps
+):
+    sections = {
+        "teacher": teacher,
+        "schedule": {"num_epochs": 3, "milestones": [2]},
+        "training": {"ema_decay": 0.9},
+        "checkpoints": {"every_steps": every_steps},
+        "tracking": {"log_every_steps": 3},
+    }
+    straight = parse_spec(make_content(name="straight", **sections))
+    killed = parse_spec(make_content(name="killed", **sections))
+    run_alone(straight)
+    deaths = (1, 3, 4, 6, 11, 12)
+    stop_at(deaths, monkeypatch.setattr)
+    for _ in deaths:
+        with pytest.raises(InterruptedRunError):
+            run_alone(killed)
+    run_alone(killed)
+    ours, theirs = final(killed), final(straight)
+    assert all(torch.equal(ours[0][name], theirs[0][name]) for name in theirs[0])
+    assert ours[1] == theirs[1]
+    assert loss_series(killed) == loss_series(straight)
+
+
+def run_rank_until(rank, content, world_size, store, step):
+    """As run_rank, but every worker dies before a step."""
+    stop_at([step], setattr)
+    with contextlib.suppress(InterruptedRunError):
+        run_rank(rank, content, world_size, store)
+
+
+def test_two_workers_killed_within_an_epoch_end_as_if_they_were_not(
+    make_content, teacher, tmp_path
+):
+    sections = {
+        "teacher": teacher,
+        "training": {"ema_decay": 0.9},
+        "checkpoints": {"every_steps": 1},
+        "tracking": {"log_every_steps": 3},
+    }
+    straight, killed = (make_content(name=name, **sections) for name in ("straight", "killed"))
+    run_together(straight, 2, tmp_path)
+    parse_spec(killed).run_path.mkdir(parents=True)
+    for step in (3, 6):
+        store = tmp_path / f"until{step}"
+        mp.spawn(run_rank_until, (killed, 2, store, step), nprocs=2)
+    (tmp_path / "store2").unlink()
+    run_together(killed, 2, tmp_path)
+    ours, theirs = final(parse_spec(killed)), final(parse_spec(straight))
+    assert all(torch.equal(ours[0][name], theirs[0][name]) for name in theirs[0])
+    assert loss_series(parse_spec(killed)) == loss_series(parse_spec(straight))
+
+
+def test_diverging_run_stops_with_advice(make_content):
+    spec = parse_spec(make_content(optimizer={"learning_rate": 1e30}))
+    run_alone(spec)
+    reason = json.loads((spec.run_path / "refusal.json").read_text())
+    assert "optimizer.learning_rate" in reason["text"]
+    assert reason["exit_status"] == 1
+
+
+def poison(steps, setattr_):
+    """Make the gradient of some steps infinite on the last rank: one label's loss overflows."""
+    accumulate = Worker._accumulate_gradients
+
+    def accumulate_poisoned(worker, batch):
+        output = accumulate(worker, batch)
+        if worker.progress.step in steps and worker._world.rank == worker._world.size - 1:
+            next(iter(worker._student.parameters())).grad.add_(float("inf"))
+        return output
+
+    setattr_(Worker, "_accumulate_gradients", accumulate_poisoned)
+
+
+def test_poisoned_step_is_skipped_without_a_trace(make_content, monkeypatch):
+    sections = {
+        "training": {"on_nonfinite": "skip", "max_skipped_steps": 2, "ema_decay": 0.9},
+        "schedule": {"num_epochs": 1, "milestones": []},
+        "tracking": {"log_every_steps": 4},
+    }
+    spec = parse_spec(make_content(name="skipped", **sections))
+    poison({1, 3}, monkeypatch.setattr)
+    before = {}
+    go_without = Worker._go_without
+
+    def remember(worker, batch, norm):
+        go_without(worker, batch, norm)
+        before[worker.progress.step] = copied(worker._student.state_dict())
+
+    step = Worker.step
+    states = []
+
+    def step_and_look(worker, batch):
+        states.append(copied(worker._student.state_dict()))
+        return step(worker, batch)
+
+    monkeypatch.setattr(Worker, "_go_without", remember)
+    monkeypatch.setattr(Worker, "step", step_and_look)
+    run_alone(spec)
+    assert sorted(before) == [1, 3]
+    for poisoned, state in before.items():
+        assert all(torch.equal(state[name], states[poisoned][name]) for name in state)
+    assert final(spec)[1]["skipped"] == 2
+    interval = next(e for e in read_events(spec.run_path / JOURNAL_NAME)[0] if e.kind == "interval")
+    assert np.isfinite(interval.values["loss"])
+    assert interval.values["skipped_steps"] == 2
+    order = next(train_batches(256, 64, seed=0, epoch=0, rank=0, world_size=1, start=3))
+    dump = json.loads((spec.run_path / "nonfinite_step0000000003_rank0.json").read_text())
+    assert dump["samples"] == order.tolist()
+
+
+def test_one_poisoned_step_too_many_ends_the_run(make_content, monkeypatch):
+    training = {"on_nonfinite": "skip", "max_skipped_steps": 1}
+    spec = parse_spec(make_content(training=training))
+    poison({2, 5}, monkeypatch.setattr)
+    run_alone(spec)
+    text = json.loads((spec.run_path / "refusal.json").read_text())["text"]
+    assert "step 5 is not finite, after 1 skipped" in text
+    assert newest_checkpoint(spec.run_path).name == "checkpoint_0000000004"

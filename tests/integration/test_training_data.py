@@ -1,0 +1,127 @@
+"""What training does with its images: sizes, last batches, broken files, staged datasets."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from image_makers import converted, write_folder
+from training_runs import CPU, final, run_alone
+
+from data_pipeline.beton import open_beton
+from data_pipeline.loader import UndecodableSampleError
+from data_pipeline.manifest import manifest_path
+from service.spec import parse_spec
+from service.tracking.journal import JOURNAL_NAME, read_events
+from service.training.checkpoints import newest_checkpoint
+from service.training.construct import build_task
+from service.training.data import WorkerData, World
+
+
+def test_a_kept_last_batch_counts_every_image_once(make_content):
+    content = make_content(
+        training={"global_batch_size": 96, "micro_batch_size": 96, "last_batch": "keep"},
+        resources={"num_workers": 1, "cpus_per_worker": 1},
+        schedule={"num_epochs": 1, "milestones": []},
+        optimizer={"learning_rate": 1e-6},
+        tracking={"log_every_steps": 3},
+    )
+    spec = parse_spec(content)
+    run_alone(spec)
+    _, progress = final(spec)
+    assert progress["step"] == 3
+    events, _ = read_events(spec.run_path / JOURNAL_NAME)
+    found = next(event.values["ce"] for event in events if event.kind == "interval")
+    # With so small a learning rate the network stands still: the mean of three means is known.
+    torch.manual_seed(spec.seed)
+    task = build_task(spec, CPU)
+    data = WorkerData(spec, World(0, 1, CPU, 1), print)
+    batches = list(data.train_batches(0, 0))
+    data.close()
+    assert [len(batch.labels) for batch in batches] == [96, 96, 64]
+    losses = [float(task(batch.images, batch.labels, 1.0).parts["ce"]) for batch in batches]
+    assert found == pytest.approx(np.mean(losses), rel=1e-4)
+
+
+def test_progressive_resolution_gives_each_epoch_its_size(make_content):
+    augmentation = {
+        "crop": "random_resized",
+        "size": 8,
+        "size_stages": [{"from_epoch": 1, "size": 12}, {"from_epoch": 3, "size": 16}],
+    }
+    schedule = {"num_epochs": 4, "milestones": []}
+    spec = parse_spec(make_content(augmentation=augmentation, schedule=schedule))
+    data = WorkerData(spec, World(0, 1, CPU, 1), print)
+    sizes = [next(iter(data.train_batches(epoch, 0))).images.shape[1:3] for epoch in range(4)]
+    data.close()
+    assert sizes == [(8, 8), (12, 12), (12, 12), (16, 16)]
+
+
+def test_undecodable_image_within_the_budget_is_counted_and_trained_past(make_content, tmp_path):
+    train_path = converted_folder(tmp_path)
+    content = make_content(
+        dataset={"train": str(train_path), "max_undecodable": 1},
+        augmentation={"crop": "random_resized", "size": 12},
+    )
+    damage_sample(train_path, 3)
+    spec = parse_spec(content)
+    run_alone(spec)
+    events, _ = read_events(spec.run_path / JOURNAL_NAME)
+    assert [e.values["undecodable"] for e in events if e.kind == "interval"][-1] == 1
+    content["name"], content["dataset"]["max_undecodable"] = "strict", 0
+    with pytest.raises(UndecodableSampleError, match="sample 3 "):
+        run_alone(parse_spec(content))
+
+
+def converted_folder(tmp_path):
+    path = tmp_path / "jpeg.beton"
+    converted(write_folder(tmp_path / "images", num_classes=4, num_per_class=32), path)
+    # Without its manifest the file is not compared with it at the start.
+    manifest_path(path).unlink()
+    return path
+
+
+def damage_sample(path, index):
+    file = open_beton(path)
+    with path.open("r+b") as stream:
+        stream.seek(int(file.samples["image"]["data_ptr"][index]))
+        stream.write(bytes(int(file.data_sizes[index])))
+
+
+def test_staged_datasets_are_trained_on_and_released(make_content, tmp_path):
+    shared, cache = tmp_path / "shared", tmp_path / "cache"
+    for seed, split in enumerate(("train", "val")):
+        images = write_folder(tmp_path / split, num_classes=4, num_per_class=20 + 20 * seed)
+        converted(images, shared / f"{split}.beton")
+    dataset = {
+        "train": str(shared / "train.beton"),
+        "val": str(shared / "val.beton"),
+        "cache": {"path": str(cache)},
+    }
+    spec = parse_spec(
+        make_content(dataset=dataset, augmentation={"crop": "random_resized", "size": 12})
+    )
+    run_alone(spec)
+    assert final(spec)[1]["epoch"] == 2
+    copies = sorted(path.name for path in cache.rglob("*.beton"))
+    assert copies == ["train.beton", "val.beton"]
+    notes = [e.text for e in read_events(spec.run_path / JOURNAL_NAME)[0] if e.kind == "note"]
+    assert any("train.beton" in note for note in notes)
+
+
+def test_dataset_that_cannot_be_staged_refuses_the_run(make_content, tmp_path):
+    shared = tmp_path / "shared"
+    converted(write_folder(tmp_path / "train", 4, 20), shared / "train.beton")
+    dataset = {
+        "train": str(shared / "train.beton"),
+        "val": str(shared / "train.beton"),
+        "cache": {"path": "/proc/nowhere"},
+    }
+    spec = parse_spec(
+        make_content(dataset=dataset, augmentation={"crop": "random_resized", "size": 12})
+    )
+    run_alone(spec)
+    text = json.loads((spec.run_path / "refusal.json").read_text())["text"]
+    assert text.startswith("dataset.train: ")
+    assert "/proc/nowhere cannot be used as a cache" in text
+    assert newest_checkpoint(spec.run_path) is None
