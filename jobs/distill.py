@@ -7,6 +7,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from service.cluster.run_folder import check_same_spec
 from service.problems import EXIT_BAD_INPUT, EXIT_DONE, BadInputError
 from service.spec import load_spec
 
@@ -21,6 +22,7 @@ def main(arguments: list[str]) -> int:
     options = parser.parse_args(arguments)
     try:
         spec = load_spec(options.spec)
+        check_same_spec(spec)
         if options.validate:
             print(f"{options.spec}: valid, run {spec.name}, hash {spec.content_hash()[:16]}")
             return EXIT_DONE

@@ -46,14 +46,12 @@ def claimed_run_folder(spec: JobSpec) -> Iterator[None]:
 
 
 def _claim_for(spec: JobSpec) -> None:
-    """Ray resumes whatever it finds under a name, so a changed spec must not get there."""
-    path = spec.run_path / SPEC_NAME
     try:
         spec.run_path.mkdir(parents=True, exist_ok=True)
+        check_same_spec(spec)
+        path = spec.run_path / SPEC_NAME
         if not path.exists():
             write_atomically(path, spec.model_dump_json(indent=1) + "\n")
-            return
-        old = JobSpec.model_validate_json(path.read_text())
     except OSError as error:
         problem = Problem(
             "checkpoints.storage_path",
@@ -61,16 +59,25 @@ def _claim_for(spec: JobSpec) -> None:
             "give a writable folder",
         )
         raise BadInputError("spec", [problem]) from error
-    differences = differing_fields(old, spec)
-    if differences:
-        remedy = f"take another name, or restore the field as {path} has it"
-        raise BadInputError(
-            "spec",
-            [
-                Problem(field, f"differs from the run {spec.name!r} that exists already", remedy)
-                for field in differences
-            ],
-        )
+
+
+def check_same_spec(spec: JobSpec) -> None:
+    """Refuse a changed spec under the name of a run that exists: it would be gone on with.
+
+    Raises:
+        BadInputError: naming each field that differs.
+    """
+    path = spec.run_path / SPEC_NAME
+    if not path.exists():
+        return
+    old = JobSpec.model_validate_json(path.read_text())
+    remedy = f"take another name, or restore the field as {path} has it"
+    problems = [
+        Problem(field, f"differs from the run {spec.name!r} that exists already", remedy)
+        for field in differing_fields(old, spec)
+    ]
+    if problems:
+        raise BadInputError("spec", problems)
 
 
 def read_result(run_path: Path) -> dict[str, Any] | None:

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -23,6 +24,8 @@ from service.training.checkpoints import (
     set_damaged_aside,
 )
 from service.training.saving import CheckpointError, CheckpointSaver
+
+ROOT = Path(__file__).parents[2]
 
 
 def snapshot(step):
@@ -145,6 +148,18 @@ def test_second_job_for_one_run_is_refused_while_the_first_lives(make_content):
         pass
     with claimed_run_folder(spec):
         assert (spec.run_path / "spec.json").exists()
+
+
+def test_changed_spec_under_an_old_name_is_refused_by_validate(make_content, write_spec):
+    with claimed_run_folder(parse_spec(make_content())):
+        pass
+    command = [sys.executable, "jobs/distill.py", str(write_spec(seed=5)), "--validate"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "seed: differs from the run 'run'" in done.stderr
+    command[2] = str(write_spec())
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 def test_save_that_repeats_a_step_keeps_the_whole_one(saver, tmp_path):
