@@ -20,7 +20,7 @@ from training_runs import (
 from data_pipeline.order import train_batches
 from service.spec import parse_spec
 from service.tracking.journal import JOURNAL_NAME, read_events
-from service.training.checkpoints import copied, newest_checkpoint
+from service.training.checkpoints import checkpoint_paths, copied, newest_checkpoint
 from service.training.worker import Worker
 
 
@@ -104,6 +104,24 @@ def test_diverging_run_stops_with_advice(make_content):
     reason = json.loads((spec.run_path / "refusal.json").read_text())
     assert "optimizer.learning_rate" in reason["text"]
     assert reason["exit_status"] == 1
+
+
+@pytest.mark.parametrize(
+    ("sections", "steps"),
+    [
+        ({"every_steps": 3}, [3, 4, 6, 8]),
+        # Looked at with the progress lines, after every second step; the last is an epoch's end.
+        ({"every_minutes": 1e-9}, [2, 4, 6, 8]),
+        ({"every_minutes": 60}, [4, 8]),
+        ({"every_epochs": 2}, [8]),
+    ],
+    ids=str,
+)
+def test_checkpoints_come_when_the_spec_says(make_content, sections, steps):
+    spec = parse_spec(make_content(checkpoints={**sections, "num_to_keep": 9}))
+    run_alone(spec)
+    found = sorted(int(path.name.split("_")[1]) for path in checkpoint_paths(spec.run_path))
+    assert found == steps
 
 
 def poison(steps, setattr_):
