@@ -13,9 +13,12 @@ from service.tracking.journal import JOURNAL_NAME, Journal, read_events
 from service.training.batchnorm import RunningStatistics
 from service.training.checkpoints import (
     Progress,
+    Snapshot,
     checkpoint_name,
+    copied,
     load_checkpoint,
     newest_checkpoint,
+    plain_state,
     save_checkpoint,
 )
 from service.training.optimizers import build_average, build_optimizer, gradient_norm
@@ -145,7 +148,9 @@ def trained(tmp_path):
         model(torch.randn(4, 3, 8, 8)).sum().backward()
         optimizer.step()
         path = tmp_path / checkpoint_name(step)
-        save_checkpoint(path, "hash", model, None, optimizer, Progress(step=step, epoch=step))
+        weights, momenta = plain_state(model), copied(optimizer.state_dict())
+        progress = Progress(step=step, epoch=step)
+        save_checkpoint(path, "hash", Snapshot(weights, None, momenta, [{"kept": 7}], progress))
     return tmp_path, model, optimizer
 
 
@@ -153,7 +158,9 @@ def test_checkpoint_comes_back_bit_for_bit(trained):
     run_path, model, optimizer = trained
     other = build_model("cifar:tiny_cnn", 3)
     other_optimizer = build_optimizer(other, Sgd(momentum=0.9))
-    progress = load_checkpoint(newest_checkpoint(run_path), other, None, other_optimizer)
+    path = newest_checkpoint(run_path)
+    progress, ranks = load_checkpoint(path, other, None, other_optimizer)
+    assert ranks == [{"kept": 7}]
     assert progress == Progress(step=20, epoch=20)
     for ours, theirs in zip(model.state_dict().values(), other.state_dict().values(), strict=True):
         assert torch.equal(ours, theirs)
