@@ -20,7 +20,7 @@ from data_pipeline.encode import (
     encode_image,
     pixel_sums,
 )
-from data_pipeline.manifest import FORMAT, manifest_path, write_manifest
+from data_pipeline.manifest import FORMAT, write_manifest
 from data_pipeline.selection import Selection, select
 from data_pipeline.sources import Source
 from data_pipeline.writer import BetonWriter
@@ -73,11 +73,12 @@ def convert(
             statistics.add(item)
         if len(left_out) == len(indices):
             raise UnreadableImageError("no image can be decoded; give another source")
-        # The old manifest must not describe the new file, nor the new file stand without its own.
-        manifest_path(path).unlink(missing_ok=True)
-    manifest = _manifest(source, path, encoding, selection)
-    manifest |= {"pixels": statistics.as_dict(), "left_out": left_out}
-    write_manifest(path, manifest)
+        writer.complete()
+        manifest = _manifest(source, writer.partial_path, encoding, selection)
+        manifest |= {"pixels": statistics.as_dict(), "left_out": left_out}
+        # Before the file has its name, so that it never stands there without its manifest; an older
+        # file under that name is refused until the new one takes its place.
+        write_manifest(path, manifest)
     return manifest
 
 

@@ -6,8 +6,6 @@ starts at once. Random numbers are a hash of (seed, epoch, sample, draw): a samp
 depend on who decodes it, or when.
 """
 
-import math
-
 import llvmlite.binding
 import numpy as np
 from numba import types
@@ -15,7 +13,7 @@ from numpy.typing import NDArray
 
 from data_pipeline.beton import MODE_JPEG
 from data_pipeline.compilation import compiled
-from data_pipeline.draws import sample_key, uniform
+from data_pipeline.draws import rectangle, sample_key, uniform
 from data_pipeline.native import library_path
 
 CENTER_CROP, RANDOM_RESIZED_CROP, PAD_AND_CROP = 0, 1, 2
@@ -53,13 +51,9 @@ def random_box(
     key: np.uint64,
 ) -> tuple[int, int, int, int]:
     """Box (top, left, height, width) of RandomResizedCrop, Szegedy et al., arXiv 1409.4842."""
-    log_low, log_high = math.log(ratio[0]), math.log(ratio[1])
     for attempt in range(RATIO_ATTEMPTS):
         draw = 4 * attempt
-        area = height * width * (scale[0] + (scale[1] - scale[0]) * uniform(key, draw))
-        aspect = math.exp(log_low + (log_high - log_low) * uniform(key, draw + 1))
-        box_width = round(math.sqrt(area * aspect))
-        box_height = round(math.sqrt(area / aspect))
+        box_width, box_height = rectangle(key, draw, height * width, scale, ratio)
         if 0 < box_width <= width and 0 < box_height <= height:
             top = int(uniform(key, draw + 2) * (height - box_height + 1))
             left = int(uniform(key, draw + 3) * (width - box_width + 1))

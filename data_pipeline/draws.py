@@ -4,6 +4,8 @@ A sample's draws do not depend on who makes them, or when, or what was drawn bef
 is compiled and may be called from compiled code.
 """
 
+import math
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -54,3 +56,16 @@ def uniforms(
         for draw in range(count):
             numbers[slot, draw] = uniform(key, draw)
     return numbers
+
+
+@compiled
+def rectangle(
+    key: np.uint64, draw: int, area: int, scale: NDArray[np.float64], ratio: NDArray[np.float64]
+) -> tuple[int, int]:
+    """Sides of a random box: its share of ``area`` uniform in ``scale`` [2], the first side by the
+    second log-uniform in ``ratio`` [2]. Takes the draws ``draw`` and ``draw + 1``.
+    """
+    log_low, log_high = math.log(ratio[0]), math.log(ratio[1])
+    target = area * (scale[0] + (scale[1] - scale[0]) * uniform(key, draw))
+    aspect = math.exp(log_low + (log_high - log_low) * uniform(key, draw + 1))
+    return round(math.sqrt(target * aspect)), round(math.sqrt(target / aspect))

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_pipeline.beton import (
+    ALLOCATION,
     CHECKSUM,
     CHECKSUM_MAGIC,
     FIELD,
@@ -33,21 +34,21 @@ class Damage(NamedTuple):
     fault: str
 
 
-def check_quickly(path: Path) -> None:
-    """Compare size, tables and the checksums of 64 samples spread over the file.
+def check_quickly(path: Path) -> BetonFile:
+    """Compare size, tables and the checksums of 64 samples spread over the file; what it says.
 
     Raises:
         BetonError: a file that is damaged, or is not the one its manifest describes.
     """
-    check_tables(path)
-    file = open_beton(path)
+    file = check_tables(path)
     if file.checksums is not None:
         chosen = np.linspace(0, file.num_samples - 1, NUM_GLANCED_AT).astype(np.int64)
         _refuse(path, _compare(file, np.unique(chosen)))
+    return file
 
 
-def check_tables(path: Path) -> None:
-    """Compare size and tables with the manifest, but no sample.
+def check_tables(path: Path) -> BetonFile:
+    """Compare size and tables with the manifest, but no sample; what the file says.
 
     Raises:
         BetonError: a file that is not the one its manifest describes.
@@ -66,6 +67,7 @@ def check_tables(path: Path) -> None:
             f"{path} is damaged or not the file that its manifest describes; copy or convert both "
             "again"
         )
+    return file
 
 
 def _has_counts(file: BetonFile, num_per_class: list[int]) -> bool:
@@ -153,7 +155,7 @@ def _find_dirty_gaps(file: BetonFile) -> Iterator[Damage]:
                 if piece.any():
                     at = low + int(np.flatnonzero(piece)[0])
                     yield Damage(None, f"byte {at:,}, between samples, has changed")
-        tail = data[int(ends[-1]) + 24 * file.num_samples :]
+        tail = data[int(ends[-1]) + ALLOCATION.itemsize * file.num_samples :]
         if tail:
             yield Damage(None, f"{len(tail):,} bytes follow the end of the file")
 

@@ -42,7 +42,8 @@ class BetonWriter:
 
     def __init__(self, path: Path, max_samples: int, page_size: int = PAGE_SIZE):
         self._path = path
-        self._partial_path = path.with_name(path.name + ".partial")
+        self.partial_path = path.with_name(path.name + ".partial")
+        """Where the file grows; it is whole there after ``complete``."""
         self._samples = np.zeros(max_samples, SAMPLE)
         self._allocations = np.zeros(max_samples, ALLOCATION)
         self._checksums = np.zeros(max_samples, CHECKSUM)
@@ -52,11 +53,12 @@ class BetonWriter:
         checksums_end = tables_end + len(CHECKSUM_MAGIC) + self._checksums.nbytes
         self._position = _align(checksums_end, page_size)
         self._end = self._synced = 0
+        self._is_complete = False
 
     def __enter__(self) -> Self:
         self._path.parent.mkdir(parents=True, exist_ok=True)
         # What a killed conversion left is taken over; what a running one writes is not.
-        self._file = os.fdopen(os.open(self._partial_path, os.O_RDWR | os.O_CREAT, 0o666), "r+b")
+        self._file = os.fdopen(os.open(self.partial_path, os.O_RDWR | os.O_CREAT, 0o666), "r+b")
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -111,6 +113,18 @@ class BetonWriter:
         )
         self._synced = self._position
 
+    def complete(self) -> None:
+        """Write the tables and wait for the disk; nothing may be appended afterwards.
+
+        Leaving the context does it too, and gives the file its name.
+        """
+        if self._is_complete:
+            return
+        self._is_complete = True
+        self._write_tables()
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
     def __exit__(
         self,
         kind: type[BaseException] | None,
@@ -119,12 +133,10 @@ class BetonWriter:
     ) -> None:
         try:
             if kind is None:
-                self._write_tables()
-                self._file.flush()
-                os.fsync(self._file.fileno())
-                self._partial_path.replace(self._path)
+                self.complete()
+                self.partial_path.replace(self._path)
         finally:
-            self._partial_path.unlink(missing_ok=True)
+            self.partial_path.unlink(missing_ok=True)
             self._file.close()
 
     def _write_tables(self) -> None:

@@ -47,10 +47,11 @@ def dataset_facts(location: str, *, checks_samples: bool = True) -> DatasetFacts
 
 
 def _local_facts(path: Path, checks_samples: bool) -> DatasetFacts:
-    file = open_beton(path)
     manifest = read_manifest(path)
-    if manifest is not None:
-        check_quickly(path) if checks_samples else check_tables(path)
+    if manifest is None:
+        file = open_beton(path)
+    else:
+        file = check_quickly(path) if checks_samples else check_tables(path)
     sizes = file.image_sizes
     return DatasetFacts(
         file.identity,

@@ -3,13 +3,11 @@
 Source: Zhong et al., arXiv 1708.04896; boxes are drawn as by torchvision's RandomErasing.
 """
 
-import math
-
 import numpy as np
 from numpy.typing import NDArray
 
 from data_pipeline.compilation import compiled
-from data_pipeline.draws import uniform
+from data_pipeline.draws import rectangle, uniform
 
 ERASING_STREAM = 3
 FILL_COLOUR, FILL_NOISE = 0, 1
@@ -33,13 +31,9 @@ def erased_box(
     Its share of the image is uniform in ``scale`` [2], its height by width log-uniform in ``ratio``
     [2]; it is smaller than the image in both directions.
     """
-    log_low, log_high = math.log(ratio[0]), math.log(ratio[1])
     for attempt in range(BOX_ATTEMPTS):
         draw = BOX_DRAW + 4 * attempt
-        area = height * width * (scale[0] + (scale[1] - scale[0]) * uniform(key, draw))
-        aspect = math.exp(log_low + (log_high - log_low) * uniform(key, draw + 1))
-        box_height = round(math.sqrt(area * aspect))
-        box_width = round(math.sqrt(area / aspect))
+        box_height, box_width = rectangle(key, draw, height * width, scale, ratio)
         if box_height < height and box_width < width:
             top = int(uniform(key, draw + 2) * (height - box_height + 1))
             left = int(uniform(key, draw + 3) * (width - box_width + 1))

@@ -58,9 +58,6 @@ class IntervalMetrics:
         ``last`` is the newest micro-batch: temperatures, gaps and agreement describe it, gathered
         from all workers.
         """
-        if not self._num_steps:
-            self.reset()
-            return {"loss": float("nan")}
         # Every rank has the same parts, in the same order: they run the same task.
         names = list(self._sums)
         sums = [self._sums[name].double() for name in names]
@@ -82,6 +79,11 @@ class IntervalMetrics:
             values |= _summarize(_gather(telemetry, world_size))
         self.reset()
         return values
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether no step has counted since the last reading; alike on all workers."""
+        return self._num_steps == 0
 
     def state(self) -> dict[str, Any]:
         """What has been counted since the last reading, for a checkpoint."""

@@ -22,7 +22,6 @@ from service.problems import EXIT_FAILED
 from service.spec import JobSpec
 from service.tracking.journal import Journal, Kind
 from service.training.batchnorm import RunningStatistics
-from service.training.checkpoints import copied
 from service.training.construct import build_task
 from service.training.data import StepShare, WorkerData, World
 from service.training.evaluation import Accuracy, evaluate
@@ -142,7 +141,7 @@ class Worker:
         for group in self._optimizer.param_groups:
             group["lr"] = rate
         self._optimizer.zero_grad(set_to_none=True)
-        before = copied(self._statistics.state()), self._metrics.state()
+        before = [t.clone() for t in self._statistics.state()], self._metrics.state()
         output = self._accumulate_gradients(batch)
         # Averaged over the workers, the gradient is the same on all: they decide alike.
         norm = gradient_norm(self._student)
@@ -238,7 +237,7 @@ class Worker:
         self._has_just_logged = (
             step % self._spec.tracking.log_every_steps == 0 or step == self._num_steps
         )
-        if not self._has_just_logged:
+        if not self._has_just_logged or self._metrics.is_empty:
             return
         values = self._metrics.read(output)
         if self._spec.dataset.max_undecodable:

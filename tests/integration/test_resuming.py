@@ -174,6 +174,15 @@ def test_poisoned_step_is_skipped_without_a_trace(make_content, monkeypatch):
     assert dump["samples"] == order.tolist()
 
 
+def test_interval_of_skipped_steps_has_no_figures(make_content, monkeypatch):
+    spec = parse_spec(make_content(training={"on_nonfinite": "skip"}))
+    poison({2, 3}, monkeypatch.setattr)
+    run_alone(spec)
+    events, _ = read_events(spec.run_path / JOURNAL_NAME)
+    assert [event.step for event in events if event.kind == "interval"] == [2, 6, 8]
+    assert len([event for event in events if event.kind == "note"]) == 2
+
+
 def test_one_poisoned_step_too_many_ends_the_run(make_content, monkeypatch):
     training = {"on_nonfinite": "skip", "max_skipped_steps": 1}
     spec = parse_spec(make_content(training=training))

@@ -249,6 +249,35 @@ def test_conversion_killed_midway_leaves_nothing_and_can_be_run_again(tmp_path, 
     ]  # fmt: skip
 
 
+def test_a_conversion_that_fails_at_its_end_leaves_the_old_pair(
+    image_folder, tmp_path, monkeypatch
+):
+    path = tmp_path / "out.beton"
+    manifest, data = converted(image_folder, path), path.read_bytes()
+
+    def fail(_):
+        raise OSError("the disk is gone")
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(OSError, match="the disk is gone"):
+        converted(image_folder, path, Encoding("raw"))
+    assert path.read_bytes() == data
+    assert read_manifest(path) == manifest
+
+
+def test_a_file_never_stands_without_its_manifest(image_folder, tmp_path, monkeypatch):
+    path = tmp_path / "out.beton"
+    replace = Path.replace
+
+    def replace_and_look(source, target):
+        if target == path:
+            assert read_manifest(path)["num_samples"] == 12
+        return replace(source, target)
+
+    monkeypatch.setattr(Path, "replace", replace_and_look)
+    assert converted(image_folder, path)["num_samples"] == open_beton(path).num_samples
+
+
 def test_two_conversions_to_one_path_do_not_meet(image_folder, tmp_path):
     path = tmp_path / "out.beton"
     with BetonWriter(path, 1) as writer:
