@@ -50,10 +50,21 @@ def num_in_step(num_samples: int, global_batch_size: int, step: int) -> int:
     return min(global_batch_size, num_samples - step * global_batch_size)
 
 
-def num_of_worker(num_in_batch: int, global_batch_size: int, rank: int, world_size: int) -> int:
-    """Samples of a global batch that are a worker's; in a last batch perhaps none."""
-    share = global_batch_size // world_size
-    return max(0, min(share, num_in_batch - rank * share))
+def part_of_worker(
+    global_batch_size: int, micro_batch_size: int, rank: int, world_size: int
+) -> slice:
+    """Places of a worker's samples in a global batch: whole micro-batches, as evenly as they go."""
+    num_micro_batches = global_batch_size // micro_batch_size
+    assert num_micro_batches >= world_size, "every worker has a micro-batch"
+    first, last = (
+        num_micro_batches * place // world_size * micro_batch_size for place in (rank, rank + 1)
+    )
+    return slice(first, last)
+
+
+def num_of_part(num_in_batch: int, part: slice) -> int:
+    """Samples of a part of a global batch; in a smaller last batch perhaps none."""
+    return max(0, min(part.stop, num_in_batch) - part.start)
 
 
 def train_batches(
@@ -62,25 +73,24 @@ def train_batches(
     *,
     seed: int,
     epoch: int,
-    rank: int,
-    world_size: int,
+    part: slice | None = None,
     start: int = 0,
     keep_last: bool = False,
 ) -> Iterator[Indices]:
     """One worker's samples of each step of an epoch, from step ``start`` on.
 
-    Workers take neighbouring parts of a global batch, so that the batches of all workers laid side
-    by side are the same whatever their number. In a smaller last batch the first workers have full
-    parts; one that has none is given the batch's first samples to run along with, which must not
-    count (see ``num_of_worker``).
+    Workers take neighbouring parts of a global batch (see ``part_of_worker``; without one, all of
+    it), so that the batches of all workers laid side by side are the same whatever their number. In
+    a smaller last batch the first workers have full parts; one that has none is given the batch's
+    first samples to run along with, which must not count (see ``num_of_part``).
     """
+    part = part or slice(0, global_batch_size)
     order = epoch_permutation(num_samples, seed, epoch)
     num_steps = num_steps_per_epoch(num_samples, global_batch_size, keep_last=keep_last)
-    share = global_batch_size // world_size
     for step in range(start, num_steps):
         batch = order[step * global_batch_size : (step + 1) * global_batch_size]
-        mine = batch[rank * share : (rank + 1) * share]
-        yield (mine if len(mine) else batch[:share]).astype(np.int64)
+        mine = batch[part]
+        yield (mine if len(mine) else batch[: part.stop - part.start]).astype(np.int64)
 
 
 def evaluation_batches(

@@ -27,7 +27,7 @@ def warm_up() -> None:
             for label in range(2):
                 writer.append(encoded(MODE_RAW, SIDE, SIDE, bytes(3 * SIDE * SIDE)), label)
         file = open_beton(path)
-        indices = list(train_batches(2, 2, seed=0, epoch=0, rank=0, world_size=1))
+        indices = list(train_batches(2, 2, seed=0, epoch=0))
         crop = Crop(decoders.RANDOM_RESIZED_CROP, SIDE)
         with ImageLoader(file, seed=0, num_threads=1) as loader:
             for batch in loader.batches(indices, crop, augmentations=augmentations):

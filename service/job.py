@@ -2,42 +2,32 @@
 
 import json
 import logging
-import os
-import shutil
+import signal
 import time
-from dataclasses import asdict
 
 import mlflow
 from ray.train import TrainingFailedError
 from safetensors.torch import save_file
 from torch import nn
 
-from service.cluster.run_folder import (
-    RESULT_NAME,
-    claimed_run_folder,
-    read_result,
-    write_atomically,
-)
+from service.cluster.policies import failure_text
+from service.cluster.run_folder import TAGS_NAME, claimed_run_folder
 from service.cluster.trainer import check_cluster, connect, run_training
+from service.files import write_atomically
 from service.models.build import build_with_weights
 from service.plan import check_sizes
-from service.problems import EXIT_DONE, EXIT_FAILED
+from service.problems import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED
 from service.provenance import provenance_tags
+from service.result import RunResult, collect_result, publish, read_result
 from service.spec import JobSpec
 from service.spec_rules import is_file_source
 from service.spec_sections import Weights
-from service.tracking.mlflow_run import TRACKING_ERRORS, MlflowRun
-from service.tracking.report import ProgressPrinter, summary_table
-from service.tracking.student_model import log_student
+from service.tracking.mlflow_run import TRACKING_ERRORS, MlflowRun, tracking_uri
+from service.tracking.report import ProgressPrinter
+from service.tracking.status import State
 from service.tracking.tracker import Tracker
-from service.training.checkpoints import (
-    STUDENT_NAME,
-    Progress,
-    final_student_path,
-    newest_checkpoint,
-    plain_state,
-    read_metadata,
-)
+from service.training.checkpoints import plain_state
+from service.training.leaving import ask_to_leave, asked_to_leave, forget_request
 from service.training.refusal import REFUSAL_NAME
 
 logger = logging.getLogger(__name__)
@@ -52,7 +42,7 @@ def run_job(spec: JobSpec) -> int:
     start_s = time.monotonic()
     mlflow.set_tracking_uri(tracking_uri(spec))
     check_sizes(spec)
-    models = build_models(spec)
+    models = build_models(with_fetched_weights(spec))
     tags = provenance_tags(spec, models.get("teacher"))
     with claimed_run_folder(spec):
         return _run_claimed(spec, models, tags, start_s)
@@ -63,38 +53,47 @@ def _run_claimed(
 ) -> int:
     """The run itself, in a folder that is this job's alone."""
     result = read_result(spec.run_path)
-    if result is not None and result["published"]:
-        print(f"{spec.name} is finished already; nothing to train\n{result['summary']}")
+    if result is not None and result.is_published:
+        print(f"{spec.name} is finished already; nothing to train\n{result.summary}")
         return EXIT_DONE
-    (spec.run_path / REFUSAL_NAME).unlink(missing_ok=True)
+    write_atomically(spec.run_path / TAGS_NAME, json.dumps(tags, indent=1) + "\n")
     if result is None:
         connect()
         check_cluster(spec)
     tracker = Tracker(spec, tracking_uri(spec), tags, ProgressPrinter(spec))
     if result is None:
-        try:
-            run_training(with_local_weights(spec, models))
-        except TrainingFailedError as error:
-            _end_run(tracker.close(), "FAILED")
-            print(
-                f"{spec.name} failed: {_cause(error)}\nSubmit the same spec to go on from the last "
-                f"checkpoint in {spec.run_path}",
-                flush=True,
-            )
-            return EXIT_FAILED
-        refusal = spec.run_path / REFUSAL_NAME
-        if refusal.exists():
-            _end_run(tracker.close(), "FAILED")
-            reason = json.loads(refusal.read_text())
-            print(reason["text"], flush=True)
-            return int(reason["exit_status"])
-    return _publish(spec, tracker.close(), time.monotonic() - start_s)
+        ending = _train(with_local_weights(spec, models))
+        if ending is not None:
+            state, text, exit_status = ending
+            _end_run(tracker.close(state), "KILLED" if state == "stopped" else "FAILED")
+            print(text, flush=True)
+            return exit_status
+        result = collect_result(spec, time.monotonic() - start_s)
+    return _publish(result, spec, tracker.close("finished"))
 
 
-def tracking_uri(spec: JobSpec) -> str:
-    """MLFLOW_TRACKING_URI, the spec's, or SQLite beside the runs."""
-    default = f"sqlite:///{spec.checkpoints.storage_path / 'mlflow.db'}"
-    return os.environ.get("MLFLOW_TRACKING_URI") or spec.tracking.uri or default
+def _train(spec: JobSpec) -> tuple[State, str, int] | None:
+    """Train to the end; if it does not come to that: the state, what to say, the exit status."""
+    (spec.run_path / REFUSAL_NAME).unlink(missing_ok=True)
+    forget_request(spec.run_path)
+    # Whoever ends this process gets a checkpoint first, if there is time for one.
+    signal.signal(signal.SIGTERM, lambda *_: ask_to_leave(spec.run_path, "stop"))
+    failure = None
+    try:
+        run_training(spec)
+    except TrainingFailedError as error:
+        failure = error
+    refusal = spec.run_path / REFUSAL_NAME
+    if refusal.exists():
+        reason = json.loads(refusal.read_text())
+        return "failed", reason["text"], int(reason["exit_status"])
+    if failure is None:
+        return None
+    again = f"submit the same spec to go on from the last checkpoint in {spec.run_path}"
+    if asked_to_leave(spec.run_path) == "stop":
+        forget_request(spec.run_path)
+        return "stopped", f"{spec.name} was stopped; {again}", EXIT_STOPPED
+    return "failed", f"{spec.name} failed: {failure_text(failure)}\n{again}", EXIT_FAILED
 
 
 def build_models(spec: JobSpec) -> dict[str, nn.Module]:
@@ -116,44 +115,44 @@ def with_local_weights(spec: JobSpec, models: dict[str, nn.Module]) -> JobSpec:
 
     They are fetched once, by the driver, which has the credentials; workers read the file.
     """
-    changes: dict[str, object] = {}
     for role, model in models.items():
         section = getattr(spec, role)
-        if section.weights is not None and not is_file_source(section.weights.source):
-            path = spec.run_path / f"{role}_weights.safetensors"
-            save_file(plain_state(model), path)
+        path = spec.run_path / f"{role}_weights.safetensors"
+        if section.weights is None or is_file_source(section.weights.source) or path.exists():
+            continue
+        partial_path = path.with_name(f".{path.name}.partial")
+        save_file(plain_state(model), partial_path)
+        partial_path.replace(path)
+    return with_fetched_weights(spec)
+
+
+def with_fetched_weights(spec: JobSpec) -> JobSpec:
+    """The spec with weights that an earlier submission fetched; their source may be away."""
+    changes: dict[str, object] = {}
+    for role in ("student", "teacher"):
+        section = getattr(spec, role)
+        path = spec.run_path / f"{role}_weights.safetensors"
+        if section is None or section.weights is None or is_file_source(section.weights.source):
+            continue
+        if path.exists():
             changes[role] = section.model_copy(update={"weights": Weights(source=str(path))})
     return spec.model_copy(update=changes)
 
 
-def _publish(spec: JobSpec, run: MlflowRun | None, seconds: float) -> int:
-    """Write the result, then give MLflow the student; what fails is made up for on resubmission."""
-    checkpoint = newest_checkpoint(spec.run_path)
-    assert checkpoint is not None, "a finished run has a checkpoint"
-    progress = Progress(**read_metadata(checkpoint)["progress"])
-    shutil.copyfile(final_student_path(checkpoint), spec.run_path / f".{STUDENT_NAME}.partial")
-    (spec.run_path / f".{STUDENT_NAME}.partial").replace(spec.run_path / STUDENT_NAME)
-    published = run is not None
+def _publish(result: RunResult, spec: JobSpec, run: MlflowRun | None) -> int:
+    """Give MLflow what is left, if it is there; training is done in any case."""
     if run is not None:
         try:
-            run.send_figures(progress)
-            log_student(run, spec, checkpoint)
-            run.end("FINISHED")
+            publish(result, spec, run)
         except TRACKING_ERRORS as error:
             logger.warning("MLflow did not take the student: %s", error)
-            published = False
-    address = run.address if run is not None else "not in MLflow yet"
-    summary = summary_table(progress, seconds, address)
-    result = {"published": published, "summary": summary, "progress": asdict(progress)}
-    write_atomically(spec.run_path / RESULT_NAME, json.dumps(result, indent=1) + "\n")
-    print(summary, flush=True)
-    if not published:
+    print(result.summary, flush=True)
+    if not result.is_published:
         print(
-            f"MLflow at {tracking_uri(spec)} has not got everything; submit the same spec again to "
-            "send the rest, nothing is trained twice",
+            f"MLflow at {tracking_uri(spec)} has not got everything; python jobs/sync.py "
+            f"{spec.run_path} sends the rest when it is back",
             flush=True,
         )
-        return EXIT_FAILED
     return EXIT_DONE
 
 
@@ -164,9 +163,3 @@ def _end_run(run: MlflowRun | None, status: str) -> None:
         run.end(status)
     except TRACKING_ERRORS as error:
         logger.warning("MLflow was not told that the run %s: %s", status.lower(), error)
-
-
-def _cause(error: BaseException) -> str:
-    """The last line of the innermost error: what a person must know, without the stack."""
-    lines = [line for line in str(error).splitlines() if line.strip()]
-    return lines[-1] if lines else type(error).__name__

@@ -90,14 +90,12 @@ def format_plan(plan: Plan) -> str:
     """The plan as text for a person."""
     spec = plan.spec
     steps, epochs = plan.num_steps_per_epoch, spec.schedule.num_epochs
-    micro, per_worker = spec.micro_batch_size, spec.batch_size_per_worker
     lines = [
         f"run {spec.name}, hash {spec.content_hash()[:16]}, in {spec.run_path}",
         f"{plan.num_train_images:,} train and {plan.num_val_images:,} val images",
         f"{epochs} epochs x {steps:,} steps = {epochs * steps:,} steps of "
         f"{spec.training.global_batch_size} images",
-        f"{spec.resources.num_workers} workers x {per_worker} images per step, "
-        f"{per_worker // micro} micro-batches of {micro}",
+        _shares(spec),
         "learning rate: " + ", ".join(f"epoch {at:g}: {rate:.4g}" for at, rate in plan.rates),
     ]
     lines += [
@@ -108,6 +106,19 @@ def format_plan(plan: Plan) -> str:
     lines.append(f"memory per worker: about {plan.memory_bytes / 1e9:.1f} GB")
     lines += [f"warning: {warning}" for warning in plan.warnings]
     return "\n".join(lines)
+
+
+def _shares(spec: JobSpec) -> str:
+    """Who computes what of a step."""
+    resources, micro, count = spec.resources, spec.micro_batch_size, spec.num_micro_batches
+    if resources.is_elastic:
+        return (
+            f"{resources.min_workers} to {resources.max_workers} workers share {count} "
+            f"micro-batches of {micro} images per step"
+        )
+    least, most = count // resources.max_workers, -(-count // resources.max_workers)
+    each = f"{least}" if least == most else f"{least} or {most}"
+    return f"{resources.max_workers} workers x {each} micro-batches of {micro} images per step"
 
 
 def _cost(role: str, name: str, model: nn.Module, size: int) -> ModelCost:
@@ -181,7 +192,12 @@ def _warnings(spec: JobSpec, train: DatasetFacts, val: DatasetFacts) -> Iterator
             f"method.warmup_epochs is {method.warmup_epochs:g} of {spec.schedule.num_epochs}: the "
             "distillation never reaches its full weight"
         )
-    if spec.resources.num_workers > 1 and spec.training.micro_batch_size is None:
+    if spec.num_micro_batches % spec.resources.max_workers:
+        yield (
+            f"{spec.num_micro_batches} micro-batches are no multiple of "
+            f"{spec.resources.max_workers} workers: some wait for the others in every step"
+        )
+    if spec.resources.max_workers > 1 and spec.training.micro_batch_size is None:
         yield (
             "training.micro_batch_size is not set: BatchNorm sees "
             f"{spec.micro_batch_size} images, and other ones with other numbers of workers"

@@ -6,6 +6,7 @@ from typing import NamedTuple
 EXIT_DONE = 0
 EXIT_FAILED = 1
 EXIT_BAD_INPUT = 2
+EXIT_STOPPED = 3
 
 
 class Problem(NamedTuple):

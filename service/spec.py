@@ -72,12 +72,12 @@ class JobSpec(Section):
         """Images per forward pass."""
         if self.training.micro_batch_size is not None:
             return self.training.micro_batch_size
-        return self.training.global_batch_size // self.resources.num_workers
+        return self.training.global_batch_size // self.resources.max_workers
 
     @property
-    def batch_size_per_worker(self) -> int:
-        """Images per worker and optimizer step."""
-        return self.training.global_batch_size // self.resources.num_workers
+    def num_micro_batches(self) -> int:
+        """Forward passes per optimizer step, over all workers."""
+        return self.training.global_batch_size // self.micro_batch_size
 
     @property
     def run_path(self) -> Path:
@@ -232,8 +232,12 @@ def _with_absolute_locations(dataset: Dataset) -> Dataset:
     return dataset.model_copy(update=locations)
 
 
+UNION_TAGS = ("sgd", "adamw", "number", "range")
+"""What pydantic says where a field has alternatives; the user has written no such thing."""
+
+
 def _problem_of(detail: ErrorDetails) -> Problem:
-    where = ".".join(str(part) for part in detail["loc"] if part not in ("sgd", "adamw")) or "$"
+    where = ".".join(str(part) for part in detail["loc"] if part not in UNION_TAGS) or "$"
     if detail["type"] == "missing":
         return Problem(where, "is missing", "it has no default and must be given")
     if detail["type"] == "extra_forbidden":

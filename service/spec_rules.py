@@ -129,20 +129,39 @@ def check_method(spec: JobSpec) -> Iterator[Problem]:
 
 
 def check_batches(spec: JobSpec) -> Iterator[Problem]:
-    """Global batch = workers x micro-batches per worker x micro-batch."""
-    batch, workers = spec.training.global_batch_size, spec.resources.num_workers
-    micro = spec.training.micro_batch_size
-    if batch % workers:
+    """A global batch is cut into micro-batches, of which every worker has at least one."""
+    batch, resources = spec.training.global_batch_size, spec.resources
+    workers, micro = resources.max_workers, spec.training.micro_batch_size
+    if resources.min_workers > workers:
+        yield Problem(
+            "resources.num_workers",
+            f"is [{resources.min_workers}, {workers}]",
+            "give the lesser number first",
+        )
+    elif micro is None and resources.is_elastic:
+        yield Problem(
+            "training.micro_batch_size",
+            "is not set, but resources.num_workers is a range",
+            "set it: it is what stays the same when their number changes",
+        )
+    elif micro is None and batch % workers:
         yield Problem(
             "training.global_batch_size",
             f"is {batch}, not divisible by resources.num_workers = {workers}",
-            f"use {max(1, batch // workers) * workers} or {(batch // workers + 1) * workers}",
+            f"use {max(1, batch // workers) * workers} or {(batch // workers + 1) * workers}, or "
+            "set training.micro_batch_size",
         )
-    elif micro and (batch // workers) % micro:
+    elif micro is not None and batch % micro:
         yield Problem(
             "training.micro_batch_size",
-            f"is {micro}, but a worker gets {batch // workers} images per step",
-            f"use a divisor of {batch // workers}",
+            f"is {micro}, which does not divide training.global_batch_size = {batch}",
+            f"use a divisor of {batch}",
+        )
+    elif micro is not None and batch // micro < workers:
+        yield Problem(
+            "resources.num_workers",
+            f"is {workers}, but a step has {batch // micro} micro-batches",
+            "ask for fewer workers, or make training.micro_batch_size smaller",
         )
 
 

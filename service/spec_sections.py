@@ -7,7 +7,7 @@ epochs 30, 60 and 90, 224-pixel random resized crops, evaluation at 256 / 224.
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Discriminator, Field, Tag
 
 from service.spec_data_sections import Normalization
 from service.spec_fields import Count, Fraction, NonNegative, Positive, Section, Sha256
@@ -141,29 +141,64 @@ class Training(Section):
     """Label smoothing of the cross-entropy."""
     max_grad_norm: Positive | None = None
     """Gradients are scaled down to this global L2 norm; absent: they are left alone."""
-    on_nonfinite: Literal["stop", "skip"] = "stop"
-    """What a gradient that is not finite does. No update is made of it either way, and the samples
-    are written down beside the run. stop: the run ends. skip: it goes on with the next step."""
+    on_nonfinite: Literal["stop", "skip", "roll_back"] = "stop"
+    """What a gradient that is not finite does. No update is made of it in any case, and the samples
+    are written down beside the run. stop: the run ends. skip: it goes on with the next step.
+    roll_back: it goes on with the next step, but from the weights of its last checkpoint, so that
+    what the steps in between learned is given up with it."""
     max_skipped_steps: Annotated[int, Field(ge=1)] = 10
-    """skip: steps that may be skipped in the whole run; one more ends it."""
+    """skip, roll_back: how often that may happen in the whole run; once more ends it."""
     ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = None
     """Decay per step of an exponential moving average of the weights. If given, the averaged
     student is the one that is evaluated and exported."""
 
 
-class Resources(Section):
-    """What the job takes from the Ray cluster."""
+def _workers_kind(value: object) -> str:
+    """A range is a pair, anything else is meant as a number."""
+    return "range" if isinstance(value, list | tuple) else "number"
 
-    num_workers: Count = 1
-    """Training processes, each with its share of every global batch."""
+
+Workers = Annotated[
+    Annotated[Count, Tag("number")] | Annotated[tuple[Count, Count], Tag("range")],
+    Discriminator(_workers_kind),
+]
+
+
+class Resources(Section):
+    """What the job takes from the Ray cluster, and how long it waits for a part of it."""
+
+    num_workers: Workers = 1
+    """Training processes, each with its share of every global batch. A pair [least, most]: as many
+    as the cluster has room for at the time, without a difference to the result."""
     cpus_per_worker: Count = 4
     """CPU cores reserved for each worker; its decoding threads and torch's share them."""
     gpu: bool = False
     """One GPU per worker, NCCL between them; otherwise CPUs and gloo."""
     max_failures: Annotated[int, Field(ge=0)] = 3
-    """Failures of a worker after which the run goes on from its last checkpoint."""
+    """Failures of a worker or its node after which the run goes on from its last checkpoint. Nodes
+    that are drained and workers that are told to end do not count."""
     collective_timeout_s: Count = 300
     """Seconds after which a collective operation with a silent peer is an error."""
+    silence_timeout_s: Count = 60
+    """Seconds without an answer after which a worker is given up: its process hangs, or its node
+    has gone or is cut off."""
+    resize_interval_s: Count = 60
+    """A range of workers: seconds between two looks for room for more of them."""
+
+    @property
+    def min_workers(self) -> int:
+        """Fewest workers that the run goes on with."""
+        return self.num_workers if isinstance(self.num_workers, int) else self.num_workers[0]
+
+    @property
+    def max_workers(self) -> int:
+        """Most workers that the run takes."""
+        return self.num_workers if isinstance(self.num_workers, int) else self.num_workers[1]
+
+    @property
+    def is_elastic(self) -> bool:
+        """Whether the number of workers may change."""
+        return not isinstance(self.num_workers, int)
 
 
 class Checkpoints(Section):
@@ -174,10 +209,9 @@ class Checkpoints(Section):
     every_epochs: Count = 1
     """Epochs between two checkpoints; the last epoch is always kept."""
     every_steps: Count | None = None
-    """Optimizer steps between two checkpoints within epochs; absent: none."""
-    every_minutes: Positive | None = None
-    """Minutes between two checkpoints within epochs, looked at with every progress line; absent:
-    none."""
+    """Optimizer steps between two checkpoints within epochs; null: none."""
+    every_minutes: Positive | None = 10.0
+    """Minutes after a checkpoint when the next one is due within an epoch; null: none."""
     num_to_keep: Count = 2
     """Newest checkpoints kept."""
 
@@ -205,6 +239,9 @@ class Tracking(Section):
     """Experiment that the run belongs to."""
     log_every_steps: Count = 50
     """Optimizer steps between two progress lines and metric points."""
+    journal_limit_bytes: Annotated[int, Field(ge=10_000)] = 64_000_000
+    """Most that the journal of metrics may take beside the run; beyond it, every other progress
+    line is given up, then every other one of the rest, and so on."""
     register_as: Annotated[str, Field(pattern=r"^[^/:]+$")] | None = None
     """Registered model that the final student becomes a version of; absent: not registered."""
     alias: Annotated[str, Field(pattern=r"^[A-Za-z][\w-]*$")] | None = None

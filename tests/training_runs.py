@@ -64,5 +64,10 @@ def stop_at(steps, monkeypatch_setattr):
 
 
 def loss_series(spec):
-    events, _ = read_events(spec.run_path / JOURNAL_NAME)
-    return [(e.kind, e.step, e.values.get("loss"), e.values.get("dtkd")) for e in events]
+    """The points of a run's metrics, in the order of the journal; not when it was started."""
+    events = read_events(spec.run_path / JOURNAL_NAME)
+    return [
+        (e.kind, e.step, e.values.get("loss"), e.values.get("dtkd"))
+        for e in events
+        if e.kind in ("interval", "evaluation", "teacher")
+    ]

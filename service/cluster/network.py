@@ -12,8 +12,11 @@ from typing import Any
 
 import psutil
 import ray
+from ray.train.constants import TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S
 from ray.train.torch import TorchConfig
 from ray.train.torch.config import _TorchBackend
+
+from service.cluster.signals import listen_for_sigterm
 
 INTERFACE_VARIABLES = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
 
@@ -41,11 +44,17 @@ def choose_interface() -> None:
 
 
 class _InterfaceBackend(_TorchBackend):  # type: ignore[misc]
-    """Ray's torch backend, after each worker has chosen its interface."""
+    """Ray's torch backend, after each worker has chosen its interface and learned to listen."""
 
     def on_start(self, worker_group: Any, backend_config: Any) -> None:  # noqa: ANN401 - Ray's
         worker_group.execute(choose_interface)
+        worker_group.execute(listen_for_sigterm)
         super().on_start(worker_group, backend_config)
+
+    def on_shutdown(self, worker_group: Any, backend_config: Any) -> None:  # noqa: ANN401 - Ray's
+        # A worker that hangs takes no leave; read by Ray in this process, the controller's.
+        os.environ.setdefault(TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S, "5")
+        super().on_shutdown(worker_group, backend_config)
 
 
 @dataclass

@@ -2,18 +2,16 @@
 
 import contextlib
 import fcntl
-import json
 import os
 import socket
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
 
+from service.files import write_atomically
 from service.problems import BadInputError, Problem
 from service.spec import JobSpec, differing_fields
 
 SPEC_NAME = "spec.json"
-RESULT_NAME = "result.json"
+TAGS_NAME = "tags.json"
 LOCK_NAME = ".lock"
 
 
@@ -78,16 +76,3 @@ def check_same_spec(spec: JobSpec) -> None:
     ]
     if problems:
         raise BadInputError("spec", problems)
-
-
-def read_result(run_path: Path) -> dict[str, Any] | None:
-    """What a finished run came to; None while it is not finished."""
-    path = run_path / RESULT_NAME
-    return json.loads(path.read_text()) if path.exists() else None
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write a file that is never seen half-written."""
-    partial_path = path.with_name(path.name + ".partial")
-    partial_path.write_text(text)
-    partial_path.replace(path)

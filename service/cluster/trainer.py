@@ -1,21 +1,29 @@
 """A spec as a Ray Train job: workers over the cluster, one call of the training loop in each."""
 
 import os
+from pathlib import Path
 from typing import Any
 
 import ray
 import ray.train
 import torch
-from ray.train import (
-    FailureConfig,
-    RunConfig,
-    ScalingConfig,
-)
+from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer, get_device
+from ray.train.v2._internal.constants import (
+    PREEMPTION_POLL_INTERVAL_S_ENV_VAR,
+    WORKER_GROUP_START_TIMEOUT_S_ENV_VAR,
+    WORKER_HEALTH_CHECK_TIMEOUT_S_ENV_VAR,
+)
 
 from service.cluster.network import InterfaceTorchConfig
+from service.cluster.policies import ElasticPolicy, RunFailurePolicy
+from service.cluster.signals import reason_to_leave
 from service.problems import BadInputError, Problem
 from service.spec import JobSpec
+
+PREEMPTION_POLL_S = 1
+# With a range of workers another number is tried then; otherwise the same one, for ever.
+PLACEMENT_TIMEOUT_S = 20
 
 
 def connect() -> None:
@@ -45,14 +53,14 @@ def check_cluster(spec: JobSpec) -> None:
     """
     resources = spec.resources
     total = ray.cluster_resources()
-    needed = {"CPU": resources.num_workers * resources.cpus_per_worker}
+    needed = {"CPU": resources.min_workers * resources.cpus_per_worker}
     if resources.gpu:
-        needed["GPU"] = resources.num_workers
+        needed["GPU"] = resources.min_workers
     fields = {"CPU": "resources.cpus_per_worker", "GPU": "resources.gpu"}
     problems = [
         Problem(
             fields[kind],
-            f"{resources.num_workers} workers need {count} {kind}s, the cluster has "
+            f"{resources.min_workers} workers need {count} {kind}s, the cluster has "
             f"{total.get(kind, 0):g}",
             "ask for less in resources, or add nodes",
         )
@@ -67,13 +75,19 @@ def run_training(spec: JobSpec) -> None:
     """Train ``spec`` on the cluster and return when the last worker has finished.
 
     Raises:
-        ray.train.TrainingFailedError: the failure budget of the spec is spent.
+        ray.train.TrainingFailedError: the failure budget of the spec is spent, the run was refused,
+            or it was asked to stop.
     """
     resources = spec.resources
     per_worker: dict[str, float] = {"CPU": resources.cpus_per_worker}
     if resources.gpu:
         per_worker["GPU"] = 1
-    trainer = TorchTrainer(
+    # Ray hands these on to its controller and to the workers.
+    os.environ[WORKER_HEALTH_CHECK_TIMEOUT_S_ENV_VAR] = str(resources.silence_timeout_s)
+    os.environ[PREEMPTION_POLL_INTERVAL_S_ENV_VAR] = str(PREEMPTION_POLL_S)
+    if resources.is_elastic:
+        os.environ[WORKER_GROUP_START_TIMEOUT_S_ENV_VAR] = str(PLACEMENT_TIMEOUT_S)
+    trainer = RunTrainer(
         train_on_worker,
         train_loop_config={"spec": spec.model_dump_json()},
         torch_config=InterfaceTorchConfig(timeout_s=resources.collective_timeout_s),
@@ -81,6 +95,7 @@ def run_training(spec: JobSpec) -> None:
             num_workers=resources.num_workers,
             use_gpu=resources.gpu,
             resources_per_worker=per_worker,
+            elastic_resize_monitor_interval_s=resources.resize_interval_s,
         ),
         run_config=RunConfig(
             name=spec.name,
@@ -88,7 +103,21 @@ def run_training(spec: JobSpec) -> None:
             failure_config=FailureConfig(max_failures=resources.max_failures),
         ),
     )
+    trainer.run_path = spec.run_path
     trainer.fit()
+
+
+class RunTrainer(TorchTrainer):  # type: ignore[misc]
+    """Ray's trainer with this service's decisions about failures and the number of workers."""
+
+    run_path: Path
+
+    def _initialize_and_run_controller(self, **parts: Any) -> ray.train.Result:  # noqa: ANN401
+        failure_config = self.run_config.failure_config
+        parts["failure_policy"] = RunFailurePolicy(failure_config, self.run_path)
+        if self.scaling_config.elasticity_enabled:
+            parts["scaling_policy"] = ElasticPolicy(self.scaling_config, self.run_path)
+        return super()._initialize_and_run_controller(**parts)
 
 
 def train_on_worker(config: dict[str, Any]) -> None:
@@ -111,7 +140,7 @@ def train_on_worker(config: dict[str, Any]) -> None:
         device,
         spec.resources.cpus_per_worker,
     )
-    train(spec, world, _report)
+    train(spec, world, _report, reason_to_leave)
 
 
 def _report(metrics: dict[str, float]) -> None:

@@ -1,7 +1,7 @@
 """The one MLflow run of a job: found or made, described, and fed."""
 
+import hashlib
 import os
-import time
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 
+from service.files import write_atomically
 from service.spec import JobSpec
 from service.tracking.journal import Event
 from service.training.checkpoints import Progress
@@ -29,6 +30,7 @@ MAX_METRICS_PER_CALL = 1000
 MAX_PARAMS_PER_CALL = 100
 MAX_PARAM_LENGTH = 6000
 RUN_ID_NAME = "mlflow_run_id"
+RUN_KEY_TAG = "run_key"
 
 
 class MlflowRun:
@@ -59,7 +61,7 @@ class MlflowRun:
         params = [Param(key, value) for key, value in flattened(self._spec).items()]
         for start in range(0, len(params), MAX_PARAMS_PER_CALL):
             self.client.log_batch(self.run_id, params=params[start : start + MAX_PARAMS_PER_CALL])
-        self.client.log_batch(self.run_id, tags=[RunTag(key, value) for key, value in tags.items()])
+        self.tag(tags)
         self.client.log_text(self.run_id, self._spec.model_dump_json(indent=1), "spec.json")
 
     def send(self, events: Iterable[Event]) -> None:
@@ -74,8 +76,16 @@ class MlflowRun:
                 self.run_id, metrics=metrics[start : start + MAX_METRICS_PER_CALL]
             )
 
-    def send_figures(self, progress: Progress) -> None:
-        """Log the run's final figures, each under a name that says which it is."""
+    def tag(self, tags: dict[str, str]) -> None:
+        """Set or change tags."""
+        self.client.log_batch(self.run_id, tags=[RunTag(key, value) for key, value in tags.items()])
+
+    def send_figures(self, progress: Progress, time_ms: int) -> None:
+        """Log the run's final figures, each under a name that says which it is.
+
+        ``time_ms``, of when they came about, is the same whenever they are sent: so they are there
+        once, however often that is.
+        """
         figures = {
             "last_top1": progress.last_top1,
             "last_top5": progress.last_top5,
@@ -83,16 +93,15 @@ class MlflowRun:
             "best_top5": progress.best_top5,
             "best_epoch": progress.best_epoch,
         }
-        now_ms = int(time.time() * 1000)
         metrics = [
-            Metric(name, float(value), now_ms, progress.step)
+            Metric(name, float(value), time_ms, progress.step)
             for name, value in figures.items()
             if value is not None
         ]
         self.client.log_batch(self.run_id, metrics=metrics)
 
     def end(self, status: str) -> None:
-        """Mark the run FINISHED or FAILED."""
+        """Mark the run FINISHED, FAILED or, if it was stopped, KILLED."""
         self.client.set_terminated(self.run_id, status)
 
     def _find_experiment(self) -> str:
@@ -116,13 +125,28 @@ class MlflowRun:
 
     def _find_run(self) -> str:
         path: Path = self._spec.run_path / RUN_ID_NAME
-        if path.exists():
-            run_id = path.read_text().strip()
-            self.client.update_run(run_id, status="RUNNING")
-            return run_id
-        run = self.client.create_run(self.experiment_id, run_name=self._spec.name)
-        path.write_text(run.info.run_id + "\n")
+        run_id = path.read_text().strip() if path.exists() else self._find_or_create()
+        write_atomically(path, run_id + "\n")
+        self.client.update_run(run_id, status="RUNNING")
+        return run_id
+
+    def _find_or_create(self) -> str:
+        """The server may have made the run when its answer was lost."""
+        identity = f"{self._spec.content_hash()} in {self._spec.run_path}"
+        key = hashlib.sha256(identity.encode()).hexdigest()
+        found = self.client.search_runs([self.experiment_id], f"tags.{RUN_KEY_TAG} = '{key}'")
+        if found:
+            return str(found[0].info.run_id)
+        run = self.client.create_run(
+            self.experiment_id, run_name=self._spec.name, tags={RUN_KEY_TAG: key}
+        )
         return str(run.info.run_id)
+
+
+def tracking_uri(spec: JobSpec) -> str:
+    """MLFLOW_TRACKING_URI, the spec's, or SQLite beside the runs."""
+    default = f"sqlite:///{spec.checkpoints.storage_path / 'mlflow.db'}"
+    return os.environ.get("MLFLOW_TRACKING_URI") or spec.tracking.uri or default
 
 
 def flattened(spec: JobSpec) -> dict[str, str]:

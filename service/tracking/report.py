@@ -8,7 +8,7 @@ from service.training.checkpoints import Progress
 def progress_line(event: Event, spec: JobSpec, last_top1: float | None) -> str:
     """One line for the job's log; ``last_top1`` is that of the last evaluation before it."""
     values = event.values
-    if event.kind == "note":
+    if event.kind in ("note", "start"):
         return event.text
     if event.kind == "teacher":
         top1, top5 = percent(values["teacher_top1"]), percent(values["teacher_top5"])
@@ -40,7 +40,9 @@ class ProgressPrinter:
         self._last_top1: float | None = None
 
     def __call__(self, event: Event) -> None:
-        """Print one event."""
+        """Print one event, if it is for people."""
+        if event.kind == "checkpoint":
+            return
         self._last_top1 = event.values.get("val_top1", self._last_top1)
         print(progress_line(event, self._spec, self._last_top1), flush=True)
 

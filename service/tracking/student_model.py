@@ -8,6 +8,7 @@ from pathlib import Path
 import mlflow
 import numpy as np
 import torch
+from mlflow.entities import LoggedModelStatus
 from mlflow.models import ModelSignature
 from mlflow.types import Schema, TensorSpec
 from safetensors.torch import load_file
@@ -15,33 +16,47 @@ from safetensors.torch import load_file
 from service.models.build import build_model
 from service.spec import JobSpec
 from service.tracking.mlflow_run import MlflowRun
-from service.training.checkpoints import final_student_path
 
 # With an example of one image the exported batch size would be frozen at one.
 EXAMPLE_BATCH_SIZE = 2
 
 
-def log_student(run: MlflowRun, spec: JobSpec, checkpoint: Path) -> None:
-    """Log a checkpoint's student as safetensors and as a pt2 model with a dynamic batch.
+def log_student(run: MlflowRun, spec: JobSpec, weights_path: Path) -> None:
+    """Log the trained student as safetensors and as a pt2 model with a dynamic batch.
 
-    The model takes normalised float32 images [batch, 3, H, W] and gives logits [batch, K].
+    The model takes normalised float32 images [batch, 3, H, W] and gives logits [batch, K]. What an
+    attempt that was cut off has left on the server is used or replaced: there is one of each.
     """
-    weights_path = final_student_path(checkpoint)
-    student = build_model(spec.student.model, spec.dataset.num_classes)
-    student.load_state_dict(load_file(weights_path))
-    student.eval()
     with tempfile.TemporaryDirectory() as folder:
         files = Path(folder)
         (files / "student.safetensors").write_bytes(weights_path.read_bytes())
         (files / "preprocessing.json").write_text(json.dumps(preprocessing(spec), indent=1) + "\n")
         run.client.log_artifacts(run.run_id, folder, "student")
-        model_uri = _log_exported(run, spec, student, files / "student.safetensors")
-    if spec.tracking.register_as is not None:
-        version = mlflow.register_model(model_uri, spec.tracking.register_as)
-        if spec.tracking.alias is not None:
-            run.client.set_registered_model_alias(
-                spec.tracking.register_as, spec.tracking.alias, version.version
-            )
+        model_uri = _logged_before(run) or _log_exported(run, spec, files / "student.safetensors")
+    name, alias = spec.tracking.register_as, spec.tracking.alias
+    if name is not None:
+        version = _registered_before(run, name, model_uri)
+        if version is None:
+            version = str(mlflow.register_model(model_uri, name).version)
+        if alias is not None:
+            run.client.set_registered_model_alias(name, alias, version)
+
+
+def _logged_before(run: MlflowRun) -> str | None:
+    """URI of the run's exported model, if it is whole; halves are removed."""
+    query = f"source_run_id = '{run.run_id}'"
+    for model in run.client.search_logged_models([run.experiment_id], query):
+        if model.status == LoggedModelStatus.READY:
+            return str(model.model_uri)
+        run.client.delete_logged_model(model.model_id)
+    return None
+
+
+def _registered_before(run: MlflowRun, name: str, model_uri: str) -> str | None:
+    """Number of the version that this very model is already."""
+    model_id = model_uri.removeprefix("models:/")
+    versions = run.client.search_model_versions(f"name = '{name}'")
+    return next((str(v.version) for v in versions if v.model_id == model_id), None)
 
 
 def preprocessing(spec: JobSpec) -> dict[str, object]:
@@ -54,7 +69,10 @@ def preprocessing(spec: JobSpec) -> dict[str, object]:
     }
 
 
-def _log_exported(run: MlflowRun, spec: JobSpec, student: torch.nn.Module, weights: Path) -> str:
+def _log_exported(run: MlflowRun, spec: JobSpec, weights_path: Path) -> str:
+    student = build_model(spec.student.model, spec.dataset.num_classes)
+    student.load_state_dict(load_file(weights_path))
+    student.eval()
     size = spec.evaluation.crop_size
     example = np.zeros((EXAMPLE_BATCH_SIZE, 3, size, size), dtype=np.float32)
     signature = ModelSignature(
@@ -73,6 +91,6 @@ def _log_exported(run: MlflowRun, spec: JobSpec, student: torch.nn.Module, weigh
             pip_requirements=[f"torch=={torch.__version__.split('+')[0]}", "mlflow"],
             metadata=preprocessing(spec),
             # So that the model's URI can be the weights.source of another spec.
-            extra_files=[str(weights)],
+            extra_files=[str(weights_path)],
         )
     return str(info.model_uri)

@@ -1,4 +1,4 @@
-"""Follows a run's journal for its readers, a person and MLflow, each in a thread of its own.
+"""Follows a run's journals for their readers, a person and MLflow, each in a thread of its own.
 
 A tracker that is slow or away costs training nothing: the journal keeps what it has not been sent.
 """
@@ -7,27 +7,37 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 from service.spec import JobSpec
-from service.tracking.journal import JOURNAL_NAME, Event, read_events
+from service.tracking.journal import (
+    FAILURES_NAME,
+    JOURNAL_NAME,
+    Event,
+    JournalReader,
+    last_number,
+    read_events,
+)
 from service.tracking.mlflow_run import TRACKING_ERRORS, MlflowRun
+from service.tracking.sent import Sent
+from service.tracking.status import State, Status, StatusFile
 
 logger = logging.getLogger(__name__)
 
 POLL_S = 0.5
 MAX_BACKOFF_S = 30.0
 FLUSH_LIMIT_S = 120.0
-OFFSET_NAME = "journal.sent"
+TAGS_S = 10.0
 
 
 class JournalFollower:
-    """Hands new events to ``handle`` until closed, then once more what is left."""
+    """Hands new events to ``handle`` until closed, then once more what is left.
 
-    def __init__(self, journal: Path, offset: int, handle: Callable[[list[Event], int], bool]):
-        self._journal = journal
-        self._offset = offset
-        self._handle = handle
+    ``handle`` says whether it could use them; if not, it is given them again, after a while.
+    """
+
+    def __init__(self, reader: JournalReader, handle: Callable[[list[Event]], bool]):
+        self._reader, self._handle = reader, handle
+        self._pending: list[Event] = []
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._follow, name="journal", daemon=True)
         self._thread.start()
@@ -36,68 +46,107 @@ class JournalFollower:
         """Deliver the rest, for at most ``limit_s`` seconds; whether all of it was delivered."""
         self._closing.set()
         self._thread.join(limit_s)
-        return not self._thread.is_alive()
+        return not self._thread.is_alive() and not self._pending
 
     def _follow(self) -> None:
         backoff_s = POLL_S
         while True:
             is_last = self._closing.is_set()
-            events, offset = read_events(self._journal, self._offset)
-            if self._handle(events, offset):
-                self._offset, backoff_s = offset, POLL_S
-                if is_last:
-                    return
-            else:
-                backoff_s = min(2 * backoff_s, MAX_BACKOFF_S)
-                if is_last:
-                    time.sleep(backoff_s)
+            backoff_s = POLL_S if self._deliver() else min(2 * backoff_s, MAX_BACKOFF_S)
+            if is_last:
+                return
             self._closing.wait(backoff_s)
+
+    def _deliver(self) -> bool:
+        try:
+            self._pending += self._reader.read()
+        except OSError as error:
+            logger.warning("the journal cannot be read now: %s", error)
+            return False
+        if not self._handle(self._pending):
+            return False
+        self._pending = []
+        return True
 
 
 class Tracker:
-    """Shows a run's progress and sends it to MLflow; ``run`` is None until the server answered."""
+    """Shows a run's progress, keeps its status, and sends both to MLflow."""
 
     def __init__(
         self, spec: JobSpec, uri: str, tags: dict[str, str], show: Callable[[Event], None]
     ):
         self._spec, self._uri, self._tags, self._show = spec, uri, tags, show
-        self.run: MlflowRun | None = None
+        self._run: MlflowRun | None = None
         self._warned = False
-        journal = spec.run_path / JOURNAL_NAME
-        self._offset_path = spec.run_path / OFFSET_NAME
-        already_shown = journal.stat().st_size if journal.exists() else 0
-        already_sent = int(self._offset_path.read_text()) if self._offset_path.exists() else 0
-        self._viewer = JournalFollower(journal, already_shown, self._show_all)
-        self._sender = JournalFollower(journal, already_sent, self._send)
+        self._tags_sent_s = float("-inf")
+        journal, failures = spec.run_path / JOURNAL_NAME, spec.run_path / FAILURES_NAME
+        self._sent = Sent(spec.run_path)
+        self._file = StatusFile(spec.run_path, _status_so_far(spec))
+        self._viewers = [
+            JournalFollower(JournalReader(path, last_number(path)), handle)
+            for path, handle in ((journal, self._show_all), (failures, self._show_failures))
+        ]
+        self._sender = JournalFollower(JournalReader(journal, self._sent.number), self._send)
 
-    def close(self) -> MlflowRun | None:
-        """End both readers; the run if MLflow has everything, None if it could not be reached."""
-        self._viewer.close(FLUSH_LIMIT_S)
-        return self.run if self._sender.close(FLUSH_LIMIT_S) else None
+    def close(self, state: State) -> MlflowRun | None:
+        """End all readers; the run if MLflow has everything, None if it could not be reached."""
+        for viewer in self._viewers:
+            viewer.close(FLUSH_LIMIT_S)
+        self._file.status.state = state
+        self._file.close()
+        self._tags_sent_s = float("-inf")
+        return self._run if self._sender.close(FLUSH_LIMIT_S) else None
 
-    def _show_all(self, events: list[Event], offset: int) -> bool:  # noqa: ARG002 - a handler
+    def _show_all(self, events: list[Event]) -> bool:
         for event in events:
+            self._file.status.take(event)
             self._show(event)
+        if events:
+            self._file.write()
         return True
 
-    def _send(self, events: list[Event], offset: int) -> bool:
+    def _show_failures(self, events: list[Event]) -> bool:
+        for event in events:
+            self._file.status.take_failure(event)
+            self._show(event)
+            self._file.write()
+        return True
+
+    def _send(self, events: list[Event]) -> bool:
         try:
-            if self.run is None:
+            if self._run is None:
                 run = MlflowRun(self._spec, self._uri)
                 run.describe(self._tags)
-                self.run = run
+                self._run = run
                 print(f"MLflow run: {run.address}", flush=True)
             if events:
-                self.run.send(events)
-                self._offset_path.write_text(str(offset))
+                self._run.send(events)
+                self._sent.note(events[-1].number)
+            if time.monotonic() - self._tags_sent_s >= TAGS_S:
+                self._run.tag(self._file.status.tags())
+                self._tags_sent_s = time.monotonic()
         except TRACKING_ERRORS as error:
-            if not self._warned:
-                self._warned = True
-                logger.warning(
-                    "MLflow at %s does not answer (%s); training goes on and the journal "
-                    "keeps what it missed",
-                    self._uri,
-                    error,
-                )
+            self._warn(error)
             return False
         return True
+
+    def _warn(self, error: Exception) -> None:
+        if not self._warned:
+            self._warned = True
+            logger.warning(
+                "MLflow at %s does not answer (%s); training goes on and the journal keeps what it "
+                "missed",
+                self._uri,
+                error,
+            )
+
+
+def _status_so_far(spec: JobSpec) -> Status:
+    """What earlier submissions came to."""
+    status = Status(spec.name)
+    for event in read_events(spec.run_path / FAILURES_NAME):
+        status.take_failure(event)
+    for event in read_events(spec.run_path / JOURNAL_NAME):
+        status.take(event)
+    status.state = "waiting"
+    return status

@@ -45,9 +45,12 @@ class Progress:
     teacher_top5: float | None = None
 
 
-def checkpoint_name(step: int) -> str:
-    """Folder name of the checkpoint at ``step``."""
-    return f"checkpoint_{step:010d}"
+NAME_PATTERN = re.compile(r"checkpoint_(\d{10})(-unevaluated)?")
+
+
+def checkpoint_name(step: int, *, is_evaluated: bool = True) -> str:
+    """Folder name of the checkpoint at ``step``; before its epoch was evaluated, if that is due."""
+    return f"checkpoint_{step:010d}" + ("" if is_evaluated else "-unevaluated")
 
 
 class Snapshot(NamedTuple):
@@ -62,6 +65,7 @@ class Snapshot(NamedTuple):
     optimizer: dict[str, Any]
     ranks: list[dict[str, Any]]
     progress: Progress
+    is_evaluated: bool = True
 
 
 def save_checkpoint(path: Path, spec_hash: str, snapshot: Snapshot) -> None:
@@ -132,11 +136,11 @@ def _load_tensors(path: Path) -> Any:  # noqa: ANN401 - what torch saved
 
 def checkpoint_paths(run_path: Path) -> list[Path]:
     """All checkpoints of a run, the newest first, whole or not."""
-    if not run_path.is_dir():
-        return []
-    return sorted(
-        (p for p in run_path.iterdir() if re.fullmatch(r"checkpoint_\d{10}", p.name)), reverse=True
-    )
+    found = []
+    for path in run_path.iterdir() if run_path.is_dir() else ():
+        if match := NAME_PATTERN.fullmatch(path.name):
+            found.append(((int(match[1]), match[2] is None), path))
+    return [path for _, path in sorted(found, reverse=True)]
 
 
 def remove_checkpoint(path: Path) -> None:
@@ -145,6 +149,12 @@ def remove_checkpoint(path: Path) -> None:
     shutil.rmtree(doomed, ignore_errors=True)
     path.rename(doomed)
     shutil.rmtree(doomed)
+
+
+def remove_leftovers(run_path: Path) -> None:
+    """Remove what killed processes left of checkpoints that they wrote or removed."""
+    for path in run_path.glob(".checkpoint_*.partial"):
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def newest_checkpoint(run_path: Path) -> Path | None:
@@ -166,11 +176,15 @@ def set_damaged_aside(run_path: Path) -> list[str]:
 
 
 def is_whole(path: Path) -> bool:
-    """Whether a checkpoint has all its files, unchanged."""
+    """Whether a checkpoint has all its files, unchanged.
+
+    Raises:
+        OSError: the storage fails, which says nothing about the checkpoint.
+    """
     try:
         digests = read_metadata(path)["sha256"]
         return all(_sha256(path / name) == digest for name, digest in digests.items())
-    except (OSError, ValueError, KeyError):
+    except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError):
         return False
 
 

@@ -16,8 +16,9 @@ from data_pipeline.loader import Batch, ImageLoader, UndecodableSampleError, cen
 from data_pipeline.order import (
     evaluation_batches,
     num_in_step,
-    num_of_worker,
+    num_of_part,
     num_steps_per_epoch,
+    part_of_worker,
     train_batches,
 )
 from service.spec import JobSpec
@@ -38,10 +39,13 @@ class World(NamedTuple):
 
 
 class StepShare(NamedTuple):
-    """Images of a step: this worker's, and all workers' together."""
+    """Images of a step: this worker's, and all workers' together; and which micro-batches of it
+    this worker's images are, by the first one.
+    """
 
     num_mine: int
     num_global: int
+    first_micro_batch: int
 
 
 class WorkerData:
@@ -105,24 +109,34 @@ class WorkerData:
         """How many images of a step count, here and everywhere."""
         batch_size = self._spec.training.global_batch_size
         num_global = num_in_step(self.num_train_images, batch_size, step_in_epoch)
-        world = self._world
-        return StepShare(num_of_worker(num_global, batch_size, world.rank, world.size), num_global)
+        part = self._part()
+        first = part.start // self._spec.micro_batch_size
+        return StepShare(num_of_part(num_global, part), num_global, first)
 
     def train_batches(self, epoch: int, start: int) -> Iterator[Batch]:
         """This worker's batches of an epoch, from a step on."""
-        spec, world = self._spec, self._world
+        spec = self._spec
         indices = train_batches(
             self.num_train_images,
             spec.training.global_batch_size,
             seed=spec.seed,
             epoch=epoch,
-            rank=world.rank,
-            world_size=world.size,
+            part=self._part(),
             start=start,
             keep_last=spec.keeps_last_batch,
         )
         crop = train_crop(spec.augmentation, spec.image_size(epoch))
         return self._train_loader.batches(indices, crop, epoch, augmentations=augmentations(spec))
+
+    def _part(self) -> slice:
+        """This worker's places in each global batch."""
+        batch_size = self._spec.training.global_batch_size
+        world = self._world
+        return part_of_worker(batch_size, self._spec.micro_batch_size, world.rank, world.size)
+
+    def num_val_batches(self, num_images: int) -> int:
+        """Batches that an evaluation of so many images has on the worker with most of them."""
+        return -(-num_images // (self._world.size * self._spec.evaluation.batch_size))
 
     def val_batches(self, chosen: NDArray[np.int64]) -> Iterator[Batch]:
         """This worker's share of the chosen images of the validation set."""

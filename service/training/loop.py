@@ -4,21 +4,25 @@ import contextlib
 
 from service.spec import JobSpec
 from service.training.data import World
+from service.training.leaving import Notice
 from service.training.refusal import RefusedError
 from service.training.worker import Report, Worker
 
 
-def train(spec: JobSpec, world: World, report: Report) -> None:
-    """Train this worker's share of ``spec``; ``report`` hands results and checkpoints upwards.
+def train(spec: JobSpec, world: World, report: Report, notice: Notice = lambda: None) -> None:
+    """Train this worker's share of ``spec``; ``report`` hands results upwards.
 
-    Every rank runs this; all meet at each gradient, evaluation and report. A run that is refused,
-    by all ranks together, says why in a file beside it and ends without an error.
+    Every rank runs this; all meet at each step, evaluation and report. A run that is refused, by
+    all ranks together, says why in a file beside it and ends without an error.
+
+    Raises:
+        LeavingError: ``notice``, or a request beside the run, asked for it; the state is saved.
     """
-    with contextlib.suppress(RefusedError), Worker(spec, world, report) as worker:
+    with contextlib.suppress(RefusedError), Worker(spec, world, report, notice) as worker:
         worker.check_teacher()
         while worker.progress.epoch < spec.schedule.num_epochs:
             for batch in worker.remaining_batches():
                 output = worker.step(batch)
                 worker.log_if_due(output)
-                worker.save_if_due()
+                worker.save_or_leave()
             worker.finish_epoch()

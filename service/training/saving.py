@@ -5,10 +5,11 @@ due, or at the end.
 """
 
 import threading
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from service.files import PAUSES_S, SupersededError, WriterToken, patiently
+from service.tracking.journal import Journal
 from service.training.checkpoints import (
     Snapshot,
     checkpoint_name,
@@ -17,33 +18,38 @@ from service.training.checkpoints import (
     save_checkpoint,
 )
 
-PAUSES_S = (1.0, 5.0, 25.0)
-
 
 class CheckpointError(RuntimeError):
     """The run's state cannot be saved; the message says where and why."""
 
 
 class CheckpointSaver:
-    """Writes one snapshot at a time on a thread of its own; close it to wait for the last."""
+    """Writes one snapshot at a time on a thread of its own; call ``wait`` for the last.
+
+    Each is told in the journal when it is whole. Only the newest writer of a run's folder may.
+    """
 
     def __init__(
         self,
         run_path: Path,
         spec_hash: str,
         num_to_keep: int,
+        journal: Journal,
+        token: WriterToken,
         pauses_s: Sequence[float] = PAUSES_S,
     ):
         self._run_path, self._spec_hash = run_path, spec_hash
+        self._journal, self._token = journal, token
         self._num_to_keep, self._pauses_s = num_to_keep, pauses_s
         self._thread: threading.Thread | None = None
-        self._error: OSError | None = None
+        self._error: OSError | SupersededError | None = None
 
     def save(self, snapshot: Snapshot) -> None:
         """Begin to write; waits first for the one before.
 
         Raises:
             CheckpointError: that one could not be written.
+            SupersededError: another worker has taken over the run.
         """
         self.wait()
         self._thread = threading.Thread(target=self._save, args=(snapshot,), name="checkpoint")
@@ -54,30 +60,36 @@ class CheckpointSaver:
 
         Raises:
             CheckpointError: the last snapshot could not be written.
+            SupersededError: another worker has taken over the run.
         """
         if self._thread is not None:
             self._thread.join()
             self._thread = None
-        if self._error is not None:
-            error, self._error = self._error, None
+        error, self._error = self._error, None
+        if isinstance(error, SupersededError):
+            raise error
+        if error is not None:
             raise CheckpointError(
-                f"no checkpoint can be written to {self._run_path} ({error.strerror}); make room "
-                "or mend the storage, then submit the same spec again"
+                f"no checkpoint can be written to {self._run_path} ({error.strerror or error}); "
+                "make room or mend the storage, then submit the same spec again"
             ) from error
 
     def _save(self, snapshot: Snapshot) -> None:
-        path = self._run_path / checkpoint_name(snapshot.progress.step)
-        for pause_s in (*self._pauses_s, None):
-            try:
-                save_checkpoint(path, self._spec_hash, snapshot)
-                self._remove_old()
-            except OSError as error:
-                if pause_s is None:
-                    self._error = error
-                    return
-                time.sleep(pause_s)
-            else:
-                return
+        progress = snapshot.progress
+        name = checkpoint_name(progress.step, is_evaluated=snapshot.is_evaluated)
+
+        def write() -> None:
+            self._token.check()
+            # What the checkpoint goes on from must outlive what it outlives.
+            self._journal.sync()
+            save_checkpoint(self._run_path / name, self._spec_hash, snapshot)
+            self._remove_old()
+
+        try:
+            patiently(write, self._pauses_s)
+            self._journal.append("checkpoint", progress.step, progress.epoch, {})
+        except (OSError, SupersededError) as error:
+            self._error = error
 
     def _remove_old(self) -> None:
         for path in checkpoint_paths(self._run_path)[self._num_to_keep :]:

@@ -54,9 +54,7 @@ class OurPipeline:
         # because FFCV's loader sets it too.
         torch.set_num_threads(1)
         self._epoch += 1
-        indices = train_batches(
-            self._file.num_samples, BATCH_SIZE, seed=0, epoch=self._epoch, rank=0, world_size=1
-        )
+        indices = train_batches(self._file.num_samples, BATCH_SIZE, seed=0, epoch=self._epoch)
         with ImageLoader(self._file, seed=0, num_threads=NUM_THREADS) as loader:
             batches = (batch.images for batch in loader.batches(indices, CROP, self._epoch))
             if self._normalizer is None:

@@ -51,7 +51,7 @@ def test_number_of_workers_does_not_change_the_arithmetic(
     losses = [
         [
             event.values["loss"]
-            for event in read_events(parse_spec(c).run_path / JOURNAL_NAME)[0]
+            for event in read_events(parse_spec(c).run_path / JOURNAL_NAME)
             if event.kind == "interval"
         ]
         for c in contents.values()
@@ -111,7 +111,7 @@ def test_training_learns_and_accuracy_is_that_of_a_plain_count(make_content):
 def test_optional_parts_train(make_content, teacher, sections):
     spec = parse_spec(make_content(teacher=teacher, **sections))
     run_alone(spec)
-    events, _ = read_events(spec.run_path / JOURNAL_NAME)
+    events = read_events(spec.run_path / JOURNAL_NAME)
     intervals = [event.values for event in events if event.kind == "interval"]
     assert len(intervals) == 4
     assert all(np.isfinite(list(values.values())).all() for values in intervals)

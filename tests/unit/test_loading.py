@@ -18,7 +18,7 @@ from data_pipeline.augmentation.samples import Augmentations, ColourJitter, Eras
 from data_pipeline.beton import open_beton
 from data_pipeline.encode import Encoding
 from data_pipeline.loader import Crop, ImageLoader, UndecodableSampleError, center_crop
-from data_pipeline.order import evaluation_batches, train_batches
+from data_pipeline.order import evaluation_batches, part_of_worker, train_batches
 
 BOX = Crop(decoders.RANDOM_RESIZED_CROP, 12, (0.08, 1.0), (0.75, 1.33), 0.5)
 EVERYTHING = Augmentations(
@@ -154,7 +154,12 @@ def batches_of(file, world_size, num_threads, start, *, epoch=3, augmentations=E
     per_rank = []
     for rank in range(world_size):
         indices = train_batches(
-            file.num_samples, 4, seed=5, epoch=epoch, rank=rank, world_size=world_size, start=start
+            file.num_samples,
+            4,
+            seed=5,
+            epoch=epoch,
+            part=part_of_worker(4, 1, rank, world_size),
+            start=start,
         )
         with ImageLoader(file, seed=5, num_threads=num_threads) as loader:
             per_rank.append(list(loader.batches(indices, BOX, epoch, augmentations=augmentations)))
@@ -179,7 +184,7 @@ def test_batches_are_the_same_for_any_world_threads_and_start(
 
 def test_zeroed_jpeg_is_an_error_that_names_the_sample(jpeg_file):
     damage(jpeg_file, 5)
-    indices = evaluation_batches(12, 4, rank=0, world_size=1)
+    indices = evaluation_batches(12, 4)
     with (
         ImageLoader(jpeg_file, seed=0, num_threads=2) as loader,
         pytest.raises(UndecodableSampleError, match=r"sample 5 .*max_undecodable"),
@@ -189,7 +194,7 @@ def test_zeroed_jpeg_is_an_error_that_names_the_sample(jpeg_file):
 
 def test_within_the_budget_evaluation_leaves_undecodable_samples_out(jpeg_file):
     damage(jpeg_file, 5, 9)
-    indices = evaluation_batches(12, 4, rank=0, world_size=1)
+    indices = evaluation_batches(12, 4)
     with ImageLoader(jpeg_file, seed=0, num_threads=2, max_undecodable=2) as loader:
         batches = list(loader.batches(indices, center_crop(24, 24)))
         assert loader.undecodable == {5, 9}
@@ -201,11 +206,11 @@ def test_within_the_budget_evaluation_leaves_undecodable_samples_out(jpeg_file):
 
 def test_within_the_budget_training_replaces_undecodable_samples(jpeg_file):
     whole = batches_of(jpeg_file, 1, 1, 0)
-    order = np.concatenate(list(train_batches(12, 4, seed=5, epoch=3, rank=0, world_size=1)))
+    order = np.concatenate(list(train_batches(12, 4, seed=5, epoch=3)))
     damage(jpeg_file, 5)
 
     def take(num_threads):
-        indices = train_batches(12, 4, seed=5, epoch=3, rank=0, world_size=1)
+        indices = train_batches(12, 4, seed=5, epoch=3)
         with ImageLoader(jpeg_file, seed=5, num_threads=num_threads, max_undecodable=1) as loader:
             return list(loader.batches(indices, BOX, 3, augmentations=EVERYTHING))
 
@@ -227,7 +232,7 @@ def test_within_the_budget_training_replaces_undecodable_samples(jpeg_file):
 
 def test_one_more_than_the_budget_is_an_error(jpeg_file):
     damage(jpeg_file, 2, 7)
-    indices = evaluation_batches(12, 3, rank=0, world_size=1)
+    indices = evaluation_batches(12, 3)
     with (
         ImageLoader(jpeg_file, seed=0, num_threads=1, max_undecodable=1) as loader,
         pytest.raises(UndecodableSampleError, match="sample 2, 7 "),
@@ -236,7 +241,7 @@ def test_one_more_than_the_budget_is_an_error(jpeg_file):
 
 
 def test_file_truncated_under_the_loader_is_an_error_not_a_dead_process(jpeg_file):
-    indices = evaluation_batches(12, 4, rank=0, world_size=1)
+    indices = evaluation_batches(12, 4)
     with (
         ImageLoader(jpeg_file, seed=0, num_threads=2, max_undecodable=12) as loader,
         jpeg_file.path.open("r+b") as stream,
@@ -265,7 +270,7 @@ def test_a_hundred_epochs_do_not_grow_the_process(jpeg_file):
 
         def run(num_epochs):
             for epoch in range(num_epochs):
-                indices = train_batches(12, 4, seed=0, epoch=epoch, rank=0, world_size=1)
+                indices = train_batches(12, 4, seed=0, epoch=epoch)
                 for batch in loader.batches(indices, BOX, epoch, augmentations=EVERYTHING):
                     assert len(batch.images) == 4
 

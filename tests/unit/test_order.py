@@ -9,23 +9,25 @@ from data_pipeline.order import (
     epoch_permutation,
     evaluation_batches,
     num_in_step,
-    num_of_worker,
+    num_of_part,
     num_steps_per_epoch,
+    part_of_worker,
     train_batches,
 )
 
 
-@pytest.mark.parametrize("world_size", [1, 2, 4, 8])
+@pytest.mark.parametrize("world_size", [1, 2, 3, 4, 5, 8])
 def test_a_global_step_has_the_same_samples_in_every_world(world_size):
     per_rank = [
-        list(train_batches(1000, 64, seed=1, epoch=2, rank=rank, world_size=world_size))
-        for rank in range(world_size)
+        list(train_batches(1000, 64, seed=1, epoch=2, part=part))
+        for part in (part_of_worker(64, 8, rank, world_size) for rank in range(world_size))
     ]
     order = epoch_permutation(1000, 1, 2)
     for step, shares in enumerate(zip(*per_rank, strict=True)):
         assert np.array_equal(np.concatenate(shares), order[64 * step : 64 * (step + 1)])
     assert len(per_rank[0]) == 15
-    resumed = train_batches(1000, 64, seed=1, epoch=2, rank=0, world_size=world_size, start=11)
+    part = part_of_worker(64, 8, 0, world_size)
+    resumed = train_batches(1000, 64, seed=1, epoch=2, part=part, start=11)
     assert all(np.array_equal(a, b) for a, b in zip(resumed, per_rank[0][11:], strict=True))
 
 
@@ -51,7 +53,7 @@ def test_evaluation_covers_every_sample_once(world_size):
 @given(
     num_samples=st.integers(1, 3000),
     batches_of_eight=st.integers(1, 20),
-    world_size=st.sampled_from([1, 2, 4, 8]),
+    world_size=st.integers(1, 8),
     seed=st.integers(0, 2**32 - 1),
     epoch=st.integers(0, 1000),
     start_share=st.floats(0, 1),
@@ -60,7 +62,13 @@ def test_evaluation_covers_every_sample_once(world_size):
 def test_any_world_and_start_give_the_same_global_batches(
     num_samples, batches_of_eight, world_size, seed, epoch, start_share, keep_last
 ):
-    batch_size = 8 * batches_of_eight
+    batch_size, micro_batch_size = 8 * batches_of_eight, batches_of_eight
+    parts = [
+        part_of_worker(batch_size, micro_batch_size, rank, world_size) for rank in range(world_size)
+    ]
+    sizes = [part.stop - part.start for part in parts]
+    assert all(size % micro_batch_size == 0 for size in sizes)
+    assert max(sizes) - min(sizes) <= micro_batch_size
     num_steps = num_steps_per_epoch(num_samples, batch_size, keep_last=keep_last)
     start = int(start_share * num_steps)
     shares = [
@@ -70,13 +78,12 @@ def test_any_world_and_start_give_the_same_global_batches(
                 batch_size,
                 seed=seed,
                 epoch=epoch,
-                rank=rank,
-                world_size=world_size,
+                part=part,
                 start=start,
                 keep_last=keep_last,
             )
         )
-        for rank in range(world_size)
+        for part in parts
     ]
     order = epoch_permutation(num_samples, seed, epoch)
     assert sorted(order) == list(range(num_samples))
@@ -85,8 +92,8 @@ def test_any_world_and_start_give_the_same_global_batches(
     for step in range(start, num_steps):
         in_step = num_in_step(num_samples, batch_size, step)
         counted = [
-            mine[step - start][: num_of_worker(in_step, batch_size, rank, world_size)]
-            for rank, mine in enumerate(shares)
+            mine[step - start][: num_of_part(in_step, part)]
+            for part, mine in zip(parts, shares, strict=True)
         ]
         # Every worker has something to run, whether it counts or not.
         assert all(len(mine[step - start]) for mine in shares)

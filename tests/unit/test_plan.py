@@ -34,7 +34,14 @@ def test_plan_says_what_a_person_should_know(make_content):
     content = make_content(teacher=teacher, training={"global_batch_size": 96})
     text = format_plan(make_plan(parse_spec(content)))
     assert "2 epochs x 2 steps = 4 steps of 96 images" in text
-    assert "2 workers x 48 images per step, 3 micro-batches of 16" in text
+    assert "2 workers x 3 micro-batches of 16 images per step" in text
     assert "leaves out 64 images" in text
     assert "warmup_epochs is 20 of 2" in text
     assert "min_top1 is not set" in text
+
+
+def test_plan_of_a_range_of_workers(make_content):
+    spec = parse_spec(make_content(resources={"num_workers": [1, 3]}))
+    plan = make_plan(spec)
+    assert "1 to 3 workers share 4 micro-batches of 16 images per step" in format_plan(plan)
+    assert any("no multiple of 3 workers" in warning for warning in plan.warnings)

@@ -11,8 +11,10 @@ import pytest
 import torch
 
 from service.cluster.run_folder import claimed_run_folder
+from service.files import WRITER_NAME, SupersededError, WriterToken
 from service.problems import BadInputError
 from service.spec import parse_spec
+from service.tracking.journal import Journal, read_events
 from service.training import checkpoints
 from service.training.checkpoints import (
     Progress,
@@ -21,6 +23,7 @@ from service.training.checkpoints import (
     is_whole,
     mean_of_ranks,
     newest_checkpoint,
+    remove_leftovers,
     set_damaged_aside,
 )
 from service.training.saving import CheckpointError, CheckpointSaver
@@ -34,8 +37,20 @@ def snapshot(step):
 
 
 @pytest.fixture
-def saver(tmp_path):
-    return CheckpointSaver(tmp_path, "hash", 2, pauses_s=(0.0, 0.0))
+def journal(tmp_path):
+    return Journal(tmp_path / "logs.jsonl", 10**6)
+
+
+@pytest.fixture
+def saver(tmp_path, journal):
+    token = WriterToken(tmp_path)
+    return CheckpointSaver(tmp_path, "hash", 2, journal, token, pauses_s=(0.0, 0.0))
+
+
+def others(run_path):
+    """What is there beside checkpoints, the journal and the writer's token."""
+    known = {*checkpoint_paths(run_path), run_path / "logs.jsonl", run_path / WRITER_NAME}
+    return sorted(path.name for path in run_path.iterdir() if path not in known)
 
 
 def save_all(saver, *steps):
@@ -49,7 +64,54 @@ def test_the_newest_are_kept(saver, tmp_path):
     names = [path.name for path in checkpoint_paths(tmp_path)]
     assert names == ["checkpoint_0000000004", "checkpoint_0000000003"]
     assert all(is_whole(path) for path in checkpoint_paths(tmp_path))
-    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(names)
+    assert others(tmp_path) == []
+    events = read_events(tmp_path / "logs.jsonl")
+    assert [(event.kind, event.step) for event in events] == [
+        ("checkpoint", n) for n in range(1, 5)
+    ]
+
+
+def test_state_before_its_evaluation_is_older_than_after_it(saver, tmp_path):
+    saver.save(snapshot(4)._replace(is_evaluated=False))
+    saver.wait()
+    assert newest_checkpoint(tmp_path).name == "checkpoint_0000000004-unevaluated"
+    save_all(saver, 4)
+    assert newest_checkpoint(tmp_path).name == "checkpoint_0000000004"
+    save_all(saver, 5, 6)
+    assert len(checkpoint_paths(tmp_path)) == 2
+
+
+def test_worker_that_was_given_up_writes_nothing_more(saver, journal, tmp_path):
+    save_all(saver, 1)
+    stale = Journal(tmp_path / "logs.jsonl", 10**6, WriterToken(tmp_path))
+    WriterToken(tmp_path)
+    saver.save(snapshot(2))
+    with pytest.raises(SupersededError):
+        saver.wait()
+    with pytest.raises(SupersededError):
+        stale.append("interval", 9, 0, {})
+    assert newest_checkpoint(tmp_path).name == "checkpoint_0000000001"
+    assert [event.step for event in read_events(tmp_path / "logs.jsonl")] == [1]
+
+
+def test_storage_that_fails_to_be_read_is_not_taken_for_damage(saver, tmp_path, monkeypatch):
+    save_all(saver, 1, 2)
+
+    def fail(path):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(checkpoints, "_sha256", fail)
+    with pytest.raises(OSError, match="Input/output error"):
+        set_damaged_aside(tmp_path)
+    assert len(checkpoint_paths(tmp_path)) == 2
+
+
+def test_what_a_killed_save_left_is_removed(saver, tmp_path):
+    save_all(saver, 1)
+    (tmp_path / ".checkpoint_0000000002.partial").mkdir()
+    remove_leftovers(tmp_path)
+    assert others(tmp_path) == []
+    assert newest_checkpoint(tmp_path) is not None
 
 
 def failing(monkeypatch, num_failures):
@@ -79,7 +141,8 @@ def test_disk_that_stays_full_is_an_error_and_leaves_nothing_half_written(
     saver.save(snapshot(6))
     with pytest.raises(CheckpointError, match=r"No space left on device.*submit the same spec"):
         saver.wait()
-    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint_0000000005"]
+    assert [path.name for path in checkpoint_paths(tmp_path)] == ["checkpoint_0000000005"]
+    assert others(tmp_path) == []
     save_all(saver, 7)
     assert newest_checkpoint(tmp_path).name == "checkpoint_0000000007"
 
@@ -124,8 +187,7 @@ def test_process_killed_while_it_saves_leaves_whole_checkpoints_only(tmp_path, d
     process.wait()
     process.stdout.close()
     assert all(is_whole(path) for path in checkpoint_paths(tmp_path))
-    others = [path.name for path in tmp_path.iterdir() if path not in checkpoint_paths(tmp_path)]
-    assert all(name.startswith(".checkpoint_") for name in others)
+    assert all(name.startswith(".checkpoint_") for name in others(tmp_path))
 
 
 def test_mean_of_what_ranks_kept():

@@ -46,8 +46,22 @@ def test_spec_is_frozen(make_content):
         ({"optimizer": {"learning_rate": float("nan")}}, "optimizer.learning_rate", "finite"),
         ({"optimizer": {"kind": "adam"}}, "optimizer.kind", "'sgd', 'adamw'"),
         ({"optimizer": {"momentum": 0, "nesterov": True}}, "optimizer.nesterov", "momentum"),
-        ({"training": {"global_batch_size": 65}}, "training.global_batch_size", "64 or 66"),
-        ({"training": {"micro_batch_size": 24}}, "training.micro_batch_size", "divisor of 32"),
+        (
+            {"training": {"global_batch_size": 65, "micro_batch_size": None}},
+            "training.global_batch_size",
+            "64 or 66",
+        ),
+        ({"training": {"micro_batch_size": 24}}, "training.micro_batch_size", "divisor of 64"),
+        ({"resources": {"num_workers": 5}}, "resources.num_workers", "4 micro-batches"),
+        ({"resources": {"num_workers": [2, 5]}}, "resources.num_workers", "4 micro-batches"),
+        ({"resources": {"num_workers": [3, 2]}}, "resources.num_workers", "lesser number first"),
+        ({"resources": {"num_workers": [1, 2, 3]}}, "resources.num_workers", "2 items"),
+        ({"resources": {"num_workers": "two"}}, "resources.num_workers", "valid integer"),
+        (
+            {"resources": {"num_workers": [1, 2]}, "training": {"micro_batch_size": None}},
+            "training.micro_batch_size",
+            "is a range",
+        ),
         ({"training": {"global_batch_size": 512}}, "training.global_batch_size", "256 images"),
         ({"schedule": {"milestones": [2]}}, "schedule.milestones", "2 epochs"),
         ({"schedule": {"warmup_epochs": 2}}, "schedule.warmup_epochs", "shorter"),
@@ -95,7 +109,7 @@ def test_all_problems_come_in_one_report(make_content):
             name="",
             student={"model": "nothing"},
             method={"alpha": -1},
-            training={"global_batch_size": 63},
+            training={"global_batch_size": 63, "micro_batch_size": None},
             dataset={"val": "/no/such.beton"},
         )
     )

@@ -1,15 +1,11 @@
 """Schedule, statistics, optimizers, checkpoints and journal against references of their own."""
 
-import json
-import math
-
 import pytest
 import torch
 from torch import nn
 
 from service.models.build import build_model
 from service.spec_sections import AdamW, Schedule, Sgd
-from service.tracking.journal import JOURNAL_NAME, Journal, read_events
 from service.training.batchnorm import RunningStatistics
 from service.training.checkpoints import (
     Progress,
@@ -192,34 +188,3 @@ def test_unfinished_save_is_not_a_checkpoint(trained):
     (run_path / checkpoint_name(20)).rename(run_path / f".{checkpoint_name(20)}.partial")
     assert newest_checkpoint(run_path).name == checkpoint_name(10)
     assert newest_checkpoint(run_path / "nowhere") is None
-
-
-def test_journal_tells_each_event_once(tmp_path):
-    journal = Journal(tmp_path)
-    for step in (10, 20, 30):
-        journal.append("interval", step, 0, {"loss": step / 10}, eta_s=1.0)
-    resumed = Journal(tmp_path)
-    for step in (20, 30, 40):
-        resumed.append("interval", step, 0, {"loss": step / 10}, eta_s=1.0)
-    resumed.append("evaluation", 30, 0, {"val_top1": 0.5})
-    events, offset = read_events(tmp_path / JOURNAL_NAME)
-    assert [(event.kind, event.step) for event in events] == [
-        ("interval", 10),
-        ("interval", 20),
-        ("interval", 30),
-        ("interval", 40),
-        ("evaluation", 30),
-    ]
-    assert read_events(tmp_path / JOURNAL_NAME, offset) == ([], offset)
-
-
-def test_torn_line_of_a_killed_writer_is_dropped(tmp_path):
-    journal = Journal(tmp_path)
-    journal.append("interval", 1, 0, {"loss": 1.0})
-    path = tmp_path / JOURNAL_NAME
-    with path.open("a") as file:
-        file.write('{"kind": "interv')
-    assert [event.step for event in read_events(path)[0]] == [1]
-    Journal(tmp_path).append("interval", 2, 0, {"loss": math.pi})
-    lines = [json.loads(line) for line in path.read_text().splitlines()]
-    assert [line["step"] for line in lines] == [1, 2]

@@ -1,0 +1,45 @@
+"""Send MLflow what it missed of runs that have ended: python jobs/sync.py FOLDER ...
+
+A FOLDER is a run's, or a storage path with runs in it. The server is MLFLOW_TRACKING_URI, or that
+of each run's spec. Exit status: 0 MLflow has everything, 1 something is left, 2 bad input.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from service.problems import EXIT_BAD_INPUT, EXIT_DONE, EXIT_FAILED, BadInputError, Problem
+from service.sync import run_folders, sync_run
+from service.tracking.mlflow_run import TRACKING_ERRORS
+
+
+def main(arguments: list[str]) -> int:
+    """Send what is left and return the exit status."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER")
+    folders = parser.parse_args(arguments).folders
+    problems = [
+        Problem(str(folder), "has no run in it", "give a run's folder or a storage path")
+        for folder in folders
+        if not run_folders(folder)
+    ]
+    if problems:
+        print(BadInputError("arguments", problems), file=sys.stderr)
+        return EXIT_BAD_INPUT
+    exit_status = EXIT_DONE
+    for run_path in [run for folder in folders for run in run_folders(folder)]:
+        try:
+            print(sync_run(run_path), flush=True)
+        except BadInputError as error:
+            print(error, file=sys.stderr)
+            exit_status = EXIT_FAILED
+        except TRACKING_ERRORS as error:
+            print(f"{run_path.name}: MLflow did not take it: {error}", file=sys.stderr)
+            exit_status = EXIT_FAILED
+    return exit_status
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

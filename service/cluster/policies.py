@@ -1,0 +1,174 @@
+"""What the controller of a run decides: go on after a failure or not, and with how many workers.
+
+Ray's own policies know neither that workers left on purpose nor that a failure will only repeat
+itself, and count a cluster's room without what other jobs have of it.
+"""
+
+import contextlib
+import time
+from pathlib import Path
+
+import ray
+from ray.train import FailureConfig, ScalingConfig
+from ray.train.v2._internal.exceptions import (
+    WorkerHealthCheckFailedError,
+    WorkerHealthCheckTimeoutError,
+)
+from ray.train.v2._internal.execution.failure_handling import FailureDecision
+from ray.train.v2._internal.execution.failure_handling.default import DefaultFailurePolicy
+from ray.train.v2._internal.execution.scaling_policy import (
+    NoopDecision,
+    ResizeDecision,
+    ScalingDecision,
+    ScalingPolicy,
+)
+from ray.train.v2._internal.execution.worker_group import WorkerGroupPollStatus, WorkerGroupState
+from ray.train.v2.api.exceptions import PreemptionError, TrainingFailedError, WorkerGroupError
+
+from service.tracking.journal import FAILURES_NAME, Journal
+from service.training.leaving import LeavingError, ask_to_leave, asked_to_leave, forget_request
+from service.training.refusal import REFUSAL_NAME
+
+FAILURES_LIMIT_BYTES = 1_000_000
+# Resources of workers that just ended come back one by one.
+SETTLE_S = 5.0
+
+
+class RunFailurePolicy(DefaultFailurePolicy):  # type: ignore[misc]
+    """Ray's budgets for what fails; none for workers that saved and left; reasons written down."""
+
+    def __init__(self, failure_config: FailureConfig, run_path: Path):
+        super().__init__(failure_config)
+        self._run_path = run_path
+        self._last_text = ""
+
+    def make_decision(self, training_failed_error: TrainingFailedError) -> FailureDecision:
+        """Whether the run goes on from its last checkpoint."""
+        request = asked_to_leave(self._run_path)
+        if request == "stop" or (self._run_path / REFUSAL_NAME).exists():
+            return FailureDecision.RAISE
+        if left := _leaving_reason(training_failed_error):
+            forget_request(self._run_path)
+            self._note(f"workers left: {left}; going on when there is room for them")
+            return FailureDecision.RETRY
+        decision = super().make_decision(training_failed_error)
+        end = "going on from the last checkpoint"
+        if decision == FailureDecision.RAISE:
+            end = "no more failures are allowed"
+        self._note(f"{failure_text(training_failed_error)}; {end}")
+        return decision
+
+    def _note(self, text: str) -> None:
+        # Waiting for room is tried, and fails, every minute.
+        if text == self._last_text:
+            return
+        self._last_text = text
+        with contextlib.suppress(OSError):
+            Journal(self._run_path / FAILURES_NAME, FAILURES_LIMIT_BYTES).note(text)
+
+
+def _leaving_reason(error: TrainingFailedError) -> str | None:
+    """Why workers left on purpose, if they did."""
+    failures = error.worker_failures.values() if isinstance(error, WorkerGroupError) else ()
+    reasons = [str(failure) for failure in failures if isinstance(failure, LeavingError)]
+    # Only the one that had the reason knows it.
+    own = [reason for reason in reasons if not reason.startswith("another worker")]
+    return next(iter(own or reasons), None)
+
+
+def failure_text(error: TrainingFailedError) -> str:
+    """One line on what failed: the cause, not what followed from it in other workers."""
+    if isinstance(error, PreemptionError):
+        return "a node was taken away before the workers had left it"
+    if not isinstance(error, WorkerGroupError):
+        return _last_line(error)
+    ranked = sorted(error.worker_failures.items(), key=lambda item: (_is_echo(item[1]), item[0]))
+    rank, failure = ranked[0]
+    return f"worker {rank}: {_failure_line(failure)}"
+
+
+def _failure_line(failure: Exception) -> str:
+    if isinstance(failure, WorkerHealthCheckTimeoutError):
+        return "did not answer for resources.silence_timeout_s: it hangs, or is cut off"
+    if isinstance(failure, WorkerHealthCheckFailedError):
+        text = str(failure.health_check_failure)
+        return "its node has gone" if "node" in text and "dead" in text else "its process has died"
+    return f"{type(failure).__name__}: {_last_line(failure)}"
+
+
+def _is_echo(failure: Exception) -> bool:
+    """Whether a failure is what another worker's looks like from here: a broken connection."""
+    text = str(failure)
+    return not isinstance(
+        failure, WorkerHealthCheckFailedError | WorkerHealthCheckTimeoutError
+    ) and any(word in text for word in ("gloo", "NCCL", "Connection", "Timed out", "DistBackend"))
+
+
+def _last_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__
+
+
+class ElasticPolicy(ScalingPolicy):  # type: ignore[misc]
+    """As many workers as there is room for, between the least and the most.
+
+    Room is what nodes have left now, so other jobs count. Where more room is found, the workers are
+    asked to save and leave, and begin again with more of them.
+    """
+
+    def __init__(self, scaling_config: ScalingConfig, run_path: Path):
+        super().__init__(scaling_config)
+        self._run_path = run_path
+        self._room = 0
+        self._since_s = self._looked_s = time.monotonic()
+
+    def make_decision_for_non_running_worker_group(self) -> ScalingDecision:
+        """Begin when the room has settled and suffices."""
+        self._maybe_send_resource_request()
+        room = min(self._free_room(), self.scaling_config.max_workers)
+        now_s = time.monotonic()
+        if room != self._room:
+            self._room, self._since_s = room, now_s
+        has_settled = now_s - self._since_s >= SETTLE_S
+        if room == self.scaling_config.max_workers or (
+            has_settled and room >= self.scaling_config.min_workers
+        ):
+            return self._resize(room)
+        # The controller asks again at once.
+        time.sleep(0.5)
+        return NoopDecision()
+
+    def make_decision_for_running_worker_group(
+        self,
+        worker_group_state: WorkerGroupState,
+        worker_group_status: WorkerGroupPollStatus,  # noqa: ARG002 - Ray's interface
+    ) -> ScalingDecision:
+        """Ask the workers to leave where there is room for more; they come back by themselves."""
+        self._maybe_send_resource_request()
+        self._room = 0
+        now_s = time.monotonic()
+        since_s = max(self._looked_s, worker_group_state.start_time)
+        if now_s - since_s >= self.scaling_config.elastic_resize_monitor_interval_s:
+            self._looked_s = now_s
+            num_workers = worker_group_state.num_workers
+            if num_workers < self.scaling_config.max_workers and self._free_room() > 0:
+                with contextlib.suppress(OSError):
+                    ask_to_leave(self._run_path, "resize")
+        return NoopDecision()
+
+    def _resize(self, num_workers: int) -> ResizeDecision:
+        return ResizeDecision(num_workers, self.scaling_config._resources_per_worker_not_none)
+
+    def _free_room(self) -> int:
+        """Workers that fit into what nodes have left, apart from nodes that are being drained."""
+        needed = self.scaling_config._resources_per_worker_not_none
+        state = ray._private.state.state
+        draining = state.get_draining_nodes()
+        return sum(
+            min(int(left.get(kind, 0) // count) for kind, count in needed.items() if count)
+            for node, left in state.available_resources_per_node().items()
+            if node not in draining
+        )
+
+    def _get_num_workers_for_resource_request(self) -> int:
+        return int(self.scaling_config.max_workers)

@@ -1,0 +1,60 @@
+"""Files on storage that may fail for a while: written whole, tried again, owned by one writer."""
+
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+PAUSES_S = (1.0, 5.0, 25.0)
+WRITER_NAME = ".writer"
+
+Result = TypeVar("Result")
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write a file that is never seen half-written."""
+    partial_path = path.with_name(path.name + ".partial")
+    partial_path.write_text(text)
+    partial_path.replace(path)
+
+
+def patiently(action: Callable[[], Result], pauses_s: Sequence[float] = PAUSES_S) -> Result:
+    """Do something with files, again after each pause where the storage fails.
+
+    Raises:
+        OSError: it failed after the last pause too.
+    """
+    for pause_s in pauses_s:
+        try:
+            return action()
+        except OSError:
+            time.sleep(pause_s)
+    return action()
+
+
+class SupersededError(RuntimeError):
+    """Another process has taken over the run's folder; this one must leave it alone."""
+
+
+class WriterToken:
+    """The right to write into a run's folder: whoever came last has it.
+
+    A worker that was cut off or given up may live on beside its successor. It asks here before it
+    writes, and finds that it is no longer its turn.
+    """
+
+    def __init__(self, run_path: Path):
+        self._path = run_path / WRITER_NAME
+        self._text = uuid.uuid4().hex
+        patiently(lambda: write_atomically(self._path, self._text))
+
+    def check(self) -> None:
+        """Return while this is the newest writer.
+
+        Raises:
+            SupersededError: it is not.
+            OSError: the storage does not tell.
+        """
+        if self._path.read_text() != self._text:
+            raise SupersededError(f"another worker has taken over {self._path.parent}")

@@ -1,0 +1,98 @@
+"""status.json beside the run: what a person, a script or a page wants to know of it.
+
+The driver writes it, from the journal and from what it does itself. A run whose status is running
+and was not updated for minutes has lost its driver; submit its spec again.
+"""
+
+import contextlib
+import json
+import threading
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+from service.files import write_atomically
+from service.tracking.journal import Event
+
+STATUS_NAME = "status.json"
+REFRESH_S = 15.0
+
+State = Literal["waiting", "running", "restarting", "stopped", "failed", "finished"]
+
+
+@dataclass
+class Status:
+    """``waiting`` is for the cluster's resources; ``restarts`` counts how often training began anew
+    after its first time; ``step`` and ``last_checkpoint_step`` count optimizer steps done; times
+    are Unix seconds.
+    """
+
+    name: str
+    state: State = "waiting"
+    step: int = 0
+    epoch: int = 0
+    eta_s: float | None = None
+    last_checkpoint_step: int | None = None
+    last_checkpoint_time: float | None = None
+    restarts: int = 0
+    last_failure: str | None = None
+    last_failure_time: float | None = None
+    updated_time: float = 0.0
+
+    def __post_init__(self) -> None:
+        self._has_started = False
+
+    def take(self, event: Event) -> None:
+        """Learn from an event of the journal."""
+        if event.kind == "start":
+            self.restarts += self._has_started
+            self._has_started = True
+            self.state = "running"
+        if event.kind == "checkpoint":
+            self.last_checkpoint_step = event.step
+            self.last_checkpoint_time = event.time_ms / 1000
+        if event.kind in ("start", "interval", "evaluation"):
+            self.step, self.epoch = event.step, event.epoch
+            self.eta_s = event.eta_s
+
+    def take_failure(self, event: Event) -> None:
+        """Learn from an event of the failures' journal."""
+        self.state = "restarting"
+        self.last_failure, self.last_failure_time = event.text, event.time_ms / 1000
+
+    def tags(self) -> dict[str, str]:
+        """The same as MLflow tags."""
+        return {
+            f"status.{key}": "" if value is None else str(value)
+            for key, value in asdict(self).items()
+            if key != "name"
+        }
+
+
+class StatusFile:
+    """Keeps status.json current, on a thread that also shows that the driver lives."""
+
+    def __init__(self, run_path: Path, status: Status):
+        self._path, self._lock = run_path / STATUS_NAME, threading.Lock()
+        self.status = status
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._refresh, name="status", daemon=True)
+        self._thread.start()
+
+    def write(self) -> None:
+        """Write what is known now; a disk that does not take it stops nothing."""
+        with self._lock, contextlib.suppress(OSError):
+            self.status.updated_time = time.time()
+            write_atomically(self._path, json.dumps(asdict(self.status), indent=1) + "\n")
+
+    def close(self) -> None:
+        """Write for the last time."""
+        self._closing.set()
+        self._thread.join()
+        self.write()
+
+    def _refresh(self) -> None:
+        self.write()
+        while not self._closing.wait(REFRESH_S):
+            self.write()

@@ -1,0 +1,146 @@
+"""The journal tells each event once, follows its limit, and outlives its disk."""
+
+import itertools
+import json
+import math
+import os
+import subprocess
+
+import pytest
+
+from service.tracking.journal import JOURNAL_NAME, Event, Journal, JournalReader, read_events
+from service.tracking.status import Status
+
+
+def test_journal_tells_each_event_once(tmp_path):
+    journal = Journal(tmp_path / JOURNAL_NAME, 10**6)
+    for step in (10, 20, 30):
+        journal.append("interval", step, 0, {"loss": step / 10}, eta_s=1.0)
+    resumed = Journal(tmp_path / JOURNAL_NAME, 10**6)
+    for step in (20, 30, 40):
+        resumed.append("interval", step, 0, {"loss": step / 10}, eta_s=1.0)
+    resumed.append("evaluation", 30, 0, {"val_top1": 0.5})
+    reader = JournalReader(tmp_path / JOURNAL_NAME, 0)
+    events = reader.read()
+    assert [(event.kind, event.step) for event in events] == [
+        ("interval", 10),
+        ("interval", 20),
+        ("interval", 30),
+        ("interval", 40),
+        ("evaluation", 30),
+    ]
+    assert reader.read() == []
+
+
+def test_torn_line_of_a_killed_writer_is_dropped(tmp_path):
+    journal = Journal(tmp_path / JOURNAL_NAME, 10**6)
+    journal.append("interval", 1, 0, {"loss": 1.0})
+    path = tmp_path / JOURNAL_NAME
+    with path.open("a") as file:
+        file.write('{"kind": "interv')
+    assert [event.step for event in read_events(path)] == [1]
+    Journal(tmp_path / JOURNAL_NAME, 10**6).append("interval", 2, 0, {"loss": math.pi})
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [line["step"] for line in lines] == [1, 2]
+
+
+def fill(journal, steps):
+    for step in steps:
+        journal.append("interval", step, 0, {"loss": step / 10})
+
+
+def test_journal_over_its_limit_halves_its_resolution_and_goes_on(tmp_path):
+    path = tmp_path / JOURNAL_NAME
+    journal = Journal(path, 10_000)
+    journal.append("teacher", 0, 0, {"teacher_top1": 0.5})
+    for epoch in range(10):
+        fill(journal, range(100 * epoch + 1, 100 * epoch + 101))
+        journal.append("evaluation", 100 * epoch + 100, epoch, {"val_top1": 0.5})
+    assert path.stat().st_size <= 10_000
+    events = read_events(path)
+    kinds = [event.kind for event in events]
+    assert kinds.count("teacher") == 1
+    assert kinds.count("evaluation") == 10
+    steps = [event.step for event in events if event.kind == "interval"]
+    assert 16 <= len(steps) < 100
+    assert steps == sorted(set(steps))
+    # Even in time: no stretch of the run is left without points.
+    gaps = [after - before for before, after in itertools.pairwise(steps)]
+    assert max(gaps) <= 4 * min(gaps)
+    assert steps[-1] > 900
+
+
+def test_reader_of_a_journal_that_is_thinned_meanwhile_gets_each_event_once(tmp_path):
+    path = tmp_path / JOURNAL_NAME
+    journal, reader = Journal(path, 10_000), JournalReader(path, 0)
+    seen = []
+    for step in range(1, 501):
+        fill(journal, [step])
+        if step % 7 == 0:
+            seen += reader.read()
+    seen += reader.read()
+    steps = [event.step for event in seen]
+    assert steps == sorted(set(steps))
+    kept = {event.step for event in read_events(path)}
+    assert kept <= set(steps)
+
+
+def test_reader_begins_after_a_number(tmp_path):
+    path = tmp_path / JOURNAL_NAME
+    fill(Journal(path, 10**6), range(1, 6))
+    assert [event.step for event in JournalReader(path, 3).read()] == [4, 5]
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of its own with room for 64 kB."""
+    if os.geteuid() != 0:
+        pytest.skip("mounting needs root")
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(folder)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode != 0:
+        pytest.skip("mounting is not allowed here")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_full_disk_costs_resolution_and_nothing_else(small_disk):
+    path = small_disk / JOURNAL_NAME
+    journal = Journal(path, 10**6)
+    fill(journal, range(1, 3000))
+    assert all(event.values == {"loss": event.step / 10} for event in read_events(path))
+    (small_disk / "room").unlink(missing_ok=True)
+    subprocess.run(["mount", "-o", "remount,size=1m", str(small_disk)], check=True)
+    fill(journal, [3000])
+    steps = [event.step for event in read_events(path)]
+    assert steps == sorted(set(steps))
+    assert steps[-1] == 3000
+    assert len(steps) > 500
+
+
+def test_disk_that_refuses_for_a_while_loses_nothing(tmp_path, monkeypatch):
+    journal = Journal(tmp_path / "away" / JOURNAL_NAME, 10**6)
+    fill(journal, [1, 2, 3])
+    assert not (tmp_path / "away").exists()
+    (tmp_path / "away").mkdir()
+    fill(journal, [4])
+    assert [e.step for e in read_events(tmp_path / "away" / JOURNAL_NAME)] == [1, 2, 3, 4]
+
+
+def test_status_is_told_by_the_journal():
+    status = Status("run")
+    status.take(Event("start", 0, 0, 1000, {}))
+    status.take(Event("interval", 10, 0, 2000, {"loss": 1.0}, eta_s=30.0))
+    status.take(Event("checkpoint", 8, 0, 3000, {}))
+    assert (status.state, status.step, status.restarts) == ("running", 10, 0)
+    assert (status.eta_s, status.last_checkpoint_step, status.last_checkpoint_time) == (
+        30.0,
+        8,
+        3.0,
+    )
+    status.take_failure(Event("note", 0, 0, 4000, {}, text="worker 1: its process has died"))
+    assert status.state == "restarting"
+    status.take(Event("start", 8, 0, 5000, {}))
+    assert (status.state, status.step, status.restarts) == ("running", 8, 1)
+    assert status.tags()["status.last_failure"] == "worker 1: its process has died"
