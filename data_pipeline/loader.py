@@ -4,8 +4,10 @@ The loader is told which samples to bring (see ``order``) and how to cut them; i
 of its own, so a run can go on from any step.
 """
 
+import contextlib
 import itertools
 import os
+import time
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -20,6 +22,7 @@ from data_pipeline import decoders
 from data_pipeline.augmentation.samples import Augmentations, augment_samples
 from data_pipeline.beton import BetonFile
 from data_pipeline.draws import uniforms
+from data_pipeline.patience import PAUSES_S
 
 NUM_BATCHES_AHEAD = 3
 NUM_SUBSTITUTES = 16
@@ -191,6 +194,7 @@ class ImageLoader:
     def _finish(self, work: _Work, view: _View) -> Batch:
         for future in work.futures:
             future.result()
+        self._read_again(work, view)
         failed = np.flatnonzero(work.statuses)
         if len(failed) == 0:
             return work.batch
@@ -202,6 +206,35 @@ class ImageLoader:
         for slot in failed:
             self._replace(batch, int(slot), view)
         return batch
+
+    def _read_again(self, work: _Work, view: _View) -> None:
+        """Give a disk that fails time to recover; a file that was truncated has no hope."""
+        for pause_s in PAUSES_S:
+            unreadable = np.flatnonzero(work.statuses == decoders.UNREADABLE)
+            if len(unreadable) == 0 or self._is_cut_off(work.batch.indices[unreadable]):
+                return
+            time.sleep(pause_s)
+            self._reopen()
+            for slot in unreadable.tolist():
+                part = slice(slot, slot + 1)
+                images = work.batch.images[part].numpy()
+                self._decode(work.batch.indices[part], view, images, work.statuses[part])
+
+    def _is_cut_off(self, indices: NDArray[np.int64]) -> bool:
+        """Whether the file ends before samples of it do."""
+        starts = self._file.samples["image"]["data_ptr"][indices].astype(np.int64)
+        end = int((starts + self._file.data_sizes[indices]).max())
+        try:
+            return self._file.path.stat().st_size < end
+        except OSError:
+            return False
+
+    def _reopen(self) -> None:
+        """A network mount that comes back may know its files no more by what was open."""
+        with contextlib.suppress(OSError):
+            descriptor = os.open(self._file.path, os.O_RDONLY)
+            os.dup2(descriptor, self._descriptor)
+            os.close(descriptor)
 
     def _note_failure(self, index: int, status: int) -> None:
         """Count a sample that did not come out.

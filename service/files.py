@@ -1,15 +1,11 @@
-"""Files on storage that may fail for a while: written whole, tried again, owned by one writer."""
+"""Files beside a run: seen whole or not at all, and written by one process at a time."""
 
-import time
 import uuid
-from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TypeVar
 
-PAUSES_S = (1.0, 5.0, 25.0)
+from data_pipeline.patience import patiently
+
 WRITER_NAME = ".writer"
-
-Result = TypeVar("Result")
 
 
 def write_atomically(path: Path, text: str) -> None:
@@ -17,20 +13,6 @@ def write_atomically(path: Path, text: str) -> None:
     partial_path = path.with_name(path.name + ".partial")
     partial_path.write_text(text)
     partial_path.replace(path)
-
-
-def patiently(action: Callable[[], Result], pauses_s: Sequence[float] = PAUSES_S) -> Result:
-    """Do something with files, again after each pause where the storage fails.
-
-    Raises:
-        OSError: it failed after the last pause too.
-    """
-    for pause_s in pauses_s:
-        try:
-            return action()
-        except OSError:
-            time.sleep(pause_s)
-    return action()
 
 
 class SupersededError(RuntimeError):

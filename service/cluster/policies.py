@@ -91,8 +91,11 @@ def _failure_line(failure: Exception) -> str:
     if isinstance(failure, WorkerHealthCheckTimeoutError):
         return "did not answer for resources.silence_timeout_s: it hangs, or is cut off"
     if isinstance(failure, WorkerHealthCheckFailedError):
-        text = str(failure.health_check_failure)
-        return "its node has gone" if "node" in text and "dead" in text else "its process has died"
+        if "its node has died" in str(failure.health_check_failure):
+            return "its node has gone"
+        return "its process was killed or crashed; if not by hand, see whether memory ran out"
+    if "Timed out" in str(failure):
+        return "another worker was silent for resources.collective_timeout_s"
     return f"{type(failure).__name__}: {_last_line(failure)}"
 
 

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 
 STUDENT_NAME = "student.safetensors"
 AVERAGE_NAME = "average.safetensors"
@@ -56,8 +57,9 @@ def checkpoint_name(step: int, *, is_evaluated: bool = True) -> str:
 class Snapshot(NamedTuple):
     """A copy of all that a run goes on from, in ordinary memory.
 
-    ``ranks`` has what each worker keeps to itself: BatchNorm's statistics since they were last
-    averaged, and the metrics since the last progress line.
+    ``average`` has the same names as ``student``: it too can be used as weights. ``ranks`` has what
+    each worker keeps to itself: BatchNorm's statistics since they were last averaged, the metrics
+    since the last progress line, and how many steps went into the average.
     """
 
     student: dict[str, Tensor]
@@ -116,7 +118,7 @@ def _save_tensors(content: object, path: Path) -> None:
 def load_checkpoint(
     path: Path,
     student: nn.Module,
-    average: nn.Module | None,
+    average: AveragedModel | None,
     optimizer: torch.optim.Optimizer,
 ) -> tuple[Progress, list[dict[str, Any]]]:
     """Fill all three from a checkpoint that ``newest_checkpoint`` found good.
@@ -125,7 +127,7 @@ def load_checkpoint(
     """
     student.load_state_dict(load_file(path / STUDENT_NAME))
     if average is not None:
-        average.load_state_dict(load_file(path / AVERAGE_NAME))
+        average.module.load_state_dict(load_file(path / AVERAGE_NAME))
     optimizer.load_state_dict(_load_tensors(path / OPTIMIZER_NAME))
     return Progress(**read_metadata(path)["progress"]), _load_tensors(path / RANKS_NAME)
 

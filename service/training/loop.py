@@ -2,10 +2,12 @@
 
 import contextlib
 
+from data_pipeline.loader import UndecodableSampleError
+from service.problems import EXIT_FAILED
 from service.spec import JobSpec
 from service.training.data import World
 from service.training.leaving import Notice
-from service.training.refusal import RefusedError
+from service.training.refusal import RefusedError, leave_reason
 from service.training.worker import Report, Worker
 
 
@@ -17,12 +19,17 @@ def train(spec: JobSpec, world: World, report: Report, notice: Notice = lambda: 
 
     Raises:
         LeavingError: ``notice``, or a request beside the run, asked for it; the state is saved.
+        UndecodableSampleError: on one rank; it too says why, since it would come again.
     """
-    with contextlib.suppress(RefusedError), Worker(spec, world, report, notice) as worker:
-        worker.check_teacher()
-        while worker.progress.epoch < spec.schedule.num_epochs:
-            for batch in worker.remaining_batches():
-                output = worker.step(batch)
-                worker.log_if_due(output)
-                worker.save_or_leave()
-            worker.finish_epoch()
+    try:
+        with contextlib.suppress(RefusedError), Worker(spec, world, report, notice) as worker:
+            worker.check_teacher()
+            while worker.progress.epoch < spec.schedule.num_epochs:
+                for batch in worker.remaining_batches():
+                    output = worker.step(batch)
+                    worker.log_if_due(output)
+                    worker.save_or_leave()
+                worker.finish_epoch()
+    except UndecodableSampleError as error:
+        leave_reason(spec, f"{spec.name} failed: {error}", EXIT_FAILED)
+        raise

@@ -1,8 +1,10 @@
-"""A run that must not go on says why beside itself; every worker then ends without an error."""
+"""A run that must not go on says why beside itself, and is not tried again."""
 
 import json
 from typing import NoReturn
 
+from data_pipeline.patience import patiently
+from service.files import write_atomically
 from service.problems import EXIT_BAD_INPUT
 from service.spec import JobSpec
 from service.training.evaluation import Accuracy
@@ -21,10 +23,14 @@ def refuse(spec: JobSpec, rank: int, text: str, exit_status: int = EXIT_BAD_INPU
         RefusedError: always, on every rank.
     """
     if rank == 0:
-        (spec.run_path / REFUSAL_NAME).write_text(
-            json.dumps({"text": text, "exit_status": exit_status}) + "\n"
-        )
+        leave_reason(spec, text, exit_status)
     raise RefusedError(text)
+
+
+def leave_reason(spec: JobSpec, text: str, exit_status: int) -> None:
+    """Say why the run must end; a worker that fails alone does so before it raises its error."""
+    content = json.dumps({"text": text, "exit_status": exit_status}) + "\n"
+    patiently(lambda: write_atomically(spec.run_path / REFUSAL_NAME, content))
 
 
 def teacher_fault(spec: JobSpec, accuracy: Accuracy) -> str:

@@ -8,7 +8,8 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 
-from service.files import PAUSES_S, SupersededError, WriterToken, patiently
+from data_pipeline.patience import PAUSES_S, patiently
+from service.files import SupersededError, WriterToken
 from service.tracking.journal import Journal
 from service.training.checkpoints import (
     Snapshot,

@@ -9,8 +9,9 @@ from typing import TypeVar
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.optim.swa_utils import AveragedModel
 
-from service.files import patiently
+from data_pipeline.patience import patiently
 from service.spec import JobSpec
 from service.training.batchnorm import RunningStatistics
 from service.training.checkpoints import (
@@ -39,7 +40,7 @@ class RunState:
         spec: JobSpec,
         world: World,
         student: nn.Module,
-        average: nn.Module | None,
+        average: AveragedModel | None,
         optimizer: torch.optim.Optimizer,
         metrics: IntervalMetrics,
         saver: CheckpointSaver | None,
@@ -107,8 +108,9 @@ class RunState:
         same_world = len(ranks) == self._world.size
         mine = ranks[self._world.rank] if same_world else mean_of_ranks(ranks)
         self.statistics.restore(mine["statistics"])
-        if self._average_statistics is not None:
+        if self._average is not None and self._average_statistics is not None:
             self._average_statistics.restore(mine["average_statistics"])
+            self._average.n_averaged.fill_(mine["num_averaged"])
         self._metrics.restore(mine["metrics"])
         return progress
 
@@ -154,6 +156,7 @@ class RunState:
             {
                 "statistics": local[0],
                 "average_statistics": local[1] if len(local) > 1 else [],
+                "num_averaged": int(self._average.n_averaged) if self._average is not None else 0,
                 "metrics": self._metrics.state(),
             }
         )
@@ -165,7 +168,7 @@ class RunState:
         self._saver.save(
             Snapshot(
                 plain_state(self._student),
-                plain_state(self._average) if self._average is not None else None,
+                plain_state(self._average.module) if self._average is not None else None,
                 copied(self._optimizer.state_dict()),
                 ranks,
                 replace(progress),

@@ -1,5 +1,6 @@
 """Batches: which pixels, in whatever company, and what happens when something breaks."""
 
+import os
 import threading
 import time
 
@@ -249,6 +250,34 @@ def test_file_truncated_under_the_loader_is_an_error_not_a_dead_process(jpeg_fil
         stream.truncate(int(jpeg_file.samples["image"]["data_ptr"][6]) + 10)
         with pytest.raises(OSError, match=r"jpeg\.beton: sample 6 cannot be read.*truncated"):
             list(loader.batches(indices, center_crop(24, 24)))
+
+
+def test_file_that_cannot_be_read_for_a_while_is_opened_and_read_again(jpeg_file, monkeypatch):
+    monkeypatch.setattr(loader_module, "PAUSES_S", (0.0, 0.0))
+
+    def take(*, breaks):
+        indices = iter(np.arange(12).reshape(3, 4))
+        with ImageLoader(jpeg_file, seed=5, num_threads=2) as loader:
+            if breaks:
+                # Reading from it fails from now on, as from a handle that a server has forgotten.
+                unreadable = os.open(jpeg_file.path, os.O_WRONLY)
+                os.dup2(unreadable, loader._descriptor)
+                os.close(unreadable)
+            return list(loader.batches(indices, BOX, 3, augmentations=EVERYTHING))
+
+    for ours, theirs in zip(take(breaks=True), take(breaks=False), strict=True):
+        assert torch.equal(ours.images, theirs.images)
+
+
+def test_file_that_stays_unreadable_is_an_error(jpeg_file, monkeypatch):
+    monkeypatch.setattr(loader_module, "PAUSES_S", (0.0, 0.0))
+    with ImageLoader(jpeg_file, seed=0, num_threads=2, max_undecodable=12) as loader:
+        directory = os.open(jpeg_file.path.parent, os.O_RDONLY)
+        os.dup2(directory, loader._descriptor)
+        os.close(directory)
+        monkeypatch.setattr(ImageLoader, "_reopen", lambda loader: None)
+        with pytest.raises(OSError, match="sample 0 cannot be read"):
+            list(loader.batches(iter(np.arange(12).reshape(3, 4)), center_crop(24, 24)))
 
 
 def test_error_in_a_decoding_thread_reaches_the_consumer(jpeg_file, monkeypatch):

@@ -1,0 +1,180 @@
+"""MLflow slow or away at any time: training does not notice, and everything arrives once."""
+
+import json
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+from mlflow_server import Line, mlflow_server
+from training_runs import run_alone
+
+from service.cluster.run_folder import TAGS_NAME, claimed_run_folder
+from service.files import write_atomically
+from service.result import collect_result, publish
+from service.spec import parse_spec
+from service.sync import sync_run
+from service.tracking import tracker as tracker_module
+from service.tracking.journal import JOURNAL_NAME, read_events
+from service.tracking.mlflow_run import TRACKING_ERRORS, flattened
+from service.tracking.tracker import Tracker
+
+ROOT = Path(__file__).parents[2]
+TAGS = {"spec_hash": "0123", "git_revision": "unknown"}
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    with mlflow_server(tmp_path_factory.mktemp("server")) as port:
+        yield port
+
+
+@pytest.fixture
+def line(server, monkeypatch):
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "2")
+    monkeypatch.setattr(tracker_module, "MAX_BACKOFF_S", 1.0)
+    line = Line(server)
+    yield line
+    line.close()
+
+
+def spec_of(make_content, line, name):
+    tracking = {"uri": line.url, "log_every_steps": 1, "register_as": f"students-{name}"}
+    return parse_spec(make_content(name=name, tracking=tracking))
+
+
+def train_beside_tracker(spec, line, changes):
+    """Train with a tracker on the journal; ``changes`` are (step, mode) of the line.
+
+    Returns the run if MLflow got everything by the end, as a job would know it.
+    """
+    with claimed_run_folder(spec):
+        write_atomically(spec.run_path / TAGS_NAME, json.dumps(TAGS))
+        tracker = Tracker(spec, line.url, TAGS, lambda event: None)
+
+        def change():
+            for step, mode in changes:
+                while not any(e.step >= step for e in read_events(spec.run_path / JOURNAL_NAME)):
+                    time.sleep(0.01)
+                line.set(mode)
+                time.sleep(1)
+
+        changer = threading.Thread(target=change)
+        changer.start()
+        run_alone(spec)
+        changer.join()
+        result = collect_result(spec, 1.0)
+        run = tracker.close("finished")
+        if run is not None:
+            publish(result, spec, run)
+        return run
+
+
+def assert_all_there_once(spec, server):
+    client = MlflowClient(f"http://127.0.0.1:{server}")
+    experiment = client.get_experiment_by_name(spec.tracking.experiment)
+    runs = client.search_runs([experiment.experiment_id], f"tags.mlflow.runName = '{spec.name}'")
+    assert len(runs) == 1
+    run = runs[0]
+    assert run.info.status == "FINISHED"
+    assert run.data.params == flattened(spec)
+    assert TAGS.items() <= run.data.tags.items()
+    assert run.data.tags["status.state"] == "finished"
+    told = [
+        (name, event.step, value)
+        for event in read_events(spec.run_path / JOURNAL_NAME)
+        for name, value in event.values.items()
+    ]
+    names = {name for name, *_ in told}
+    logged = [
+        (name, point.step, point.value)
+        for name in names
+        for point in client.get_metric_history(run.info.run_id, name)
+    ]
+    assert sorted(logged) == sorted(told)
+    assert {"loss", "val_top1"} <= names
+    assert len(client.get_metric_history(run.info.run_id, "last_top1")) == 1
+    paths = {file.path for file in client.list_artifacts(run.info.run_id)}
+    assert {"spec.json", "student"} <= paths
+    models = client.search_logged_models([experiment.experiment_id])
+    assert len([model for model in models if model.source_run_id == run.info.run_id]) == 1
+    assert len(client.search_model_versions(f"name = '{spec.tracking.register_as}'")) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "mode", "changes"),
+    [
+        ("start", "refused", [(3, "up")]),
+        ("middle", "up", [(2, "refused"), (5, "up")]),
+        ("dead", "up", [(2, "dead"), (5, "up")]),
+    ],
+)
+def test_server_that_comes_back_gets_everything_once(
+    make_content, line, server, name, mode, changes
+):
+    spec = spec_of(make_content, line, name)
+    line.set(mode)
+    assert train_beside_tracker(spec, line, changes) is not None
+    assert_all_there_once(spec, server)
+
+
+def test_slow_server_gets_everything_once(make_content, line, server):
+    spec = spec_of(make_content, line, "slow")
+    line.set("up", delay_s=0.3)
+    assert train_beside_tracker(spec, line, []) is not None
+    assert_all_there_once(spec, server)
+
+
+@pytest.mark.parametrize(
+    ("name", "mode", "changes"),
+    [("whole", "refused", []), ("whole-dead", "dead", []), ("end", "up", [(4, "refused")])],
+)
+def test_what_is_left_is_sent_by_sync(make_content, line, server, name, mode, changes):
+    spec = spec_of(make_content, line, name)
+    line.set(mode)
+    start_s = time.monotonic()
+    assert train_beside_tracker(spec, line, changes) is None
+    assert time.monotonic() - start_s < 30
+    command = [sys.executable, "jobs/sync.py", str(spec.checkpoints.storage_path)]
+    line.set("refused")
+    away = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert away.returncode == 1
+    assert f"{spec.name}: MLflow did not take it" in away.stderr
+    assert "Traceback" not in away.stderr
+    line.set("up")
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "and the student" in done.stdout
+    assert_all_there_once(spec, server)
+    again = sync_run(spec.run_path)
+    assert again == f"{spec.name}: MLflow has everything"
+
+
+def test_sending_that_breaks_off_anywhere_is_made_up_for(make_content, line, server):
+    """The line is cut after the n-th connection, for every n until nothing is left to cut."""
+    spec = spec_of(make_content, line, "broken")
+    line.set("refused")
+    assert train_beside_tracker(spec, line, []) is None
+    num_broken = 0
+    while True:
+        line.set("up", num_connections=num_broken + 1)
+        try:
+            sync_run(spec.run_path)
+        except TRACKING_ERRORS:
+            num_broken += 1
+        else:
+            break
+    assert num_broken > 3
+    assert_all_there_once(spec, server)
+
+
+def test_sync_refuses_a_folder_without_a_run(tmp_path):
+    command = [sys.executable, "jobs/sync.py", str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert f"{tmp_path}: has no run in it" in done.stderr
