@@ -11,7 +11,6 @@ from contextlib import nullcontext
 from types import TracebackType
 from typing import NoReturn, Self
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
@@ -25,10 +24,10 @@ from service.tracking.journal import JOURNAL_NAME, Journal, Kind
 from service.training.agreement import Agreement, Findings
 from service.training.construct import build_task
 from service.training.data import WorkerData, World
-from service.training.evaluation import Accuracy, evaluate
 from service.training.feed import on_device
 from service.training.gradients import GradientComputer
 from service.training.leaving import LeavingError, Notice, RequestWatch
+from service.training.measuring import Evaluator, MustLeaveError
 from service.training.metrics import IntervalMetrics
 from service.training.nonfinite import dump_samples, stop_text
 from service.training.optimizers import build_average, build_optimizer, gradient_norm
@@ -72,14 +71,21 @@ class Worker:
         self._gradients = GradientComputer(
             spec, world, self._task, self._state.statistics, self._metrics
         )
+        self._evaluator = Evaluator(
+            self._task,
+            self._data,
+            world,
+            lambda: self._agreement.reach(self._findings()).must_leave,
+        )
         # After DDP has made all ranks alike: a checkpoint may give them different statistics.
         self.progress = self._state.restore(note)
         if self.progress.step == 0 and spec.training.on_nonfinite == "roll_back":
             self._state.save(self.progress)
-        self._found, self._has_just_logged = Findings(), False
+        self._found = Findings()
         self._last_gradient_norm = torch.zeros(())
         self._start_s, self._start_step = time.monotonic(), self.progress.step
-        self._record("start", {}, f"training on {world.size} workers, from step {self._start_step}")
+        workers = "1 worker" if world.size == 1 else f"{world.size} workers"
+        self._record("start", {}, f"training on {workers}, from step {self._start_step}")
 
     def __enter__(self) -> Self:
         return self
@@ -107,42 +113,19 @@ class Worker:
         teacher = self._spec.teacher
         if teacher is None or self.progress.teacher_top1 is not None:
             return
+        model = self._task.teacher
+        assert model is not None
         try:
             if teacher.min_top1 is not None:
-                found = self._evaluate_teacher(teacher.min_top1_images)
+                found = self._evaluator.measure(model, teacher.min_top1_images)
                 if found.top1 < teacher.min_top1:
                     refuse(self._spec, self._world.rank, teacher_fault(self._spec, found))
-            accuracy = self._evaluate_teacher(self._data.num_val_images)
-        except _MustLeaveError:
+            accuracy = self._evaluator.measure(model)
+        except MustLeaveError:
             self._save_and_leave()
         self.progress.teacher_top1, self.progress.teacher_top5 = accuracy.top1, accuracy.top5
         self._record("teacher", accuracy.as_metrics("teacher"))
         self._metrics.reset()
-
-    def _evaluate_teacher(self, num_images: int) -> Accuracy:
-        """Accuracy on val images spread evenly over the file."""
-        assert self._task.teacher is not None
-        num_images = min(num_images, self._data.num_val_images)
-        spread = np.linspace(0, self._data.num_val_images - 1, num_images).astype(np.int64)
-        return self._evaluate(self._task.teacher, spread)
-
-    def _evaluate(self, classify: Callable[[Tensor], Tensor], chosen: np.ndarray) -> Accuracy:
-        batches = self._unless_leaving(self._data.val_batches(chosen), len(chosen))
-        with self._task.autocast(self._world.device):
-            return evaluate(classify, batches, self._world.device)
-
-    def _unless_leaving(self, batches: Iterator[Batch], num_images: int) -> Iterator[Batch]:
-        """The same batches; every rank looks equally often whether one must leave.
-
-        Raises:
-            _MustLeaveError: on all ranks.
-        """
-        for _ in range(self._data.num_val_batches(num_images)):
-            if self._agreement.reach(self._findings()).must_leave:
-                raise _MustLeaveError
-            batch = next(batches, None)
-            if batch is not None:
-                yield batch
 
     def remaining_batches(self) -> Iterator[Batch]:
         """This worker's batches of the current epoch, from the step it stands at."""
@@ -295,11 +278,8 @@ class Worker:
         model = self._average if self._average is not None else self._student
         model.eval()
         try:
-            accuracy = self._evaluate(
-                lambda pixels: model(self._task.normalizer(pixels)),
-                np.arange(self._data.num_val_images),
-            )
-        except _MustLeaveError:
+            accuracy = self._evaluator.measure(lambda pixels: model(self._task.normalizer(pixels)))
+        except MustLeaveError:
             self._state.undo_synchronize()
             self._save_and_leave(is_evaluated=False)
         progress = self.progress
@@ -312,10 +292,6 @@ class Worker:
             metrics["undecodable"] = self._data.count_undecodable()
         self._record("evaluation", metrics, epoch=epoch)
         return metrics
-
-
-class _MustLeaveError(Exception):
-    """Ends an evaluation, on all ranks."""
 
 
 def _writers(spec: JobSpec) -> tuple[Journal, CheckpointSaver]:

@@ -17,6 +17,7 @@ import psutil
 ROOT = Path(__file__).parents[2]
 BRIDGE = "dtkdbr"
 SUBNET = "10.199.7"
+NARROW = ("tbf", "rate", "2mbit", "burst", "32kbit", "latency", "400ms")
 NODE_LIMIT_S = 90.0
 STOP_LIMIT_S = 20.0
 
@@ -56,11 +57,24 @@ class Host:
     def mend(self):
         ip("link", "set", f"{self.name}v", "up")
 
-    def shape(self, *netem):
-        """Delay or lose what this host sends: shape("delay", "50ms"); without words, no more."""
-        words = ["replace", "dev", "eth0", "root", "netem", *netem] if netem else ["del", "dev"]
-        words += [] if netem else ["eth0", "root"]
-        subprocess.run(["tc", "-n", self.name, "qdisc", *words], check=True, capture_output=True)
+    def slow_down(self):
+        """Delay what this host sends by 20 ms and lose 2 % of it.
+
+        Kernels without netem narrow the line to 2 Mbit/s instead, with a queue of 400 ms that
+        overflows: late and lost packets all the same.
+        """
+        for words in (("netem", "delay", "20ms", "loss", "2%"), NARROW):
+            done = self._qdisc("replace", *words)
+            if done.returncode == 0:
+                return
+        raise OSError(f"tc can neither delay nor narrow a line here: {done.stderr}")
+
+    def speed_up(self):
+        assert self._qdisc("del").returncode == 0
+
+    def _qdisc(self, action, *words):
+        command = ["tc", "-n", self.name, "qdisc", action, "dev", "eth0", "root", *words]
+        return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
 class Node:
@@ -226,6 +240,16 @@ class Cluster:
                 stderr=log,
                 start_new_session=True,
             )
+
+    def stop_jobs(self):
+        """``ray job stop`` for every job that runs."""
+        code = (
+            "from ray.job_submission import JobSubmissionClient as Client;"
+            f"client = Client('http://{self.head.address}:8265');"
+            "print([client.stop_job(j.submission_id) for j in client.list_jobs()"
+            " if j.submission_id and j.status == 'RUNNING'])"
+        )
+        assert "True" in (self.ask(code) or "")
 
     def leftovers(self):
         """What jobs that have ended still hold of the cluster, once it has had time to clean up."""

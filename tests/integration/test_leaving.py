@@ -12,7 +12,7 @@ from training_runs import CPU, final, loss_series, run_alone, run_together
 from data_pipeline.order import train_batches
 from service.spec import parse_spec
 from service.tracking.journal import JOURNAL_NAME, read_events
-from service.training import worker as worker_module
+from service.training import measuring
 from service.training.checkpoints import checkpoint_paths, newest_checkpoint, read_metadata
 from service.training.data import World
 from service.training.gradients import GradientComputer
@@ -81,14 +81,14 @@ def test_run_that_leaves_while_it_evaluates_evaluates_again(make_content, monkey
     run_alone(straight)
     reasons = iter(["told to"])
     num_evaluated = 0
-    evaluate = worker_module.evaluate
+    evaluate = measuring.evaluate
 
     def evaluate_and_count(classify, batches, device):
         nonlocal num_evaluated
         num_evaluated += 1
         return evaluate(classify, batches, device)
 
-    monkeypatch.setattr(worker_module, "evaluate", evaluate_and_count)
+    monkeypatch.setattr(measuring, "evaluate", evaluate_and_count)
     left.run_path.mkdir(parents=True)
 
     def notice():

@@ -185,7 +185,7 @@ def test_batches_are_the_same_for_any_world_threads_and_start(
 
 def test_zeroed_jpeg_is_an_error_that_names_the_sample(jpeg_file):
     damage(jpeg_file, 5)
-    indices = evaluation_batches(12, 4)
+    indices = evaluation_batches(12, 4, rank=0, world_size=1)
     with (
         ImageLoader(jpeg_file, seed=0, num_threads=2) as loader,
         pytest.raises(UndecodableSampleError, match=r"sample 5 .*max_undecodable"),
@@ -195,7 +195,7 @@ def test_zeroed_jpeg_is_an_error_that_names_the_sample(jpeg_file):
 
 def test_within_the_budget_evaluation_leaves_undecodable_samples_out(jpeg_file):
     damage(jpeg_file, 5, 9)
-    indices = evaluation_batches(12, 4)
+    indices = evaluation_batches(12, 4, rank=0, world_size=1)
     with ImageLoader(jpeg_file, seed=0, num_threads=2, max_undecodable=2) as loader:
         batches = list(loader.batches(indices, center_crop(24, 24)))
         assert loader.undecodable == {5, 9}
@@ -233,7 +233,7 @@ def test_within_the_budget_training_replaces_undecodable_samples(jpeg_file):
 
 def test_one_more_than_the_budget_is_an_error(jpeg_file):
     damage(jpeg_file, 2, 7)
-    indices = evaluation_batches(12, 3)
+    indices = evaluation_batches(12, 3, rank=0, world_size=1)
     with (
         ImageLoader(jpeg_file, seed=0, num_threads=1, max_undecodable=1) as loader,
         pytest.raises(UndecodableSampleError, match="sample 2, 7 "),
@@ -242,7 +242,7 @@ def test_one_more_than_the_budget_is_an_error(jpeg_file):
 
 
 def test_file_truncated_under_the_loader_is_an_error_not_a_dead_process(jpeg_file):
-    indices = evaluation_batches(12, 4)
+    indices = evaluation_batches(12, 4, rank=0, world_size=1)
     with (
         ImageLoader(jpeg_file, seed=0, num_threads=2, max_undecodable=12) as loader,
         jpeg_file.path.open("r+b") as stream,
