@@ -6,6 +6,7 @@ itself, and count a cluster's room without what other jobs have of it.
 
 import contextlib
 import time
+from collections import Counter
 from pathlib import Path
 
 import ray
@@ -32,6 +33,7 @@ from service.training.refusal import REFUSAL_NAME
 FAILURES_LIMIT_BYTES = 1_000_000
 # Resources of workers that just ended come back one by one.
 SETTLE_S = 5.0
+WAIT_S = 30.0
 
 
 class RunFailurePolicy(DefaultFailurePolicy):  # type: ignore[misc]
@@ -45,7 +47,7 @@ class RunFailurePolicy(DefaultFailurePolicy):  # type: ignore[misc]
     def make_decision(self, training_failed_error: TrainingFailedError) -> FailureDecision:
         """Whether the run goes on from its last checkpoint."""
         request = asked_to_leave(self._run_path)
-        if request == "stop" or (self._run_path / REFUSAL_NAME).exists():
+        if request == "stop" or self._is_refused():
             return FailureDecision.RAISE
         if left := _leaving_reason(training_failed_error):
             forget_request(self._run_path)
@@ -57,6 +59,12 @@ class RunFailurePolicy(DefaultFailurePolicy):  # type: ignore[misc]
             end = "no more failures are allowed"
         self._note(f"{failure_text(training_failed_error)}; {end}")
         return decision
+
+    def _is_refused(self) -> bool:
+        try:
+            return (self._run_path / REFUSAL_NAME).exists()
+        except OSError:
+            return False
 
     def _note(self, text: str) -> None:
         # Waiting for room is tried, and fails, every minute.
@@ -115,28 +123,34 @@ def _last_line(error: BaseException) -> str:
 class ElasticPolicy(ScalingPolicy):  # type: ignore[misc]
     """As many workers as there is room for, between the least and the most.
 
-    Room is what nodes have left now, so other jobs count. Where more room is found, the workers are
-    asked to save and leave, and begin again with more of them.
+    Room is what nodes have left now, so other jobs count, and what this run's workers still hold
+    when they have failed. Where more room is found, the workers are asked to save and leave, and
+    begin again with more of them.
     """
 
     def __init__(self, scaling_config: ScalingConfig, run_path: Path):
         super().__init__(scaling_config)
         self._run_path = run_path
-        self._room = 0
+        self._held: Counter[str] = Counter()
+        self._room = -1
         self._since_s = self._looked_s = time.monotonic()
 
     def make_decision_for_non_running_worker_group(self) -> ScalingDecision:
-        """Begin when the room has settled and suffices."""
+        """Begin with the most workers at once, with fewer when the room has settled."""
         self._maybe_send_resource_request()
-        room = min(self._free_room(), self.scaling_config.max_workers)
+        least, most = self.scaling_config.min_workers, self.scaling_config.max_workers
+        free = self._free_room()
+        room = min(sum(free.values()) + sum(self._held[node] for node in free), most)
         now_s = time.monotonic()
         if room != self._room:
             self._room, self._since_s = room, now_s
-        has_settled = now_s - self._since_s >= SETTLE_S
-        if room == self.scaling_config.max_workers or (
-            has_settled and room >= self.scaling_config.min_workers
-        ):
-            return self._resize(room)
+        waited_s = now_s - self._since_s
+        if room == most or (room >= least and waited_s >= SETTLE_S):
+            return self._begin(room)
+        if waited_s >= WAIT_S:
+            # Workers that failed before they were ever seen to run may hold the room; Ray ends them
+            # when the next ones are to begin.
+            return self._begin(least)
         # The controller asks again at once.
         time.sleep(0.5)
         return NoopDecision()
@@ -148,30 +162,32 @@ class ElasticPolicy(ScalingPolicy):  # type: ignore[misc]
     ) -> ScalingDecision:
         """Ask the workers to leave where there is room for more; they come back by themselves."""
         self._maybe_send_resource_request()
-        self._room = 0
+        self._held = Counter(worker.metadata.node_id for worker in worker_group_state.workers)
         now_s = time.monotonic()
         since_s = max(self._looked_s, worker_group_state.start_time)
         if now_s - since_s >= self.scaling_config.elastic_resize_monitor_interval_s:
             self._looked_s = now_s
-            num_workers = worker_group_state.num_workers
-            if num_workers < self.scaling_config.max_workers and self._free_room() > 0:
+            may_grow = worker_group_state.num_workers < self.scaling_config.max_workers
+            if may_grow and any(self._free_room().values()):
                 with contextlib.suppress(OSError):
                     ask_to_leave(self._run_path, "resize")
         return NoopDecision()
 
-    def _resize(self, num_workers: int) -> ResizeDecision:
+    def _begin(self, num_workers: int) -> ResizeDecision:
+        """Start so many; what the ones before them held is free then."""
+        self._held, self._room = Counter(), -1
         return ResizeDecision(num_workers, self.scaling_config._resources_per_worker_not_none)
 
-    def _free_room(self) -> int:
-        """Workers that fit into what nodes have left, apart from nodes that are being drained."""
+    def _free_room(self) -> dict[str, int]:
+        """Workers that fit into what each node has left, but for nodes that are being drained."""
         needed = self.scaling_config._resources_per_worker_not_none
         state = ray._private.state.state
         draining = state.get_draining_nodes()
-        return sum(
-            min(int(left.get(kind, 0) // count) for kind, count in needed.items() if count)
+        return {
+            node: min(int(left.get(kind, 0) // count) for kind, count in needed.items() if count)
             for node, left in state.available_resources_per_node().items()
             if node not in draining
-        )
+        }
 
     def _get_num_workers_for_resource_request(self) -> int:
         return int(self.scaling_config.max_workers)

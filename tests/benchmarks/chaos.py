@@ -23,7 +23,8 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "cluster"))
 
 from fault_runs import NUM_STEPS, FaultRun, Workload
 from faults import FAULTS, finish
-from hosts import Cluster, can_make_hosts
+from hosts import can_make_hosts
+from ray_cluster import Cluster
 from table import Ratio, write_json
 
 STEP = 11

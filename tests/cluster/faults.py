@@ -4,8 +4,6 @@ Each takes a cluster, a workload and a step (2 to 21), lets it happen there, and
 the Unix time when it did.
 """
 
-import contextlib
-import subprocess
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -13,7 +11,7 @@ from typing import Any, NamedTuple
 from fault_runs import FaultRun
 from hosts import stop_process
 
-from service.problems import EXIT_DONE, EXIT_STOPPED
+from service.problems import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED
 
 BRIEFLY_S = 3.0
 NO_FAILURES = {"resources": {"max_failures": 0}}
@@ -133,13 +131,8 @@ def cluster_dies(cluster, workload, step):
     run = FaultRun(cluster, workload, "cluster", (1, step, "pause"), **NO_FAILURES)
     run.start()
     fault_time = run.wait_for_fault(0)
-    for node in cluster.nodes:
-        node.kill()
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        run.driver.wait(1)
+    cluster.start_over()
     run.kill_driver()
-    for number in range(len(cluster.nodes)):
-        cluster.start(number)
     run.start()
     finish(run)
     return run, fault_time
@@ -159,6 +152,33 @@ def node_drained(cluster, workload, step):
     cluster.start(number)
     finish(run)
     return run, fault_time
+
+
+def storage_fails(seconds):
+    """The shared storage takes no more writes, for a while or for too long."""
+
+    def happen(cluster, workload, step):
+        storage = {"storage_path": str(cluster.storage)}
+        run = FaultRun(
+            cluster, workload, "storage", (1, step, "pause"), **NO_FAILURES, checkpoints=storage
+        )
+        run.start()
+        fault_time = run.wait_for_fault(0)
+        cluster.remount_storage("ro")
+        run.let_go(0)
+        if seconds is None:
+            finish(run, EXIT_FAILED)
+            assert "no checkpoint can be written" in run.log
+            assert "Read-only file system" in run.log
+            cluster.remount_storage("rw")
+            run.start()
+        else:
+            time.sleep(seconds)
+            cluster.remount_storage("rw")
+        finish(run)
+        return run, fault_time
+
+    return happen
 
 
 def other_host(run):
@@ -201,4 +221,8 @@ FAULTS = {
     "job told to end": Fault("SIGTERM to the driver, submitted again", driver_terminated),
     "cluster dies": Fault("all nodes and the driver killed, submitted again", cluster_dies),
     "node drained": Fault("drain notice of 30 s, another node comes", node_drained),
+    "storage fails": Fault(
+        "storage read-only for 3 s, no failures allowed", storage_fails(BRIEFLY_S)
+    ),
+    "storage gone": Fault("storage read-only until the job ends, again", storage_fails(None)),
 }

@@ -1,20 +1,18 @@
 """Real jobs on two hosts that are broken in every way come to the end of one that was not."""
 
-import json
-import math
 import time
 
 import pytest
 from fault_runs import FaultRun, Workload
-from faults import FAULTS, finish
-from hosts import Cluster, can_make_hosts
+from faults import finish
+from hosts import can_make_hosts
+from ray_cluster import Cluster
 from training_runs import final, loss_series
 
 from service.problems import EXIT_BAD_INPUT
 
 pytestmark = pytest.mark.slow
 
-STEP = 11
 # What a worker notices itself, and what Ray tells the controller, is known at its next look.
 SOON_S = 5.0
 NO_FAILURES = {"max_failures": 0}
@@ -39,40 +37,63 @@ def assert_nothing_lost(cluster, run):
 
 
 def test_workers_that_fail_one_after_the_other_cost_nothing(cluster, workload):
-    faults = [(1, 5, "kill"), (0, 10, "stop"), (1, 15, "term"), (1, 19, "error")]
-    run = FaultRun(cluster, workload, "workers", *faults, resources={"max_failures": 3})
+    faults = [(1, 5, "kill"), (0, 11, "stop"), (1, 17, "term")]
+    run = FaultRun(cluster, workload, "workers", *faults, resources={"max_failures": 2})
     run.start()
     times = [run.wait_for_fault(number) for number in range(len(faults))]
     finish(run)
     assert_nothing_lost(cluster, run)
     noticed = [run.times(time).noticed_s for time in times]
-    limits = [SOON_S, 6 + SOON_S, SOON_S, SOON_S]
+    limits = [SOON_S, 6 + SOON_S, SOON_S]
     assert all(seconds < limit for seconds, limit in zip(noticed, limits, strict=True)), noticed
     texts = [text for _, text in run.failures]
     assert "was killed or crashed" in texts[0]
     assert "resources.silence_timeout_s" in texts[1]
-    assert "sent SIGTERM; everything up to step 16 is saved" in texts[2]
-    assert "worker 1: RuntimeError: injected" in texts[3]
+    assert "sent SIGTERM; everything up to step 18 is saved" in texts[2]
     status = run.status
-    assert (status["state"], status["restarts"], status["step"]) == ("finished", 4, 24)
-    assert status["last_failure"] == texts[3]
+    assert (status["state"], status["restarts"], status["step"]) == ("finished", 3, 24)
+    assert status["last_failure"] == texts[2]
 
 
-def test_node_that_is_cut_off_and_vanishes_is_noticed_and_replaced(cluster, workload):
-    run, fault_time = FAULTS["node vanishes"].happen(cluster, workload, STEP)
-    assert_nothing_lost(cluster, run)
+def test_hosts_and_storage_that_fail_one_after_the_other_cost_nothing(cluster, workload):
+    """A short cut, storage that refuses writes for 3 s, a node that vanishes, then all of them."""
+    faults = [(1, 3, "pause"), (1, 7, "pause"), (1, 12, "pause"), (1, 18, "pause")]
+    storage = {"storage_path": str(cluster.storage)}
+    run = FaultRun(
+        cluster, workload, "hosts", *faults, resources={"max_failures": 1}, checkpoints=storage
+    )
+    run.start()
+    run.wait_for_fault(0)
+    cluster.hosts[1].cut()
+    run.let_go(0)
+    time.sleep(3)
+    cluster.hosts[1].mend()
+    run.wait_for_fault(1)
+    cluster.remount_storage("ro")
+    run.let_go(1)
+    time.sleep(3)
+    cluster.remount_storage("rw")
+    fault_time = run.wait_for_fault(2)
+    assert run.failures == []
+    cluster.hosts[1].cut()
+    cluster.nodes[1].kill()
+    run.wait_for(lambda: run.failures, "notice of the lost node")
+    cluster.hosts[1].mend()
+    cluster.start(1)
+    run.wait_for_fault(3)
     assert run.times(fault_time).noticed_s < 6 + SOON_S
-
-
-def test_short_cut_of_the_network_is_no_failure(cluster, workload):
-    run, fault_time = FAULTS["short cut"].happen(cluster, workload, STEP)
+    cluster.start_over()
+    run.kill_driver()
+    run.start()
+    finish(run)
     assert_nothing_lost(cluster, run)
-    assert math.isnan(run.times(fault_time).noticed_s)
 
 
 def test_driver_that_is_stopped_killed_and_submitted_twice_goes_on(cluster, workload):
     faults = [(1, 5, "pause"), (1, 12, "pause")]
-    run = FaultRun(cluster, workload, "drivers", *faults, resources=NO_FAILURES)
+    run = FaultRun(
+        cluster, workload, "drivers", *faults, resources=NO_FAILURES, tracking={"uri": None}
+    )
     run.start(as_ray_job=True)
     run.wait_for_fault(0)
     second = cluster.submit(run.spec_path, run.log_path.with_suffix(".second"))
@@ -81,7 +102,8 @@ def test_driver_that_is_stopped_killed_and_submitted_twice_goes_on(cluster, work
     assert "name: the run 'drivers' is under way already" in text
     cluster.stop_jobs()
     run.let_go(0)
-    assert run.wait() != 0
+    run.wait()
+    assert run.status["state"] == "stopped"
     mlflow_run_id = (run.spec.run_path / "mlflow_run_id").read_text()
     run.start()
     run.wait_for_fault(1)
@@ -126,10 +148,3 @@ def test_run_shrinks_when_a_node_is_drained_and_grows_when_one_comes(cluster, wo
             assert dtkd == pytest.approx(other_dtkd, rel=1e-5)
     assert final(run.spec)[1]["step"] == 24
     assert cluster.leftovers() == ""
-
-
-def test_whole_cluster_dies_and_another_one_goes_on(cluster, workload):
-    run, _ = FAULTS["cluster dies"].happen(cluster, workload, STEP)
-    assert_nothing_lost(cluster, run)
-    content = json.loads((run.spec.run_path / "result.json").read_text())
-    assert content["address"] is not None

@@ -1,0 +1,210 @@
+"""Ray over several hosts of this machine, and what it can be asked and made to do."""
+
+import contextlib
+import os
+import secrets
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+from hosts import BRIDGE, ROOT, Host, Node, ip, remove_hosts
+
+SHARED_MEMORY = Path("/dev/shm")
+JOB_ACTORS = (
+    "RayTrainWorker",
+    "TrainController",
+    "SynchronizationActor",
+    "PreemptionWatcher",
+    "PlacementGroupCleaner",
+)
+NODE_LIMIT_S = 90.0
+
+
+class Cluster:
+    """Ray over hosts, the first of which is the head and runs the jobs' drivers.
+
+    Workers find ``injector`` and its plan of faults through their environment (see there).
+    """
+
+    def __init__(self, folder, num_hosts=2, num_cpus=1):
+        self._folder, self._num_cpus = folder, num_cpus
+        folder.mkdir(parents=True, exist_ok=True)
+        token = folder / "token"
+        token.write_text(secrets.token_hex(32))
+        self.plan_folder = folder / "faults"
+        self.plan_folder.mkdir(exist_ok=True)
+        path = [str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
+        self.environment = {
+            **os.environ,
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+            "PYTHONPATH": os.pathsep.join(filter(None, path)),
+            "RAY_AUTH_MODE": "token",
+            "RAY_AUTH_TOKEN_PATH": str(token),
+            "RAY_USAGE_STATS_ENABLED": "0",
+            "RAY_TRAIN_CALLBACKS": "injector.FaultInjector",
+            "DTKD_FAULTS": str(self.plan_folder),
+        }
+        self.environment.pop("MLFLOW_TRACKING_URI", None)
+        # Ray's own sockets need short paths; what jobs put aside shows here.
+        self._temporary = folder / "temporary"
+        self._temporary.mkdir(exist_ok=True)
+        self.environment |= {"RAY_TMPDIR": "/tmp", "TMPDIR": str(self._temporary)}
+        # Mounted before the nodes start, which see no later mounts of this namespace.
+        self.storage = folder / "storage"
+        self.storage.mkdir(exist_ok=True)
+        subprocess.run(["mount", "-t", "tmpfs", "tmpfs", str(self.storage)], check=True)
+        self.hosts, self.nodes = [], []
+        self._drivers = []
+        remove_hosts()
+        ip("link", "add", BRIDGE, "type", "bridge")
+        ip("link", "set", BRIDGE, "up")
+        self.hosts = [Host(number) for number in range(1, num_hosts + 1)]
+        self.nodes = [None] * num_hosts
+        for number in range(num_hosts):
+            self.start(number)
+        # Of the nodes themselves.
+        self._before = {*SHARED_MEMORY.iterdir(), *self._temporary.iterdir()}
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()
+
+    @property
+    def head(self):
+        return self.hosts[0]
+
+    @property
+    def address(self):
+        return f"{self.head.address}:6379"
+
+    def start(self, number):
+        """Start the Ray node of a host and wait until the cluster has it."""
+        expected = self.num_alive() + 1 if number else 1
+        log_path = self._folder / f"node{number}.log"
+        self.nodes[number] = Node(
+            self.hosts[number], self.head.address, self.environment, log_path, self._num_cpus
+        )
+        deadline_s = time.monotonic() + NODE_LIMIT_S
+        while self.num_alive() < expected:
+            if time.monotonic() > deadline_s:
+                raise TimeoutError(f"{expected} nodes did not come up, see {log_path}")
+            time.sleep(0.5)
+
+    def start_over(self):
+        """All nodes lose their power at once, and come back as another cluster."""
+        for node in self.nodes:
+            node.kill()
+        for number in range(len(self.nodes)):
+            self.start(number)
+
+    def ask(self, code):
+        """Run code on the head with ``ray`` connected; what it prints, or None."""
+        code = f"import ray; ray.init({self.address!r}, logging_level='ERROR'); {code}"
+        done = subprocess.run(
+            self.head.command(sys.executable, "-c", code),
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+        )
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    def num_alive(self):
+        answer = self.ask("print(sum(node['Alive'] for node in ray.nodes()))")
+        return int(answer) if answer else 0
+
+    def drain(self, number, seconds):
+        """What a cloud's notice of preemption comes to."""
+        code = (
+            "from ray._raylet import GcsClient; from ray.core.generated import autoscaler_pb2 as a;"
+            f"node = next(n for n in ray.nodes() if n['NodeManagerAddress'] == "
+            f"{self.hosts[number].address!r} and n['Alive']);"
+            "import time;"
+            f"print(GcsClient(address={self.address!r}).drain_node(node['NodeID'],"
+            "a.DrainNodeReason.Value('DRAIN_NODE_REASON_PREEMPTION'), 'test',"
+            f"int(1000 * (time.time() + {seconds}))))"
+        )
+        answer = self.ask(code)
+        assert answer is not None
+        assert answer.startswith("(True"), answer
+
+    def submit(self, spec_path, log_path, *, as_ray_job=False):
+        """Start a job's driver on the head; its process."""
+        command = [sys.executable, "jobs/distill.py", spec_path]
+        environment = {**self.environment, "RAY_ADDRESS": self.address}
+        if as_ray_job:
+            command = ["ray", "job", "submit", "--address", f"http://{self.head.address}:8265"]
+            command += ["--", "python", "jobs/distill.py", spec_path]
+        with log_path.open("a") as log:
+            driver = subprocess.Popen(
+                self.head.command(*command),
+                cwd=ROOT,
+                env=environment,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        self._drivers.append(driver)
+        return driver
+
+    def stop_jobs(self):
+        """``ray job stop`` for every job that runs."""
+        code = (
+            "from ray.job_submission import JobSubmissionClient as Client;"
+            f"client = Client('http://{self.head.address}:8265');"
+            "print([client.stop_job(j.submission_id) for j in client.list_jobs()"
+            " if j.submission_id and j.status == 'RUNNING'])"
+        )
+        assert "True" in (self.ask(code) or "")
+
+    def remount_storage(self, option):
+        """Let ``storage`` refuse writes on all hosts ("ro"), or take them again ("rw")."""
+        command = ["mount", "-o", f"remount,{option}", str(self.storage)]
+        subprocess.run(command, check=True, capture_output=True)
+
+    def leftovers(self):
+        """What jobs that have ended still hold of the cluster, once it has had time to clean up."""
+        code = (
+            "from ray.util import placement_group_table as table;"
+            "left = [g for g in table().values() if g['state'] != 'REMOVED'];"
+            "free = ray.available_resources().get('CPU', 0) == ray.cluster_resources()['CPU'];"
+            "print(len(left), free)"
+        )
+        deadline_s = time.monotonic() + 30
+        while True:
+            answer = self.ask(code)
+            left = [*self._processes(), *self._files()]
+            if answer == "0 True" and not left:
+                return ""
+            if time.monotonic() > deadline_s:
+                return f"placement groups, all CPUs free: {answer}; {left}"
+            time.sleep(1)
+
+    def _processes(self):
+        """Command lines of what Ray starts for a training job, as far as it still runs."""
+        found = []
+        for process in [process for node in self.nodes if node for process in node.family()]:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                found.append(" ".join(process.cmdline()))
+        return [line for line in found if any(name in line for name in JOB_ACTORS)]
+
+    def _files(self):
+        """Shared memory and temporary files that were not there before."""
+        found = {*SHARED_MEMORY.iterdir(), *self._temporary.iterdir()} - self._before
+        # A cache of torch's, one for all jobs of a user.
+        return sorted(str(path) for path in found if not path.name.startswith("torchinductor"))
+
+    def close(self):
+        for driver in self._drivers:
+            driver.kill()
+            driver.wait()
+        for node in reversed([node for node in self.nodes if node is not None]):
+            with contextlib.suppress(ProcessLookupError):
+                node.stop()
+        subprocess.run(["umount", "-l", str(self.storage)], check=True)
+        remove_hosts()
