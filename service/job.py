@@ -32,6 +32,8 @@ from service.training.refusal import REFUSAL_NAME
 
 logger = logging.getLogger(__name__)
 
+NUM_PUBLISH_TRIES = 3
+
 
 def run_job(spec: JobSpec) -> int:
     """Run ``spec`` to its end and return the exit status.
@@ -141,9 +143,12 @@ def with_fetched_weights(spec: JobSpec) -> JobSpec:
 
 def _publish(result: RunResult, spec: JobSpec, run: MlflowRun | None) -> int:
     """Give MLflow what is left, if it is there; training is done in any case."""
-    if run is not None:
+    # What was begun is gone on with, so that a dropped connection costs little.
+    for _ in range(NUM_PUBLISH_TRIES if run is not None else 0):
+        assert run is not None
         try:
             publish(result, spec, run)
+            break
         except TRACKING_ERRORS as error:
             logger.warning("MLflow did not take the student: %s", error)
     print(result.summary, flush=True)

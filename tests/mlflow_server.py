@@ -32,9 +32,12 @@ class Line:
     def url(self):
         return f"http://127.0.0.1:{self.port}"
 
-    def set(self, mode, delay_s=0.0, num_connections=None):
-        """From now on, or for so many connections until all are refused; open ones break off."""
-        self.mode, self.delay_s, self._num_left = mode, delay_s, num_connections
+    def set(self, mode, delay_s=0.0, num_pieces=None):
+        """From now on, or for so many pieces of requests until all are refused.
+
+        Connections that are open break off.
+        """
+        self.mode, self.delay_s, self._num_left = mode, delay_s, num_pieces
         for each in self._open:
             with contextlib.suppress(OSError):
                 each.shutdown(socket.SHUT_RDWR)
@@ -50,10 +53,6 @@ class Line:
                 connection, _ = self._listener.accept()
             except OSError:
                 return
-            if self._num_left is not None:
-                self._num_left -= 1
-                if self._num_left < 0:
-                    self.set("refused")
             if self.mode == "refused":
                 # A reset at once, as of a port that nobody listens on.
                 connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
@@ -62,6 +61,12 @@ class Line:
             self._open.append(connection)
             if self.mode != "dead":
                 threading.Thread(target=self._carry, args=(connection,), daemon=True).start()
+
+    def _count(self):
+        if self._num_left is not None:
+            self._num_left -= 1
+            if self._num_left < 0:
+                self.set("refused")
 
     def _carry(self, connection):
         with (
@@ -76,7 +81,8 @@ class Line:
                     if not data:
                         connection.close()
                         return
-                    if source is connection and self.delay_s:
+                    if source is connection:
+                        self._count()
                         time.sleep(self.delay_s)
                     (server if source is connection else connection).sendall(data)
 

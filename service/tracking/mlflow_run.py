@@ -5,9 +5,10 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-# A dead server must be noticed in seconds; whoever calls retries in its own time. MLflow reads
-# these when a request is made, and a user's own setting stands.
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+# A dead server must be noticed in seconds; whoever calls retries in its own time, and looks first
+# what the server did before its answer was lost: repeated blindly, a request makes a second run, or
+# a second version. MLflow reads these when a request is made, and a user's own setting stands.
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
 # A bar that redraws itself is noise in a job's log.
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")

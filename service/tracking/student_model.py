@@ -19,6 +19,8 @@ from service.tracking.mlflow_run import MlflowRun
 
 # With an example of one image the exported batch size would be frozen at one.
 EXAMPLE_BATCH_SIZE = 2
+# Of a registered version: the run that it came from.
+RUN_TAG = "trained_by_run"
 
 
 def log_student(run: MlflowRun, spec: JobSpec, weights_path: Path) -> None:
@@ -35,9 +37,10 @@ def log_student(run: MlflowRun, spec: JobSpec, weights_path: Path) -> None:
         model_uri = _logged_before(run) or _log_exported(run, spec, files / "student.safetensors")
     name, alias = spec.tracking.register_as, spec.tracking.alias
     if name is not None:
-        version = _registered_before(run, name, model_uri)
+        version = _registered_before(run, name)
         if version is None:
-            version = str(mlflow.register_model(model_uri, name).version)
+            tags = {RUN_TAG: run.run_id}
+            version = str(mlflow.register_model(model_uri, name, tags=tags).version)
         if alias is not None:
             run.client.set_registered_model_alias(name, alias, version)
 
@@ -52,11 +55,10 @@ def _logged_before(run: MlflowRun) -> str | None:
     return None
 
 
-def _registered_before(run: MlflowRun, name: str, model_uri: str) -> str | None:
-    """Number of the version that this very model is already."""
-    model_id = model_uri.removeprefix("models:/")
+def _registered_before(run: MlflowRun, name: str) -> str | None:
+    """Number of the version that the run's student is already."""
     versions = run.client.search_model_versions(f"name = '{name}'")
-    return next((str(v.version) for v in versions if v.model_id == model_id), None)
+    return next((str(v.version) for v in versions if v.tags.get(RUN_TAG) == run.run_id), None)
 
 
 def preprocessing(spec: JobSpec) -> dict[str, object]:

@@ -26,6 +26,8 @@ logger = logging.getLogger(__name__)
 POLL_S = 0.5
 MAX_BACKOFF_S = 30.0
 FLUSH_LIMIT_S = 120.0
+NUM_LAST_TRIES = 3
+REFUSED_S = 1.0
 TAGS_S = 10.0
 
 
@@ -50,12 +52,16 @@ class JournalFollower:
 
     def _follow(self) -> None:
         backoff_s = POLL_S
-        while True:
-            is_last = self._closing.is_set()
+        while not self._closing.is_set():
             backoff_s = POLL_S if self._deliver() else min(2 * backoff_s, MAX_BACKOFF_S)
-            if is_last:
-                return
             self._closing.wait(backoff_s)
+        # A server that refuses at once may only have dropped a connection; one that does not answer
+        # is not waited for twice.
+        for _ in range(NUM_LAST_TRIES):
+            start_s = time.monotonic()
+            if self._deliver() or time.monotonic() - start_s > REFUSED_S:
+                return
+            time.sleep(REFUSED_S)
 
     def _deliver(self) -> bool:
         try:
@@ -77,7 +83,7 @@ class Tracker:
     ):
         self._spec, self._uri, self._tags, self._show = spec, uri, tags, show
         self._run: MlflowRun | None = None
-        self._warned = False
+        self._warned, self._is_closing = False, False
         self._tags_sent_s = float("-inf")
         journal, failures = spec.run_path / JOURNAL_NAME, spec.run_path / FAILURES_NAME
         self._sent = Sent(spec.run_path)
@@ -94,7 +100,7 @@ class Tracker:
             viewer.close(FLUSH_LIMIT_S)
         self._file.status.state = state
         self._file.close()
-        self._tags_sent_s = float("-inf")
+        self._is_closing = True
         return self._run if self._sender.close(FLUSH_LIMIT_S) else None
 
     def _show_all(self, events: list[Event]) -> bool:
@@ -122,7 +128,7 @@ class Tracker:
             if events:
                 self._run.send(events)
                 self._sent.note(events[-1].number)
-            if time.monotonic() - self._tags_sent_s >= TAGS_S:
+            if self._is_closing or time.monotonic() - self._tags_sent_s >= TAGS_S:
                 self._run.tag(self._file.status.tags())
                 self._tags_sent_s = time.monotonic()
         except TRACKING_ERRORS as error:

@@ -155,26 +155,33 @@ def node_drained(cluster, workload, step):
 
 
 def storage_fails(seconds):
-    """The shared storage takes no more writes, for a while or for too long."""
+    """The shared storage has no room, for a while or for too long."""
 
     def happen(cluster, workload, step):
         storage = {"storage_path": str(cluster.storage)}
+        # Longer than the storage is tried, or the other worker would give up first.
+        resources = {"max_failures": 0, "collective_timeout_s": 60}
         run = FaultRun(
-            cluster, workload, "storage", (1, step, "pause"), **NO_FAILURES, checkpoints=storage
+            cluster,
+            workload,
+            "storage",
+            (1, step, "pause"),
+            resources=resources,
+            checkpoints=storage,
         )
         run.start()
         fault_time = run.wait_for_fault(0)
-        cluster.remount_storage("ro")
+        filler = cluster.fill_storage()
         run.let_go(0)
         if seconds is None:
             finish(run, EXIT_FAILED)
             assert "no checkpoint can be written" in run.log
-            assert "Read-only file system" in run.log
-            cluster.remount_storage("rw")
+            assert "No space left on device" in run.log
+            filler.unlink()
             run.start()
         else:
             time.sleep(seconds)
-            cluster.remount_storage("rw")
+            filler.unlink()
         finish(run)
         return run, fault_time
 
@@ -221,8 +228,8 @@ FAULTS = {
     "job told to end": Fault("SIGTERM to the driver, submitted again", driver_terminated),
     "cluster dies": Fault("all nodes and the driver killed, submitted again", cluster_dies),
     "node drained": Fault("drain notice of 30 s, another node comes", node_drained),
-    "storage fails": Fault(
-        "storage read-only for 3 s, no failures allowed", storage_fails(BRIEFLY_S)
+    "storage fails": Fault("storage full for 3 s, no failures allowed", storage_fails(BRIEFLY_S)),
+    "storage stays full": Fault(
+        "storage full until the job gives up, submitted again", storage_fails(None)
     ),
-    "storage gone": Fault("storage read-only until the job ends, again", storage_fails(None)),
 }

@@ -54,7 +54,9 @@ class Cluster:
         # Mounted before the nodes start, which see no later mounts of this namespace.
         self.storage = folder / "storage"
         self.storage.mkdir(exist_ok=True)
-        subprocess.run(["mount", "-t", "tmpfs", "tmpfs", str(self.storage)], check=True)
+        subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", str(self.storage)], check=True
+        )
         self.hosts, self.nodes = [], []
         self._drivers = []
         remove_hosts()
@@ -64,8 +66,7 @@ class Cluster:
         self.nodes = [None] * num_hosts
         for number in range(num_hosts):
             self.start(number)
-        # Of the nodes themselves.
-        self._before = {*SHARED_MEMORY.iterdir(), *self._temporary.iterdir()}
+        self._note_files()
 
     def __enter__(self):
         return self
@@ -100,6 +101,11 @@ class Cluster:
             node.kill()
         for number in range(len(self.nodes)):
             self.start(number)
+        self._note_files()
+
+    def _note_files(self):
+        """What the nodes themselves have put aside, or have left when they were killed."""
+        self._before = {*SHARED_MEMORY.iterdir(), *self._temporary.iterdir()}
 
     def ask(self, code):
         """Run code on the head with ``ray`` connected; what it prints, or None."""
@@ -162,10 +168,13 @@ class Cluster:
         )
         assert "True" in (self.ask(code) or "")
 
-    def remount_storage(self, option):
-        """Let ``storage`` refuse writes on all hosts ("ro"), or take them again ("rw")."""
-        command = ["mount", "-o", f"remount,{option}", str(self.storage)]
-        subprocess.run(command, check=True, capture_output=True)
+    def fill_storage(self):
+        """Let ``storage`` have no room for anything more; returns what to remove for an end."""
+        filler = self.storage / "filler"
+        with contextlib.suppress(OSError), filler.open("wb", buffering=0) as file:
+            while True:
+                file.write(bytes(4096))
+        return filler
 
     def leftovers(self):
         """What jobs that have ended still hold of the cluster, once it has had time to clean up."""

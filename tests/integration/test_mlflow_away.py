@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 from mlflow_server import Line, mlflow_server
-from training_runs import run_alone
+from training_runs import InterruptedRunError, run_alone
 
 from service.cluster.run_folder import TAGS_NAME, claimed_run_folder
 from service.files import write_atomically
@@ -156,13 +156,13 @@ def test_what_is_left_is_sent_by_sync(make_content, line, server, name, mode, ch
 
 
 def test_sending_that_breaks_off_anywhere_is_made_up_for(make_content, line, server):
-    """The line is cut after the n-th connection, for every n until nothing is left to cut."""
+    """The line is cut after n pieces of requests, for every seventh n until all went through."""
     spec = spec_of(make_content, line, "broken")
     line.set("refused")
     assert train_beside_tracker(spec, line, []) is None
     num_broken = 0
     while True:
-        line.set("up", num_connections=num_broken + 1)
+        line.set("up", num_pieces=7 * num_broken + 2)
         try:
             sync_run(spec.run_path)
         except TRACKING_ERRORS:
@@ -170,6 +170,21 @@ def test_sending_that_breaks_off_anywhere_is_made_up_for(make_content, line, ser
         else:
             break
     assert num_broken > 3
+    assert_all_there_once(spec, server)
+
+
+def test_run_that_is_submitted_again_goes_on_in_the_same_mlflow_run(make_content, line, server):
+    spec = spec_of(make_content, line, "again")
+    with claimed_run_folder(spec):
+        write_atomically(spec.run_path / TAGS_NAME, json.dumps(TAGS))
+        first = Tracker(spec, line.url, TAGS, lambda event: None)
+        with pytest.raises(InterruptedRunError):
+            run_alone(spec, stop_after_reports=1)
+        run = first.close("stopped")
+        run.end("KILLED")
+    assert run.client.get_run(run.run_id).data.tags["status.state"] == "stopped"
+    again = train_beside_tracker(spec, line, [])
+    assert again.run_id == run.run_id
     assert_all_there_once(spec, server)
 
 
