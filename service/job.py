@@ -79,12 +79,14 @@ def _train(spec: JobSpec) -> tuple[State, str, int] | None:
     (spec.run_path / REFUSAL_NAME).unlink(missing_ok=True)
     forget_request(spec.run_path)
     # Whoever ends this process gets a checkpoint first, if there is time for one.
-    signal.signal(signal.SIGTERM, lambda *_: ask_to_leave(spec.run_path, "stop"))
+    handler = signal.signal(signal.SIGTERM, lambda *_: ask_to_leave(spec.run_path, "stop"))
     failure = None
     try:
         run_training(spec)
     except TrainingFailedError as error:
         failure = error
+    finally:
+        signal.signal(signal.SIGTERM, handler)
     refusal = spec.run_path / REFUSAL_NAME
     if refusal.exists():
         reason = json.loads(refusal.read_text())

@@ -53,11 +53,17 @@ class RunFailurePolicy(DefaultFailurePolicy):  # type: ignore[misc]
             forget_request(self._run_path)
             self._note(f"workers left: {left}; going on when there is room for them")
             return FailureDecision.RETRY
+        if request is not None:
+            # They begin again, with as many as there is room for, without being asked.
+            forget_request(self._run_path)
         decision = super().make_decision(training_failed_error)
         end = "going on from the last checkpoint"
         if decision == FailureDecision.RAISE:
             end = "no more failures are allowed"
-        self._note(f"{failure_text(training_failed_error)}; {end}")
+        text = f"{failure_text(training_failed_error)}; {end}"
+        # Waiting for room is tried, and fails, every minute.
+        if isinstance(training_failed_error, WorkerGroupError) or text != self._last_text:
+            self._note(text)
         return decision
 
     def _is_refused(self) -> bool:
@@ -67,9 +73,6 @@ class RunFailurePolicy(DefaultFailurePolicy):  # type: ignore[misc]
             return False
 
     def _note(self, text: str) -> None:
-        # Waiting for room is tried, and fails, every minute.
-        if text == self._last_text:
-            return
         self._last_text = text
         with contextlib.suppress(OSError):
             Journal(self._run_path / FAILURES_NAME, FAILURES_LIMIT_BYTES).note(text)

@@ -4,6 +4,7 @@ The one who asks leaves a file beside the run; the worker of rank 0 looks out fo
 notices from the cluster reach each worker by itself (see ``cluster.trainer``).
 """
 
+import contextlib
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -39,7 +40,9 @@ def asked_to_leave(run_path: Path) -> str | None:
 
 def forget_request(run_path: Path) -> None:
     """The workers have left, or new ones begin."""
-    (run_path / REQUEST_NAME).unlink(missing_ok=True)
+    # Storage that fails now keeps it; then the next workers save and leave once more.
+    with contextlib.suppress(OSError):
+        (run_path / REQUEST_NAME).unlink(missing_ok=True)
 
 
 class RequestWatch:

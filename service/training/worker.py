@@ -55,7 +55,6 @@ class Worker:
         if world.rank == 0:
             self._journal, saver = _writers(spec)
         note = self._journal.note if self._journal else print
-        self._requests = RequestWatch(spec.run_path) if world.rank == 0 else None
         self._data = WorkerData(spec, world, note)
         self._agreement = Agreement(world, spec.resources.collective_timeout_s)
         self._num_steps_per_epoch = self._data.num_steps_per_epoch
@@ -86,6 +85,7 @@ class Worker:
         self._start_s, self._start_step = time.monotonic(), self.progress.step
         workers = "1 worker" if world.size == 1 else f"{world.size} workers"
         self._record("start", {}, f"training on {workers}, from step {self._start_step}")
+        self._requests = RequestWatch(spec.run_path) if world.rank == 0 else None
 
     def __enter__(self) -> Self:
         return self
