@@ -43,6 +43,8 @@ class Cluster:
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN_PATH": str(token),
             "RAY_USAGE_STATS_ENABLED": "0",
+            # Three seconds, Ray's default, are few for a job on a machine as busy as this one.
+            "RAY_JOB_STOP_WAIT_TIME_S": "30",
             "RAY_TRAIN_CALLBACKS": "injector.FaultInjector",
             "DTKD_FAULTS": str(self.plan_folder),
         }
