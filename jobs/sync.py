@@ -10,7 +10,6 @@ from pathlib import Path
 
 from service.problems import EXIT_BAD_INPUT, EXIT_DONE, EXIT_FAILED, BadInputError, Problem
 from service.sync import run_folders, sync_run
-from service.tracking.mlflow_run import TRACKING_ERRORS
 
 
 def main(arguments: list[str]) -> int:
@@ -35,7 +34,8 @@ def main(arguments: list[str]) -> int:
         except BadInputError as error:
             print(error, file=sys.stderr)
             exit_status = EXIT_FAILED
-        except TRACKING_ERRORS as error:
+        except Exception as error:
+            # One run that cannot be sent must not hold up the others.
             print(f"{run_path.name}: MLflow did not take it: {error}", file=sys.stderr)
             exit_status = EXIT_FAILED
     return exit_status

@@ -1,5 +1,6 @@
 """Files beside a run: seen whole or not at all, and written by one process at a time."""
 
+import os
 import uuid
 from pathlib import Path
 
@@ -11,7 +12,11 @@ WRITER_NAME = ".writer"
 def write_atomically(path: Path, text: str) -> None:
     """Write a file that is never seen half-written."""
     partial_path = path.with_name(path.name + ".partial")
-    partial_path.write_text(text)
+    with partial_path.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        # Or a machine that loses its power may keep the name and not the text.
+        os.fsync(file.fileno())
     partial_path.replace(path)
 
 

@@ -1,16 +1,19 @@
 """A job from spec to result: check, claim, train, publish, tell."""
 
+import contextlib
 import json
 import logging
 import signal
 import time
+from typing import NamedTuple
 
 import mlflow
-from ray.train import TrainingFailedError
+from ray.train import TrainingFailedError, WorkerGroupError
 from safetensors.torch import save_file
 from torch import nn
 
-from service.cluster.policies import failure_text
+from data_pipeline.patience import PAUSES_S
+from service.cluster.policies import failure_text, leaving_reason
 from service.cluster.run_folder import TAGS_NAME, claimed_run_folder
 from service.cluster.trainer import check_cluster, connect, run_training
 from service.files import write_atomically
@@ -18,11 +21,11 @@ from service.models.build import build_with_weights
 from service.plan import check_sizes
 from service.problems import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED
 from service.provenance import provenance_tags
-from service.result import RunResult, collect_result, publish, read_result
+from service.result import IncompleteRunError, RunResult, collect_result, publish, read_result
 from service.spec import JobSpec
 from service.spec_rules import is_file_source
 from service.spec_sections import Weights
-from service.tracking.mlflow_run import TRACKING_ERRORS, MlflowRun, tracking_uri
+from service.tracking.mlflow_run import RUN_ENDS, TRACKING_ERRORS, MlflowRun, tracking_uri
 from service.tracking.report import ProgressPrinter
 from service.tracking.status import State
 from service.tracking.tracker import Tracker
@@ -64,40 +67,84 @@ def _run_claimed(
         check_cluster(spec)
     tracker = Tracker(spec, tracking_uri(spec), tags, ProgressPrinter(spec))
     if result is None:
-        ending = _train(with_local_weights(spec, models))
-        if ending is not None:
-            state, text, exit_status = ending
-            _end_run(tracker.close(state), "KILLED" if state == "stopped" else "FAILED")
-            print(text, flush=True)
-            return exit_status
-        result = collect_result(spec, time.monotonic() - start_s)
+        outcome = _train(spec, models, start_s)
+        if not isinstance(outcome, RunResult):
+            _end_run(tracker.close(outcome.state), outcome.state)
+            print(outcome.text, flush=True)
+            return outcome.exit_status
+        result = outcome
     return _publish(result, spec, tracker.close("finished"))
 
 
-def _train(spec: JobSpec) -> tuple[State, str, int] | None:
-    """Train to the end; if it does not come to that: the state, what to say, the exit status."""
-    (spec.run_path / REFUSAL_NAME).unlink(missing_ok=True)
-    forget_request(spec.run_path)
+class Ending(NamedTuple):
+    """How a job ends that did not come to a result."""
+
+    state: State
+    text: str
+    exit_status: int
+
+
+def _train(spec: JobSpec, models: dict[str, nn.Module], start_s: float) -> RunResult | Ending:
+    """Train to the end, and take the result; or say why it did not come to that."""
+    forget_request(spec.run_path, "stop")
+    forget_request(spec.run_path, "resize")
     # Whoever ends this process gets a checkpoint first, if there is time for one.
-    handler = signal.signal(signal.SIGTERM, lambda *_: ask_to_leave(spec.run_path, "stop"))
-    failure = None
+    handler = signal.signal(signal.SIGTERM, lambda *_: _ask_to_stop(spec))
+    failure: Exception | None = None
     try:
-        run_training(spec)
+        (spec.run_path / REFUSAL_NAME).unlink(missing_ok=True)
+        run_training(with_local_weights(spec, models))
+        result = _complete_result(spec, start_s)
+        if result is not None:
+            return result
     except TrainingFailedError as error:
+        failure = error
+    except Exception as error:
+        logger.exception("the job broke off")
         failure = error
     finally:
         signal.signal(signal.SIGTERM, handler)
+    return _ending(spec, failure)
+
+
+def _complete_result(spec: JobSpec, start_s: float) -> RunResult | None:
+    """The result, unless the run was refused.
+
+    What workers on other nodes have written may take a while to be seen here.
+    """
+    for pause_s in (*PAUSES_S, None):
+        if (spec.run_path / REFUSAL_NAME).exists():
+            return None
+        try:
+            return collect_result(spec, time.monotonic() - start_s)
+        except (IncompleteRunError, OSError):
+            if pause_s is None:
+                raise
+            time.sleep(pause_s)
+    raise AssertionError("the last attempt returns or raises")
+
+
+def _ending(spec: JobSpec, failure: Exception | None) -> Ending:
     refusal = spec.run_path / REFUSAL_NAME
-    if refusal.exists():
-        reason = json.loads(refusal.read_text())
-        return "failed", reason["text"], int(reason["exit_status"])
-    if failure is None:
-        return None
+    with contextlib.suppress(OSError):
+        if refusal.exists():
+            reason = json.loads(refusal.read_text())
+            return Ending("failed", reason["text"], int(reason["exit_status"]))
     again = f"submit the same spec to go on from the last checkpoint in {spec.run_path}"
-    if asked_to_leave(spec.run_path) == "stop":
-        forget_request(spec.run_path)
-        return "stopped", f"{spec.name} was stopped; {again}", EXIT_STOPPED
-    return "failed", f"{spec.name} failed: {failure_text(failure)}\n{again}", EXIT_FAILED
+    # Workers that failed while they should have saved have not saved.
+    is_saved = not isinstance(failure, WorkerGroupError) or leaving_reason(failure) is not None
+    if asked_to_leave(spec.run_path) == "stop" and is_saved:
+        forget_request(spec.run_path, "stop")
+        return Ending("stopped", f"{spec.name} was stopped; {again}", EXIT_STOPPED)
+    cause = failure_text(failure) if isinstance(failure, TrainingFailedError) else str(failure)
+    return Ending("failed", f"{spec.name} failed: {cause}\n{again}", EXIT_FAILED)
+
+
+def _ask_to_stop(spec: JobSpec) -> None:
+    try:
+        ask_to_leave(spec.run_path, "stop")
+    except OSError as error:
+        print(f"the workers cannot be asked to save: {error}", flush=True)
 
 
 def build_models(spec: JobSpec) -> dict[str, nn.Module]:
@@ -151,7 +198,8 @@ def _publish(result: RunResult, spec: JobSpec, run: MlflowRun | None) -> int:
         try:
             publish(result, spec, run)
             break
-        except TRACKING_ERRORS as error:
+        except Exception as error:
+            # Whatever it is, the student is trained, and can be sent later.
             logger.warning("MLflow did not take the student: %s", error)
     print(result.summary, flush=True)
     if not result.is_published:
@@ -163,10 +211,10 @@ def _publish(result: RunResult, spec: JobSpec, run: MlflowRun | None) -> int:
     return EXIT_DONE
 
 
-def _end_run(run: MlflowRun | None, status: str) -> None:
+def _end_run(run: MlflowRun | None, state: State) -> None:
     if run is None:
         return
     try:
-        run.end(status)
+        run.end(RUN_ENDS[state])
     except TRACKING_ERRORS as error:
-        logger.warning("MLflow was not told that the run %s: %s", status.lower(), error)
+        logger.warning("MLflow was not told that the run %s: %s", state, error)

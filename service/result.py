@@ -4,7 +4,7 @@ The two are apart because MLflow may be away: what it has not got is sent later,
 """
 
 import json
-import os
+import shutil
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -59,16 +59,29 @@ def read_result(run_path: Path) -> RunResult | None:
     return RunResult(**{**content, "progress": Progress(**content["progress"])})
 
 
+class IncompleteRunError(RuntimeError):
+    """The workers ended, but the last checkpoint is not that of a finished run."""
+
+
 def collect_result(spec: JobSpec, seconds: float) -> RunResult:
-    """Take the student out of the last checkpoint and write the result."""
+    """Take the student out of the last checkpoint and write the result.
+
+    Raises:
+        IncompleteRunError: there is no checkpoint of the last epoch's end.
+        OSError: the storage fails.
+    """
     checkpoint = newest_checkpoint(spec.run_path)
-    assert checkpoint is not None, "a finished run has a checkpoint"
+    progress = Progress()
+    if checkpoint is not None:
+        progress = Progress(**read_metadata(checkpoint)["progress"])
+    if checkpoint is None or progress.epoch != spec.schedule.num_epochs:
+        raise IncompleteRunError(
+            f"the newest checkpoint in {spec.run_path} is of epoch {progress.epoch}, not of the "
+            f"last, {spec.schedule.num_epochs}"
+        )
     partial_path = spec.run_path / f".{STUDENT_NAME}.partial"
-    partial_path.unlink(missing_ok=True)
-    # A second name for the file: checkpoints are never changed.
-    os.link(final_student_path(checkpoint), partial_path)
+    shutil.copyfile(final_student_path(checkpoint), partial_path)
     partial_path.replace(spec.run_path / STUDENT_NAME)
-    progress = Progress(**read_metadata(checkpoint)["progress"])
     result = RunResult(progress, seconds, int(time.time() * 1000))
     result.write(spec.run_path)
     return result

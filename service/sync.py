@@ -9,11 +9,9 @@ from service.cluster.run_folder import SPEC_NAME, TAGS_NAME, claimed_run_folder
 from service.result import publish, read_result
 from service.spec import JobSpec
 from service.tracking.journal import JOURNAL_NAME, JournalReader
-from service.tracking.mlflow_run import MlflowRun, tracking_uri
+from service.tracking.mlflow_run import RUN_ENDS, MlflowRun, tracking_uri
 from service.tracking.sent import Sent
 from service.tracking.status import STATUS_NAME, Status
-
-ENDS = {"failed": "FAILED", "stopped": "KILLED"}
 
 
 def run_folders(path: Path) -> list[Path]:
@@ -49,8 +47,8 @@ def sync_run(run_path: Path) -> str:
         run.tag(status.tags())
         if result is not None:
             publish(result, spec, run)
-        elif status.state in ENDS:
-            run.end(ENDS[status.state])
+        elif status.state in RUN_ENDS:
+            run.end(RUN_ENDS[status.state])
         num_points = sum(len(event.values) for event in events)
         what = "and the student" if result is not None else f"of a run that is {status.state}"
         return f"{spec.name}: sent {num_points} points {what}, {run.address}"

@@ -5,6 +5,7 @@ itself, and count a cluster's room without what other jobs have of it.
 """
 
 import contextlib
+import logging
 import time
 from collections import Counter
 from pathlib import Path
@@ -30,6 +31,8 @@ from service.tracking.journal import FAILURES_NAME, Journal
 from service.training.leaving import LeavingError, ask_to_leave, asked_to_leave, forget_request
 from service.training.refusal import REFUSAL_NAME
 
+logger = logging.getLogger(__name__)
+
 FAILURES_LIMIT_BYTES = 1_000_000
 # Resources of workers that just ended come back one by one.
 SETTLE_S = 5.0
@@ -46,16 +49,18 @@ class RunFailurePolicy(DefaultFailurePolicy):  # type: ignore[misc]
 
     def make_decision(self, training_failed_error: TrainingFailedError) -> FailureDecision:
         """Whether the run goes on from its last checkpoint."""
-        request = asked_to_leave(self._run_path)
-        if request == "stop" or self._is_refused():
+        if self._is_refused():
             return FailureDecision.RAISE
-        if left := _leaving_reason(training_failed_error):
-            forget_request(self._run_path)
+        left = leaving_reason(training_failed_error)
+        if asked_to_leave(self._run_path) == "stop":
+            if left is None:
+                self._note(failure_text(training_failed_error))
+            return FailureDecision.RAISE
+        # New workers begin with as many as there is room for, without being asked.
+        forget_request(self._run_path, "resize")
+        if left is not None:
             self._note(f"workers left: {left}; going on when there is room for them")
             return FailureDecision.RETRY
-        if request is not None:
-            # They begin again, with as many as there is room for, without being asked.
-            forget_request(self._run_path)
         decision = super().make_decision(training_failed_error)
         end = "going on from the last checkpoint"
         if decision == FailureDecision.RAISE:
@@ -74,11 +79,12 @@ class RunFailurePolicy(DefaultFailurePolicy):  # type: ignore[misc]
 
     def _note(self, text: str) -> None:
         self._last_text = text
-        with contextlib.suppress(OSError):
+        # Nothing that is wrong with this file may decide about the run.
+        with contextlib.suppress(Exception):
             Journal(self._run_path / FAILURES_NAME, FAILURES_LIMIT_BYTES).note(text)
 
 
-def _leaving_reason(error: TrainingFailedError) -> str | None:
+def leaving_reason(error: TrainingFailedError) -> str | None:
     """Why workers left on purpose, if they did."""
     failures = error.worker_failures.values() if isinstance(error, WorkerGroupError) else ()
     reasons = [str(failure) for failure in failures if isinstance(failure, LeavingError)]
@@ -185,10 +191,15 @@ class ElasticPolicy(ScalingPolicy):  # type: ignore[misc]
         """Workers that fit into what each node has left, but for nodes that are being drained."""
         needed = self.scaling_config._resources_per_worker_not_none
         state = ray._private.state.state
-        draining = state.get_draining_nodes()
+        try:
+            draining, resources = state.get_draining_nodes(), state.available_resources_per_node()
+        except Exception as error:
+            # Ray would end the run for it.
+            logger.warning("the cluster does not tell its resources now: %s", error)
+            return {}
         return {
             node: min(int(left.get(kind, 0) // count) for kind, count in needed.items() if count)
-            for node, left in state.available_resources_per_node().items()
+            for node, left in resources.items()
             if node not in draining
         }
 

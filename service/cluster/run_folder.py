@@ -5,6 +5,8 @@ import fcntl
 import os
 import socket
 from collections.abc import Iterator
+from contextlib import ExitStack
+from typing import TextIO
 
 from service.files import write_atomically
 from service.problems import BadInputError, Problem
@@ -25,38 +27,39 @@ def claimed_run_folder(spec: JobSpec) -> Iterator[None]:
         BadInputError: another job runs this spec, or the folder belongs to another spec, naming
             each field that differs, or it cannot be written.
     """
-    _claim_for(spec)
-    with (spec.run_path / LOCK_NAME).open("a+") as lock:
+    with ExitStack() as resources:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            lock.seek(0)
+            spec.run_path.mkdir(parents=True, exist_ok=True)
+            lock = resources.enter_context((spec.run_path / LOCK_NAME).open("a+"))
+            _claim(lock, spec)
+            check_same_spec(spec)
+            path = spec.run_path / SPEC_NAME
+            if not path.exists():
+                write_atomically(path, spec.model_dump_json(indent=1) + "\n")
+        except OSError as error:
             problem = Problem(
-                "name",
-                f"the run {spec.name!r} is under way already, in {lock.read().strip()}",
-                "wait for it or stop it; then the same spec goes on where it is",
+                "checkpoints.storage_path",
+                f"{spec.run_path}: {error.strerror}",
+                "give a folder on storage that can be written and locked",
             )
-            raise BadInputError("spec", [problem]) from None
-        lock.truncate(0)
-        lock.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-        lock.flush()
+            raise BadInputError("spec", [problem]) from error
         yield
 
 
-def _claim_for(spec: JobSpec) -> None:
+def _claim(lock: TextIO, spec: JobSpec) -> None:
     try:
-        spec.run_path.mkdir(parents=True, exist_ok=True)
-        check_same_spec(spec)
-        path = spec.run_path / SPEC_NAME
-        if not path.exists():
-            write_atomically(path, spec.model_dump_json(indent=1) + "\n")
-    except OSError as error:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        lock.seek(0)
         problem = Problem(
-            "checkpoints.storage_path",
-            f"{spec.run_path}: {error.strerror}",
-            "give a writable folder",
+            "name",
+            f"the run {spec.name!r} is under way already, in {lock.read().strip()}",
+            "wait for it or stop it; then the same spec goes on where it is",
         )
-        raise BadInputError("spec", [problem]) from error
+        raise BadInputError("spec", [problem]) from None
+    lock.truncate(0)
+    lock.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+    lock.flush()
 
 
 def check_same_spec(spec: JobSpec) -> None:

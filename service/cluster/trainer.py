@@ -10,6 +10,7 @@ import torch
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer, get_device
 from ray.train.v2._internal.constants import (
+    COLLECTIVE_TIMEOUT_S_ENV_VAR,
     PREEMPTION_POLL_INTERVAL_S_ENV_VAR,
     WORKER_GROUP_START_TIMEOUT_S_ENV_VAR,
     WORKER_HEALTH_CHECK_TIMEOUT_S_ENV_VAR,
@@ -84,6 +85,7 @@ def run_training(spec: JobSpec) -> None:
         per_worker["GPU"] = 1
     # Ray hands these on to its controller and to the workers.
     os.environ[WORKER_HEALTH_CHECK_TIMEOUT_S_ENV_VAR] = str(resources.silence_timeout_s)
+    os.environ[COLLECTIVE_TIMEOUT_S_ENV_VAR] = str(resources.collective_timeout_s)
     os.environ[PREEMPTION_POLL_INTERVAL_S_ENV_VAR] = str(PREEMPTION_POLL_S)
     if resources.is_elastic:
         os.environ[WORKER_GROUP_START_TIMEOUT_S_ENV_VAR] = str(PLACEMENT_TIMEOUT_S)

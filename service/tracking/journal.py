@@ -5,6 +5,7 @@ to MLflow in its own time, so that no tracker can stall a step. Nor can the jour
 where there is no room, lines are given up.
 """
 
+import contextlib
 import json
 import os
 import threading
@@ -24,6 +25,8 @@ FAILURES_NAME = "failures.jsonl"
 MAX_UNWRITTEN = 1000
 # Below this, progress lines are too few for giving up half of them to make room.
 MIN_THINNED = 16
+# What a journal that went over its limit is brought down to.
+ROOM_SHARE = 0.75
 
 
 class Event(NamedTuple):
@@ -105,9 +108,13 @@ class Journal:
         Raises:
             OSError: the disk does not do it.
         """
-        if self._path.exists():
-            with self._path.open("rb") as file:
-                os.fsync(file.fileno())
+        with self._lock:
+            if self._unwritten:
+                _append_whole(self._path, _lines(self._unwritten))
+                self._unwritten.clear()
+            if self._path.exists():
+                with self._path.open("rb") as file:
+                    os.fsync(file.fileno())
 
     def _write(self, event: Event) -> None:
         self._unwritten.append(event)
@@ -124,14 +131,18 @@ class Journal:
                 self._unwritten = _thinned(self._unwritten)
 
     def _thin(self) -> None:
-        """Halve the resolution of what is written, and of what is to come."""
+        """Halve the resolution of what is written, and of what is to come, until there is room."""
         partial_path = self._path.with_name(self._path.name + ".partial")
+        events = read_events(self._path)
+        while len(events) > 1 and len(_lines(events)) > ROOM_SHARE * self._limit_bytes:
+            if _num_intervals(events) >= MIN_THINNED:
+                self._stride *= 2
+            events = _thinned(events)
         try:
-            partial_path.write_bytes(_lines(_thinned(read_events(self._path))))
+            partial_path.write_bytes(_lines(events))
             partial_path.replace(self._path)
         finally:
             partial_path.unlink(missing_ok=True)
-        self._stride *= 2
 
 
 class JournalReader:
@@ -173,20 +184,31 @@ def read_events(path: Path) -> list[Event]:
 
 
 def _parse(lines: bytes) -> list[Event]:
-    contents: list[dict[str, Any]] = [json.loads(line) for line in lines.splitlines()]
-    return [Event(**content) for content in contents]
+    """The events of whole lines; what a loss of power left of others is passed over."""
+    events = []
+    for line in lines.splitlines():
+        with contextlib.suppress(ValueError, TypeError):
+            content: dict[str, Any] = json.loads(line)
+            events.append(Event(**content))
+    return events
 
 
 def _lines(events: Sequence[Event]) -> bytes:
     return "".join(json.dumps(event._asdict()) + "\n" for event in events).encode()
 
 
+def _num_intervals(events: Sequence[Event]) -> int:
+    return sum(event.kind == "interval" for event in events)
+
+
 def _thinned(events: list[Event]) -> list[Event]:
     """Every other progress line left out, and the newest kept; if they are few, other events."""
-    intervals = [event.number for event in events if event.kind == "interval"]
-    if len(intervals) < MIN_THINNED:
-        intervals = [event.number for event in events if event.kind not in ("teacher", "start")]
-    given_up = set(intervals[-2::-2])
+    lines = [event.number for event in events if event.kind == "interval"]
+    if len(lines) < MIN_THINNED:
+        lines = [event.number for event in events if event.kind not in ("teacher", "start")]
+    if len(lines) < 2:
+        lines = [event.number for event in events]
+    given_up = set(lines[-2::-2])
     return [event for event in events if event.number not in given_up]
 
 

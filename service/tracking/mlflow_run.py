@@ -32,6 +32,8 @@ MAX_PARAMS_PER_CALL = 100
 MAX_PARAM_LENGTH = 6000
 RUN_ID_NAME = "mlflow_run_id"
 RUN_KEY_TAG = "run_key"
+# How a run that did not finish is marked, by its state.
+RUN_ENDS = {"failed": "FAILED", "stopped": "KILLED"}
 
 
 class MlflowRun:
@@ -126,7 +128,8 @@ class MlflowRun:
 
     def _find_run(self) -> str:
         path: Path = self._spec.run_path / RUN_ID_NAME
-        run_id = path.read_text().strip() if path.exists() else self._find_or_create()
+        known = path.read_text().strip() if path.exists() else ""
+        run_id = known or self._find_or_create()
         write_atomically(path, run_id + "\n")
         self.client.update_run(run_id, status="RUNNING")
         return run_id

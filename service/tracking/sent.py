@@ -13,7 +13,9 @@ class Sent:
 
     def __init__(self, run_path: Path):
         self._path = run_path / SENT_NAME
-        self.number = int(self._path.read_text()) if self._path.exists() else 0
+        self.number = 0
+        with contextlib.suppress(FileNotFoundError, ValueError):
+            self.number = int(self._path.read_text())
 
     def note(self, number: int) -> None:
         """MLflow has everything up to this event."""

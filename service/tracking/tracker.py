@@ -69,7 +69,13 @@ class JournalFollower:
         except OSError as error:
             logger.warning("the journal cannot be read now: %s", error)
             return False
-        if not self._handle(self._pending):
+        try:
+            is_delivered = self._handle(self._pending)
+        except Exception:
+            # One thing that cannot be sent must not end the sending for the rest of the run.
+            logger.exception("events of the journal cannot be handed on now")
+            is_delivered = False
+        if not is_delivered:
             return False
         self._pending = []
         return True

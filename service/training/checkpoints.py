@@ -11,11 +11,14 @@ import json
 import os
 import re
 import shutil
+import uuid
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
@@ -70,8 +73,12 @@ class Snapshot(NamedTuple):
     is_evaluated: bool = True
 
 
-def save_checkpoint(path: Path, spec_hash: str, snapshot: Snapshot) -> None:
+def save_checkpoint(
+    path: Path, spec_hash: str, snapshot: Snapshot, may_write: Callable[[], None] = lambda: None
+) -> None:
     """Write a checkpoint under a temporary name and rename it to ``path`` when it is whole.
+
+    ``may_write`` raises if, by then, another process has taken over the run.
 
     Raises:
         OSError: it cannot be written; nothing of it is left.
@@ -81,13 +88,13 @@ def save_checkpoint(path: Path, spec_hash: str, snapshot: Snapshot) -> None:
         if is_whole(path):
             return
         shutil.rmtree(path)
-    partial_path = path.with_name(f".{path.name}.partial")
-    shutil.rmtree(partial_path, ignore_errors=True)
+    # Another worker's, one that was given up, must not be written into.
+    partial_path = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.partial")
     try:
         partial_path.mkdir(parents=True)
-        save_file(snapshot.student, partial_path / STUDENT_NAME)
+        _save_weights(snapshot.student, partial_path / STUDENT_NAME)
         if snapshot.average is not None:
-            save_file(snapshot.average, partial_path / AVERAGE_NAME)
+            _save_weights(snapshot.average, partial_path / AVERAGE_NAME)
         _save_tensors(snapshot.optimizer, partial_path / OPTIMIZER_NAME)
         _save_tensors(snapshot.ranks, partial_path / RANKS_NAME)
         metadata = {
@@ -100,11 +107,26 @@ def save_checkpoint(path: Path, spec_hash: str, snapshot: Snapshot) -> None:
         for file in partial_path.iterdir():
             _sync(file)
         _sync(partial_path)
+        may_write()
         partial_path.rename(path)
         _sync(path.parent)
     except BaseException:
         shutil.rmtree(partial_path, ignore_errors=True)
         raise
+
+
+def _save_weights(weights: dict[str, Tensor], path: Path) -> None:
+    try:
+        save_file(weights, path)
+    except SafetensorError as error:
+        raise OSError(errno.EIO, f"{path.name} cannot be written ({error})") from error
+
+
+def _load_weights(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise OSError(errno.EIO, f"{path.name} cannot be read ({error})") from error
 
 
 def _save_tensors(content: object, path: Path) -> None:
@@ -125,9 +147,9 @@ def load_checkpoint(
 
     Returns how far the run was, and what each rank kept to itself.
     """
-    student.load_state_dict(load_file(path / STUDENT_NAME))
+    student.load_state_dict(_load_weights(path / STUDENT_NAME))
     if average is not None:
-        average.module.load_state_dict(load_file(path / AVERAGE_NAME))
+        average.module.load_state_dict(_load_weights(path / AVERAGE_NAME))
     optimizer.load_state_dict(_load_tensors(path / OPTIMIZER_NAME))
     return Progress(**read_metadata(path)["progress"]), _load_tensors(path / RANKS_NAME)
 

@@ -162,7 +162,10 @@ def _same_files_everywhere(
             files.append(open_beton(path))
     except ValueError as error:
         fault = f"dataset.{split}: {error}"
-    answers = _tell_all((fault, [file.identity for file in files]), world)
+    limit = STAGING_LIMIT
+    if spec.dataset.cache is None:
+        limit = datetime.timedelta(seconds=spec.resources.collective_timeout_s)
+    answers = _tell_all((fault, [file.identity for file in files]), world, limit)
     for rank, (other_fault, _) in enumerate(answers):
         if other_fault:
             refuse(spec, world.rank, f"{other_fault} (worker {rank})")
@@ -190,11 +193,13 @@ def _local_path(
     return resources.enter_context(staged).path
 
 
-def _tell_all(answer: tuple[str, list[str]], world: World) -> list[tuple[str, list[str]]]:
+def _tell_all(
+    answer: tuple[str, list[str]], world: World, limit: datetime.timedelta
+) -> list[tuple[str, list[str]]]:
     """Every rank's answer, by rank; waits for the slowest."""
     if world.size == 1:
         return [answer]
-    group = dist.new_group(backend="gloo", timeout=STAGING_LIMIT)
+    group = dist.new_group(backend="gloo", timeout=limit)
     assert isinstance(group, dist.ProcessGroup), "every rank is in the group"
     answers: list[tuple[str, list[str]]] = [answer] * world.size
     dist.all_gather_object(answers, answer, group=group)

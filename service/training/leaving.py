@@ -12,10 +12,11 @@ from typing import Literal
 
 from service.files import write_atomically
 
-REQUEST_NAME = ".leave"
+REQUEST_PREFIX = ".leave_to_"
 LOOK_S = 0.25
 
 Purpose = Literal["stop", "resize"]
+PURPOSES: tuple[Purpose, ...] = ("stop", "resize")
 
 Notice = Callable[[], str | None]
 """Says why this worker must leave soon, or None."""
@@ -26,23 +27,28 @@ class LeavingError(Exception):
 
 
 def ask_to_leave(run_path: Path, purpose: Purpose) -> None:
-    """Let the workers save and leave; to be gone on with later (stop) or at once (resize)."""
-    write_atomically(run_path / REQUEST_NAME, purpose)
+    """Let the workers save and leave; to be gone on with later (stop) or at once (resize).
+
+    Raises:
+        OSError: the storage does not take the request.
+    """
+    write_atomically(run_path / f"{REQUEST_PREFIX}{purpose}", "")
 
 
-def asked_to_leave(run_path: Path) -> str | None:
-    """What was asked for, if anything."""
-    try:
-        return (run_path / REQUEST_NAME).read_text()
-    except OSError:
-        return None
+def asked_to_leave(run_path: Path) -> Purpose | None:
+    """What was asked for, if anything; to stop is the stronger wish."""
+    for purpose in PURPOSES:
+        with contextlib.suppress(OSError):
+            if (run_path / f"{REQUEST_PREFIX}{purpose}").exists():
+                return purpose
+    return None
 
 
-def forget_request(run_path: Path) -> None:
+def forget_request(run_path: Path, purpose: Purpose) -> None:
     """The workers have left, or new ones begin."""
     # Storage that fails now keeps it; then the next workers save and leave once more.
     with contextlib.suppress(OSError):
-        (run_path / REQUEST_NAME).unlink(missing_ok=True)
+        (run_path / f"{REQUEST_PREFIX}{purpose}").unlink(missing_ok=True)
 
 
 class RequestWatch:
@@ -51,7 +57,7 @@ class RequestWatch:
     def __init__(self, run_path: Path):
         self._run_path = run_path
         self._closing = threading.Event()
-        self.request: str | None = None
+        self.request: Purpose | None = None
         """What was asked for."""
         self._thread = threading.Thread(target=self._watch, name="requests", daemon=True)
         self._thread.start()

@@ -43,7 +43,7 @@ class CheckpointSaver:
         self._journal, self._token = journal, token
         self._num_to_keep, self._pauses_s = num_to_keep, pauses_s
         self._thread: threading.Thread | None = None
-        self._error: OSError | SupersededError | None = None
+        self._error: Exception | None = None
 
     def save(self, snapshot: Snapshot) -> None:
         """Begin to write; waits first for the one before.
@@ -70,8 +70,9 @@ class CheckpointSaver:
         if isinstance(error, SupersededError):
             raise error
         if error is not None:
+            cause = error.strerror if isinstance(error, OSError) else None
             raise CheckpointError(
-                f"no checkpoint can be written to {self._run_path} ({error.strerror or error}); "
+                f"no checkpoint can be written to {self._run_path} ({cause or error}); "
                 "make room or mend the storage, then submit the same spec again"
             ) from error
 
@@ -83,13 +84,15 @@ class CheckpointSaver:
             self._token.check()
             # What the checkpoint goes on from must outlive what it outlives.
             self._journal.sync()
-            save_checkpoint(self._run_path / name, self._spec_hash, snapshot)
+            path = self._run_path / name
+            save_checkpoint(path, self._spec_hash, snapshot, self._token.check)
             self._remove_old()
 
         try:
             patiently(write, self._pauses_s)
             self._journal.append("checkpoint", progress.step, progress.epoch, {})
-        except (OSError, SupersededError) as error:
+        except Exception as error:
+            # Told to whoever waits for this thread, whatever it is.
             self._error = error
 
     def _remove_old(self) -> None:

@@ -127,7 +127,7 @@ def test_run_shrinks_when_a_node_is_drained_and_grows_when_one_comes(cluster, wo
     run.wait_for_fault(1)
     cluster.nodes[1].stop()
     cluster.start(1)
-    run.wait_for((run.spec.run_path / ".leave").exists, "request to leave")
+    run.wait_for((run.spec.run_path / ".leave_to_resize").exists, "request to leave")
     run.let_go(1)
     finish(run)
     sizes = [line for line in run.log.splitlines() if line.startswith("training on ")]

@@ -125,7 +125,7 @@ def test_server_that_comes_back_gets_everything_once(
 
 def test_slow_server_gets_everything_once(make_content, line, server):
     spec = spec_of(make_content, line, "slow")
-    line.set("up", delay_s=0.3)
+    line.set("up", delay_s=0.1)
     assert train_beside_tracker(spec, line, []) is not None
     assert_all_there_once(spec, server)
 
@@ -140,8 +140,17 @@ def test_what_is_left_is_sent_by_sync(make_content, line, server, name, mode, ch
     start_s = time.monotonic()
     assert train_beside_tracker(spec, line, changes) is None
     assert time.monotonic() - start_s < 30
-    command = [sys.executable, "jobs/sync.py", str(spec.checkpoints.storage_path)]
+    line.set("up")
+    assert "and the student" in sync_run(spec.run_path)
+    assert_all_there_once(spec, server)
+    assert sync_run(spec.run_path) == f"{spec.name}: MLflow has everything"
+
+
+def test_sync_says_what_is_left_and_sends_it(make_content, line, server):
+    spec = spec_of(make_content, line, "command")
     line.set("refused")
+    assert train_beside_tracker(spec, line, []) is None
+    command = [sys.executable, "jobs/sync.py", str(spec.checkpoints.storage_path)]
     away = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert away.returncode == 1
     assert f"{spec.name}: MLflow did not take it" in away.stderr
@@ -151,8 +160,6 @@ def test_what_is_left_is_sent_by_sync(make_content, line, server, name, mode, ch
     assert done.returncode == 0, done.stderr
     assert "and the student" in done.stdout
     assert_all_there_once(spec, server)
-    again = sync_run(spec.run_path)
-    assert again == f"{spec.name}: MLflow has everything"
 
 
 def test_sending_that_breaks_off_anywhere_is_made_up_for(make_content, line, server):

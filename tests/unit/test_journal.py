@@ -144,3 +144,35 @@ def test_status_is_told_by_the_journal():
     status.take(Event("start", 8, 0, 5000, {}))
     assert (status.state, status.step, status.restarts) == ("running", 8, 1)
     assert status.tags()["status.last_failure"] == "worker 1: its process has died"
+
+
+def test_journal_of_other_events_alone_keeps_to_its_limit_too(tmp_path):
+    path = tmp_path / JOURNAL_NAME
+    journal = Journal(path, 10_000)
+    for epoch in range(300):
+        journal.append("evaluation", epoch + 1, epoch, {"val_top1": 0.5})
+        fill(journal, [epoch + 1])
+    assert path.stat().st_size <= 10_000
+    steps = [event.step for event in read_events(path) if event.kind == "evaluation"]
+    assert steps[-1] == 300
+    assert len(steps) > 5
+
+
+def test_lines_that_wait_for_room_are_on_the_disk_before_a_checkpoint_is(tmp_path):
+    path = tmp_path / "away" / JOURNAL_NAME
+    journal = Journal(path, 10**6)
+    fill(journal, [1, 2])
+    with pytest.raises(OSError, match="No such file"):
+        journal.sync()
+    path.parent.mkdir()
+    journal.sync()
+    assert [event.step for event in read_events(path)] == [1, 2]
+
+
+def test_line_that_a_loss_of_power_garbled_is_passed_over(tmp_path):
+    path = tmp_path / JOURNAL_NAME
+    fill(Journal(path, 10**6), [1])
+    with path.open("ab") as file:
+        file.write(bytes(100) + b"\n")
+    fill(Journal(path, 10**6), [2])
+    assert [event.step for event in read_events(path)] == [1, 2]

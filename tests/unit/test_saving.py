@@ -13,6 +13,7 @@ import torch
 from service.cluster.run_folder import claimed_run_folder
 from service.files import WRITER_NAME, SupersededError, WriterToken
 from service.problems import BadInputError
+from service.result import IncompleteRunError, collect_result
 from service.spec import parse_spec
 from service.tracking.journal import Journal, read_events
 from service.training import checkpoints
@@ -229,3 +230,33 @@ def test_save_that_repeats_a_step_keeps_the_whole_one(saver, tmp_path):
     before = (tmp_path / "checkpoint_0000000005" / "metadata.json").stat().st_mtime_ns
     save_all(saver, 5)
     assert (tmp_path / "checkpoint_0000000005" / "metadata.json").stat().st_mtime_ns == before
+
+
+def test_full_disk_is_an_error_of_the_save_whatever_its_library_calls_it(tmp_path, journal):
+    if os.geteuid() != 0:
+        pytest.skip("mounting needs root")
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(disk)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode != 0:
+        pytest.skip("mounting is not allowed here")
+    try:
+        saver = CheckpointSaver(disk, "hash", 2, journal, WriterToken(disk), pauses_s=(0.0,))
+        large = snapshot(3)._replace(student={"weight": torch.zeros(1000, 1000)})
+        saver.save(large)
+        with pytest.raises(CheckpointError, match="No space left on device"):
+            saver.wait()
+        assert newest_checkpoint(disk) is None
+        assert others(disk) == []
+        save_all(saver, 4)
+        assert newest_checkpoint(disk).name == "checkpoint_0000000004"
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_run_without_its_last_checkpoint_has_no_result(make_content):
+    spec = parse_spec(make_content())
+    spec.run_path.mkdir(parents=True)
+    with pytest.raises(IncompleteRunError, match="epoch 0"):
+        collect_result(spec, 1.0)
+    assert not (spec.run_path / "result.json").exists()
