@@ -58,9 +58,11 @@ def _run_claimed(
 ) -> int:
     """The run itself, in a folder that is this job's alone."""
     result = read_result(spec.run_path)
-    if result is not None and result.is_published:
-        print(f"{spec.name} is finished already; nothing to train\n{result.summary}")
-        return EXIT_DONE
+    if result is not None:
+        print(f"{spec.name} is finished already; nothing to train", flush=True)
+        if result.is_published:
+            print(result.summary)
+            return EXIT_DONE
     write_atomically(spec.run_path / TAGS_NAME, json.dumps(tags, indent=1) + "\n")
     if result is None:
         connect()

@@ -1,6 +1,8 @@
 """Real things for the tests: small .beton files and specs that use them."""
 
 import json
+import os
+import subprocess
 
 import pytest
 import torch
@@ -69,3 +71,17 @@ def teacher(tmp_path):
     torch.manual_seed(9)
     save_file(build_model("cifar:resnet8", 4).state_dict(), tmp_path / "teacher.safetensors")
     return {"model": "cifar:resnet8", "weights": {"source": str(tmp_path / "teacher.safetensors")}}
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of its own with room for 64 kB."""
+    if os.geteuid() != 0:
+        pytest.skip("mounting needs root")
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(folder)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode != 0:
+        pytest.skip("mounting is not allowed here")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)

@@ -17,6 +17,13 @@ BRIEFLY_S = 3.0
 NO_FAILURES = {"resources": {"max_failures": 0}}
 
 
+def paused(cluster, workload, name, step, **sections):
+    """A run whose second worker waits before a step, and the Unix time since when it does."""
+    run = FaultRun(cluster, workload, name, (1, step, "pause"), **sections)
+    run.start()
+    return run, run.wait_for_fault(0)
+
+
 def finish(run, expected=EXIT_DONE):
     """Wait for the driver, which must end so."""
     status = run.wait()
@@ -50,9 +57,7 @@ def link_cut(seconds):
     """A node cut off the network, while the job is at work; no process notices anything else."""
 
     def happen(cluster, workload, step):
-        run = FaultRun(cluster, workload, f"cut{seconds or ''}", (1, step, "pause"))
-        run.start()
-        fault_time = run.wait_for_fault(0)
+        run, fault_time = paused(cluster, workload, f"cut{seconds or ''}", step)
         number = other_host(run)
         cluster.hosts[number].cut()
         run.let_go(0)
@@ -71,9 +76,7 @@ def link_cut(seconds):
 
 def node_vanishes(cluster, workload, step):
     """A node that loses its power: the link is down and no process is left to say goodbye."""
-    run = FaultRun(cluster, workload, "vanished", (1, step, "pause"))
-    run.start()
-    fault_time = run.wait_for_fault(0)
+    run, fault_time = paused(cluster, workload, "vanished", step)
     number = other_host(run)
     cluster.hosts[number].cut()
     cluster.nodes[number].kill()
@@ -86,9 +89,7 @@ def node_vanishes(cluster, workload, step):
 
 def slow_network(cluster, workload, step):
     """Packets that are late and lost: slower, and no failure at all."""
-    run = FaultRun(cluster, workload, "slow", (1, step, "pause"), **NO_FAILURES)
-    run.start()
-    fault_time = run.wait_for_fault(0)
+    run, fault_time = paused(cluster, workload, "slow", step, **NO_FAILURES)
     host = cluster.hosts[other_host(run)]
     host.slow_down()
     run.let_go(0)
@@ -99,9 +100,7 @@ def slow_network(cluster, workload, step):
 
 def driver_killed(cluster, workload, step):
     """SIGKILL to the process that was submitted; the same spec again goes on."""
-    run = FaultRun(cluster, workload, "driver", (1, step, "pause"), **NO_FAILURES)
-    run.start()
-    fault_time = run.wait_for_fault(0)
+    run, fault_time = paused(cluster, workload, "driver", step, **NO_FAILURES)
     run.kill_driver()
     run.let_go(0)
     run.start()
@@ -111,9 +110,7 @@ def driver_killed(cluster, workload, step):
 
 def driver_terminated(cluster, workload, step):
     """SIGTERM to it: one checkpoint, status 3; the same spec again goes on."""
-    run = FaultRun(cluster, workload, "stopped", (1, step, "pause"), **NO_FAILURES)
-    run.start()
-    fault_time = run.wait_for_fault(0)
+    run, fault_time = paused(cluster, workload, "stopped", step, **NO_FAILURES)
     stop_process(run.driver, 15)
     time.sleep(1)
     run.let_go(0)
@@ -128,9 +125,7 @@ def driver_terminated(cluster, workload, step):
 
 def cluster_dies(cluster, workload, step):
     """Every node loses its power at once, the head and the driver with it."""
-    run = FaultRun(cluster, workload, "cluster", (1, step, "pause"), **NO_FAILURES)
-    run.start()
-    fault_time = run.wait_for_fault(0)
+    run, fault_time = paused(cluster, workload, "cluster", step, **NO_FAILURES)
     cluster.start_over()
     run.kill_driver()
     run.start()
@@ -140,9 +135,7 @@ def cluster_dies(cluster, workload, step):
 
 def node_drained(cluster, workload, step):
     """Notice that a node goes away in 30 seconds; another one comes."""
-    run = FaultRun(cluster, workload, "drained", (1, step, "pause"), **NO_FAILURES)
-    run.start()
-    fault_time = run.wait_for_fault(0)
+    run, fault_time = paused(cluster, workload, "drained", step, **NO_FAILURES)
     number = other_host(run)
     cluster.drain(number, 30)
     time.sleep(2)
@@ -161,16 +154,9 @@ def storage_fails(seconds):
         storage = {"storage_path": str(cluster.storage)}
         # Longer than the storage is tried, or the other worker would give up first.
         resources = {"max_failures": 0, "collective_timeout_s": 60}
-        run = FaultRun(
-            cluster,
-            workload,
-            "storage",
-            (1, step, "pause"),
-            resources=resources,
-            checkpoints=storage,
+        run, fault_time = paused(
+            cluster, workload, "storage", step, resources=resources, checkpoints=storage
         )
-        run.start()
-        fault_time = run.wait_for_fault(0)
         filler = cluster.fill_storage()
         run.let_go(0)
         if seconds is None:

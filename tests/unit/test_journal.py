@@ -3,7 +3,6 @@
 import itertools
 import json
 import math
-import os
 import subprocess
 
 import pytest
@@ -89,20 +88,6 @@ def test_reader_begins_after_a_number(tmp_path):
     path = tmp_path / JOURNAL_NAME
     fill(Journal(path, 10**6), range(1, 6))
     assert [event.step for event in JournalReader(path, 3).read()] == [4, 5]
-
-
-@pytest.fixture
-def small_disk(tmp_path):
-    """A file system of its own with room for 64 kB."""
-    if os.geteuid() != 0:
-        pytest.skip("mounting needs root")
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(folder)]
-    if subprocess.run(mount, capture_output=True, check=False).returncode != 0:
-        pytest.skip("mounting is not allowed here")
-    yield folder
-    subprocess.run(["umount", str(folder)], check=True)
 
 
 def test_full_disk_costs_resolution_and_nothing_else(small_disk):
