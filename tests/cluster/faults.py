@@ -141,7 +141,7 @@ def node_drained(cluster, workload, step):
     time.sleep(2)
     run.let_go(0)
     run.wait_for(lambda: run.failures, "notice of the drain")
-    cluster.nodes[number].stop()
+    cluster.nodes[number].kill()
     cluster.start(number)
     finish(run)
     return run, fault_time

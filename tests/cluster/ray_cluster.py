@@ -215,8 +215,7 @@ class Cluster:
             driver.kill()
             driver.wait()
         for node in reversed([node for node in self.nodes if node is not None]):
-            with contextlib.suppress(ProcessLookupError):
-                node.stop()
+            node.kill()
         subprocess.run(["umount", "-l", str(self.storage)], check=True)
         remove_hosts()
 

@@ -121,7 +121,7 @@ def test_run_shrinks_when_a_node_is_drained_and_grows_when_one_comes(cluster, wo
     time.sleep(3)
     run.let_go(0)
     run.wait_for_fault(1)
-    cluster.nodes[1].stop()
+    cluster.nodes[1].kill()
     cluster.start(1)
     run.wait_for((run.spec.run_path / ".leave_to_resize").exists, "request to leave")
     run.let_go(1)
