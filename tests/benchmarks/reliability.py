@@ -75,6 +75,7 @@ def saving(bench: Bench, num_rounds: int) -> Ratio:
     sections = {
         "student": {"model": "resnet50"},
         "training": {"global_batch_size": 16, "micro_batch_size": 16},
+        "resources": {"num_workers": 1},
         "schedule": {"num_epochs": 1, "milestones": []},
     }
     costs_s = []
