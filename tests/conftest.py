@@ -74,13 +74,21 @@ def teacher(tmp_path):
 
 
 @pytest.fixture
-def small_disk(tmp_path):
-    """A file system of its own with room for 64 kB."""
+def small_disk(request, tmp_path):
+    """A file system of its own with room for 64 kB, or for what the test says indirectly."""
     if os.geteuid() != 0:
         pytest.skip("mounting needs root")
     folder = tmp_path / "disk"
     folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(folder)]
+    mount = [
+        "mount",
+        "-t",
+        "tmpfs",
+        "-o",
+        f"size={getattr(request, 'param', '64k')}",
+        "tmpfs",
+        str(folder),
+    ]
     if subprocess.run(mount, capture_output=True, check=False).returncode != 0:
         pytest.skip("mounting is not allowed here")
     yield folder

@@ -1,7 +1,6 @@
 """Room in the cache: what is evicted, what is kept, and what a full disk says."""
 
 import os
-import subprocess
 
 import pytest
 from staging_helpers import (
@@ -92,20 +91,7 @@ def test_free_space_with_a_margin_is_required(
     assert num_fetched_bytes(log_path) == 0
 
 
-@pytest.fixture
-def small_disk(tmp_path):
-    """A real file system of 4 MiB."""
-    if os.geteuid() != 0:
-        pytest.skip("only root may mount a small disk")
-    path = tmp_path / "disk"
-    path.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", path]
-    if subprocess.run(mount, capture_output=True).returncode != 0:
-        pytest.skip("this root may not mount a file system")
-    yield path
-    subprocess.run(["umount", path], check=True)
-
-
+@pytest.mark.parametrize("small_disk", ["4m"], indirect=True)
 @pytest.mark.parametrize("found", ["before", "when allocating", "when writing"])
 def test_full_disk_is_an_error_and_leaves_nothing(share, small_disk, log_path, monkeypatch, found):
     location, _ = make_dataset(share, num_bytes=8 << 20)
@@ -121,6 +107,7 @@ def test_full_disk_is_an_error_and_leaves_nothing(share, small_disk, log_path, m
     assert (num_fetched_bytes(log_path) > 0) == (found == "when writing")
 
 
+@pytest.mark.parametrize("small_disk", ["4m"], indirect=True)
 def test_disk_makes_room_by_eviction(share, small_disk, log_path):
     cache = Cache(small_disk)
     paths = stage_in_order(share, cache, 3, num_bytes=3 << 19)
