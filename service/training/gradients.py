@@ -58,7 +58,9 @@ class GradientComputer:
                 with _synchronized(self._task.student, index == len(pairs) - 1):
                     output = self._task(pixels, labels, warmup)
                     weighted = output.loss * weights[index]
-                    torch.autograd.backward(weighted)
+                    # A loss that is not finite makes its gradient so, if it is not, and with it
+                    # the mean over the workers: all of them know without a word.
+                    torch.autograd.backward(weighted, 1.0 + 0.0 * weighted.detach())
                 running.micro_batch_done()
                 loss += weighted.detach()
                 self._metrics.add(output, weights[index])

@@ -144,27 +144,28 @@ class Worker:
             group["lr"] = rate
         self._optimizer.zero_grad(set_to_none=True)
         before = [t.clone() for t in self._state.statistics.state()], self._metrics.state()
+        self._agreement.begin(self._findings())
         share = self._data.step_share(progress.step_in_epoch)
         output, loss = self._gradients.compute(batch, share, progress)
+        # Averaged over the workers, the gradient is the same on all: they decide alike.
         norm = gradient_norm(self._student)
-        is_finite = bool(torch.isfinite(norm + loss))
-        self._found = self._agreement.reach(self._findings(is_nonfinite=not is_finite))
-        if self._found.is_nonfinite:
+        if torch.isfinite(norm):
+            self._update(norm)
+        else:
             self._state.statistics.restore(before[0])
             self._metrics.restore(before[1])
             self._go_without(batch, float(loss), float(norm))
-        else:
-            self._update(norm)
+        self._found = self._agreement.end()
         progress.step += 1
         progress.step_in_epoch += 1
         self._last_learning_rate = rate
         return output
 
-    def _findings(self, *, is_nonfinite: bool = False) -> Findings:
+    def _findings(self) -> Findings:
         """What this worker has noticed by now."""
-        # The step that is under way ends before what is found here is acted on.
+        # The step that begins has ended when what is found here is acted on.
         is_due = self._state.is_due(self.progress.step + 1)
-        return Findings(is_nonfinite, is_due, self._reason_to_leave() is not None)
+        return Findings(is_due, self._reason_to_leave() is not None)
 
     def _reason_to_leave(self) -> str | None:
         if self._requests is not None and self._requests.request is not None:

@@ -1,5 +1,6 @@
 """Real jobs on two hosts that are broken in every way come to the end of one that was not."""
 
+import re
 import time
 
 import pytest
@@ -49,7 +50,8 @@ def test_workers_that_fail_one_after_the_other_cost_nothing(cluster, workload):
     texts = [text for _, text in run.failures]
     assert "was killed or crashed" in texts[0]
     assert "resources.silence_timeout_s" in texts[1]
-    assert "sent SIGTERM; everything up to step 18 is saved" in texts[2]
+    # The signal reaches the process in that step or in the one after it.
+    assert re.search(r"sent SIGTERM; everything up to step (18|19) is saved", texts[2])
     status = run.status
     assert (status["state"], status["restarts"], status["step"]) == ("finished", 3, 24)
     assert status["last_failure"] == texts[2]

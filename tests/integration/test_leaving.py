@@ -7,9 +7,10 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-from training_runs import CPU, final, loss_series, run_alone, run_together
+from training_runs import CPU, final, loss_series, run_alone, run_rank, run_together
 
 from data_pipeline.order import train_batches
+from service.distillation.task import DistillationTask
 from service.spec import parse_spec
 from service.tracking.journal import JOURNAL_NAME, read_events
 from service.training import measuring
@@ -180,17 +181,21 @@ def test_run_that_shrinks_and_grows_is_the_fixed_one(make_content, teacher, tmp_
         torch.testing.assert_close(ours[0][name], value, rtol=1e-4, atol=1e-5)
 
 
-def poison_once(steps, monkeypatch):
-    """Make the loss of some steps infinite, its gradient being as it was."""
-    compute = GradientComputer.compute
+def poison_loss(steps, setattr_, rank=0):
+    """Make the loss of some steps infinite on one rank, its gradient being as it was."""
+    compute, call = GradientComputer.compute, DistillationTask.__call__
+    current = [-1]
 
-    def compute_poisoned(computer, batch, share, progress):
-        gradient = compute(computer, batch, share, progress)
-        if progress.step in steps:
-            return gradient._replace(loss=gradient.loss + float("inf"))
-        return gradient
+    def compute_and_tell(computer, batch, share, progress):
+        current[0] = progress.step if computer._world.rank == rank else -1
+        return compute(computer, batch, share, progress)
 
-    monkeypatch.setattr(GradientComputer, "compute", compute_poisoned)
+    def call_poisoned(task, *arguments):
+        output = call(task, *arguments)
+        return output._replace(loss=output.loss + float("inf")) if current[0] in steps else output
+
+    setattr_(GradientComputer, "compute", compute_and_tell)
+    setattr_(DistillationTask, "__call__", call_poisoned)
 
 
 def test_run_rolls_back_to_its_last_checkpoint_and_passes_over_what_came_after(
@@ -202,7 +207,7 @@ def test_run_rolls_back_to_its_last_checkpoint_and_passes_over_what_came_after(
         "schedule": {"num_epochs": 2, "milestones": []},
     }
     spec = parse_spec(make_content(**sections))
-    poison_once({3}, monkeypatch)
+    poison_loss({3}, monkeypatch.setattr)
     run_alone(spec)
     notes = [e.text for e in read_events(spec.run_path / JOURNAL_NAME) if e.kind == "note"]
     assert len(notes) == 1
@@ -223,25 +228,15 @@ def test_run_rolls_back_to_its_last_checkpoint_and_passes_over_what_came_after(
 
 def test_run_without_a_checkpoint_rolls_back_to_its_beginning(make_content, monkeypatch):
     spec = parse_spec(make_content(training={"on_nonfinite": "roll_back"}))
-    poison_once({1}, monkeypatch)
+    poison_loss({1}, monkeypatch.setattr)
     run_alone(spec)
     notes = [e.text for e in read_events(spec.run_path / JOURNAL_NAME) if e.kind == "note"]
     assert "rolled back to the weights of step 0" in notes[0]
 
 
 def run_rank_with_one_bad_loss(rank, content, store):
-    compute = GradientComputer.compute
-
-    def compute_poisoned(computer, batch, share, progress):
-        gradient = compute(computer, batch, share, progress)
-        if rank == 1 and progress.step == 3:
-            return gradient._replace(loss=gradient.loss * float("nan"))
-        return gradient
-
-    GradientComputer.compute = compute_poisoned
-    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
-    train(parse_spec(content), World(rank, 2, CPU, 1), lambda metrics: None)
-    dist.destroy_process_group()
+    poison_loss({3}, setattr, rank=1)
+    run_rank(rank, content, 2, store)
 
 
 @pytest.mark.slow
