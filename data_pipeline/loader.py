@@ -88,7 +88,8 @@ class ImageLoader:
 
     Of all samples taken, ``max_undecodable`` different ones may fail to decode. In training one is
     replaced by another sample, a function of (seed, epoch, sample) alone, so that batches keep
-    their size; in evaluation it is left out.
+    their size; in evaluation it is left out. ``substitutes`` are the samples that may take
+    another's place, all of the file by default.
     """
 
     def __init__(
@@ -99,8 +100,10 @@ class ImageLoader:
         num_threads: int,
         pin_memory: bool = False,
         max_undecodable: int = 0,
+        substitutes: NDArray[np.int64] | None = None,
     ):
         self._file = file
+        self._substitutes = np.arange(file.num_samples) if substitutes is None else substitutes
         self._seed = seed
         self._num_threads = num_threads
         self._pin_memory = pin_memory
@@ -267,7 +270,8 @@ class ImageLoader:
             NUM_SUBSTITUTES,
         )[0]
         status = np.empty(1, np.int8)
-        for index in (draws * self._file.num_samples).astype(int).tolist():
+        places = (draws * len(self._substitutes)).astype(int)
+        for index in self._substitutes[places].tolist():
             self._decode(np.array([index]), view, batch.images[slot : slot + 1].numpy(), status)
             if status[0] == decoders.DECODED:
                 batch.indices[slot] = index

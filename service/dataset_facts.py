@@ -13,6 +13,7 @@ from data_pipeline.verify import check_quickly, check_tables
 class DatasetFacts(NamedTuple):
     """Sizes in pixels: of any side the least and the greatest, of the shorter side the median.
 
+    ``num_per_label``: images of each label that has some, by rising label.
     ``classes`` are the manifest's, None where there is no manifest to check the file against.
     """
 
@@ -24,6 +25,7 @@ class DatasetFacts(NamedTuple):
     greatest_side: int
     typical_short_side: int
     num_bytes: int
+    num_per_label: tuple[int, ...]
     classes: tuple[str, ...] | None
 
 
@@ -62,6 +64,7 @@ def _local_facts(path: Path, checks_samples: bool) -> DatasetFacts:
         int(sizes.max()),
         int(np.median(sizes.min(axis=1))),
         path.stat().st_size,
+        tuple(np.unique(file.labels, return_counts=True)[1].tolist()),
         tuple(manifest["classes"]) if manifest is not None else None,
     )
 
@@ -83,6 +86,7 @@ def _remote_facts(location: str) -> DatasetFacts:
             max(sides),
             manifest["short_side_px"][1],
             manifest["num_bytes"],
+            tuple(count for count in manifest["num_per_class"] if count),
             tuple(manifest["classes"]),
         )
     except (KeyError, IndexError, TypeError, ValueError) as error:

@@ -34,7 +34,7 @@ class Plan:
 
     spec: JobSpec
     num_train_images: int
-    num_val_images: int
+    num_evaluated_images: int
     num_steps_per_epoch: int
     models: tuple[ModelCost, ...]
     rates: tuple[tuple[float, float], ...]
@@ -49,8 +49,12 @@ def make_plan(spec: JobSpec) -> Plan:
         BadInputError: a model that cannot be built.
     """
     train, val = dataset_facts(spec.dataset.train), dataset_facts(spec.dataset.val)
+    num_train_images, num_evaluated = train.num_images, val.num_images
+    if spec.dataset.held_out is not None:
+        num_evaluated = spec.dataset.held_out.num_images
+        num_train_images -= num_evaluated
     num_steps = num_steps_per_epoch(
-        train.num_images, spec.training.global_batch_size, keep_last=spec.keeps_last_batch
+        num_train_images, spec.training.global_batch_size, keep_last=spec.keeps_last_batch
     )
     size = spec.largest_image_size
     check_sizes(spec)
@@ -63,13 +67,13 @@ def make_plan(spec: JobSpec) -> Plan:
         memory_bytes += FLOAT_BYTES * num_parameters(teacher)
     return Plan(
         spec,
-        train.num_images,
-        val.num_images,
+        num_train_images,
+        num_evaluated,
         num_steps,
         tuple(costs),
         tuple(_rates(spec, num_steps)),
         memory_bytes,
-        tuple(_warnings(spec, train, val)),
+        tuple(_warnings(spec, train, val, num_train_images)),
     )
 
 
@@ -92,7 +96,8 @@ def format_plan(plan: Plan) -> str:
     steps, epochs = plan.num_steps_per_epoch, spec.schedule.num_epochs
     lines = [
         f"run {spec.name}, hash {spec.content_hash()[:16]}, in {spec.run_path}",
-        f"{plan.num_train_images:,} train and {plan.num_val_images:,} val images",
+        f"{plan.num_train_images:,} train and {plan.num_evaluated_images:,} "
+        f"{spec.dataset.evaluated} images",
         f"{epochs} epochs x {steps:,} steps = {epochs * steps:,} steps of "
         f"{spec.training.global_batch_size} images",
         _shares(spec),
@@ -169,7 +174,9 @@ def _rates(spec: JobSpec, num_steps_per_epoch: int) -> Iterator[tuple[float, flo
         yield point, learning_rate(schedule, peak, step, num_steps_per_epoch)
 
 
-def _warnings(spec: JobSpec, train: DatasetFacts, val: DatasetFacts) -> Iterator[str]:
+def _warnings(
+    spec: JobSpec, train: DatasetFacts, val: DatasetFacts, num_train_images: int
+) -> Iterator[str]:
     for split, facts in (("train", train), ("val", val)):
         if facts.classes is None:
             yield f"dataset.{split} has no manifest: damage would not be noticed at the start"
@@ -180,13 +187,15 @@ def _warnings(spec: JobSpec, train: DatasetFacts, val: DatasetFacts) -> Iterator
             f"dataset.num_classes is {spec.dataset.num_classes}, but the dataset has "
             f"{len(train.classes)} classes"
         )
-    left_over = train.num_images % spec.training.global_batch_size
+    left_over = num_train_images % spec.training.global_batch_size
     if left_over and not spec.keeps_last_batch:
         yield (
             f"each epoch leaves out {left_over} images, others every time: the training set is no "
             "multiple of training.global_batch_size"
         )
     method = spec.effective_method()
+    if spec.teacher and method.alpha == method.beta == 0:
+        yield "method.alpha and method.beta are 0: the teacher is not used"
     if spec.teacher and method.warmup_epochs >= spec.schedule.num_epochs:
         yield (
             f"method.warmup_epochs is {method.warmup_epochs:g} of {spec.schedule.num_epochs}: the "

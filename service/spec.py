@@ -120,7 +120,7 @@ def load_spec(path: Path) -> JobSpec:
     Raises:
         BadInputError: with every problem that the text, the fields and the files they name show.
     """
-    return parse_spec(_read_json(path), subject=str(path))
+    return parse_spec(read_json(path), subject=str(path))
 
 
 def parse_spec(content: Any, subject: str = "spec") -> JobSpec:  # noqa: ANN401 - it is JSON
@@ -135,8 +135,8 @@ def parse_spec(content: Any, subject: str = "spec") -> JobSpec:  # noqa: ANN401 
     try:
         JobSpec.model_validate(content)
     except ValidationError as error:
-        problems += [_problem_of(detail) for detail in error.errors()]
-    spec = _with_absolute_paths(_valid_part(content))
+        problems += [problem_of(detail) for detail in error.errors()]
+    spec = with_absolute_paths(_valid_part(content))
     for needs, rule in RULES:
         if all(hasattr(spec, section) for section in needs):
             problems += rule(spec)
@@ -162,7 +162,13 @@ def _differences(old: Any, new: Any, path: str) -> list[str]:  # noqa: ANN401 - 
     return [] if old == new else [path]
 
 
-def _read_json(path: Path) -> Any:  # noqa: ANN401 - any JSON value
+def read_json(path: Path) -> Any:  # noqa: ANN401 - any JSON value
+    """JSON data of a file.
+
+    Raises:
+        BadInputError: no such file, no JSON, or a field that is given twice.
+    """
+
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         keys = [key for key, _ in pairs]
         for key in keys:
@@ -203,7 +209,7 @@ def _valid_part(content: Mapping[str, Any]) -> JobSpec:
     return spec
 
 
-def _with_absolute_paths(spec: JobSpec) -> JobSpec:
+def with_absolute_paths(spec: JobSpec) -> JobSpec:
     """Workers run in another directory, so paths are resolved before they travel."""
     changes: dict[str, Section] = {}
     if checkpoints := getattr(spec, "checkpoints", None):
@@ -236,7 +242,8 @@ UNION_TAGS = ("sgd", "adamw", "number", "range")
 """What pydantic says where a field has alternatives; the user has written no such thing."""
 
 
-def _problem_of(detail: ErrorDetails) -> Problem:
+def problem_of(detail: ErrorDetails) -> Problem:
+    """What pydantic found, in the words of this service."""
     where = ".".join(str(part) for part in detail["loc"] if part not in UNION_TAGS) or "$"
     if detail["type"] == "missing":
         return Problem(where, "is missing", "it has no default and must be given")

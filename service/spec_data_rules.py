@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+import numpy as np
+
+from data_pipeline.held_out import held_out_per_class
 from service.dataset_facts import DatasetFacts, dataset_facts, is_remote
 from service.problems import Problem
 
@@ -91,10 +94,18 @@ def _check_labels(
 
 def _check_train_images(spec: JobSpec, location: str, facts: DatasetFacts) -> Iterator[Problem]:
     augmentation, training = getattr(spec, "augmentation", None), getattr(spec, "training", None)
-    if training and facts.num_images < training.global_batch_size:
+    num_images, held_out = facts.num_images, spec.dataset.held_out
+    if held_out is not None:
+        num_images -= held_out.num_images
+        try:
+            held_out_per_class(np.array(facts.num_per_label), held_out.num_images)
+        except ValueError as error:
+            yield _problem("dataset.held_out.num_images", str(error))
+            return
+    if training and num_images < training.global_batch_size:
         yield Problem(
             "training.global_batch_size",
-            f"is {training.global_batch_size} but {location} has {facts.num_images} images",
+            f"is {training.global_batch_size} but {location} has {num_images} images to train on",
             "make it no larger than the training set",
         )
     if augmentation is None:

@@ -120,12 +120,6 @@ def check_method(spec: JobSpec) -> Iterator[Problem]:
         yield Problem(
             "method", "alpha, beta and gamma are all 0", "give at least one a positive weight"
         )
-    if spec.teacher and method.alpha == method.beta == 0 and method.gamma > 0:
-        yield Problem(
-            "method",
-            "alpha and beta are 0, so the teacher is not used",
-            "remove teacher, or weigh it",
-        )
 
 
 def check_batches(spec: JobSpec) -> Iterator[Problem]:

@@ -14,10 +14,12 @@ def progress_line(event: Event, spec: JobSpec, last_top1: float | None) -> str:
         top1, top5 = percent(values["teacher_top1"]), percent(values["teacher_top5"])
         return f"teacher: top-1 {top1}, top-5 {top5}"
     if event.kind == "evaluation":
+        split = spec.dataset.evaluated
+        top1, top5 = percent(values[f"{split}_top1"]), percent(values[f"{split}_top5"])
         return (
             f"epoch {event.epoch}/{spec.schedule.num_epochs}  step {event.step}  "
-            f"val top-1 {percent(values['val_top1'])}  top-5 {percent(values['val_top5'])}  "
-            f"loss {values['val_loss']:.4f}{_undecodable(values)}"
+            f"{split} top-1 {top1}  top-5 {top5}  "
+            f"loss {values[f'{split}_loss']:.4f}{_undecodable(values)}"
         )
     line = (
         f"epoch {event.epoch + 1}/{spec.schedule.num_epochs}  step {event.step}  "
@@ -43,7 +45,7 @@ class ProgressPrinter:
         """Print one event, if it is for people."""
         if event.kind == "checkpoint":
             return
-        self._last_top1 = event.values.get("val_top1", self._last_top1)
+        self._last_top1 = event.values.get(f"{self._spec.dataset.evaluated}_top1", self._last_top1)
         print(progress_line(event, self._spec, self._last_top1), flush=True)
 
 

@@ -1,21 +1,25 @@
 """What training does with its images: sizes, last batches, broken files, staged datasets."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from image_makers import converted, write_folder
+from spec_contents import write_stripes
 from training_runs import CPU, final, run_alone
 
 from data_pipeline.beton import open_beton
+from data_pipeline.held_out import split_held_out
 from data_pipeline.loader import UndecodableSampleError
 from data_pipeline.manifest import manifest_path
 from service.spec import parse_spec
 from service.tracking.journal import JOURNAL_NAME, read_events
 from service.training.checkpoints import newest_checkpoint
 from service.training.construct import build_task
-from service.training.data import WorkerData, World
+from service.training.data import WorkerData
+from service.training.world import World
 
 
 def test_a_kept_last_batch_counts_every_image_once(make_content):
@@ -125,3 +129,61 @@ def test_dataset_that_cannot_be_staged_refuses_the_run(make_content, tmp_path):
     assert text.startswith("dataset.train: ")
     assert "/proc/nowhere cannot be used as a cache" in text
     assert newest_checkpoint(spec.run_path) is None
+
+
+def test_held_out_images_are_evaluated_and_not_trained_on(make_content, tmp_path):
+    write_stripes(tmp_path / "val.beton", 20, seed=2)
+    content = make_content(
+        dataset={"val": str(tmp_path / "val.beton"), "held_out": {"num_images": 60}},
+        training={"global_batch_size": 96, "micro_batch_size": 96, "last_batch": "keep"},
+        resources={"num_workers": 1, "cpus_per_worker": 1},
+    )
+    spec = parse_spec(content)
+    # Val is not read: without it the rest goes on as it was.
+    Path(spec.dataset.val).unlink()
+    data = WorkerData(spec, World(0, 1, CPU, 1), print)
+    trained = [set(indices_of(data.train_batches(epoch, 0))) for epoch in range(3)]
+    evaluated = indices_of(data.val_batches(np.arange(60)))
+    data.close()
+
+    assert len(evaluated) == len(set(evaluated)) == 60
+    assert all(len(epoch) == 256 - 60 and epoch.isdisjoint(evaluated) for epoch in trained)
+    labels = open_beton(Path(spec.dataset.train)).labels
+    assert np.bincount(labels[evaluated]).tolist() == [15] * 4
+
+
+def test_held_out_images_take_no_broken_ones_place(make_content, tmp_path):
+    train_path = converted_folder(tmp_path)
+    content = make_content(
+        dataset={
+            "train": str(train_path),
+            "max_undecodable": 1,
+            "held_out": {"num_images": 120},
+        },
+        augmentation={"crop": "random_resized", "size": 12},
+        training={"global_batch_size": 4, "micro_batch_size": 4},
+    )
+    spec = parse_spec({**content, "resources": {"num_workers": 1, "cpus_per_worker": 1}})
+    held_out = split_held_out(open_beton(train_path).labels, 120, 0).held_out
+    broken = next(index for index in range(128) if index not in held_out)
+    damage_sample(train_path, broken)
+    data = WorkerData(spec, World(0, 1, CPU, 1), print)
+    # Eight images are left, so of sixty substitutes nearly all would be held-out ones.
+    trained = [index for epoch in range(60) for index in indices_of(data.train_batches(epoch, 0))]
+    data.close()
+
+    assert broken not in trained
+    assert set(trained).isdisjoint(held_out)
+
+
+def test_run_with_held_out_images_scores_them_and_not_val(make_content):
+    spec = parse_spec(make_content(dataset={"held_out": {"num_images": 60}}))
+    run_alone(spec)
+
+    events = read_events(spec.run_path / JOURNAL_NAME)
+    names = {name for event in events if event.kind == "evaluation" for name in event.values}
+    assert names == {"held_out_top1", "held_out_top5", "held_out_loss"}
+
+
+def indices_of(batches):
+    return [int(index) for batch in batches for index in batch.indices]

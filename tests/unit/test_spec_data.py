@@ -116,3 +116,20 @@ def test_mistakes_about_images_are_named(make_image_content, monkeypatch, sectio
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     found = problems_of(make_image_content(**sections))
     assert words in found[where]
+
+
+def test_images_held_out_must_leave_every_class_some(make_content):
+    content = make_content(dataset={"held_out": {"num_images": 253}})
+
+    with pytest.raises(BadInputError, match=r"dataset.held_out.num_images: 253 images of 256 .*"):
+        parse_spec(content)
+
+
+def test_images_held_out_do_not_count_for_the_batch(make_content):
+    content = make_content(
+        dataset={"held_out": {"num_images": 200}},
+        training={"global_batch_size": 64, "micro_batch_size": 16},
+    )
+
+    with pytest.raises(BadInputError, match="has 56 images to train on"):
+        parse_spec(content)
