@@ -37,6 +37,18 @@ class DatasetCache(Section):
     """Greatest size of the folder; what was used least recently goes first. Absent: the disk's."""
 
 
+class HeldOut(Section):
+    """Images of train that are evaluated in place of val, and not trained on; val is not read.
+
+    For choosing settings: what was chosen by val, val can no longer judge.
+    """
+
+    num_images: Count
+    """Images that are set aside, each class with its share of them."""
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    """Seed of the draw, apart from the run's own."""
+
+
 class Dataset(Section):
     """Training and validation images in FFCV's format."""
 
@@ -52,9 +64,16 @@ class Dataset(Section):
     cache: DatasetCache | None = None
     """Copy both files to each node's own disk before training. Needed for s3:// and gs://; of use
     for a slow mount."""
+    held_out: HeldOut | None = None
+    """Absent: all of train is trained on, and val is evaluated."""
     max_undecodable: Annotated[int, Field(ge=0)] = 0
     """Images of a file that may fail to decode before the job stops. In training another image
     takes the place, in an evaluation it is left out; the metric undecodable counts them."""
+
+    @property
+    def evaluated(self) -> Literal["val", "held_out"]:
+        """What is evaluated; the metrics' names begin with it."""
+        return "val" if self.held_out is None else "held_out"
 
 
 class SizeStage(Section):

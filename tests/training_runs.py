@@ -8,9 +8,9 @@ from safetensors.torch import load_file
 from service.spec import parse_spec
 from service.tracking.journal import JOURNAL_NAME, read_events
 from service.training.checkpoints import newest_checkpoint, read_metadata
-from service.training.data import World
 from service.training.loop import train
 from service.training.worker import Worker
+from service.training.world import World
 
 CPU = torch.device("cpu")
 

@@ -125,9 +125,9 @@ class RunTrainer(TorchTrainer):  # type: ignore[misc]
 def train_on_worker(config: dict[str, Any]) -> None:
     """What Ray runs in every worker process."""
     # Imported here: the driver builds the trainer without paying for the training code.
-    from service.training.data import World
     from service.training.loop import train
     from service.training.memory import keep_freed_memory
+    from service.training.world import World
 
     spec = JobSpec.model_validate_json(config["spec"])
     context = ray.train.get_context()

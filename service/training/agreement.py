@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 import torch.distributed as dist
 
-from service.training.data import World
+from service.training.world import World
 
 
 class Findings(NamedTuple):

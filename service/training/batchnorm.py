@@ -15,9 +15,10 @@ from torch import Tensor, nn
 
 
 class RunningStatistics:
-    """Running means and variances of all BatchNorm layers of a model."""
+    """Running means and variances of all BatchNorm layers of a model, on one of the workers."""
 
-    def __init__(self, model: nn.Module):
+    def __init__(self, model: nn.Module, world_size: int):
+        self._world_size = world_size
         self._buffers: list[Tensor] = []
         self._counters: list[Tensor] = []
         self._keeps: list[float] = []
@@ -54,11 +55,11 @@ class RunningStatistics:
     @torch.no_grad()
     def synchronize(self) -> None:
         """Average over the workers; every rank must call it."""
-        if not self._buffers or not dist.is_initialized() or dist.get_world_size() == 1:
+        if not self._buffers or self._world_size == 1:
             return
         flat = torch.cat(self._buffers)
         dist.all_reduce(flat)
-        flat /= dist.get_world_size()
+        flat /= self._world_size
         parts = torch.split(flat, [buffer.numel() for buffer in self._buffers])
         torch._foreach_copy_(self._buffers, list(parts))
 

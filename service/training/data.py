@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import torch
 import torch.distributed as dist
 from numpy.typing import NDArray
 
 from data_pipeline.beton import BetonFile, open_beton
+from data_pipeline.held_out import Indices, split_held_out
 from data_pipeline.loader import Batch, ImageLoader, UndecodableSampleError, center_crop
 from data_pipeline.order import (
     evaluation_batches,
@@ -24,18 +24,10 @@ from data_pipeline.order import (
 from service.spec import JobSpec
 from service.training.construct import augmentations, train_crop
 from service.training.refusal import refuse
+from service.training.world import World
 
 # Copying a dataset may take hours on one node while the others wait for it.
 STAGING_LIMIT = datetime.timedelta(days=1)
-
-
-class World(NamedTuple):
-    """This worker's place among all."""
-
-    rank: int
-    size: int
-    device: torch.device
-    num_cpus: int
 
 
 class StepShare(NamedTuple):
@@ -59,7 +51,9 @@ class WorkerData:
         self._spec, self._world = spec, world
         self._resources = ExitStack()
         files = _same_files_everywhere(spec, world, self._resources, note)
-        self.num_train_images, self.num_val_images = (file.num_samples for file in files)
+        samples = _samples(spec, files)
+        self._train_samples, self._val_samples = samples
+        self.num_train_images, self.num_val_images = map(len, samples)
         self._train_loader, self._val_loader = (
             self._resources.enter_context(
                 ImageLoader(
@@ -68,9 +62,10 @@ class WorkerData:
                     num_threads=world.num_cpus,
                     pin_memory=world.device.type == "cuda",
                     max_undecodable=spec.dataset.max_undecodable,
+                    substitutes=these,
                 )
             )
-            for file in files
+            for file, these in zip(files, samples, strict=True)
         )
 
     def close(self) -> None:
@@ -125,8 +120,9 @@ class WorkerData:
             start=start,
             keep_last=spec.keeps_last_batch,
         )
+        samples = (self._train_samples[places] for places in indices)
         crop = train_crop(spec.augmentation, spec.image_size(epoch))
-        return self._train_loader.batches(indices, crop, epoch, augmentations=augmentations(spec))
+        return self._train_loader.batches(samples, crop, epoch, augmentations=augmentations(spec))
 
     def _part(self) -> slice:
         """This worker's places in each global batch."""
@@ -139,7 +135,7 @@ class WorkerData:
         return -(-num_images // (self._world.size * self._spec.evaluation.batch_size))
 
     def val_batches(self, chosen: NDArray[np.int64]) -> Iterator[Batch]:
-        """This worker's share of the chosen images of the validation set."""
+        """This worker's share of the chosen images of the validation set, given by place."""
         evaluation = self._spec.evaluation
         shares = evaluation_batches(
             len(chosen),
@@ -148,16 +144,31 @@ class WorkerData:
             world_size=self._world.size,
         )
         crop = center_crop(evaluation.resize_size, evaluation.crop_size)
-        return self._val_loader.batches((chosen[share] for share in shares), crop)
+        samples = (self._val_samples[chosen[share]] for share in shares)
+        return self._val_loader.batches(samples, crop)
+
+
+def _samples(spec: JobSpec, files: list[BetonFile]) -> tuple[Indices, Indices]:
+    """Which samples of the two files are trained on, and which are evaluated."""
+    held_out = spec.dataset.held_out
+    if held_out is not None:
+        labels = files[0].samples["label"].astype(np.int64)
+        return split_held_out(labels, held_out.num_images, held_out.seed)
+    train, val = (np.arange(file.num_samples, dtype=np.int64) for file in files)
+    return train, val
 
 
 def _same_files_everywhere(
     spec: JobSpec, world: World, resources: ExitStack, note: Callable[[str], None]
 ) -> list[BetonFile]:
-    """Both files, staged if the spec says so; all ranks have the same ones, or all refuse."""
+    """Both files, staged if the spec says so; all ranks have the same ones, or all refuse.
+
+    Where images of train are held out, they take the place of val.
+    """
     fault, files = "", []
+    splits = ("train", "val") if spec.dataset.held_out is None else ("train", "train")
     try:
-        for split in ("train", "val"):
+        for split in splits:
             path = _local_path(spec, getattr(spec.dataset, split), resources, note)
             files.append(open_beton(path))
     except ValueError as error:

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from data_pipeline.loader import Batch
+from service.training.world import World
 
 Classifier = Callable[[Tensor], Tensor]
 
@@ -31,12 +32,13 @@ class Accuracy(NamedTuple):
 
 
 @torch.inference_mode()
-def evaluate(classify: Classifier, batches: Iterable[Batch], device: torch.device) -> Accuracy:
+def evaluate(classify: Classifier, batches: Iterable[Batch], world: World) -> Accuracy:
     """Measure ``classify`` (uint8 pixels [B, H, W, 3] to logits [B, K]) over all workers.
 
     ``batches`` are this worker's share; sums and counts, not means, are added up, so unequal
     shares and short last batches weigh what they should. Every rank must call it.
     """
+    device = world.device
     totals = torch.zeros(4, dtype=torch.float64, device=device)
     for batch in batches:
         labels = batch.labels.to(device, non_blocking=True)
@@ -53,7 +55,7 @@ def evaluate(classify: Classifier, batches: Iterable[Batch], device: torch.devic
                 torch.tensor(float(len(labels)), dtype=torch.float64, device=device),
             ]
         )
-    if dist.is_initialized() and dist.get_world_size() > 1:
+    if world.size > 1:
         dist.all_reduce(totals)
     top1, top5, loss, count = totals.tolist()
     return Accuracy(top1 / count, top5 / count, loss / count, round(count))

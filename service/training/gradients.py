@@ -13,10 +13,11 @@ from service.distillation.task import DistillationTask, TaskOutput
 from service.spec import JobSpec
 from service.training.batchnorm import RunningStatistics
 from service.training.checkpoints import Progress
-from service.training.data import StepShare, World
+from service.training.data import StepShare
 from service.training.metrics import IntervalMetrics
 from service.training.mixing import mix
 from service.training.schedule import distillation_warmup
+from service.training.world import World
 
 
 class StepGradient(NamedTuple):

@@ -5,10 +5,10 @@ import contextlib
 from data_pipeline.loader import UndecodableSampleError
 from service.problems import EXIT_FAILED
 from service.spec import JobSpec
-from service.training.data import World
 from service.training.leaving import Notice
 from service.training.refusal import RefusedError, leave_reason
 from service.training.worker import Report, Worker
+from service.training.world import World
 
 
 def train(spec: JobSpec, world: World, report: Report, notice: Notice = lambda: None) -> None:

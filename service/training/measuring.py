@@ -7,8 +7,9 @@ from numpy.typing import NDArray
 
 from data_pipeline.loader import Batch
 from service.distillation.task import DistillationTask
-from service.training.data import WorkerData, World
+from service.training.data import WorkerData
 from service.training.evaluation import Accuracy, Classifier, evaluate
+from service.training.world import World
 
 
 class MustLeaveError(Exception):
@@ -37,7 +38,7 @@ class Evaluator:
         num_images = min(num_images or self._data.num_val_images, self._data.num_val_images)
         chosen = np.linspace(0, self._data.num_val_images - 1, num_images).astype(np.int64)
         with self._task.autocast(self._world.device):
-            return evaluate(classify, self._unless_leaving(chosen), self._world.device)
+            return evaluate(classify, self._unless_leaving(chosen), self._world)
 
     def _unless_leaving(self, chosen: NDArray[np.int64]) -> Iterator[Batch]:
         """This worker's batches; every rank asks equally often, whether it has one more or not."""

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from data_pipeline.loader import Batch
 from service.distillation.task import TELEMETRY_COLUMNS, TaskOutput, sample_telemetry
+from service.training.world import World
 
 QUANTILES = {"mean": None, "p5": 0.05, "p50": 0.5, "p95": 0.95}
 
@@ -17,8 +18,10 @@ QUANTILES = {"mean": None, "p5": 0.05, "p50": 0.5, "p95": 0.95}
 class IntervalMetrics:
     """Sums of the loss parts and of the time spent, over all workers, since the last reading."""
 
-    def __init__(self, device: torch.device, base_temperature: float):
-        self._device = device
+    def __init__(self, world: World, base_temperature: float):
+        # Told, not asked for: the group that a worker is in may be taken from it at any time, and
+        # what is left of the workers must then fail and not count as all of them.
+        self._world_size, self._device = world.size, world.device
         self._base_temperature = base_temperature
         self.reset()
 
@@ -65,7 +68,7 @@ class IntervalMetrics:
             [self._wait_s, self._num_images], dtype=torch.float64, device=self._device
         )
         totals = torch.cat([torch.stack(sums), own])
-        world_size = dist.get_world_size() if dist.is_initialized() else 1
+        world_size = self._world_size
         if world_size > 1:
             dist.all_reduce(totals)
         # Reading the totals waits for the device, so the clock is read after it.

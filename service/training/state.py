@@ -25,9 +25,9 @@ from service.training.checkpoints import (
     remove_leftovers,
     set_damaged_aside,
 )
-from service.training.data import World
 from service.training.metrics import IntervalMetrics
 from service.training.saving import CheckpointError, CheckpointSaver
+from service.training.world import World
 
 Result = TypeVar("Result")
 
@@ -47,9 +47,11 @@ class RunState:
     ):
         self._spec, self._world = spec, world
         self._student, self._average, self._optimizer = student, average, optimizer
-        self.statistics = RunningStatistics(student)
+        self.statistics = RunningStatistics(student, world.size)
         """BatchNorm's, of the student."""
-        self._average_statistics = RunningStatistics(average) if average is not None else None
+        self._average_statistics = (
+            RunningStatistics(average, world.size) if average is not None else None
+        )
         self._metrics, self._saver = metrics, saver
         self._saved_s = time.monotonic()
 

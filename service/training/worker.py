@@ -23,7 +23,7 @@ from service.spec import JobSpec
 from service.tracking.journal import JOURNAL_NAME, Journal, Kind
 from service.training.agreement import Agreement, Findings
 from service.training.construct import build_task
-from service.training.data import WorkerData, World
+from service.training.data import WorkerData
 from service.training.feed import on_device
 from service.training.gradients import GradientComputer
 from service.training.leaving import LeavingError, Notice, RequestWatch
@@ -35,6 +35,7 @@ from service.training.refusal import refuse, teacher_fault
 from service.training.saving import CheckpointError, CheckpointSaver
 from service.training.schedule import learning_rate
 from service.training.state import RunState
+from service.training.world import World
 
 Report = Callable[[dict[str, float]], None]
 """Takes the metrics of an epoch; all ranks call it together."""
@@ -61,7 +62,7 @@ class Worker:
         self._optimizer = build_optimizer(self._student, spec.optimizer)
         decay = spec.training.ema_decay
         self._average = build_average(self._student, decay) if decay else None
-        self._metrics = IntervalMetrics(world.device, spec.effective_method().base_temperature)
+        self._metrics = IntervalMetrics(world, spec.effective_method().base_temperature)
         if world.size > 1:
             self._task.student = _distributed(self._student, world)
         self._state = RunState(
@@ -104,14 +105,14 @@ class Worker:
             self._state.wait()
 
     def check_teacher(self) -> None:
-        """Measure the teacher, once in a run.
+        """Measure the teacher, once in a run; where images are held out, only against the bar.
 
         Raises:
             RefusedError: it is below the spec's bar.
             LeavingError: the workers must leave; the state is saved.
         """
         teacher = self._spec.teacher
-        if teacher is None or self.progress.teacher_top1 is not None:
+        if teacher is None or self.progress.teacher_top1 is not None or self.progress.step > 0:
             return
         model = self._task.teacher
         assert model is not None
@@ -120,6 +121,10 @@ class Worker:
                 found = self._evaluator.measure(model, teacher.min_top1_images)
                 if found.top1 < teacher.min_top1:
                     refuse(self._spec, self._world.rank, teacher_fault(self._spec, found))
+            if self._spec.dataset.held_out is not None:
+                # One of many runs that choose settings; each would measure the same again.
+                self._metrics.reset()
+                return
             accuracy = self._evaluator.measure(model)
         except MustLeaveError:
             self._save_and_leave()
@@ -289,7 +294,7 @@ class Worker:
         if progress.best_top1 is None or accuracy.top1 > progress.best_top1:
             progress.best_top1, progress.best_top5 = accuracy.top1, accuracy.top5
             progress.best_epoch = epoch
-        metrics = accuracy.as_metrics("val")
+        metrics = accuracy.as_metrics(self._spec.dataset.evaluated)
         if self._spec.dataset.max_undecodable:
             metrics["undecodable"] = self._data.count_undecodable()
         self._record("evaluation", metrics, epoch=epoch)

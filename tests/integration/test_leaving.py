@@ -15,11 +15,11 @@ from service.spec import parse_spec
 from service.tracking.journal import JOURNAL_NAME, read_events
 from service.training import measuring
 from service.training.checkpoints import checkpoint_paths, newest_checkpoint, read_metadata
-from service.training.data import World
 from service.training.gradients import GradientComputer
 from service.training.leaving import LeavingError, ask_to_leave, asked_to_leave
 from service.training.loop import train
 from service.training.worker import Worker
+from service.training.world import World
 
 
 def leaving_at(steps):

@@ -65,7 +65,7 @@ def test_running_statistics_are_the_mean_over_micro_batches():
     torch.manual_seed(0)
     model = nn.BatchNorm1d(3)
     micro_batches = list(torch.randn(4, 8, 3))
-    statistics = RunningStatistics(model)
+    statistics = RunningStatistics(model, 1)
     mean, variance = torch.zeros(3), torch.ones(3)
     for _ in range(3):
         with statistics.step([1 / 4] * 4) as running:
@@ -88,7 +88,7 @@ def test_running_statistics_of_unequal_micro_batches_over_two_workers():
         model = nn.BatchNorm1d(3)
         model.running_mean.fill_(0.5)
         weights = [len(part) * len(shares) / len(images) for part in micro_batches]
-        with RunningStatistics(model).step(weights) as running:
+        with RunningStatistics(model, 1).step(weights) as running:
             for part in micro_batches:
                 model(part)
                 running.micro_batch_done()
