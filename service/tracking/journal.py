@@ -6,6 +6,7 @@ where there is no room, lines are given up.
 """
 
 import contextlib
+import errno
 import json
 import os
 import threading
@@ -222,7 +223,8 @@ def _append_whole(path: Path, data: bytes) -> None:
         size = file.seek(0, os.SEEK_END)
         try:
             if file.write(data) != len(data):
-                raise OSError("the disk took only a part")
+                # What the next write would be told.
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         except OSError:
             file.truncate(size)
             raise
