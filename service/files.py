@@ -9,11 +9,11 @@ from data_pipeline.patience import patiently
 WRITER_NAME = ".writer"
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Write a file that is never seen half-written."""
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Write a file that is never seen half-written; text as UTF-8."""
     partial_path = path.with_name(path.name + ".partial")
-    with partial_path.open("w", encoding="utf-8") as file:
-        file.write(text)
+    with partial_path.open("wb") as file:
+        file.write(content.encode() if isinstance(content, str) else content)
         file.flush()
         # Or a machine that loses its power may keep the name and not the text.
         os.fsync(file.fileno())

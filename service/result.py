@@ -90,11 +90,14 @@ def collect_result(spec: JobSpec, seconds: float) -> RunResult:
 def publish(result: RunResult, spec: JobSpec, run: MlflowRun) -> None:
     """Give MLflow the figures and the student; each is there once, however often this is begun.
 
+    A run with images held out is for choosing settings: its student stays in its folder.
+
     Raises:
         One of TRACKING_ERRORS: the server does not do its part.
     """
     run.send_figures(result.progress, result.time_ms)
-    log_student(run, spec, spec.run_path / STUDENT_NAME)
+    if spec.dataset.held_out is None:
+        log_student(run, spec, spec.run_path / STUDENT_NAME)
     run.end("FINISHED")
     result.address = run.address
     result.write(spec.run_path)

@@ -145,7 +145,7 @@ def parse_spec(content: Any, subject: str = "spec") -> JobSpec:  # noqa: ANN401 
     return spec
 
 
-def differing_fields(old: JobSpec, new: JobSpec) -> list[str]:
+def differing_fields(old: Section, new: Section) -> list[str]:
     """Paths of the fields in which two specs differ, such as ``method.alpha``."""
     return _differences(old.model_dump(mode="json"), new.model_dump(mode="json"), "")
 

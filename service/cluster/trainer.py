@@ -1,5 +1,6 @@
 """A spec as a Ray Train job: workers over the cluster, one call of the training loop in each."""
 
+import asyncio
 import os
 from pathlib import Path
 from typing import Any
@@ -9,14 +10,19 @@ import ray.train
 import torch
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer, get_device
+from ray.train.v2._internal.callbacks.placement_group_callback import (
+    PlacementGroupCleanerCallback,
+)
 from ray.train.v2._internal.constants import (
     COLLECTIVE_TIMEOUT_S_ENV_VAR,
     PREEMPTION_POLL_INTERVAL_S_ENV_VAR,
     WORKER_GROUP_START_TIMEOUT_S_ENV_VAR,
     WORKER_HEALTH_CHECK_TIMEOUT_S_ENV_VAR,
 )
+from ray.train.v2._internal.execution.controller import TrainController
 
 from service.cluster.network import InterfaceTorchConfig
+from service.cluster.placement import PlacementRecord
 from service.cluster.policies import ElasticPolicy, RunFailurePolicy
 from service.cluster.signals import reason_to_leave
 from service.problems import BadInputError, Problem
@@ -72,8 +78,11 @@ def check_cluster(spec: JobSpec) -> None:
         raise BadInputError("spec", problems)
 
 
-def run_training(spec: JobSpec) -> None:
+def run_training(spec: JobSpec, *, controls_here: bool = False) -> None:
     """Train ``spec`` on the cluster and return when the last worker has finished.
+
+    ``controls_here``: Ray's controller is part of this process, and not one more: it need not be
+    started, and cannot outlive this one.
 
     Raises:
         ray.train.TrainingFailedError: the failure budget of the spec is spent, the run was refused,
@@ -105,7 +114,7 @@ def run_training(spec: JobSpec) -> None:
             failure_config=FailureConfig(max_failures=resources.max_failures),
         ),
     )
-    trainer.run_path = spec.run_path
+    trainer.run_path, trainer.controls_here = spec.run_path, controls_here
     trainer.fit()
 
 
@@ -113,13 +122,25 @@ class RunTrainer(TorchTrainer):  # type: ignore[misc]
     """Ray's trainer with this service's decisions about failures and the number of workers."""
 
     run_path: Path
+    controls_here = False
 
     def _initialize_and_run_controller(self, **parts: Any) -> ray.train.Result:  # noqa: ANN401
         failure_config = self.run_config.failure_config
         parts["failure_policy"] = RunFailurePolicy(failure_config, self.run_path)
         if self.scaling_config.elasticity_enabled:
             parts["scaling_policy"] = ElasticPolicy(self.scaling_config, self.run_path)
-        return super()._initialize_and_run_controller(**parts)
+        if not self.controls_here:
+            return super()._initialize_and_run_controller(**parts)
+        # Its watcher is another process, which needs the dashboard.
+        parts["callbacks"] = [
+            callback
+            for callback in parts["callbacks"]
+            if not isinstance(callback, PlacementGroupCleanerCallback)
+        ]
+        parts["callbacks"].append(PlacementRecord(self.run_path))
+        controller = TrainController(**parts)
+        asyncio.run(controller.run())
+        return controller.get_result()
 
 
 def train_on_worker(config: dict[str, Any]) -> None:

@@ -82,10 +82,10 @@ class JournalFollower:
 
 
 class Tracker:
-    """Shows a run's progress, keeps its status, and sends both to MLflow."""
+    """Shows a run's progress, if asked to, keeps its status, and sends both to MLflow."""
 
     def __init__(
-        self, spec: JobSpec, uri: str, tags: dict[str, str], show: Callable[[Event], None]
+        self, spec: JobSpec, uri: str, tags: dict[str, str], show: Callable[[Event], None] | None
     ):
         self._spec, self._uri, self._tags, self._show = spec, uri, tags, show
         self._run: MlflowRun | None = None
@@ -112,7 +112,8 @@ class Tracker:
     def _show_all(self, events: list[Event]) -> bool:
         for event in events:
             self._file.status.take(event)
-            self._show(event)
+            if self._show is not None:
+                self._show(event)
         if events:
             self._file.write()
         return True
@@ -120,7 +121,8 @@ class Tracker:
     def _show_failures(self, events: list[Event]) -> bool:
         for event in events:
             self._file.status.take_failure(event)
-            self._show(event)
+            if self._show is not None:
+                self._show(event)
             self._file.write()
         return True
 
@@ -130,7 +132,8 @@ class Tracker:
                 run = MlflowRun(self._spec, self._uri)
                 run.describe(self._tags)
                 self._run = run
-                print(f"MLflow run: {run.address}", flush=True)
+                if self._show is not None:
+                    print(f"MLflow run: {run.address}", flush=True)
             if events:
                 self._run.send(events)
                 self._sent.note(events[-1].number)
@@ -143,7 +146,7 @@ class Tracker:
         return True
 
     def _warn(self, error: Exception) -> None:
-        if not self._warned:
+        if not self._warned and self._show is not None:
             self._warned = True
             logger.warning(
                 "MLflow at %s does not answer (%s); training goes on and the journal keeps what it "

@@ -1,0 +1,1 @@
+"""Sweeps: searching the settings of a job by running many, cheaply."""

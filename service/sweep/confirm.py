@@ -1,0 +1,197 @@
+"""Whether the best settings are better than the base's own: both trained with several seeds.
+
+These runs train on all of train, and each reads val once, when it has ended.
+"""
+
+import json
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from scipy import stats
+
+from service.cluster.placement import release_placement
+from service.cluster.run_folder import SPEC_NAME
+from service.files import write_atomically
+from service.result import read_result
+from service.spec import JobSpec, parse_spec
+from service.sweep.records import TrialState
+from service.sweep.space import Point, given_content, with_values
+from service.sweep.spec import SweepSpec
+from service.sweep.tracking import RunTrackers
+from service.tracking.journal import JOURNAL_NAME, read_events
+
+CONFIRM_NAME = "confirm"
+RESULT_NAME = "confirm.json"
+SIGNIFICANCE = 0.05
+
+Role = Literal["best", "default"]
+ROLES: tuple[Role, ...] = ("best", "default")
+
+
+def confirm_specs(
+    sweep: SweepSpec, base: JobSpec, best: Point, num_seeds: int
+) -> dict[tuple[Role, int], JobSpec]:
+    """The jobs, by setting and seed; the seeds go up from the base's own."""
+    specs = {}
+    for seed in range(sweep.base.seed, sweep.base.seed + num_seeds):
+        for role in ROLES:
+            content = with_values(given_content(base), best if role == "best" else {})
+            content |= {"name": f"{role}-seed-{seed}", "seed": seed}
+            content.setdefault("evaluation", {})["every_epochs"] = base.schedule.num_epochs
+            if role == "best" and (epochs := best.get("schedule.num_epochs")):
+                content["evaluation"]["every_epochs"] = epochs
+            if sweep.resources is not None:
+                content["resources"] = sweep.resources.model_dump(mode="json", exclude_unset=True)
+            content["checkpoints"]["storage_path"] = str(sweep.sweep_path / CONFIRM_NAME)
+            for field in ("register_as", "alias"):
+                content.get("tracking", {}).pop(field, None)
+            specs[role, seed] = parse_spec(content)
+    return specs
+
+
+class ConfirmTrials:
+    """Gives those of the jobs that have not finished yet to whoever runs them."""
+
+    def __init__(
+        self, specs: Sequence[JobSpec], trackers: RunTrackers, show: Callable[[str], None] = print
+    ):
+        self._specs, self._trackers, self._show = list(specs), trackers, show
+        self._left = [n for n, s in enumerate(specs) if read_result(s.run_path) is None]
+
+    @property
+    def are_over(self) -> bool:
+        """Whether all of them have results."""
+        return not self._left
+
+    def next(self) -> tuple[int, JobSpec] | None:
+        """The next job that has no result."""
+        if not self._left:
+            return None
+        number = self._left.pop(0)
+        spec = self._specs[number]
+        spec.run_path.mkdir(parents=True, exist_ok=True)
+        write_atomically(spec.run_path / SPEC_NAME, spec.model_dump_json(indent=1) + "\n")
+        self._trackers.begin(spec, {"confirms": spec.name})
+        return number, spec
+
+    def report(
+        self,
+        number: int,  # noqa: ARG002 - a search would ask which
+        epoch: int,  # noqa: ARG002
+        metrics: dict[str, float],  # noqa: ARG002
+    ) -> bool:
+        """None of them is stopped."""
+        return False
+
+    def failed(self, number: int) -> None:
+        """What the dead job still holds is let go of."""
+        release_placement(self._specs[number].run_path)
+
+    def end(self, number: int, state: TrialState, error: str | None) -> None:
+        """Tell what came of a job."""
+        self._trackers.end(self._specs[number], state)
+        self._show(f"{self._specs[number].name}: {error or state}")
+
+    def look(self) -> None:
+        """Nothing is shown between the ends."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Scores on val by seed, and Welch's test of the difference of their means.
+
+    ``interval``: of the difference, at 95 %; it and ``p_value`` are None where one seed or no
+    scatter tells nothing. ``num_tried``: settings that the best was chosen among.
+    """
+
+    metric: str
+    maximizes: bool
+    num_tried: int
+    best: dict[int, float]
+    default: dict[int, float]
+    difference: float
+    interval: tuple[float, float] | None
+    p_value: float | None
+
+    @property
+    def verdict(self) -> str:
+        """Whether the difference is more than noise."""
+        if self.p_value is None:
+            return "whether it is more than noise cannot be told; take more seeds"
+        if self.p_value >= SIGNIFICANCE:
+            return "no more than noise"
+        is_better = (self.difference > 0) == self.maximizes
+        return f"more than noise: the best settings are {'better' if is_better else 'WORSE'}"
+
+    def write(self, folder: Path) -> None:
+        """Keep it beside the sweep."""
+        content = {**asdict(self), "verdict": self.verdict}
+        write_atomically(folder / RESULT_NAME, json.dumps(content, indent=1) + "\n")
+
+    def __str__(self) -> str:
+        scale, unit = (100.0, " %") if self.maximizes else (1.0, "")
+        rows = [("", f"{self.metric}{unit}", "deviation", "by seed")]
+        for role in ROLES:
+            scores = scale * np.array(list(getattr(self, role).values()))
+            deviation = f"{scores.std(ddof=1):.2f}" if len(scores) > 1 else "-"
+            each = ", ".join(f"{score:.2f}" for score in scores)
+            rows.append((role, f"{scores.mean():.2f}", deviation, each))
+        widths = [max(len(row[column]) for row in rows) for column in range(3)]
+        lines = [
+            "  ".join(
+                [*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[3]]
+            ).rstrip()
+            for row in rows
+        ]
+        line = f"difference {scale * self.difference:+.2f}{unit}"
+        if self.interval is not None and self.p_value is not None:
+            low, high = (scale * end for end in self.interval)
+            line += f" (95 % interval {low:+.2f} to {high:+.2f}, Welch's t-test p = "
+            line += f"{self.p_value:.3f})"
+        lines.append(f"{line}: {self.verdict}")
+        lines.append(f"the best is that of {self.num_tried} settings tried")
+        return "\n".join(lines)
+
+
+def compare(
+    sweep: SweepSpec, specs: dict[tuple[Role, int], JobSpec], num_tried: int
+) -> Comparison | None:
+    """The comparison, of the seeds that finished with both settings; None if there is none."""
+    scores: dict[Role, dict[int, float]] = {"best": {}, "default": {}}
+    for (role, seed), spec in specs.items():
+        if read_result(spec.run_path) is not None:
+            scores[role][seed] = last_score(spec, f"val_{sweep.metric}")
+    seeds = [seed for seed in scores["best"] if seed in scores["default"]]
+    if not seeds:
+        return None
+    best, default = ({seed: scores[role][seed] for seed in seeds} for role in ROLES)
+    difference = float(np.mean(list(best.values())) - np.mean(list(default.values())))
+    interval, p_value = welch(list(best.values()), list(default.values()))
+    return Comparison(
+        f"val_{sweep.metric}", sweep.maximizes, num_tried, best, default, difference, interval,
+        p_value,
+    )  # fmt: skip
+
+
+def last_score(spec: JobSpec, name: str) -> float:
+    """A metric of the last evaluation of a finished run."""
+    events = read_events(spec.run_path / JOURNAL_NAME)
+    return next(event.values[name] for event in reversed(events) if name in event.values)
+
+
+def welch(
+    first: Sequence[float], second: Sequence[float]
+) -> tuple[tuple[float, float] | None, float | None]:
+    """95 % interval of the difference of two means and its p-value, without assuming that both
+    scatter alike (Welch, Biometrika 1947); None, None where scatter is not known.
+    """
+    if min(len(first), len(second)) < 2 or np.std(first) == np.std(second) == 0:
+        return None, None
+    found = stats.ttest_ind(first, second, equal_var=False)
+    interval = found.confidence_interval(1 - SIGNIFICANCE)
+    assert math.isfinite(found.pvalue), "the scatter is known"
+    return (float(interval.low), float(interval.high)), float(found.pvalue)

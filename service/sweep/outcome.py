@@ -1,0 +1,148 @@
+"""What a sweep leaves beside its trials: the best settings as a job, the table, the pictures."""
+
+import csv
+import io
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from service.files import write_atomically
+from service.spec import JobSpec, parse_spec
+from service.sweep.page import render_page
+from service.sweep.pictures import SweepFacts, draw_all, png
+from service.sweep.progress import point_text, score_text
+from service.sweep.records import TrialRecord
+from service.sweep.search import best_record, fastest_front, importances
+from service.sweep.space import Point, SearchSpace, given_content, with_values
+from service.sweep.spec import SweepSpec
+from service.sweep.wording import states_text
+
+BEST_NAME = "best.json"
+FRONT_NAME = "front.json"
+TABLE_NAME = "trials.csv"
+PAGE_NAME = "sweep.html"
+PICTURES_NAME = "pictures"
+
+
+class Outcome(NamedTuple):
+    """Every trial, and the one whose settings were chosen; None where none finished."""
+
+    records: tuple[TrialRecord, ...]
+    best: TrialRecord | None
+
+
+def job_with(sweep: SweepSpec, point: Point, name: str) -> JobSpec:
+    """The base as a job of its own with a point's settings; nothing is held out."""
+    content = with_values(given_content(sweep.base), point)
+    return parse_spec({**content, "name": name})
+
+
+def write_outcome(sweep: SweepSpec, records: Sequence[TrialRecord], confirm: str = "") -> Outcome:
+    """Write everything that can be told of the trials so far; ``confirm``: what seeds said."""
+    outcome = Outcome(tuple(records), best_record(list(records), maximizes=sweep.maximizes))
+    folder = sweep.sweep_path
+    write_atomically(folder / TABLE_NAME, table(sweep, records))
+    if outcome.best is not None:
+        best = job_with(sweep, dict(outcome.best.params), f"{sweep.name}-best")
+        write_atomically(folder / BEST_NAME, best.model_dump_json(indent=1) + "\n")
+    if sweep.minimize_time:
+        front = fastest_front(list(records), maximizes=sweep.maximizes)
+        content = [
+            {"trial": r.number, sweep.metric_name: r.score, "seconds": r.seconds, **r.params}
+            for r in front
+        ]
+        write_atomically(folder / FRONT_NAME, json.dumps(content, indent=1) + "\n")
+    pictures = draw_pictures(sweep, records)
+    (folder / PICTURES_NAME).mkdir(exist_ok=True)
+    for name, image in pictures.items():
+        write_atomically(folder / PICTURES_NAME / f"{name}.png", image)
+    page = render_page(
+        f"Sweep {sweep.name}",
+        page_summary(sweep, outcome),
+        records,
+        sweep.metric_name,
+        sweep.maximizes,
+        pictures,
+        confirm,
+    )
+    write_atomically(folder / PAGE_NAME, page)
+    return outcome
+
+
+def draw_pictures(sweep: SweepSpec, records: Sequence[TrialRecord]) -> dict[str, bytes]:
+    """PNG images by name."""
+    facts = SweepFacts(
+        records,
+        sweep.metric_name,
+        sweep.maximizes,
+        frozenset(path for path, parameter in sweep.space.items() if parameter.log is not None),
+        importances(list(records), SearchSpace(sweep.space), importance_epoch(sweep)),
+    )
+    return {name: png(figure) for name, figure in draw_all(facts).items()}
+
+
+def importance_epoch(sweep: SweepSpec) -> int:
+    """The epoch up to which no trial was stopped: there all of them can be compared."""
+    stops = sweep.scheduler.kind != "none"
+    return sweep.min_epochs if stops else sweep.base.schedule.num_epochs
+
+
+def page_summary(sweep: SweepSpec, outcome: Outcome) -> list[tuple[str, str]]:
+    """The page's first lines."""
+    best = outcome.best
+    rows = [
+        ("Settings tried", f"{len(outcome.records)}: {states_text(outcome.records)}"),
+        ("Searched by", f"{sweep.algorithm.kind}, seed {sweep.algorithm.seed}"),
+        ("Stopped by", sweep.scheduler.kind),
+        (
+            "Scored on",
+            f"{sweep.held_out.num_images} images of train, held out by class with seed "
+            f"{sweep.held_out.seed}; val was not looked at",
+        ),
+    ]
+    if best is not None:
+        rows += [
+            (
+                "Best",
+                f"trial {best.number}, {sweep.metric_name} {score_text(sweep, best.score)}, of "
+                f"{len(outcome.records)} settings tried",
+            ),
+            ("Its settings", point_text(best)),
+        ]
+    return rows
+
+
+def table(sweep: SweepSpec, records: Sequence[TrialRecord]) -> str:
+    """All trials, failed and stopped ones too, as CSV."""
+    paths = list(sweep.space)
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(
+        ["trial", "state", sweep.metric_name, "epochs", "seconds", "failures", *paths, "error"]
+    )
+    for record in records:
+        values = [
+            json.dumps(record.params[path]) if path in record.params else "" for path in paths
+        ]
+        writer.writerow(
+            [
+                record.number,
+                record.state,
+                "" if record.score is None else record.score,
+                record.curve[-1][0] if record.curve else 0,
+                f"{record.seconds:.1f}",
+                record.num_failures,
+                *values,
+                record.error or "",
+            ]
+        )
+    return text.getvalue()
+
+
+def artifacts(folder: Path) -> list[Path]:
+    """What MLflow is given of a sweep's folder, as far as it is there."""
+    names = (BEST_NAME, FRONT_NAME, TABLE_NAME, PAGE_NAME, "sweep.json", "confirm.json")
+    files = [folder / name for name in names]
+    files += sorted((folder / PICTURES_NAME).glob("*.png"))
+    return [path for path in files if path.exists()]

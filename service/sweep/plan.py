@@ -1,0 +1,57 @@
+"""What a sweep would do, before it is begun."""
+
+from service.sweep.search import rungs
+from service.sweep.space import Dimension, SearchSpace
+from service.sweep.spec import SweepSpec
+
+
+def format_plan(sweep: SweepSpec) -> str:
+    """The plan as text for a person."""
+    base, budget = sweep.base, sweep.budget
+    resources = sweep.resources or base.resources
+    space = SearchSpace(sweep.space)
+    is_grid = sweep.algorithm.kind == "grid"
+    num_trials = min(budget.trials, len(space.grid())) if is_grid else budget.trials
+    epochs = base.schedule.num_epochs
+    lines = [
+        f"sweep {sweep.name}, in {sweep.sweep_path}",
+        f"{num_trials} trials of at most {epochs} epochs, chosen by {sweep.algorithm.kind}",
+        *(f"  {_dimension_text(dimension)}" for dimension in space.dimensions),
+        f"scored by {sweep.metric_name} on {sweep.held_out.num_images:,} images of train, which no "
+        "trial is trained on; val is not looked at",
+        _scheduler_text(sweep),
+        f"each trial: {resources.max_workers} workers of {resources.cpus_per_worker} CPUs"
+        + (" and a GPU" if resources.gpu else ""),
+    ]
+    if is_grid and len(space.grid()) > budget.trials:
+        lines.append(
+            f"warning: the grid has {len(space.grid())} points, of which budget.trials leaves the "
+            f"first {budget.trials}"
+        )
+    return "\n".join(lines)
+
+
+def _dimension_text(dimension: Dimension) -> str:
+    parameter = dimension.parameter
+    if parameter.choice is not None:
+        text = f"one of {list(parameter.choice)}"
+    else:
+        low, high = dimension.ends
+        text = f"{parameter.kind} {low:g} to {high:g}"
+        text += f" in steps of {parameter.step:g}" if parameter.step else ""
+    if parameter.when:
+        conditions = (f"{path} in {list(values)}" for path, values in parameter.when.items())
+        text += ", where " + " and ".join(conditions)
+    return f"{dimension.path}: {text}"
+
+
+def _scheduler_text(sweep: SweepSpec) -> str:
+    scheduler = sweep.scheduler
+    if scheduler.kind == "none":
+        return "every trial is trained to its last epoch"
+    if scheduler.kind == "median":
+        return f"from epoch {sweep.min_epochs} on, trials below the median of the others stop"
+    epochs = ", ".join(map(str, rungs(sweep)))
+    return (
+        f"after epoch {epochs} the best 1 / {scheduler.reduction_factor} of the trials so far go on"
+    )

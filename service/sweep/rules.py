@@ -1,0 +1,173 @@
+"""Rules for a sweep: its base is a valid job, and so is every point of its space."""
+
+import itertools
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from service.problems import BadInputError, Problem
+from service.spec import JobSpec, parse_spec
+from service.sweep.parameters import FIXED_SECTIONS, Parameter, is_numeric, leaf_types
+from service.sweep.space import Dimension, Point, SearchSpace, given_content, with_values
+
+if TYPE_CHECKING:
+    from service.sweep.spec import SweepSpec
+
+MAX_CORNERS = 512
+MAX_POINT_PROBLEMS = 5
+
+
+def problems_with(sweep: "SweepSpec") -> Iterator[Problem]:
+    """What is wrong with a sweep whose fields are valid each by itself."""
+    base_problems = list(_problems_of(given_content(sweep.base)))
+    yield from (problem._replace(where=f"base.{problem.where}") for problem in base_problems)
+    own = [*_sweep_problems(sweep), *_space_problems(sweep)]
+    yield from own
+    if not base_problems and not own:
+        yield from _point_problems(sweep)
+
+
+def _sweep_problems(sweep: "SweepSpec") -> Iterator[Problem]:
+    if sweep.base.dataset.held_out is not None:
+        yield Problem("base.dataset.held_out", "is set", "set held_out of the sweep instead")
+    epochs = sweep.base.schedule.num_epochs
+    if sweep.scheduler.kind != "none":
+        if sweep.minimize_time:
+            yield Problem(
+                "scheduler.kind",
+                f"is {sweep.scheduler.kind!r}, but with minimize_time no one metric tells which "
+                "trials are worse",
+                'set "scheduler": {"kind": "none"}',
+            )
+        if "schedule.num_epochs" in sweep.space or "schedule" in sweep.space:
+            yield Problem(
+                "space.schedule.num_epochs",
+                f"is searched, but {sweep.scheduler.kind} compares trials of equal length",
+                'leave it out, or set "scheduler": {"kind": "none"}',
+            )
+        if sweep.min_epochs >= epochs > 1:
+            yield Problem(
+                "scheduler.min_epochs",
+                f"is {sweep.min_epochs} of {epochs} epochs",
+                "make it less than base.schedule.num_epochs",
+            )
+    every = sweep.base.evaluation.every_epochs
+    if sweep.scheduler.kind != "none" and sweep.min_epochs % every:
+        yield Problem(
+            "base.evaluation.every_epochs",
+            f"is {every}, so nothing is known at scheduler.min_epochs = {sweep.min_epochs}",
+            "evaluate every epoch, or choose min_epochs as a multiple of it",
+        )
+    if not sweep.space:
+        yield Problem("space", "is empty", "name a field, or leave space out for the default")
+
+
+def _space_problems(sweep: "SweepSpec") -> Iterator[Problem]:
+    for path, parameter in sweep.space.items():
+        where = f"space.{path}"
+        section = path.split(".")[0]
+        types = leaf_types(path)
+        if section in FIXED_SECTIONS:
+            yield Problem(where, "cannot be searched", FIXED_SECTIONS[section])
+        elif not types:
+            yield Problem(where, "is not a field of a job spec", "mend its name")
+        elif len(parameter.kinds_given) != 1:
+            yield Problem(where, "needs one of log, linear and choice", "give just one of them")
+        else:
+            yield from _range_problems(Dimension(path, parameter))
+            yield from _condition_problems(sweep, path, parameter)
+    for path, other in itertools.permutations(sweep.space, 2):
+        if other.startswith(f"{path}."):
+            yield Problem(f"space.{other}", f"is a part of {path}", "search one of the two")
+
+
+def _range_problems(dimension: Dimension) -> Iterator[Problem]:
+    where, parameter = f"space.{dimension.path}", dimension.parameter
+    if parameter.choice is not None:
+        if parameter.step is not None or parameter.points is not None:
+            yield Problem(where, "is a choice with step or points", "leave these out")
+        return
+    low, high = dimension.ends
+    if not is_numeric(leaf_types(dimension.path)):
+        yield Problem(where, "is not a number", 'give its values, as in {"choice": [...]}')
+    if low >= high:
+        yield Problem(where, f"is from {low:g} to {high:g}", "give the lesser first")
+    if parameter.log is not None and parameter.step is not None:
+        yield Problem(f"{where}.step", "is given with log", "use linear, or leave it out")
+    whole = [low, high, parameter.step or 1]
+    if dimension.is_integer and any(value != int(value) for value in whole):
+        yield Problem(where, "takes whole numbers only", "give whole ends and a whole step")
+    if parameter.step is not None and parameter.step > high - low:
+        yield Problem(f"{where}.step", "is more than the range", "make it smaller")
+
+
+def _condition_problems(sweep: "SweepSpec", path: str, parameter: Parameter) -> Iterator[Problem]:
+    for other, allowed in (parameter.when or {}).items():
+        where = f"space.{path}.when.{other}"
+        condition = sweep.space.get(other)
+        if condition is None or condition.choice is None:
+            yield Problem(where, "is no parameter with a choice", "name one of this space")
+        elif unknown := [value for value in allowed if value not in condition.choice]:
+            yield Problem(where, f"{unknown[0]!r} is not among its choices", "mend the value")
+        elif _depends_on(sweep, other, path):
+            yield Problem(where, "depends on this parameter itself", "remove one condition")
+
+
+def _depends_on(sweep: "SweepSpec", path: str, other: str) -> bool:
+    """Whether ``path`` applies depending on ``other``, directly or through others."""
+    seen, ahead = set(), [path]
+    while ahead:
+        current = ahead.pop()
+        if current == other:
+            return True
+        if current not in seen and current in sweep.space:
+            seen.add(current)
+            ahead += list(sweep.space[current].when or {})
+    return False
+
+
+def _point_problems(sweep: "SweepSpec") -> Iterator[Problem]:
+    """What is wrong with points, each kind of mistake told once with a point that shows it."""
+    told: set[tuple[str, str]] = set()
+    content = trial_content(sweep, sweep.base)
+    for point in _telling_points(sweep):
+        for problem in _problems_of(with_values(content, point)):
+            if (key := (problem.where, problem.remedy)) in told:
+                continue
+            told.add(key)
+            at = ", ".join(f"{path} = {value!r}" for path, value in point.items())
+            yield Problem(
+                f"space: {problem.where}",
+                f"{problem.wrong}, where {at}",
+                f"{problem.remedy}; every point of the space must be a valid job",
+            )
+            if len(told) == MAX_POINT_PROBLEMS:
+                return
+
+
+def _telling_points(sweep: "SweepSpec") -> Iterator[Point]:
+    space = SearchSpace(sweep.space)
+    if sweep.algorithm.kind == "grid":
+        yield from itertools.islice(space.grid(), MAX_CORNERS)
+    if space.num_corners() <= MAX_CORNERS:
+        yield from space.corners()
+    else:
+        yield from space.random_corners(MAX_CORNERS, seed=0)
+
+
+def trial_content(sweep: "SweepSpec", base: JobSpec) -> dict[str, Any]:
+    """The JSON data of a trial's spec, but for its point, its name and its place."""
+    content = given_content(base)
+    content["dataset"]["held_out"] = sweep.held_out.model_dump(mode="json")
+    if sweep.resources is not None:
+        content["resources"] = sweep.resources.model_dump(mode="json", exclude_unset=True)
+    for field in ("register_as", "alias"):
+        content.get("tracking", {}).pop(field, None)
+    return content
+
+
+def _problems_of(content: dict[str, Any]) -> tuple[Problem, ...]:
+    try:
+        parse_spec(content)
+    except BadInputError as error:
+        return error.problems
+    return ()

@@ -1,0 +1,234 @@
+"""The search space as points: values by path, and the job that each of them is."""
+
+import copy
+import itertools
+import json
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+
+from service.spec import JobSpec
+from service.sweep.parameters import Parameter, is_integer, leaf_types
+
+Point = dict[str, Any]
+"""Values by path; a parameter that does not apply is absent."""
+
+DEFAULT_GRID_POINTS = 3
+MAX_LISTED = 64
+JSON_MARK = "json:"
+
+
+class Draw(Protocol):
+    """What chooses values; an Optuna trial is one."""
+
+    def suggest_float(
+        self, name: str, low: float, high: float, *, step: float | None, log: bool
+    ) -> float:
+        """A number of a range."""
+
+    def suggest_int(self, name: str, low: int, high: int, *, step: int, log: bool) -> int:
+        """A whole number of a range, ends included."""
+
+    def suggest_categorical(self, name: str, choices: list[Any]) -> Any:  # noqa: ANN401
+        """One of several values."""
+
+
+class Dimension(NamedTuple):
+    """A parameter and its path."""
+
+    path: str
+    parameter: Parameter
+
+    @property
+    def is_integer(self) -> bool:
+        """Whether its values are whole numbers."""
+        return is_integer(leaf_types(self.path))
+
+    @property
+    def ends(self) -> tuple[float, float]:
+        """Least and greatest value of a range."""
+        ends = self.parameter.log or self.parameter.linear
+        assert ends is not None, "a choice has no ends"
+        return ends
+
+    def applies(self, point: Mapping[str, Any]) -> bool:
+        """Whether the values chosen so far let it apply."""
+        return all(
+            path in point and point[path] in allowed
+            for path, allowed in (self.parameter.when or {}).items()
+        )
+
+    def draw(self, draw: Draw) -> Any:  # noqa: ANN401 - any JSON value
+        """One value, chosen by ``draw``."""
+        parameter = self.parameter
+        if parameter.choice is not None:
+            choices = [_encoded_value(value) for value in parameter.choice]
+            return _decoded_value(draw.suggest_categorical(self.path, choices))
+        (low, high), is_log = self.ends, parameter.log is not None
+        if self.is_integer:
+            step = int(parameter.step or 1)
+            return draw.suggest_int(self.path, int(low), int(high), step=step, log=is_log)
+        return draw.suggest_float(self.path, low, high, step=parameter.step, log=is_log)
+
+    def grid(self) -> list[Any]:
+        """Its values in a grid."""
+        if self.parameter.choice is not None:
+            return list(self.parameter.choice)
+        low, high = self.ends
+        count = self.parameter.points or DEFAULT_GRID_POINTS
+        if self.parameter.log is not None:
+            values = np.geomspace(low, high, count)
+        else:
+            values = np.linspace(low, high, count)
+        step = self.parameter.step
+        if step is not None:
+            values = low + np.round((values - low) / step) * step
+        if self.is_integer:
+            values = np.round(values)
+        # Rounding must not push an end out of the range, nor two values onto each other.
+        unique = dict.fromkeys(float(min(max(value, low), high)) for value in values)
+        return [int(value) if self.is_integer else value for value in unique]
+
+    def telling_values(self) -> list[Any]:
+        """Values that show whether all of them are valid: all of a few, otherwise the ends."""
+        if self.parameter.choice is not None:
+            return list(self.parameter.choice)
+        low, high = self.ends
+        step = self.parameter.step or (1.0 if self.is_integer else None)
+        if step is not None and (high - low) / step < MAX_LISTED:
+            values = [low + i * step for i in range(math.floor((high - low) / step + 1e-9) + 1)]
+        else:
+            values = [low, high]
+        return [int(value) for value in values] if self.is_integer else values
+
+
+class SearchSpace:
+    """The dimensions, those before others that depend on them."""
+
+    def __init__(self, space: Mapping[str, Parameter]):
+        self.dimensions = _ordered(space)
+
+    def draw(self, draw: Draw) -> Point:
+        """One point."""
+        point: Point = {}
+        for dimension in self.dimensions:
+            if dimension.applies(point):
+                point[dimension.path] = dimension.draw(draw)
+        return point
+
+    def grid(self) -> list[Point]:
+        """Every combination of the dimensions' grids, the last one changing fastest."""
+        return self._combinations({d.path: d.grid() for d in self.dimensions})
+
+    def num_corners(self) -> int:
+        """Combinations of telling values, conditions aside."""
+        return math.prod(len(dimension.telling_values()) for dimension in self.dimensions)
+
+    def corners(self) -> list[Point]:
+        """Every combination of telling values."""
+        return self._combinations({d.path: d.telling_values() for d in self.dimensions})
+
+    def random_corners(self, count: int, seed: int) -> Iterator[Point]:
+        """Combinations of telling values, drawn at random."""
+        generator = np.random.default_rng(seed)
+        values = {dimension.path: dimension.telling_values() for dimension in self.dimensions}
+        for _ in range(count):
+            point: Point = {}
+            for dimension in self.dimensions:
+                choices = values[dimension.path]
+                if dimension.applies(point):
+                    point[dimension.path] = choices[int(generator.integers(len(choices)))]
+            yield point
+
+    def _combinations(self, values: Mapping[str, list[Any]]) -> list[Point]:
+        points: dict[str, Point] = {}
+        for combination in itertools.product(*values.values()):
+            chosen = dict(zip(values, combination, strict=True))
+            point: Point = {}
+            for dimension in self.dimensions:
+                if dimension.applies(point):
+                    point[dimension.path] = chosen[dimension.path]
+            # Where a parameter does not apply, combinations of its values are one point.
+            points.setdefault(json.dumps(point), point)
+        return list(points.values())
+
+
+def _ordered(space: Mapping[str, Parameter]) -> list[Dimension]:
+    """Dimensions after those that they depend on; what depends on itself comes last."""
+    left, ordered = dict(space), []
+    while left:
+        ready = [
+            path
+            for path, parameter in left.items()
+            if not any(other in left for other in parameter.when or {})
+        ]
+        for path in ready or list(left):
+            ordered.append(Dimension(path, left.pop(path)))
+    return ordered
+
+
+def given_content(spec: JobSpec) -> dict[str, Any]:
+    """A spec as JSON data, without what it leaves to defaults: these may depend on a choice."""
+    return spec.model_dump(mode="json", exclude_unset=True)
+
+
+def with_values(content: Mapping[str, Any], point: Mapping[str, Any]) -> dict[str, Any]:
+    """A job spec's JSON data with the values of a point in place of its own."""
+    changed = copy.deepcopy(dict(content))
+    # A section that is chosen whole comes before its fields.
+    for path, value in sorted(point.items(), key=lambda item: item[0].count(".")):
+        *sections, leaf = path.split(".")
+        place = changed
+        for section in sections:
+            if not isinstance(place.get(section), dict):
+                place[section] = {}
+            place = place[section]
+        place[leaf] = copy.deepcopy(value)
+    return changed
+
+
+def own_point(spec: JobSpec, space: SearchSpace) -> Point | None:
+    """The point of a job's own settings; None where they lie outside of the space."""
+    content = spec.model_dump(mode="json")
+    content["method"] = spec.effective_method().model_dump(mode="json")
+    point: Point = {}
+    for dimension in space.dimensions:
+        if not dimension.applies(point):
+            continue
+        value: Any = content
+        for part in dimension.path.split("."):
+            value = value.get(part) if isinstance(value, dict) else None
+        parameter = dimension.parameter
+        if parameter.choice is not None:
+            if value not in parameter.choice:
+                return None
+        elif not isinstance(value, int | float) or not _is_between(value, dimension.ends):
+            return None
+        point[dimension.path] = value
+    return point
+
+
+def _is_between(value: float, ends: tuple[float, float]) -> bool:
+    return ends[0] <= value <= ends[1]
+
+
+def encoded(point: Mapping[str, Any]) -> dict[str, Any]:
+    """A point as Optuna can keep it: what is not a plain value becomes JSON text."""
+    return {path: _encoded_value(value) for path, value in point.items()}
+
+
+def decoded(params: Mapping[str, Any]) -> Point:
+    """The point that ``encoded`` made this of."""
+    return {path: _decoded_value(value) for path, value in params.items()}
+
+
+def _encoded_value(value: Any) -> Any:  # noqa: ANN401 - any JSON value
+    return JSON_MARK + json.dumps(value) if isinstance(value, list | dict) else value
+
+
+def _decoded_value(value: Any) -> Any:  # noqa: ANN401 - any JSON value
+    if isinstance(value, str) and value.startswith(JSON_MARK):
+        return json.loads(value.removeprefix(JSON_MARK))
+    return value

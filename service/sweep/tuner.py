@@ -1,0 +1,227 @@
+"""Runs jobs as trials of Ray Tune: so many at a time, each with Ray Train beneath it.
+
+Ray Tune places, follows, ends and begins trials again; which ones there are and when one stops is
+asked of a source, which remembers it beyond the life of this process.
+"""
+
+import logging
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol
+
+from ray import tune
+from ray.tune import Callback, CheckpointConfig, FailureConfig, RunConfig, Stopper, TuneConfig
+from ray.tune.experiment import Trial as TuneTrial
+from ray.tune.schedulers import FIFOScheduler, TrialScheduler
+from ray.tune.search import Searcher
+
+from service.spec import JobSpec
+from service.sweep.records import TrialState
+from service.sweep.trial import Trial
+
+logger = logging.getLogger(__name__)
+
+TUNE_NAME = ".tune"
+# Far above what a search comes to: when it is over is for the source to say.
+MAX_TRIALS = 1_000_000
+
+
+class TrialSource(Protocol):
+    """Where trials come from, and what is told of them."""
+
+    def next(self) -> tuple[int, JobSpec] | None:
+        """Number and spec of the next trial; None when there are no more."""
+
+    def report(self, number: int, epoch: int, metrics: dict[str, float]) -> bool:
+        """Take the metrics of an evaluation; whether the trial is to stop there."""
+
+    def failed(self, number: int) -> None:
+        """A trial failed and begins again from its checkpoint."""
+
+    def end(self, number: int, state: TrialState, error: str | None) -> None:
+        """A trial has ended for good."""
+
+    def look(self) -> None:
+        """Called several times a second."""
+
+
+def run_trials(
+    source: TrialSource,
+    folder: Path,
+    *,
+    concurrency: int,
+    max_failures: int,
+    must_stop: Callable[[], bool],
+    trainable: type[tune.Trainable] = Trial,
+) -> None:
+    """Run all trials of ``source``, or those that come before ``must_stop`` says so.
+
+    Trials that were stopped that way have not ended: they are gone on with when they come again.
+    """
+    # What Tune remembers is of no use here: the source knows better, and its own files suffice.
+    shutil.rmtree(folder / TUNE_NAME, ignore_errors=True)
+    os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"
+    os.environ["TUNE_GLOBAL_CHECKPOINT_S"] = "86400"
+    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(concurrency)
+    bridge = _Bridge(source)
+    tuner = tune.Tuner(
+        # Its workers ask for what they need; the process that follows them needs next to nothing.
+        tune.with_resources(trainable, {"CPU": 0}),
+        tune_config=TuneConfig(
+            search_alg=_SourceSearcher(source, concurrency, bridge),
+            scheduler=_SourceScheduler(bridge),
+            num_samples=MAX_TRIALS,
+            reuse_actors=True,
+        ),
+        run_config=RunConfig(
+            name=TUNE_NAME,
+            storage_path=str(folder),
+            failure_config=FailureConfig(max_failures=max_failures),
+            checkpoint_config=CheckpointConfig(checkpoint_at_end=False),
+            callbacks=[bridge],
+            stop=_StopWhen(must_stop),
+            verbose=0,
+        ),
+    )
+    try:
+        tuner.fit()
+    finally:
+        shutil.rmtree(folder / TUNE_NAME, ignore_errors=True)
+
+
+class _Bridge(Callback):  # type: ignore[misc]
+    """Tells the source what Tune tells."""
+
+    def __init__(self, source: TrialSource):
+        self._source = source
+        self.live: set[int] = set()
+        self._stopped: set[int] = set()
+
+    def report(self, trial: TuneTrial, result: dict[str, Any]) -> bool:
+        """Whether the trial is to stop."""
+        number = _number(trial)
+        metrics = {k: v for k, v in result.items() if isinstance(v, float)}
+        if self._source.report(number, int(result["epoch"]), metrics):
+            self._stopped.add(number)
+            return True
+        return False
+
+    def on_step_end(self, iteration: int, trials: list[TuneTrial], **info: Any) -> None:  # noqa: ANN401, ARG002 - Ray's interface
+        self._source.look()
+
+    def on_trial_recover(
+        self,
+        iteration: int,  # noqa: ARG002 - Ray's interface
+        trials: list[TuneTrial],  # noqa: ARG002
+        trial: TuneTrial,
+        **info: Any,  # noqa: ANN401, ARG002
+    ) -> None:
+        self._source.failed(_number(trial))
+
+    def on_trial_complete(
+        self,
+        iteration: int,  # noqa: ARG002 - Ray's interface
+        trials: list[TuneTrial],  # noqa: ARG002
+        trial: TuneTrial,
+        **info: Any,  # noqa: ANN401, ARG002
+    ) -> None:
+        number = _number(trial)
+        if number not in self._stopped:
+            # Tune does not ask the scheduler about a result that is the last one.
+            self.report(trial, trial.last_result)
+        is_stopped = not _is_last(trial) and number in self._stopped
+        self._end(number, "stopped" if is_stopped else "finished", None)
+
+    def on_trial_error(
+        self,
+        iteration: int,  # noqa: ARG002 - Ray's interface
+        trials: list[TuneTrial],  # noqa: ARG002
+        trial: TuneTrial,
+        **info: Any,  # noqa: ANN401, ARG002
+    ) -> None:
+        self._source.failed(_number(trial))
+        self._end(_number(trial), "failed", _error_text(trial))
+
+    def _end(self, number: int, state: TrialState, error: str | None) -> None:
+        self.live.discard(number)
+        self._source.end(number, state, error)
+
+
+class _SourceSearcher(Searcher):  # type: ignore[misc]
+    """Gives Tune the trials of a source, so many at a time."""
+
+    def __init__(self, source: TrialSource, concurrency: int, bridge: _Bridge):
+        super().__init__()
+        self._source, self._concurrency, self._bridge = source, concurrency, bridge
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # noqa: ARG002 - Ray's interface
+        """The next trial's config; None while there are enough."""
+        if len(self._bridge.live) >= self._concurrency:
+            return None
+        trial = self._source.next()
+        if trial is None:
+            # While trials are under way, one of them may still use up the rest of the budget.
+            return str(Searcher.FINISHED)
+        number, spec = trial
+        self._bridge.live.add(number)
+        return {"number": number, "spec": spec.model_dump_json()}
+
+    def on_trial_complete(self, trial_id: str, result: Any = None, error: bool = False) -> None:  # noqa: ANN401 - Ray's interface
+        """The bridge has told it."""
+
+    def save(self, checkpoint_path: str) -> None:
+        """The source keeps its own state."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """The source has its own state."""
+
+
+class _SourceScheduler(FIFOScheduler):  # type: ignore[misc]
+    """Stops a trial where the source says so."""
+
+    def __init__(self, bridge: _Bridge):
+        super().__init__()
+        self._bridge = bridge
+
+    def on_trial_result(
+        self,
+        tune_controller: Any,  # noqa: ANN401, ARG002 - Ray's interface
+        trial: TuneTrial,
+        result: dict[str, Any],
+    ) -> str:
+        """Go on or stop."""
+        must_stop = self._bridge.report(trial, result)
+        return str(TrialScheduler.STOP if must_stop else TrialScheduler.CONTINUE)
+
+
+class _StopWhen(Stopper):  # type: ignore[misc]
+    """Ends everything when a function says so."""
+
+    def __init__(self, must_stop: Callable[[], bool]):
+        self._must_stop = must_stop
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:  # noqa: ARG002 - Ray's interface
+        return False
+
+    def stop_all(self) -> bool:
+        """Whether it is time."""
+        return self._must_stop()
+
+
+def _number(trial: TuneTrial) -> int:
+    return int(trial.config["number"])
+
+
+def _is_last(trial: TuneTrial) -> bool:
+    """Whether the trial came to its last epoch."""
+    spec = JobSpec.model_validate_json(trial.config["spec"])
+    return trial.last_result.get("epoch") == spec.schedule.num_epochs
+
+
+def _error_text(trial: TuneTrial) -> str:
+    """The last line of what the trial raised, without Ray's names for it."""
+    error = trial.get_error()
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else "it failed for an unknown reason"

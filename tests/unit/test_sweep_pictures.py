@@ -1,0 +1,389 @@
+import base64
+import itertools
+import json
+import math
+import random
+import struct
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from matplotlib.collections import LineCollection
+from matplotlib.colors import to_rgba
+from matplotlib.contour import ContourSet
+
+from service.sweep.page import render_page
+from service.sweep.pictures import SweepFacts, draw_all, png
+from service.sweep.records import TrialRecord
+
+TEMPERATURE, ALPHA, KIND = "method.base_temperature", "method.alpha", "schedule.kind"
+NAMES = [
+    "metric_by_parameter",
+    "temperature_alpha_map",
+    "parallel_coordinates",
+    "learning_curves",
+    "importance",
+]
+ATTACK = "</td><script>alert('x')</script><img src=\"http://evil.example/a.png\">"
+
+
+def make_records(count=24, seed=7):
+    rng = random.Random(seed)
+    records = []
+    for number in range(count):
+        params = {
+            TEMPERATURE: 2 * 8 ** rng.random(),
+            ALPHA: rng.uniform(0.1, 0.9),
+            KIND: rng.choice(["cosine", "linear", "step"]),
+        }
+        if params[KIND] == "step":
+            params["schedule.step_epochs"] = rng.randint(3, 9)
+        state = ("finished", "stopped", "stopped", "failed")[number % 4]
+        reached = {"finished": 9, "stopped": 3, "failed": 1}[state]
+        top = rng.uniform(0.6, 0.75)
+        curve = tuple((epoch, top * (1 - 0.5**epoch)) for epoch in range(1, reached + 1))
+        error = "out of memory" if state == "failed" else None
+        records.append(TrialRecord(number, state, params, curve[-1][1], curve, 60.0, 0, error))
+    return records
+
+
+def make_facts(records, **changes):
+    importances = {TEMPERATURE: 0.6, ALPHA: 0.3, KIND: 0.1}
+    log_params = frozenset({TEMPERATURE})
+    facts = SweepFacts(records, "held_out_top1", True, log_params, importances)
+    return facts._replace(**changes)
+
+
+@pytest.fixture(scope="module")
+def records():
+    return make_records()
+
+
+@pytest.fixture(scope="module")
+def figures(records):
+    return draw_all(make_facts(records))
+
+
+def marks(axes, label):
+    """The points drawn under a label, as a set of rounded pairs."""
+    offsets = [
+        tuple(point)
+        for collection in axes.collections
+        if collection.get_label() == label
+        for point in collection.get_offsets()
+    ]
+    return {(round(float(x), 9), round(float(y), 9)) for x, y in offsets}
+
+
+def panel(figure, name):
+    return next(axes for axes in figure.axes if axes.get_xlabel().startswith(name))
+
+
+def star(axes):
+    line = next(line for line in axes.lines if line.get_marker() == "*")
+    return line.get_xdata()[0], line.get_ydata()[0]
+
+
+def of_state(records, state):
+    return [record for record in records if record.state == state]
+
+
+def test_all_pictures_come_in_order_and_name_what_became_of_all_settings(figures):
+    assert list(figures) == NAMES
+    for figure in figures.values():
+        title = figure.get_suptitle()
+        assert "24 settings tried: 6 finished, 12 stopped early, 6 failed" in title
+
+
+@pytest.mark.parametrize(("path", "scale"), [(TEMPERATURE, "log"), (ALPHA, "linear")])
+def test_scored_trials_stand_at_their_value_and_metric(records, figures, path, scale):
+    axes = panel(figures["metric_by_parameter"], path)
+    assert axes.get_xscale() == scale
+    for state, label in (("finished", "finished"), ("stopped", "stopped early")):
+        expected = {
+            (round(record.params[path], 9), round(record.score, 9))
+            for record in of_state(records, state)
+        }
+        assert marks(axes, label) == expected
+
+
+def test_failed_trials_are_marked_on_the_bottom_edge(records, figures):
+    axes = panel(figures["metric_by_parameter"], TEMPERATURE)
+    failed = next(c for c in axes.collections if c.get_label() == "failed")
+    values = sorted(record.params[TEMPERATURE] for record in of_state(records, "failed"))
+    assert sorted(failed.get_offsets()[:, 0]) == pytest.approx(values)
+    low, high = axes.get_ylim()
+    pixels = failed.get_offset_transform().transform(failed.get_offsets())
+    heights = axes.transAxes.inverted().transform(pixels)[:, 1]
+    least = min(record.score for record in records if record.state != "failed")
+    assert heights.max() < (least - low) / (high - low)
+    assert heights.min() >= 0
+
+
+def test_categories_are_strips_about_their_labels(records, figures):
+    axes = panel(figures["metric_by_parameter"], KIND)
+    labels = [label.get_text() for label in axes.get_xticklabels()]
+    assert labels == ["cosine", "linear", "step"]
+    by_metric = {y: x for x, y in marks(axes, "finished") | marks(axes, "stopped early")}
+    for record in of_state(records, "finished") + of_state(records, "stopped"):
+        place = by_metric[round(record.score, 9)]
+        assert labels[round(place)] == record.params[KIND]
+        assert abs(place - round(place)) < 0.3
+
+
+@pytest.mark.parametrize(("maximizes", "choose"), [(True, max), (False, min)])
+def test_the_star_is_on_the_best_finished_trial(records, maximizes, choose):
+    figures = draw_all(make_facts(records, metric="held_out_loss", maximizes=maximizes))
+    best = choose(of_state(records, "finished"), key=lambda record: record.score)
+    axes = panel(figures["metric_by_parameter"], ALPHA)
+    assert star(axes) == (best.params[ALPHA], best.score)
+    assert star(figures["learning_curves"].axes[0]) == best.curve[-1]
+    map_axes = figures["temperature_alpha_map"].axes[0]
+    assert star(map_axes) == (best.params[TEMPERATURE], best.params[ALPHA])
+
+
+def test_every_trial_has_one_curve_of_exactly_its_points(records, figures):
+    axes = figures["learning_curves"].axes[0]
+    drawn = [
+        [tuple(point) for point in segment]
+        for collection in axes.collections
+        if isinstance(collection, LineCollection)
+        for segment in collection.get_segments()
+    ]
+    drawn += [
+        list(zip(line.get_xdata(), line.get_ydata(), strict=True))
+        for line in axes.lines
+        if line.get_marker() != "*"
+    ]
+    assert sorted(drawn) == sorted(list(record.curve) for record in records)
+    ends = {(3.0, round(record.score, 9)) for record in of_state(records, "stopped")}
+    assert marks(axes, "stopped early") == ends
+
+
+def test_the_map_shows_all_trials_and_the_better_the_darker(records, figures):
+    axes = figures["temperature_alpha_map"].axes[0]
+    assert axes.get_xscale() == "log"
+    for state, label in (("finished", "finished"), ("stopped", "stopped early"), ("failed",) * 2):
+        placed = {
+            (round(record.params[TEMPERATURE], 9), round(record.params[ALPHA], 9))
+            for record in of_state(records, state)
+        }
+        assert marks(axes, label) == placed
+    finished = next(c for c in axes.collections if c.get_label() == "finished")
+    brightness = finished.get_facecolors()[:, :3].sum(axis=1)
+    scores = [record.score for record in of_state(records, "finished")]
+    assert list(np.argsort(-brightness)) == list(np.argsort(scores))
+
+
+def test_stopped_trials_are_hollow_on_the_map(figures):
+    axes = figures["temperature_alpha_map"].axes[0]
+    stopped = next(c for c in axes.collections if c.get_label() == "stopped early")
+    assert {tuple(face[:3]) for face in stopped.get_facecolors()} == {to_rgba("white")[:3]}
+
+
+@pytest.mark.parametrize(("num_finished", "is_filled"), [(5, False), (6, True)])
+def test_the_map_has_a_background_from_six_finished_trials_on(records, num_finished, is_filled):
+    chosen = of_state(records, "finished")[:num_finished] + of_state(records, "stopped")
+    axes = draw_all(make_facts(chosen))["temperature_alpha_map"].axes[0]
+    assert any(isinstance(c, ContourSet) for c in axes.collections) == is_filled
+
+
+@pytest.mark.parametrize("alphas", [[0.5] * 8, [0.1 * n for n in range(8)], [0.1, 0.9] * 4])
+@pytest.mark.parametrize("scores", [[0.7] * 8, [0.6 + 0.01 * n for n in range(8)]])
+def test_the_map_is_drawn_of_points_in_a_row_on_a_grid_or_of_one_score(alphas, scores):
+    records = [
+        TrialRecord(n, "finished", {TEMPERATURE: 2.0 * 2 ** (n // 2), ALPHA: alpha}, score, (), 1.0)
+        for n, (alpha, score) in enumerate(zip(alphas, scores, strict=True))
+    ]
+    axes = draw_all(make_facts(records))["temperature_alpha_map"].axes[0]
+    assert len(marks(axes, "finished")) == len({tuple(r.params.values()) for r in records})
+
+
+@pytest.mark.parametrize("missing", [TEMPERATURE, ALPHA])
+def test_there_is_no_map_unless_both_numbers_were_searched(records, missing):
+    fewer = [
+        record._replace(params={p: v for p, v in record.params.items() if p != missing})
+        for record in records
+    ]
+    assert "temperature_alpha_map" not in draw_all(make_facts(fewer))
+
+
+def test_parallel_lines_pass_every_axis_at_the_trials_value(records, figures):
+    axes = figures["parallel_coordinates"].axes[0]
+    drawn = sorted(
+        tuple(round(float(y), 6) for y in line.get_ydata())
+        for line in axes.lines
+        if len(line.get_xdata()) == 5
+    )
+    paths = list(dict.fromkeys(path for record in records for path in record.params))
+    columns = [[record.params.get(path) for record in records] for path in paths]
+    columns.append([None if record.state == "failed" else record.score for record in records])
+    (absent,) = {line[-1] for line in drawn if line[-1] < 0}
+    expected = zip(
+        *(
+            _heights(column, path, absent)
+            for column, path in zip(columns, [*paths, ""], strict=True)
+        ),
+        strict=True,
+    )
+    assert drawn == sorted(expected)
+
+
+def _heights(column, path, absent):
+    """Where the values of one axis belong, from its least at 0 to its greatest at 1."""
+    ranks = {"cosine": 0, "linear": 1, "step": 2}
+    places = [ranks.get(value, value) for value in column]
+    if path == TEMPERATURE:
+        places = [math.log(value) for value in places]
+    known = [place for place in places if place is not None]
+    low, high = min(known), max(known)
+    return [absent if p is None else round((p - low) / (high - low), 6) for p in places]
+
+
+def test_importances_are_bars_from_the_greatest_down(figures):
+    axes = figures["importance"].axes[0]
+    widths = {
+        label.get_text(): bar.get_width()
+        for label, bar in zip(axes.get_yticklabels(), axes.patches, strict=True)
+    }
+    assert widths == pytest.approx({TEMPERATURE: 60, ALPHA: 30, KIND: 10})
+    assert list(widths) == [KIND, ALPHA, TEMPERATURE]
+
+
+def test_importances_that_are_no_numbers_are_left_out(records):
+    assert "importance" not in draw_all(make_facts(records, importances={ALPHA: math.nan}))
+
+
+def test_a_picture_is_a_whole_png_and_the_same_every_time(records, figures):
+    image = png(figures["importance"])
+    assert image.startswith(b"\x89PNG\r\n\x1a\n")
+    assert image.endswith(b"IEND\xaeB`\x82")
+    width, height = struct.unpack(">II", image[16:24])
+    assert (width, height) == tuple(int(side) for side in figures["importance"].bbox.size * 1.1)
+    assert png(draw_all(make_facts(records))["importance"]) == image
+
+
+def odd_records():
+    values = [[1, 2], {"a": "$x$ and $y"}, None, True, "ünï$", 3, 0.5, "long " * 20]
+    names = ["a.b.c.list_of_a_very_long_name_indeed", "one", "same.number"]
+    return [
+        TrialRecord(
+            number, "finished", {names[0]: value, names[1]: number, names[2]: 5}, 0.5, (), 1.0
+        )
+        for number, value in enumerate(values)
+    ]
+
+
+def test_odd_settings_are_drawn_without_a_warning(recwarn):
+    failed = [r._replace(state="failed", score=None, curve=()) for r in make_records(4)]
+    unmeasured = [r._replace(state="waiting", score=math.nan, curve=()) for r in make_records(3)]
+    for records in (failed, unmeasured, make_records(1), odd_records()):
+        for figure in draw_all(make_facts(records, importances={})).values():
+            figure.draw_without_rendering()
+    assert not recwarn.list
+
+
+def test_nothing_is_drawn_of_nothing():
+    assert draw_all(make_facts([], importances={})) == {}
+
+
+def test_axis_names_do_not_overlap():
+    params = {f"section.part.a_rather_long_parameter_{n}": 0.1 * n for n in range(8)}
+    records = [
+        TrialRecord(n, "finished", {p: v + n for p, v in params.items()}, n / 9, (), 1.0)
+        for n in range(3)
+    ]
+    figure = draw_all(make_facts(records))["parallel_coordinates"]
+    figure.draw_without_rendering()
+    labels = figure.axes[0].get_xticklabels()
+    boxes = [label.get_window_extent() for label in labels]
+    assert all(one.x1 <= two.x0 for one, two in itertools.pairwise(boxes))
+
+
+class Page(HTMLParser):
+    """What a browser would make of the page."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.rows, self.sources, self.policy = [], [], [], ""
+        self.in_cell = False
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        values = dict(attrs)
+        self.sources += [values[name] for name in ("src", "href") if name in values]
+        if values.get("http-equiv") == "Content-Security-Policy":
+            self.policy = values["content"]
+        if tag == "tr":
+            self.rows.append([])
+        if tag in ("td", "th"):
+            self.rows[-1].append("")
+            self.in_cell = True
+
+    def handle_endtag(self, tag):
+        self.in_cell = self.in_cell and tag not in ("td", "th")
+
+    def handle_data(self, data):
+        if self.in_cell:
+            self.rows[-1][-1] += data
+
+
+def page_of(records, **changes):
+    arguments = {
+        "title": "Sweep",
+        "summary": [("best", "trial 4")],
+        "metric": "held_out_top1",
+        "maximizes": True,
+        "figures": {"importance": b"picture"},
+    } | changes
+    return render_page(records=records, **arguments)
+
+
+def test_the_table_has_every_trial_the_best_first_and_then_by_state(records):
+    header, *rows = Page(page_of(records)).rows
+    assert header[:6] == ["trial", "state", "held_out_top1", "epochs", "seconds", "failures"]
+    assert header[-1] == "error"
+    order = ["finished", "stopped", "failed"]
+    expected = sorted(records, key=lambda r: (order.index(r.state), -r.score))
+    assert [int(row[0]) for row in rows] == [record.number for record in expected]
+    assert rows[0][1] == "finished (best)"
+    assert rows[0][2] == f"{expected[0].score:.2%}"
+    assert {row[-1] for row in rows[-6:]} == {"out of memory"}
+
+
+def test_parameters_that_do_not_apply_are_empty_cells(records):
+    header, *rows = Page(page_of(records)).rows
+    column = header.index("schedule.step_epochs")
+    unused = {r.number for r in records if "schedule.step_epochs" not in r.params}
+    assert {int(row[0]) for row in rows if row[column] == ""} == unused
+
+
+def test_untrusted_text_is_escaped_wherever_it_comes_from():
+    params = {ATTACK: ATTACK, "list": [ATTACK]}
+    record = TrialRecord(0, "failed", params, None, (), 1.0, 1, ATTACK)
+    changes = {"title": ATTACK, "summary": [(ATTACK, ATTACK)], "metric": ATTACK, "confirm": ATTACK}
+    text = page_of([record], figures={ATTACK: b""}, **changes)
+    page = Page(text)
+    assert page.tags.count("script") == 1
+    assert page.tags.count("img") == 1
+    assert page.rows[1][-1] == ATTACK
+    assert page.rows[1][page.rows[0].index("list")] == json.dumps([ATTACK])
+
+
+def test_the_page_asks_nothing_of_any_server(records):
+    text = page_of(records)
+    page = Page(text)
+    assert page.sources == ["data:image/png;base64," + base64.b64encode(b"picture").decode()]
+    assert "http://" not in text
+    assert "https://" not in text
+    assert "url(" not in text
+    directives = dict(part.strip().split(" ", 1) for part in page.policy.split(";"))
+    assert directives["default-src"] == "'none'"
+    assert directives["img-src"] == "data:"
+    assert directives["script-src"].startswith("'sha256-")
+
+
+def test_the_confirming_commands_are_shown_only_where_there_are_some(records):
+    assert "<pre>run &amp; see</pre>" in page_of(records, confirm="run & see")
+    assert "<pre>" not in page_of(records)
