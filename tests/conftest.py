@@ -93,3 +93,18 @@ def small_disk(request, tmp_path):
         pytest.skip("mounting is not allowed here")
     yield folder
     subprocess.run(["umount", str(folder)], check=True)
+
+
+@pytest.fixture
+def make_sweep_content(make_content, teacher):
+    """A function that makes a sweep's JSON content over a small job with a teacher.
+
+    ``base``: sections of the job; everything else is the sweep's own.
+    """
+
+    def make(base=None, **fields):
+        sections = {"teacher": teacher, "schedule": {"num_epochs": 9, "milestones": []}}
+        job = make_content(**{**sections, **(base or {})})
+        return {"name": "sweep", "base": job, "held_out": {"num_images": 64}, **fields}
+
+    return make

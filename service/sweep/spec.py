@@ -58,14 +58,14 @@ class Scheduler(Section):
 
     kind: Literal["asha", "median", "none"] = "asha"
     """asha: at min_epochs, and at reduction_factor times as many, and so on, only the best
-    1 / reduction_factor of the trials that came so far go on. median: those go on that are better
-    than the median of the others at the same epoch."""
+    1 / reduction_factor of the trials that came so far go on. median: those go on that are no worse
+    than the median, at the same epoch, of the trials that came to their last."""
     min_epochs: Count | None = None
     """Epochs before a trial may be stopped; absent: a ninth of schedule.num_epochs, 1 at least."""
     reduction_factor: Annotated[int, Field(ge=2, le=10)] = 3
     """asha: see kind."""
     startup_trials: Count = 5
-    """median: trials that must have ended before one is stopped."""
+    """median: trials that must have come to their last epoch before one is stopped."""
 
 
 class SweepSpec(Section):

@@ -1,0 +1,157 @@
+"""Sweeps on a real cluster of this machine, with the real entry point, MLflow's store beside them."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import mlflow
+import pytest
+
+from service.spec import parse_spec
+from service.sweep.search import Search
+from service.sweep.spec import parse_sweep
+from service.tracking.journal import JOURNAL_NAME, read_events
+
+ROOT = Path(__file__).parents[2]
+LIMIT_S = 240
+NUM_TRIALS = 5
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def write_sweep(make_sweep_content, tmp_path):
+    def write(**fields):
+        base = {
+            "schedule": {"num_epochs": 3, "milestones": []},
+            "training": {"global_batch_size": 64, "micro_batch_size": 64},
+            "resources": {"num_workers": 1, "cpus_per_worker": 1},
+            "tracking": {"log_every_steps": 3, "register_as": "student", "alias": "champion"},
+        }
+        content = make_sweep_content(base=base, **fields)
+        path = tmp_path / f"{content['name']}.json"
+        path.write_text(json.dumps(content))
+        return path
+
+    return write
+
+
+def start(path, log_path, *arguments):
+    environment = {**os.environ, "RAY_ADDRESS": "local", "OMP_NUM_THREADS": "1"}
+    with log_path.open("a") as log:
+        return subprocess.Popen(
+            [sys.executable, "jobs/sweep.py", str(path), *arguments],
+            cwd=ROOT,
+            env=environment,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+
+
+def table(sweep):
+    """What a search came to, apart from what clocks say."""
+    return [
+        (record.number, record.state, dict(record.params), record.curve)
+        for record in Search(sweep, sweep.sweep_path).records()
+    ]
+
+
+def starts_of_runs(sweep):
+    """How often each trial began to train."""
+    return {
+        path.parent.name: sum(event.kind == "start" for event in read_events(path))
+        for path in sorted(sweep.sweep_path.glob(f"trials/*/{JOURNAL_NAME}"))
+    }
+
+
+def test_sweep_that_is_killed_goes_on_to_the_same_trials(write_sweep, tmp_path):
+    fields = {
+        "algorithm": {"kind": "random", "seed": 3},
+        "budget": {"trials": NUM_TRIALS},
+        "scheduler": {"kind": "asha", "min_epochs": 1},
+        "concurrency": 1,
+        "progress_interval_s": 1,
+    }
+    sweeps = {}
+    for name in ("straight", "killed"):
+        path = write_sweep(name=name, **fields)
+        sweeps[name] = parse_sweep(json.loads(path.read_text()))
+    log_path = tmp_path / "straight.log"
+    arguments = ("--confirm", "1")
+    assert start(tmp_path / "straight.json", log_path, *arguments).wait(LIMIT_S) == 0, (
+        log_path.read_text()
+    )
+    check_answer(sweeps["straight"], log_path.read_text())
+
+    log_path = tmp_path / "killed.log"
+    process = start(tmp_path / "killed.json", log_path)
+    sweep, deadline_s = sweeps["killed"], time.monotonic() + LIMIT_S
+    # In the middle of the third trial: two have ended.
+    while not any(starts_of_runs(sweep).get(f"trial-{n:04d}") for n in (2,)):
+        assert process.poll() is None, log_path.read_text()
+        assert time.monotonic() < deadline_s, log_path.read_text()
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    before = starts_of_runs(sweep)
+    assert start(tmp_path / "killed.json", log_path).wait(LIMIT_S) == 0, log_path.read_text()
+
+    assert table(sweep) == table(sweeps["straight"])
+    after = starts_of_runs(sweep)
+    assert {name: after[name] for name in ("trial-0000", "trial-0001")} == {
+        name: before[name] for name in ("trial-0000", "trial-0001")
+    }
+    assert sum(after.values()) <= NUM_TRIALS + 1
+
+    again = start(tmp_path / "killed.json", log_path)
+    assert again.wait(LIMIT_S) == 0
+    assert "no trial is run" in log_path.read_text()
+    assert starts_of_runs(sweep) == after
+
+
+def check_answer(sweep, log):
+    """What a finished and confirmed sweep leaves."""
+    folder = sweep.sweep_path
+    best = parse_spec(json.loads((folder / "best.json").read_text()))
+    records = Search(sweep, folder).records()
+    winner = max((r for r in records if r.state == "finished"), key=lambda r: r.score)
+    assert best.method.alpha == winner.params["method.alpha"]
+    assert best.dataset == sweep.base.dataset
+    assert len((folder / "trials.csv").read_text().splitlines()) == NUM_TRIALS + 1
+    assert "<html" in (folder / "sweep.html").read_text()
+    assert (folder / "pictures" / "learning_curves.png").read_bytes().startswith(b"\x89PNG")
+    assert "settings tried" in log
+    assert "cannot be told; take more seeds" in log
+    # No trial was scored on val, and no checkpoint of one that is over is left.
+    for path in folder.glob(f"trials/*/{JOURNAL_NAME}"):
+        names = {name for e in read_events(path) if e.kind == "evaluation" for name in e.values}
+        assert {name.rpartition("_")[0] for name in names} == {"held_out"}
+        assert not list(path.parent.glob("checkpoint_*"))
+    confirmed = folder / "confirm" / "best-seed-0" / JOURNAL_NAME
+    assert [e.epoch for e in read_events(confirmed) if e.kind == "evaluation"] == [3]
+    check_mlflow(sweep, winner)
+
+
+def check_mlflow(sweep, winner):
+    client = mlflow.MlflowClient(f"sqlite:///{sweep.base.checkpoints.storage_path}/mlflow.db")
+    experiment = client.get_experiment_by_name("dtkd")
+    runs = {run.info.run_name: run for run in client.search_runs([experiment.experiment_id])}
+    parent = runs.pop(sweep.name)
+    assert parent.info.status == "FINISHED"
+    assert float(parent.data.params["best.method.alpha"]) == winner.params["method.alpha"]
+    assert parent.data.metrics["num_tried"] == NUM_TRIALS
+    assert {run.data.tags["mlflow.parentRunId"] for run in runs.values()} == {parent.info.run_id}
+    assert sorted(runs) == [
+        "best-seed-0",
+        "default-seed-0",
+        *(f"trial-{n:04d}" for n in range(NUM_TRIALS)),
+    ]
+    artifacts = {item.path for item in client.list_artifacts(parent.info.run_id)}
+    assert {"best.json", "trials.csv", "sweep.html", "pictures", "confirm.json"} <= artifacts
+    version = client.get_model_version_by_alias("student", "champion")
+    assert version.tags["trained_by_run"] == runs["best-seed-0"].info.run_id

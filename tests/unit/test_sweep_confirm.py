@@ -1,0 +1,85 @@
+import math
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from service.spec_sections import Resources
+from service.sweep.confirm import Comparison, confirm_specs, welch
+from service.sweep.room import trials_that_fit
+from service.sweep.spec import parse_sweep
+
+BEST = {0: 0.82, 1: 0.84, 2: 0.83}
+DEFAULT = {0: 0.80, 1: 0.81, 2: 0.77}
+
+
+def comparison(best=None, default=None, maximizes=True):
+    best, default = best or BEST, default or DEFAULT
+    difference = float(np.mean([*best.values()]) - np.mean([*default.values()]))
+    values = welch([*best.values()], [*default.values()])
+    return Comparison("val_top1", maximizes, 24, best, default, difference, *values)
+
+
+def test_interval_and_p_value_are_welchs():
+    """Against the formulas of Welch and Satterthwaite, written out."""
+    first, second = np.array([*BEST.values()]), np.array([*DEFAULT.values()])
+    errors = [values.var(ddof=1) / len(values) for values in (first, second)]
+    spread = math.sqrt(sum(errors))
+    freedom = sum(errors) ** 2 / sum(e**2 / 2 for e in errors)
+    t = (first.mean() - second.mean()) / spread
+    reach = stats.t.ppf(0.975, freedom) * spread
+    interval, p_value = welch(first, second)
+
+    assert p_value == pytest.approx(2 * stats.t.sf(abs(t), freedom))
+    difference = first.mean() - second.mean()
+    assert interval == pytest.approx((difference - reach, difference + reach))
+
+
+def test_one_seed_tells_nothing():
+    assert welch([0.8], [0.7]) == (None, None)
+    assert "cannot be told" in comparison({0: 0.8}, {0: 0.7}).verdict
+
+
+def test_difference_is_noise_unless_it_is_significant():
+    assert comparison().verdict == "no more than noise"
+    clear = {0: 0.91, 1: 0.92, 2: 0.90}
+    assert "are better" in comparison(best=clear).verdict
+    assert "WORSE" in comparison(best=clear, maximizes=False).verdict
+
+
+def test_table_has_mean_deviation_and_how_many_were_tried():
+    text = str(comparison())
+
+    assert "best     83.00       1.00       82.00, 84.00, 83.00" in text
+    assert "default  79.33       2.08       80.00, 81.00, 77.00" in text
+    assert "that of 24 settings tried" in text
+
+
+def test_confirming_jobs_train_on_everything_and_read_val_once(make_sweep_content):
+    sweep = parse_sweep(make_sweep_content(base={"seed": 7}))
+    specs = confirm_specs(sweep, sweep.base, {"method.alpha": 1.5}, num_seeds=2)
+
+    assert set(specs) == {(role, seed) for role in ("best", "default") for seed in (7, 8)}
+    assert all(spec.dataset.held_out is None for spec in specs.values())
+    assert all(spec.evaluation.every_epochs == 9 for spec in specs.values())
+    assert {spec.seed for spec in specs.values()} == {7, 8}
+    assert [specs[role, 7].effective_method().alpha for role in ("best", "default")] == [1.5, 3.0]
+    assert len({spec.run_path for spec in specs.values()}) == 4
+
+
+@pytest.mark.parametrize(
+    ("resources", "nodes", "expected"),
+    [
+        ({"num_workers": 1, "cpus_per_worker": 1}, [{"CPU": 4}], 4),
+        ({"num_workers": 2, "cpus_per_worker": 2}, [{"CPU": 4}, {"CPU": 4}], 2),
+        # Three CPUs of each node hold one worker of two, not one and a half.
+        ({"num_workers": 1, "cpus_per_worker": 2}, [{"CPU": 3}, {"CPU": 3}], 2),
+        ({"num_workers": 3, "cpus_per_worker": 1}, [{"CPU": 1}, {"CPU": 1}], 0),
+        ({"num_workers": 1, "cpus_per_worker": 1, "gpu": True}, [{"CPU": 64, "GPU": 8}], 8),
+        ({"num_workers": 1, "cpus_per_worker": 1, "gpu": True}, [{"CPU": 64}], 0),
+        ({"num_workers": [1, 4], "cpus_per_worker": 1}, [{"CPU": 2}], 1),
+        ({"num_workers": [1, 4], "cpus_per_worker": 1}, [{"CPU": 9}], 2),
+    ],
+)
+def test_as_many_trials_run_as_fit_whole(resources, nodes, expected):
+    assert trials_that_fit(Resources(**resources), nodes) == expected

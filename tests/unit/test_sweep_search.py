@@ -1,0 +1,273 @@
+import math
+
+import numpy as np
+import pytest
+
+from service.sweep import search as search_module
+from service.sweep.records import TrialRecord
+from service.sweep.search import (
+    Search,
+    TrialEnd,
+    best_record,
+    fastest_front,
+    importances,
+)
+from service.sweep.space import SearchSpace
+from service.sweep.spec import parse_sweep
+
+NUM_EPOCHS = 9
+
+
+@pytest.fixture
+def make_search(make_sweep_content):
+    def make(**fields):
+        sweep = parse_sweep(make_sweep_content(**fields))
+        sweep.sweep_path.mkdir(parents=True, exist_ok=True)
+        return Search(sweep, sweep.sweep_path)
+
+    return make
+
+
+def score(point, epoch):
+    """A metric that rises with the epochs to a height that the settings decide."""
+    height = 0.9 - 0.1 * abs(math.log2(point["method.base_temperature"]) - 1)
+    height -= 0.05 * abs(point["method.alpha"] - 3)
+    return height * (1 - 0.5**epoch)
+
+
+def run_trial(search, ticket, last_epoch=NUM_EPOCHS):
+    """Run a trial to its end; False if it was left before that."""
+    for epoch in range(1, NUM_EPOCHS + 1):
+        if search.report(ticket.number, epoch, score(ticket.point, epoch)):
+            search.end(ticket.number, TrialEnd("stopped", epoch))
+            return True
+        if epoch == last_epoch < NUM_EPOCHS:
+            return False
+    search.end(ticket.number, TrialEnd("finished", NUM_EPOCHS))
+    return True
+
+
+def run_all(search):
+    while (ticket := search.next()) is not None:
+        run_trial(search, ticket)
+    return search.records()
+
+
+@pytest.mark.parametrize("kind", ["random", "tpe", "cmaes"])
+def test_interrupted_search_comes_to_the_same_trials(make_search, kind):
+    """Left in the middle of every third trial, and gone on with by another process's search."""
+    algorithm = {"kind": kind, "startup_trials": 4}
+    budget = {"trials": 16}
+    straight = run_all(make_search(name="straight", algorithm=algorithm, budget=budget))
+    fields = {"name": "interrupted", "algorithm": algorithm, "budget": budget}
+    search, num_interrupted = make_search(**fields), 0
+    while (ticket := search.next()) is not None:
+        if ticket.number % 3 == 0:
+            if run_trial(search, ticket, last_epoch=1):
+                continue
+            search = make_search(**fields)
+            num_interrupted += 1
+            assert search.next() == ticket
+        run_trial(search, ticket)
+
+    assert num_interrupted > 0
+    assert [r._replace(seconds=0) for r in search.records()] == [
+        r._replace(seconds=0) for r in straight
+    ]
+    assert len(straight) == 16
+
+
+def test_finished_search_hands_out_nothing(make_search):
+    run_all(make_search(budget={"trials": 3}))
+    search = make_search(budget={"trials": 3})
+
+    assert search.is_over
+    assert search.next() is None
+    assert len(search.records()) == 3
+
+
+def test_search_with_more_budget_goes_on(make_search):
+    first = run_all(make_search(budget={"trials": 3}))
+    more = run_all(make_search(budget={"trials": 5}))
+
+    assert more[:3] == first
+    assert len(more) == 5
+
+
+def test_seed_decides_what_is_tried(make_search):
+    def points(name, seed):
+        algorithm = {"kind": "random", "seed": seed}
+        return [r.params for r in run_all(make_search(name=name, algorithm=algorithm))]
+
+    first, again, other = points("a", 1), points("b", 1), points("c", 2)
+    assert first == again
+    # The base's own settings come first, whatever the seed.
+    assert first[0] == other[0]
+    assert all(a != b for a, b in zip(first[1:], other[1:], strict=True))
+
+
+def test_own_settings_are_tried_first(make_search):
+    ticket = make_search().next()
+
+    assert ticket.point == {
+        "method.base_temperature": 4.0,
+        "method.alpha": 3.0,
+        "method.beta": 1.0,
+    }
+
+
+def test_grid_is_tried_once_over_interruptions(make_search):
+    space = {"method.alpha": {"choice": [1, 2]}, "method.beta": {"linear": [0, 1], "points": 2}}
+    fields = {"space": space, "algorithm": {"kind": "grid"}}
+    search = make_search(**fields)
+    first = search.next()
+    search = make_search(**fields)
+    points = [search.next().point for _ in range(4)]
+
+    assert points[0] == first.point
+    assert sorted(map(str, points)) == sorted(
+        str({"method.alpha": alpha, "method.beta": beta}) for alpha in (1, 2) for beta in (0.0, 1.0)
+    )
+    assert search.next() is None
+
+
+def test_asha_goes_on_with_the_best_third_of_those_that_came_so_far(make_search):
+    """Compared with the rule itself, worked out by hand for trials one after the other."""
+    search = make_search(budget={"trials": 20}, algorithm={"kind": "random"})
+    records = run_all(search)
+    seen = {1: [], 3: []}
+    for record in records:
+        expected_epochs = NUM_EPOCHS
+        for rung in (1, 3):
+            value = score(record.params, rung)
+            seen[rung].append(value)
+            places = max(1, len(seen[rung]) // 3)
+            if value < sorted(seen[rung], reverse=True)[places - 1]:
+                expected_epochs = rung
+                break
+        assert record.curve[-1][0] == expected_epochs
+        assert record.state == ("finished" if expected_epochs == NUM_EPOCHS else "stopped")
+    assert {record.curve[-1][0] for record in records} == {1, 3, 9}
+
+
+def test_median_rule_stops_what_is_below_the_others(make_search):
+    scheduler = {"kind": "median", "min_epochs": 2, "startup_trials": 3}
+    search = make_search(
+        budget={"trials": 16}, algorithm={"kind": "random"}, scheduler=scheduler
+    )  # fmt: skip
+    records = run_all(search)
+    for number, record in enumerate(records):
+        before = [r for r in records[:number] if r.state == "finished"]
+        expected_epochs = NUM_EPOCHS
+        for epoch in range(2, NUM_EPOCHS):
+            others = [dict(r.curve)[epoch] for r in before]
+            if len(before) >= 3 and score(record.params, epoch) < np.median(others):
+                expected_epochs = epoch
+                break
+        assert record.curve[-1][0] == expected_epochs
+    assert "stopped" in {record.state for record in records}
+
+
+def test_without_a_scheduler_every_trial_runs_to_its_end(make_search):
+    records = run_all(make_search(scheduler={"kind": "none"}, budget={"trials": 6}))
+
+    assert [record.curve[-1][0] for record in records] == [NUM_EPOCHS] * 6
+
+
+def test_epochs_are_a_budget(make_search):
+    search = make_search(scheduler={"kind": "none"}, budget={"trials": 100, "epochs": 20})
+    records = run_all(search)
+
+    # The third trial is stopped at its second epoch.
+    assert [record.curve[-1][0] for record in records] == [9, 9, 2]
+    assert [record.state for record in records] == ["finished", "finished", "stopped"]
+
+
+def test_hours_are_a_budget_over_all_submissions(make_search, monkeypatch):
+    clock = iter(range(0, 10**9, 60))
+    monkeypatch.setattr(search_module.time, "monotonic", lambda: float(next(clock)))
+    fields = {"scheduler": {"kind": "none"}, "budget": {"trials": 1000, "hours": 5}}
+    search = make_search(**fields)
+    run_trial(search, search.next())
+    used_s = search.seconds
+    assert used_s < 5 * 3600
+    again = make_search(**fields)
+    # But for the readings of the clock since it was written down.
+    assert again.seconds >= used_s - 300
+    assert len(run_all(again)) < 1000
+
+
+def test_failed_trial_is_recorded_with_its_reason(make_search):
+    search = make_search(budget={"trials": 2})
+    ticket = search.next()
+    search.report(ticket.number, 1, 0.5)
+    search.end(ticket.number, TrialEnd("failed", 12.0, 2, "no memory"))
+    record = make_search(budget={"trials": 2}).records()[0]
+
+    assert record == TrialRecord(0, "failed", ticket.point, 0.5, ((1, 0.5),), 12.0, 2, "no memory")
+
+
+def test_an_epoch_that_is_told_twice_counts_once(make_search):
+    search = make_search()
+    ticket = search.next()
+    search.report(ticket.number, 1, 0.5)
+    again = make_search()
+    ticket = again.next()
+    for epoch, value in ((1, 0.5), (2, 0.6)):
+        assert not again.report(ticket.number, epoch, value)
+
+    assert again.records()[0].curve == ((1, 0.5), (2, 0.6))
+
+
+def test_time_is_a_second_aim(make_search):
+    search = make_search(minimize_time=True, scheduler={"kind": "none"}, budget={"trials": 12})
+    while (ticket := search.next()) is not None:
+        for epoch in (1, NUM_EPOCHS):
+            assert not search.report(ticket.number, epoch, score(ticket.point, epoch))
+        search.end(ticket.number, TrialEnd("finished", seconds=ticket.point["method.alpha"]))
+    records = make_search(
+        minimize_time=True, scheduler={"kind": "none"}, budget={"trials": 12}
+    ).records()
+    front = fastest_front(records, maximizes=True)
+
+    assert len(records) == 12
+    assert all(
+        (record in front)
+        == (not any(r.seconds < record.seconds and r.score > record.score for r in records))
+        for record in records
+    )
+
+
+def record(number, state, value, params=None, seconds=1.0):
+    curve = () if value is None else ((NUM_EPOCHS, value),)
+    return TrialRecord(number, state, params or {}, value, curve, seconds)
+
+
+def test_best_is_one_that_came_to_its_last_epoch():
+    records = [record(0, "finished", 0.5), record(1, "stopped", 0.9), record(2, "finished", 0.6)]
+
+    assert best_record(records, maximizes=True).number == 2
+    assert best_record(records, maximizes=False).number == 0
+    assert best_record(records[1:2], maximizes=True) is None
+
+
+def test_importance_belongs_to_what_decides(make_sweep_content):
+    """Of two parameters, the metric depends on the first alone."""
+    space = {"method.alpha": {"linear": [0, 4]}, "method.beta": {"linear": [0, 2]}}
+    sweep = parse_sweep(make_sweep_content(space=space))
+    generator = np.random.default_rng(0)
+    records = []
+    for number in range(60):
+        alpha, beta = generator.uniform(0, 4), generator.uniform(0, 2)
+        params = {"method.alpha": alpha, "method.beta": beta}
+        records.append(record(number, "finished", -((alpha - 2) ** 2), params))
+    found = importances(records, SearchSpace(sweep.space), NUM_EPOCHS)
+
+    assert found["method.alpha"] > 0.9 > 0.1 > found["method.beta"]
+    assert sum(found.values()) == pytest.approx(1)
+
+
+def test_importance_of_too_little_is_not_told(make_sweep_content):
+    sweep = parse_sweep(make_sweep_content())
+
+    assert importances([], SearchSpace(sweep.space), NUM_EPOCHS) == {}

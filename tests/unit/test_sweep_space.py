@@ -1,0 +1,150 @@
+import math
+
+import optuna
+import pytest
+
+from service.spec import parse_spec
+from service.sweep.parameters import Parameter, is_integer, is_numeric, leaf_types
+from service.sweep.space import SearchSpace, decoded, encoded, own_point, with_values
+
+optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+SPACE = {
+    "optimizer.momentum": Parameter(linear=(0.5, 0.9), when={"optimizer.kind": ("sgd",)}),
+    "optimizer.kind": Parameter(choice=("sgd", "adamw")),
+    "method.base_temperature": Parameter(log=(1, 8)),
+    "training.global_batch_size": Parameter(linear=(64, 128), step=32),
+}
+
+
+def drawn(count=200):
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    space = SearchSpace(SPACE)
+    return [space.draw(study.ask()) for _ in range(count)]
+
+
+def test_parameter_is_drawn_where_its_condition_holds_and_nowhere_else():
+    points = drawn()
+
+    assert {point["optimizer.kind"] for point in points} == {"sgd", "adamw"}
+    assert all(
+        ("optimizer.momentum" in point) == (point["optimizer.kind"] == "sgd") for point in points
+    )
+
+
+def test_values_lie_in_their_ranges_and_on_their_steps():
+    points = drawn()
+
+    assert all(1 <= point["method.base_temperature"] <= 8 for point in points)
+    assert {point["training.global_batch_size"] for point in points} == {64, 96, 128}
+
+
+def test_log_ranges_are_drawn_evenly_in_the_logarithm():
+    """Half of the draws from 1 to 8 lie below their geometric mean."""
+    temperatures = [point["method.base_temperature"] for point in drawn(2000)]
+
+    below = sum(t < math.sqrt(8) for t in temperatures)
+    # The deviation of 2,000 fair draws is 22.
+    assert abs(below - 1000) < 110
+
+
+def test_grid_has_every_combination_once_and_conditions_join_some():
+    space = SearchSpace(
+        {
+            "optimizer.kind": Parameter(choice=("sgd", "adamw")),
+            "optimizer.momentum": Parameter(
+                linear=(0.5, 0.9), points=5, when={"optimizer.kind": ("sgd",)}
+            ),
+            "method.alpha": Parameter(linear=(0, 4)),
+        }
+    )
+    points = space.grid()
+
+    # (5 momenta with sgd + none with adamw) x 3 alphas.
+    assert len(points) == 18
+    assert {p["method.alpha"] for p in points} == {0, 2, 4}
+    momenta = sorted({p["optimizer.momentum"] for p in points if "optimizer.momentum" in p})
+    assert momenta == pytest.approx([0.5, 0.6, 0.7, 0.8, 0.9])
+
+
+def test_log_grid_has_equal_ratios():
+    values = [
+        p["method.base_temperature"]
+        for p in SearchSpace(
+            {"method.base_temperature": Parameter(log=(1, 8), points=4)}
+        ).grid()
+    ]  # fmt: skip
+
+    assert values == pytest.approx([1, 2, 4, 8])
+
+
+def test_grid_keeps_to_steps_and_whole_numbers():
+    space = {"training.global_batch_size": Parameter(linear=(64, 160), step=32, points=9)}
+
+    assert [p["training.global_batch_size"] for p in SearchSpace(space).grid()] == [
+        64,
+        96,
+        128,
+        160,
+    ]
+
+
+def test_values_are_set_where_sections_are_missing():
+    changed = with_values({"a": None, "b": {"c": 1}}, {"a.x": 2, "b.c": 3, "d.e.f": 4})
+
+    assert changed == {"a": {"x": 2}, "b": {"c": 3}, "d": {"e": {"f": 4}}}
+
+
+def test_setting_values_leaves_the_content_alone():
+    content = {"a": {"x": 1}}
+    with_values(content, {"a.x": 2})
+
+    assert content == {"a": {"x": 1}}
+
+
+def test_own_settings_are_a_point_of_a_space_that_has_them(make_content, teacher):
+    spec = parse_spec(make_content(teacher=teacher, method={"base_temperature": 2}))
+
+    assert own_point(spec, SearchSpace({"method.base_temperature": Parameter(log=(1, 8))})) == {
+        "method.base_temperature": 2
+    }
+    outside = SearchSpace({"method.base_temperature": Parameter(log=(3, 8))})
+    assert own_point(spec, outside) is None
+
+
+def test_own_settings_include_defaults_that_the_job_leaves_out(make_content, teacher):
+    spec = parse_spec(make_content(teacher=teacher))
+    space = SearchSpace({"method.alpha": Parameter(linear=(0, 4))})
+
+    assert own_point(spec, space) == {"method.alpha": 3.0}
+
+
+def test_whole_sections_survive_what_keeps_plain_values_only():
+    point = {"a": [1, {"b": None}], "c": "json", "d": True, "e": None}
+
+    kept = encoded(point)
+    assert all(value is None or isinstance(value, bool | str) for value in kept.values())
+    assert decoded(kept) == point
+
+
+@pytest.mark.parametrize(
+    ("path", "numeric", "integer"),
+    [
+        ("method.alpha", True, False),
+        ("schedule.num_epochs", True, True),
+        ("optimizer.learning_rate", True, False),
+        ("optimizer.nesterov", False, False),
+        ("method.sharpness", False, False),
+        ("training.max_grad_norm", True, False),
+        ("augmentation.rand_augment.magnitude", True, True),
+        ("schedule.milestones", False, False),
+    ],
+)
+def test_kinds_of_fields_are_found_through_unions_and_options(path, numeric, integer):
+    found = leaf_types(path)
+
+    assert (is_numeric(found), is_integer(found)) == (numeric, integer)
+
+
+def test_field_that_is_not_there_has_no_type():
+    assert leaf_types("method.alfa") == leaf_types("alfa.x") == set()

@@ -1,0 +1,186 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from service.problems import BadInputError
+from service.spec import parse_spec
+from service.sweep.rules import trial_content
+from service.sweep.space import with_values
+from service.sweep.spec import SweepSpec, load_sweep, parse_sweep
+
+ROOT = Path(__file__).parents[2]
+
+
+def problems(content):
+    with pytest.raises(BadInputError) as error:
+        parse_sweep(content)
+    return {problem.where: f"{problem.wrong}; {problem.remedy}" for problem in error.value.problems}
+
+
+def test_a_base_and_a_held_out_slice_are_enough(make_sweep_content):
+    sweep = parse_sweep(make_sweep_content())
+
+    assert {path: (p.kind, p.log or p.linear) for path, p in sweep.space.items()} == {
+        "method.base_temperature": ("log", (1, 8)),
+        "method.alpha": ("linear", (0, 4)),
+        "method.beta": ("linear", (0, 2)),
+    }
+    assert sweep.base.effective_method().gamma == 1
+
+
+def test_base_may_be_a_file(make_sweep_content, tmp_path):
+    content = make_sweep_content()
+    (tmp_path / "job.json").write_text(json.dumps(content["base"]))
+    (tmp_path / "sweep.json").write_text(
+        json.dumps({**content, "base": str(tmp_path / "job.json")})
+    )
+
+    assert load_sweep(tmp_path / "sweep.json") == parse_sweep(content)
+
+
+def test_base_that_is_no_file_is_named(make_sweep_content):
+    with pytest.raises(BadInputError, match=r"nowhere.json: 1 problem\n  file: No such file"):
+        parse_sweep(make_sweep_content() | {"base": "nowhere.json"})
+
+
+def test_mistakes_in_the_base_are_told_with_their_path(make_sweep_content):
+    content = make_sweep_content(base={"optimizer": {"momentum": 0, "nesterov": True}})
+
+    assert "base.optimizer.nesterov" in problems(content)
+
+
+@pytest.mark.parametrize(
+    ("path", "parameter", "wrong"),
+    [
+        ("method.alfa", {"linear": [0, 1]}, "is not a field"),
+        ("method", {"linear": [0, 1]}, "is not a number"),
+        ("method.alpha", {}, "needs one of log, linear and choice"),
+        ("method.alpha", {"linear": [0, 1], "choice": [1]}, "needs one of"),
+        ("method.alpha", {"linear": [1, 0]}, "is from 1 to 0"),
+        ("method.sharpness", {"linear": [0, 1]}, "is not a number"),
+        ("schedule.num_epochs", {"linear": [2.5, 8]}, "whole numbers"),
+        ("seed", {"choice": [0, 1]}, "cannot be searched"),
+        ("resources.num_workers", {"choice": [1, 2]}, "cannot be searched"),
+        ("dataset.val", {"choice": ["x"]}, "cannot be searched"),
+        ("method.alpha", {"choice": [1], "step": 1}, "choice with step"),
+    ],
+)
+def test_parameter_that_makes_no_sense_is_named(make_sweep_content, path, parameter, wrong):
+    assert wrong in problems(make_sweep_content(space={path: parameter}))[f"space.{path}"]
+
+
+def test_log_range_from_zero_is_refused(make_sweep_content):
+    assert "space.method.alpha.log.0" in problems(
+        make_sweep_content(space={"method.alpha": {"log": [0, 1]}})
+    )
+
+
+def test_condition_needs_a_choice_of_this_space(make_sweep_content):
+    alpha = {"linear": [0, 1], "when": {"method.sharpness": ["norm"]}}
+    where = "space.method.alpha.when.method.sharpness"
+
+    assert "no parameter" in problems(make_sweep_content(space={"method.alpha": alpha}))[where]
+    sharpness = {"choice": ["max"]}
+    space = {"method.alpha": alpha, "method.sharpness": sharpness}
+    assert "'norm' is not among" in problems(make_sweep_content(space=space))[where]
+
+
+def test_conditions_in_a_circle_are_refused(make_sweep_content):
+    space = {
+        "method.sharpness": {"choice": ["max"], "when": {"method.detach": [True]}},
+        "method.detach": {"choice": [True], "when": {"method.sharpness": ["max"]}},
+    }
+
+    assert "depends on this parameter itself" in str(problems(make_sweep_content(space=space)))
+
+
+def test_every_point_must_be_a_valid_job(make_sweep_content):
+    """Nesterov needs momentum: only one of the four corners is wrong."""
+    space = {
+        "optimizer.momentum": {"choice": [0.0, 0.9]},
+        "optimizer.nesterov": {"choice": [False, True]},
+    }
+    found = problems(make_sweep_content(space=space))
+
+    assert list(found) == ["space: optimizer.nesterov"]
+    text = found["space: optimizer.nesterov"]
+    assert "optimizer.momentum = 0.0, optimizer.nesterov = True" in text
+
+
+def test_inner_values_of_a_range_are_checked_too(make_sweep_content):
+    """Micro-batches of 16 divide the ends of this range, and not 72."""
+    space = {"training.global_batch_size": {"linear": [64, 80], "step": 8}}
+
+    assert "does not divide training.global_batch_size = 72" in str(
+        problems(make_sweep_content(space=space))
+    )
+
+
+def test_a_condition_makes_points_valid(make_sweep_content):
+    nesterov = {"choice": [False, True], "when": {"optimizer.momentum": [0.9]}}
+    space = {"optimizer.momentum": {"choice": [0.0, 0.9]}, "optimizer.nesterov": nesterov}
+
+    assert parse_sweep(make_sweep_content(space=space)).space.keys() == space.keys()
+
+
+@pytest.mark.parametrize(
+    ("section", "kind", "reason"),
+    [
+        ("scheduler", "pbt", "copies weights between them"),
+        ("scheduler", "hyperband", "pauses trials"),
+        ("algorithm", "bohb", "pause"),
+    ],
+)
+def test_methods_that_cannot_work_are_refused_with_the_reason(
+    make_sweep_content, section, kind, reason
+):
+    assert reason in problems(make_sweep_content(**{section: {"kind": kind}}))[f"{section}.kind"]
+
+
+def test_unknown_methods_are_refused(make_sweep_content):
+    assert "algorithm.kind" in problems(make_sweep_content(algorithm={"kind": "magic"}))
+
+
+def test_two_aims_and_a_scheduler_exclude_each_other(make_sweep_content):
+    assert "no one metric" in problems(make_sweep_content(minimize_time=True))["scheduler.kind"]
+
+
+def test_lengths_are_not_searched_under_a_scheduler(make_sweep_content):
+    space = {"schedule.num_epochs": {"linear": [3, 9]}}
+
+    assert "equal length" in problems(make_sweep_content(space=space))["space.schedule.num_epochs"]
+    none = {"kind": "none"}
+    assert parse_sweep(make_sweep_content(space=space, scheduler=none)).scheduler.kind == "none"
+
+
+def test_nothing_can_be_stopped_where_nothing_is_evaluated(make_sweep_content):
+    content = make_sweep_content(base={"evaluation": {"every_epochs": 2}})
+
+    assert "nothing is known" in problems(content)["base.evaluation.every_epochs"]
+
+
+def test_held_out_slice_must_leave_something(make_sweep_content):
+    found = problems(make_sweep_content(held_out={"num_images": 255}))
+
+    assert "nothing to train on" in found["space: dataset.held_out.num_images"]
+
+
+def test_trials_are_the_base_but_for_what_is_searched_and_held_out(make_sweep_content):
+    base = {"tracking": {"register_as": "student", "alias": "champion"}}
+    sweep = parse_sweep(make_sweep_content(base=base))
+    trial = parse_spec(with_values(trial_content(sweep, sweep.base), {"method.alpha": 2.5}))
+
+    assert trial.method.alpha == 2.5
+    assert trial.dataset.held_out.num_images == 64
+    assert trial.tracking.register_as is trial.tracking.alias is None
+    same = trial.model_copy(
+        update={"method": None, "dataset": sweep.base.dataset, "tracking": sweep.base.tracking}
+    )
+    assert same == sweep.base
+
+
+def test_committed_schema_is_that_of_the_code():
+    committed = json.loads((ROOT / "service" / "sweep_spec.schema.json").read_text())
+
+    assert committed == SweepSpec.model_json_schema()
