@@ -8,6 +8,7 @@ tracker whose server answers late, not at all, or whose port is closed, against 
 """
 
 import argparse
+import os
 import statistics
 import sys
 import tempfile
@@ -20,6 +21,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+import torch
 import torch.multiprocessing as mp
 from mlflow_server import Line, mlflow_server
 from spec_contents import spec_content, write_stripes
@@ -30,7 +32,7 @@ from service.cluster.run_folder import claimed_run_folder
 from service.spec import JobSpec, parse_spec
 from service.tracking.journal import Event
 from service.tracking.tracker import Tracker
-from service.training.agreement import Agreement
+from service.training.agreement import Agreement, Findings
 
 GOAL = 1.02
 NUM_SAVES = 8
@@ -47,6 +49,7 @@ def main(arguments: list[str]) -> int:
     with tempfile.TemporaryDirectory() as temporary:
         bench = Bench(Path(temporary))
         ratios = [saving(bench, options.rounds), agreement(bench, options.rounds)]
+        keep_to_core(1)
         with mlflow_server(Path(temporary)) as port:
             ratios += tracking(bench, Line(port), options.rounds)
     show(ratios)
@@ -112,12 +115,18 @@ def agreement(bench: Bench, num_rounds: int) -> Ratio:
 
 def run_rank_without_agreement(rank: int, *arguments: Any) -> None:
     """A worker that acts alone."""
-    Agreement.reach = lambda _, mine: mine  # type: ignore[method-assign]
+
+    def keep(agreement: Agreement, mine: Findings) -> None:
+        agreement._found = torch.tensor(mine, dtype=torch.int32)
+
+    Agreement.begin = keep  # type: ignore[method-assign]
     run_rank(rank, *arguments)
 
 
 def tracking(bench: Bench, line: Line, num_rounds: int) -> list[Ratio]:
-    """Training in a process of its own, as a worker is, and a driver's tracker in this one."""
+    """Training in a process and on a core of its own, as a worker is; a driver's tracker in this
+    one, which shares the other core with the server.
+    """
     modes: dict[str, Callable[[], None] | None] = {
         "no tracker": None,
         "answering": lambda: line.set("up"),
@@ -126,7 +135,7 @@ def tracking(bench: Bench, line: Line, num_rounds: int) -> list[Ratio]:
         "refusing": lambda: line.set("refused"),
     }
     seconds: dict[str, list[float]] = {name: [] for name in modes}
-    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+    with ProcessPoolExecutor(1, get_context("spawn"), keep_to_core, (0,)) as pool:
         pool.submit(run_alone, track_spec(bench, line)).result()
         for _ in range(num_rounds):
             for name, change in modes.items():
@@ -149,6 +158,11 @@ def tracking(bench: Bench, line: Line, num_rounds: int) -> list[Ratio]:
         )
         for name, taken in seconds.items()
     ]
+
+
+def keep_to_core(number: int) -> None:
+    """This process, and those it will start, run on one core."""
+    os.sched_setaffinity(0, {number})
 
 
 def track_spec(bench: Bench, line: Line) -> JobSpec:

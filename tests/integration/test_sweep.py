@@ -1,4 +1,4 @@
-"""Sweeps on a real cluster of this machine, with the real entry point, MLflow's store beside them."""
+"""Sweeps on a real cluster of this machine, with the real entry point and an MLflow store."""
 
 import json
 import os

@@ -1,0 +1,209 @@
+"""What a sweep costs: trials per hour with and without ASHA, and its own overhead.
+
+    python tests/benchmarks/sweep.py [--trials N] [--epochs N] [--stub-trials N] [--json FILE]
+
+The first two sweeps train for real, on images made here, one and the same space and seed. The last
+one runs trials that end at once, through the same code but for training, to tell time and memory
+per trial where there are many.
+"""
+
+import argparse
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import psutil
+import ray
+import torch
+from ray import tune
+from safetensors.torch import save_file
+from spec_contents import NUM_CLASSES, spec_content, write_stripes
+from table import Ratio, show, write_json
+
+from service.models.build import build_model
+from service.spec import JobSpec
+from service.sweep.job import StopRequest
+from service.sweep.room import plan_concurrency
+from service.sweep.search import Search
+from service.sweep.spec import SweepSpec, parse_sweep
+from service.sweep.tracking import RunTrackers, find_parent, identity
+from service.sweep.trial import Trial
+from service.sweep.trials import SearchTrials
+from service.sweep.tuner import run_trials
+from service.tracking.mlflow_run import tracking_uri
+
+MIN_SPEED_UP = 2.0
+MAX_OVERHEAD_S = 10.0
+
+
+class Measured(NamedTuple):
+    """A sweep's wall time, and per trial what it took beyond training, both in seconds."""
+
+    num_trials: int
+    wall_s: float
+    overhead_s: float
+
+
+class Stub(tune.Trainable):  # type: ignore[misc]
+    """A trial of one step that takes no time."""
+
+    def setup(self, config: dict[str, Any]) -> None:
+        self._spec = JobSpec.model_validate_json(config["spec"])
+
+    def step(self) -> dict[str, Any]:
+        method = self._spec.effective_method()
+        score = 1 / (1 + (method.alpha - 3) ** 2 + (method.base_temperature - 2) ** 2)
+        return {"epoch": self._spec.schedule.num_epochs, "held_out_top1": score, "done": True}
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        self.setup(new_config)
+        return True
+
+
+def main(arguments: list[str]) -> int:
+    """Measure, print and write."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--trials", type=int, default=18, help="real trials of each sweep")
+    parser.add_argument("--epochs", type=int, default=27, help="epochs of a real trial")
+    parser.add_argument("--stub-trials", type=int, default=1000, help="trials that end at once")
+    parser.add_argument("--json", type=Path, help="file for the ratios")
+    options = parser.parse_args(arguments)
+    with tempfile.TemporaryDirectory() as temporary:
+        ray.init(log_to_driver=False, logging_level="WARNING")
+        bench = Bench(Path(temporary))
+        ratios = real_sweeps(bench, options.trials, options.epochs) if options.trials else []
+        ratios += many_trials(bench, options.stub_trials)
+        print(f"left in the cluster: {left_over() or 'nothing'}")
+    show(ratios)
+    if options.json:
+        write_json(options.json, ratios)
+    return 0
+
+
+class Bench:
+    """Images, a teacher, and sweeps over them."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        write_stripes(folder / "train.beton", 8192, seed=1)
+        write_stripes(folder / "val.beton", 64, seed=2)
+        torch.manual_seed(9)
+        model = build_model("cifar:resnet8", NUM_CLASSES)
+        save_file(model.state_dict(), folder / "teacher.safetensors")
+
+    def sweep(self, name: str, num_trials: int, num_epochs: int, **fields: Any) -> SweepSpec:
+        """A random search of the default space."""
+        teacher = {"source": str(self.folder / "teacher.safetensors")}
+        base = spec_content(
+            self.folder,
+            self.folder / "runs",
+            teacher={"model": "cifar:resnet8", "weights": teacher},
+            student={"model": "cifar:resnet8"},
+            schedule={"num_epochs": num_epochs, "milestones": []},
+            training={"global_batch_size": 128, "micro_batch_size": 128},
+            resources={"num_workers": 1, "cpus_per_worker": 1},
+            tracking={"log_every_steps": 50},
+        )
+        content = {
+            "name": name,
+            "base": base,
+            "held_out": {"num_images": 512},
+            "budget": {"trials": num_trials},
+            "algorithm": {"kind": "random"},
+            **fields,
+        }
+        return parse_sweep(content)
+
+
+def real_sweeps(bench: Bench, num_trials: int, num_epochs: int) -> list[Ratio]:
+    """The same sweep with ASHA and without."""
+    measured = {
+        kind: run(bench.sweep(kind, num_trials, num_epochs, scheduler={"kind": kind}))
+        for kind in ("asha", "none")
+    }
+    rates = {kind: 3600 * one.num_trials / one.wall_s for kind, one in measured.items()}
+    ratio = rates["asha"] / rates["none"]
+    name = f"trials per hour with ASHA / without ({rates['asha']:.0f} / {rates['none']:.0f})"
+    ratios = [Ratio(name, round(ratio, 3), f">= {MIN_SPEED_UP:g}", ratio >= MIN_SPEED_UP)]
+    for kind, one in measured.items():
+        is_met = one.overhead_s <= MAX_OVERHEAD_S
+        name = f"seconds per trial beyond its training, scheduler {kind}"
+        ratios.append(
+            Ratio(name, round(one.overhead_s, 2), f"<= {MAX_OVERHEAD_S:g}", is_met)
+        )  # fmt: skip
+    return ratios
+
+
+def many_trials(bench: Bench, num_trials: int) -> list[Ratio]:
+    """Time and memory of trials that do nothing."""
+    before_bytes = psutil.Process().memory_info().rss
+    one = run(bench.sweep("many", num_trials, 1, scheduler={"kind": "none"}), Stub)
+    grown_kb = (psutil.Process().memory_info().rss - before_bytes) / num_trials / 1000
+    return [
+        Ratio(f"seconds per trial of {num_trials} stubs", round(one.overhead_s, 3), "-", None),
+        Ratio(f"kB of memory per trial of {num_trials} stubs", round(grown_kb, 1), "-", None),
+    ]
+
+
+def run(sweep: SweepSpec, trainable: type[tune.Trainable] = Trial) -> Measured:
+    """Run a sweep's search; the first trials, which start processes, do not count as overhead."""
+    sweep.sweep_path.mkdir(parents=True)
+    search = Search(sweep, sweep.sweep_path)
+    uri = tracking_uri(sweep.base)
+    trackers = RunTrackers(uri, {}, find_parent(sweep, uri))
+    ends_s: list[float] = []
+    trials = SearchTrials(sweep, identity(sweep), search, trackers, lambda: None)
+    end = trials.end
+
+    def end_and_note(*arguments: Any) -> None:
+        end(*arguments)
+        ends_s.append(time.perf_counter())
+
+    trials.end = end_and_note  # type: ignore[method-assign]
+    concurrency = plan_concurrency(sweep.base.resources, None)
+    start_s = time.perf_counter()
+    run_trials(
+        trials,
+        sweep.sweep_path,
+        concurrency=concurrency,
+        max_failures=0,
+        must_stop=StopRequest(),
+        trainable=trainable,
+    )
+    wall_s = time.perf_counter() - start_s
+    trackers.close()
+    records = search.records()
+    assert all(record.state in ("finished", "stopped") for record in records)
+    # Everything between the first end and the last, on all places, less what was training.
+    training_s = sum(record.seconds for record in records[concurrency:])
+    places_s = concurrency * (ends_s[-1] - ends_s[0])
+    overhead_s = (places_s - training_s) / max(1, len(records) - concurrency)
+    print(
+        f"{sweep.name}: {len(records)} trials, {concurrency} at a time, {wall_s:.0f} s, of which "
+        f"{sum(record.seconds for record in records):.0f} s training on {concurrency} places",
+        flush=True,
+    )
+    return Measured(len(records), wall_s, overhead_s)
+
+
+def left_over() -> str:
+    """Placement groups and CPUs that nobody should hold now."""
+    time.sleep(5)
+    groups = [
+        entry
+        for entry in ray.util.placement_group_table().values()
+        if entry["state"] != "REMOVED"
+    ]  # fmt: skip
+    busy = ray.cluster_resources().get("CPU", 0) - ray.available_resources().get("CPU", 0)
+    parts = [f"{len(groups)} placement groups"] if groups else []
+    return ", ".join([*parts, *([f"{busy:g} CPUs"] if busy else [])])
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
