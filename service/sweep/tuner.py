@@ -21,11 +21,16 @@ from service.spec import JobSpec
 from service.sweep.records import TrialState
 from service.sweep.trial import Trial
 
-logger = logging.getLogger(__name__)
-
 TUNE_NAME = ".tune"
 # Far above what a search comes to: when it is over is for the source to say.
 MAX_TRIALS = 1_000_000
+TUNE_SETTINGS = {
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_GLOBAL_CHECKPOINT_S": "86400",
+    "RAY_AIR_NEW_OUTPUT": "0",
+}
+# What a process with Ray, torch and this service in it takes.
+FOLLOWER_BYTES = 500_000_000
 
 
 class TrialSource(Protocol):
@@ -60,15 +65,15 @@ def run_trials(
 
     Trials that were stopped that way have not ended: they are gone on with when they come again.
     """
-    # What Tune remembers is of no use here: the source knows better, and its own files suffice.
+    # What Tune remembers and prints is of no use here: the source knows better.
     shutil.rmtree(folder / TUNE_NAME, ignore_errors=True)
-    os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"
-    os.environ["TUNE_GLOBAL_CHECKPOINT_S"] = "86400"
-    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(concurrency)
+    os.environ |= {**TUNE_SETTINGS, "TUNE_MAX_PENDING_TRIALS_PG": str(concurrency)}
+    logging.getLogger("ray.tune").setLevel(logging.ERROR)
     bridge = _Bridge(source)
     tuner = tune.Tuner(
-        # Its workers ask for what they need; the process that follows them needs next to nothing.
-        tune.with_resources(trainable, {"CPU": 0}),
+        # Its workers ask for what they need. The process that follows them asks for no CPU, or
+        # those that wait for workers could take what these need.
+        tune.with_resources(trainable, {"memory": FOLLOWER_BYTES}),
         tune_config=TuneConfig(
             search_alg=_SourceSearcher(source, concurrency, bridge),
             scheduler=_SourceScheduler(bridge),
@@ -91,7 +96,14 @@ def run_trials(
         shutil.rmtree(folder / TUNE_NAME, ignore_errors=True)
 
 
-class _Bridge(Callback):  # type: ignore[misc]
+class _NotKept:
+    """Tune writes its parts to disk; what these stand for is not for it to keep."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+
+class _Bridge(_NotKept, Callback):  # type: ignore[misc]
     """Tells the source what Tune tells."""
 
     def __init__(self, source: TrialSource):
@@ -149,7 +161,7 @@ class _Bridge(Callback):  # type: ignore[misc]
         self._source.end(number, state, error)
 
 
-class _SourceSearcher(Searcher):  # type: ignore[misc]
+class _SourceSearcher(_NotKept, Searcher):  # type: ignore[misc]
     """Gives Tune the trials of a source, so many at a time."""
 
     def __init__(self, source: TrialSource, concurrency: int, bridge: _Bridge):
@@ -178,7 +190,7 @@ class _SourceSearcher(Searcher):  # type: ignore[misc]
         """The source has its own state."""
 
 
-class _SourceScheduler(FIFOScheduler):  # type: ignore[misc]
+class _SourceScheduler(_NotKept, FIFOScheduler):  # type: ignore[misc]
     """Stops a trial where the source says so."""
 
     def __init__(self, bridge: _Bridge):
@@ -196,7 +208,7 @@ class _SourceScheduler(FIFOScheduler):  # type: ignore[misc]
         return str(TrialScheduler.STOP if must_stop else TrialScheduler.CONTINUE)
 
 
-class _StopWhen(Stopper):  # type: ignore[misc]
+class _StopWhen(_NotKept, Stopper):  # type: ignore[misc]
     """Ends everything when a function says so."""
 
     def __init__(self, must_stop: Callable[[], bool]):
