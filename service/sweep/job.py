@@ -22,10 +22,11 @@ from service.sweep.outcome import BEST_NAME, Outcome, write_outcome
 from service.sweep.progress import ProgressTable, progress_table, summary
 from service.sweep.publish import publish_sweep
 from service.sweep.room import plan_concurrency
+from service.sweep.rules import telling_points
 from service.sweep.search import Search
 from service.sweep.spec import SWEEP_NAME, SweepSpec
 from service.sweep.tracking import RunTrackers, find_parent, identity
-from service.sweep.trials import SearchTrials
+from service.sweep.trials import SearchTrials, trial_spec
 from service.sweep.tuner import run_trials
 from service.tracking.mlflow_run import tracking_uri
 
@@ -44,13 +45,28 @@ def run_sweep(sweep: SweepSpec, num_seeds: int = 0) -> int:
     check_same_sweep(sweep)
     mlflow.set_tracking_uri(tracking_uri(sweep.base))
     stand_in = identity(sweep)
-    check_sizes(stand_in)
+    check_models(sweep)
     models = build_models(with_fetched_weights(stand_in))
     tags = {**provenance_tags(stand_in, models.get("teacher")), "sweep": sweep.name}
     with claimed_run_folder(stand_in), stop_on_signals() as stop:
         write_atomically(sweep.sweep_path / SWEEP_NAME, sweep.model_dump_json(indent=1) + "\n")
         write_atomically(sweep.sweep_path / TAGS_NAME, json.dumps(tags, indent=1) + "\n")
         return SweepJob(sweep, models, tags, stop).run(num_seeds)
+
+
+def check_models(sweep: SweepSpec) -> None:
+    """Refuse models of any trial that cannot take its images, or cannot be built.
+
+    Raises:
+        BadInputError: naming the model.
+    """
+    seen = set()
+    for point in telling_points(sweep):
+        spec = trial_spec(sweep, sweep.base, 0, point)
+        key = (spec.student, spec.teacher, spec.augmentation)
+        if key not in seen:
+            seen.add(key)
+            check_sizes(spec)
 
 
 def check_same_sweep(sweep: SweepSpec) -> None:

@@ -129,7 +129,7 @@ def _point_problems(sweep: "SweepSpec") -> Iterator[Problem]:
     """What is wrong with points, each kind of mistake told once with a point that shows it."""
     told: set[tuple[str, str]] = set()
     content = trial_content(sweep, sweep.base)
-    for point in _telling_points(sweep):
+    for point in telling_points(sweep):
         for problem in _problems_of(with_values(content, point)):
             if (key := (problem.where, problem.remedy)) in told:
                 continue
@@ -144,7 +144,8 @@ def _point_problems(sweep: "SweepSpec") -> Iterator[Problem]:
                 return
 
 
-def _telling_points(sweep: "SweepSpec") -> Iterator[Point]:
+def telling_points(sweep: "SweepSpec") -> Iterator[Point]:
+    """Points that show whether all of the space are valid jobs: all of a small one."""
     space = SearchSpace(sweep.space)
     if sweep.algorithm.kind == "grid":
         yield from itertools.islice(space.grid(), MAX_CORNERS)

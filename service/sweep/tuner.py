@@ -233,7 +233,12 @@ def _is_last(trial: TuneTrial) -> bool:
 
 
 def _error_text(trial: TuneTrial) -> str:
-    """The last line of what the trial raised, without Ray's names for it."""
-    error = trial.get_error()
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1] if lines else "it failed for an unknown reason"
+    """What the trial raised, on a line."""
+    try:
+        lines = [line.strip() for line in Path(trial.error_file).read_text().splitlines()]
+    except (OSError, TypeError):
+        return "it failed, and Ray does not tell why"
+    last = next((line for line in reversed(lines) if line), "")
+    if "Error: " not in last:
+        return "its process died; if not by hand, see whether memory ran out"
+    return last.rpartition("TrialFailedError: ")[2]

@@ -1,8 +1,10 @@
 """Ray over several hosts of this machine, and what it can be asked and made to do."""
 
 import contextlib
+import json
 import os
 import secrets
+import select
 import subprocess
 import sys
 import time
@@ -20,6 +22,8 @@ JOB_ACTORS = (
     "PlacementGroupCleaner",
 )
 NODE_LIMIT_S = 90.0
+ANSWER_LIMIT_S = 60.0
+CLERK = Path(__file__).parent / "clerk.py"
 
 
 class Cluster:
@@ -60,7 +64,7 @@ class Cluster:
             ["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", str(self.storage)], check=True
         )
         self.hosts, self.nodes = [], []
-        self._drivers = []
+        self._drivers, self._clerk = [], None
         remove_hosts()
         ip("link", "add", BRIDGE, "type", "bridge")
         ip("link", "set", BRIDGE, "up")
@@ -99,6 +103,7 @@ class Cluster:
 
     def start_over(self):
         """All nodes lose their power at once, and come back as another cluster."""
+        self._dismiss_clerk()
         for node in self.nodes:
             node.kill()
         for number in range(len(self.nodes)):
@@ -109,37 +114,38 @@ class Cluster:
         """What the nodes themselves have put aside, or have left when they were killed."""
         self._before = {*SHARED_MEMORY.iterdir(), *self._temporary.iterdir()}
 
-    def ask(self, code):
-        """Run code on the head with ``ray`` connected; what it prints, or None."""
-        code = f"import ray; ray.init({self.address!r}, logging_level='ERROR'); {code}"
-        done = subprocess.run(
-            self.head.command(sys.executable, "-c", code),
-            env=self.environment,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=60,
-        )
-        return done.stdout.strip() if done.returncode == 0 else None
+    def ask(self, question, *arguments):
+        """The answer of the clerk on the head (see there)."""
+        if self._clerk is None:
+            with (self._folder / "clerk.log").open("a") as log:
+                self._clerk = subprocess.Popen(
+                    self.head.command(sys.executable, CLERK, self.head.address),
+                    env=self.environment,
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=log,
+                    text=True,
+                    start_new_session=True,
+                )
+        print(json.dumps([question, *arguments]), file=self._clerk.stdin, flush=True)
+        ready, _, _ = select.select([self._clerk.stdout], [], [], ANSWER_LIMIT_S)
+        line = self._clerk.stdout.readline() if ready else ""
+        if not line:
+            raise RuntimeError(f"no answer to {question}, see {self._folder / 'clerk.log'}")
+        return json.loads(line)
+
+    def _dismiss_clerk(self):
+        """He knows this cluster only."""
+        if self._clerk is not None:
+            self._clerk.kill()
+            self._clerk.communicate()
+            self._clerk = None
 
     def num_alive(self):
-        answer = self.ask("print(sum(node['Alive'] for node in ray.nodes()))")
-        return int(answer) if answer else 0
+        return self.ask("num_alive")
 
     def drain(self, number, seconds):
-        """What a cloud's notice of preemption comes to."""
-        code = (
-            "from ray._raylet import GcsClient; from ray.core.generated import autoscaler_pb2 as a;"
-            f"node = next(n for n in ray.nodes() if n['NodeManagerAddress'] == "
-            f"{self.hosts[number].address!r} and n['Alive']);"
-            "import time;"
-            f"print(GcsClient(address={self.address!r}).drain_node(node['NodeID'],"
-            "a.DrainNodeReason.Value('DRAIN_NODE_REASON_PREEMPTION'), 'test',"
-            f"int(1000 * (time.time() + {seconds}))))"
-        )
-        answer = self.ask(code)
-        assert answer is not None
-        assert answer.startswith("(True"), answer
+        assert self.ask("drain", self.hosts[number].address, seconds)
 
     def submit(self, spec_path, log_path, *, as_ray_job=False):
         """Start a job's driver on the head; its process."""
@@ -162,13 +168,7 @@ class Cluster:
 
     def stop_jobs(self):
         """``ray job stop`` for every job that runs."""
-        code = (
-            "from ray.job_submission import JobSubmissionClient as Client;"
-            f"client = Client('http://{self.head.address}:8265');"
-            "print([client.stop_job(j.submission_id) for j in client.list_jobs()"
-            " if j.submission_id and j.status == 'RUNNING'])"
-        )
-        assert "True" in (self.ask(code) or "")
+        assert self.ask("stop_jobs") > 0
 
     def fill_storage(self):
         """Let ``storage`` have no room for anything more; returns what to remove for an end."""
@@ -180,21 +180,15 @@ class Cluster:
 
     def leftovers(self):
         """What jobs that have ended still hold of the cluster, once it has had time to clean up."""
-        code = (
-            "from ray.util import placement_group_table as table;"
-            "left = [g for g in table().values() if g['state'] != 'REMOVED'];"
-            "free = ray.available_resources().get('CPU', 0) == ray.cluster_resources()['CPU'];"
-            "print(len(left), free)"
-        )
         deadline_s = time.monotonic() + 30
         while True:
-            answer = self.ask(code)
+            held = self.ask("held")
             left = [*self._processes(), *self._files()]
-            if answer == "0 True" and not left:
+            if held == [0, 0] and not left:
                 return ""
             if time.monotonic() > deadline_s:
-                return f"placement groups, all CPUs free: {answer}; {left}"
-            time.sleep(1)
+                return f"placement groups, CPUs: {held}; {left}"
+            time.sleep(0.2)
 
     def _processes(self):
         """Command lines of what Ray starts for a training job, as far as it still runs."""
@@ -211,6 +205,7 @@ class Cluster:
         return sorted(str(path) for path in found if not path.name.startswith("torchinductor"))
 
     def close(self):
+        self._dismiss_clerk()
         for driver in self._drivers:
             driver.kill()
             driver.wait()

@@ -1,0 +1,71 @@
+"""Answers questions about a Ray cluster: a line for a line, from inside the cluster's network.
+
+A process of its own for as long as the cluster lives, and no part of it: to join for each question
+takes seconds, and a worker.
+"""
+
+import json
+import sys
+import time
+
+from ray._private.state import GlobalState
+from ray._raylet import GcsClient, GcsClientOptions
+from ray.core.generated import autoscaler_pb2
+from ray.job_submission import JobSubmissionClient
+
+PREEMPTION = autoscaler_pb2.DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION")
+
+
+class Clerk:
+    """What can be asked, one method each."""
+
+    def __init__(self, host):
+        self._host, self._gcs_address = host, f"{host}:6379"
+        self._state = GlobalState()
+        options = GcsClientOptions.create(
+            self._gcs_address, None, allow_cluster_id_nil=True, fetch_cluster_id_if_nil=False
+        )
+        self._state._initialize_global_state(options)
+
+    def num_alive(self):
+        return sum(node["Alive"] for node in self._state.node_table())
+
+    def held(self):
+        """Placement groups that are left, and CPUs that are not free."""
+        groups = self._state.placement_group_table().values()
+        num_groups = sum(group["state"] != "REMOVED" for group in groups)
+        all_cpus = self._state.cluster_resources()["CPU"]
+        return [num_groups, all_cpus - self._state.available_resources().get("CPU", 0)]
+
+    def drain(self, address, seconds):
+        """What a cloud's notice of preemption comes to; whether it is accepted."""
+        node = next(
+            node
+            for node in self._state.node_table()
+            if node["Alive"] and node["NodeManagerAddress"] == address
+        )
+        deadline_ms = int(1000 * (time.time() + seconds))
+        client = GcsClient(address=self._gcs_address)
+        return client.drain_node(node["NodeID"], PREEMPTION, "test", deadline_ms)[0]
+
+    def stop_jobs(self):
+        """``ray job stop`` for every job that runs; how many there were."""
+        client = JobSubmissionClient(f"http://{self._host}:8265")
+        running = [
+            job.submission_id
+            for job in client.list_jobs()
+            if job.submission_id and job.status == "RUNNING"
+        ]
+        return sum(client.stop_job(submission_id) for submission_id in running)
+
+
+def main(host):
+    """Answer until nobody asks any more."""
+    clerk = Clerk(host)
+    for line in sys.stdin:
+        name, *arguments = json.loads(line)
+        print(json.dumps(getattr(clerk, name)(*arguments)), flush=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
