@@ -1,0 +1,87 @@
+"""A sweep whose MLflow was away: what jobs/sync.py sends of it afterwards."""
+
+import json
+
+import mlflow
+import pytest
+from training_runs import run_alone
+
+from service.cluster.run_folder import TAGS_NAME, claimed_run_folder
+from service.files import write_atomically
+from service.result import collect_result
+from service.sweep.search import Search
+from service.sweep.spec import SWEEP_NAME, parse_sweep
+from service.sweep.tracking import RunTrackers, identity
+from service.sweep.trials import SearchTrials
+from service.sync import run_folders, sync_run
+from service.tracking.journal import JOURNAL_NAME, read_events
+
+pytestmark = pytest.mark.slow
+
+AWAY = "http://127.0.0.1:9"
+NUM_TRIALS = 3
+
+
+def search_alone(sweep):
+    """What a cluster does with a sweep, in this process and one trial after the other."""
+    search = Search(sweep, sweep.sweep_path)
+    trackers = RunTrackers(AWAY, {"sweep": sweep.name}, parent=None)
+    trials = SearchTrials(sweep, identity(sweep), search, trackers, lambda: None)
+    while (trial := trials.next()) is not None:
+        number, spec = trial
+        run_alone(spec)
+        for event in read_events(spec.run_path / JOURNAL_NAME):
+            if event.kind == "evaluation":
+                trials.report(number, event.epoch, event.values)
+        collect_result(spec, 1.0)
+        trials.end(number, "finished", None)
+    trackers.close()
+    return search
+
+
+def test_sweep_that_mlflow_missed_is_sent_whole_and_once(make_sweep_content, monkeypatch, tmp_path):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    base = {
+        "schedule": {"num_epochs": 2, "milestones": []},
+        "tracking": {"uri": AWAY, "register_as": "student", "alias": "champion"},
+    }
+    budget, scheduler = {"trials": NUM_TRIALS}, {"kind": "none"}
+    sweep = parse_sweep(make_sweep_content(base=base, budget=budget, scheduler=scheduler))
+    with claimed_run_folder(identity(sweep)):
+        write_atomically(sweep.sweep_path / SWEEP_NAME, sweep.model_dump_json())
+        write_atomically(sweep.sweep_path / TAGS_NAME, json.dumps({"sweep": sweep.name}))
+        search = search_alone(sweep)
+    assert run_folders(sweep.base.checkpoints.storage_path) == [sweep.sweep_path]
+
+    store = f"sqlite:///{tmp_path / 'store.db'}"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", store)
+    sync_run(sweep.sweep_path)
+    first = runs_by_name(store)
+    sync_run(sweep.sweep_path)
+    again = runs_by_name(store)
+
+    parent = first[sweep.name]
+    assert parent.info.status == "FINISHED"
+    names = [f"trial-{number:04d}" for number in range(NUM_TRIALS)]
+    assert sorted(first) == sorted([sweep.name, *names])
+    for record, name in zip(search.records(), names, strict=True):
+        run = first[name]
+        assert run.data.tags["mlflow.parentRunId"] == parent.info.run_id
+        assert run.info.status == "FINISHED"
+        assert run.data.metrics["held_out_top1"] == record.score
+        assert float(run.data.params["method.alpha"]) == record.params["method.alpha"]
+    assert {name: run.info.run_id for name, run in again.items()} == {
+        name: run.info.run_id for name, run in first.items()
+    }
+    client = mlflow.MlflowClient(store)
+    assert len(client.search_model_versions("name = 'student'")) == 1
+    history = client.get_metric_history(first[names[0]].info.run_id, "held_out_top1")
+    assert [point.value for point in history] == [s for _, s in search.records()[0].curve]
+
+
+def runs_by_name(store):
+    client = mlflow.MlflowClient(store)
+    experiment = client.get_experiment_by_name("dtkd")
+    runs = client.search_runs([experiment.experiment_id])
+    assert len({run.info.run_name for run in runs}) == len(runs)
+    return {run.info.run_name: run for run in runs}
