@@ -10,6 +10,7 @@ import ray.train
 import torch
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer, get_device
+from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
 from ray.train.v2._internal.callbacks.placement_group_callback import (
     PlacementGroupCleanerCallback,
 )
@@ -129,14 +130,14 @@ class RunTrainer(TorchTrainer):  # type: ignore[misc]
         parts["failure_policy"] = RunFailurePolicy(failure_config, self.run_path)
         if self.scaling_config.elasticity_enabled:
             parts["scaling_policy"] = ElasticPolicy(self.scaling_config, self.run_path)
+        # Each is one more process to start, every time that workers begin: datasets here are not
+        # Ray's; what a controller in this process holds is let go of with it.
+        needless = [DatasetsCallback]
+        if self.controls_here:
+            needless.append(PlacementGroupCleanerCallback)
+        parts["callbacks"] = [c for c in parts["callbacks"] if type(c) not in needless]
         if not self.controls_here:
             return super()._initialize_and_run_controller(**parts)
-        # Its watcher is another process, which needs the dashboard.
-        parts["callbacks"] = [
-            callback
-            for callback in parts["callbacks"]
-            if not isinstance(callback, PlacementGroupCleanerCallback)
-        ]
         parts["callbacks"].append(PlacementRecord(self.run_path))
         controller = TrainController(**parts)
         asyncio.run(controller.run())
