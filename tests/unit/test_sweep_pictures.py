@@ -1,50 +1,16 @@
-import base64
 import itertools
-import json
 import math
-import random
 import struct
-from html.parser import HTMLParser
 
 import numpy as np
 import pytest
 from matplotlib.collections import LineCollection
 from matplotlib.colors import to_rgba
 from matplotlib.contour import ContourSet
+from sweep_records import ALPHA, KIND, NAMES, TEMPERATURE, make_records
 
-from service.sweep.page import render_page
 from service.sweep.pictures import SweepFacts, draw_all, png
 from service.sweep.records import TrialRecord
-
-TEMPERATURE, ALPHA, KIND = "method.base_temperature", "method.alpha", "schedule.kind"
-NAMES = [
-    "metric_by_parameter",
-    "temperature_alpha_map",
-    "parallel_coordinates",
-    "learning_curves",
-    "importance",
-]
-ATTACK = "</td><script>alert('x')</script><img src=\"http://evil.example/a.png\">"
-
-
-def make_records(count=24, seed=7):
-    rng = random.Random(seed)
-    records = []
-    for number in range(count):
-        params = {
-            TEMPERATURE: 2 * 8 ** rng.random(),
-            ALPHA: rng.uniform(0.1, 0.9),
-            KIND: rng.choice(["cosine", "linear", "step"]),
-        }
-        if params[KIND] == "step":
-            params["schedule.step_epochs"] = rng.randint(3, 9)
-        state = ("finished", "stopped", "stopped", "failed")[number % 4]
-        reached = {"finished": 9, "stopped": 3, "failed": 1}[state]
-        top = rng.uniform(0.6, 0.75)
-        curve = tuple((epoch, top * (1 - 0.5**epoch)) for epoch in range(1, reached + 1))
-        error = "out of memory" if state == "failed" else None
-        records.append(TrialRecord(number, state, params, curve[-1][1], curve, 60.0, 0, error))
-    return records
 
 
 def make_facts(records, **changes):
@@ -298,92 +264,3 @@ def test_axis_names_do_not_overlap():
     labels = figure.axes[0].get_xticklabels()
     boxes = [label.get_window_extent() for label in labels]
     assert all(one.x1 <= two.x0 for one, two in itertools.pairwise(boxes))
-
-
-class Page(HTMLParser):
-    """What a browser would make of the page."""
-
-    def __init__(self, text):
-        super().__init__()
-        self.tags, self.rows, self.sources, self.policy = [], [], [], ""
-        self.in_cell = False
-        self.feed(text)
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append(tag)
-        values = dict(attrs)
-        self.sources += [values[name] for name in ("src", "href") if name in values]
-        if values.get("http-equiv") == "Content-Security-Policy":
-            self.policy = values["content"]
-        if tag == "tr":
-            self.rows.append([])
-        if tag in ("td", "th"):
-            self.rows[-1].append("")
-            self.in_cell = True
-
-    def handle_endtag(self, tag):
-        self.in_cell = self.in_cell and tag not in ("td", "th")
-
-    def handle_data(self, data):
-        if self.in_cell:
-            self.rows[-1][-1] += data
-
-
-def page_of(records, **changes):
-    arguments = {
-        "title": "Sweep",
-        "summary": [("best", "trial 4")],
-        "metric": "held_out_top1",
-        "maximizes": True,
-        "figures": {"importance": b"picture"},
-    } | changes
-    return render_page(records=records, **arguments)
-
-
-def test_the_table_has_every_trial_the_best_first_and_then_by_state(records):
-    header, *rows = Page(page_of(records)).rows
-    assert header[:6] == ["trial", "state", "held_out_top1", "epochs", "seconds", "failures"]
-    assert header[-1] == "error"
-    order = ["finished", "stopped", "failed"]
-    expected = sorted(records, key=lambda r: (order.index(r.state), -r.score))
-    assert [int(row[0]) for row in rows] == [record.number for record in expected]
-    assert rows[0][1] == "finished (best)"
-    assert rows[0][2] == f"{expected[0].score:.2%}"
-    assert {row[-1] for row in rows[-6:]} == {"out of memory"}
-
-
-def test_parameters_that_do_not_apply_are_empty_cells(records):
-    header, *rows = Page(page_of(records)).rows
-    column = header.index("schedule.step_epochs")
-    unused = {r.number for r in records if "schedule.step_epochs" not in r.params}
-    assert {int(row[0]) for row in rows if row[column] == ""} == unused
-
-
-def test_untrusted_text_is_escaped_wherever_it_comes_from():
-    params = {ATTACK: ATTACK, "list": [ATTACK]}
-    record = TrialRecord(0, "failed", params, None, (), 1.0, 1, ATTACK)
-    changes = {"title": ATTACK, "summary": [(ATTACK, ATTACK)], "metric": ATTACK, "confirm": ATTACK}
-    text = page_of([record], figures={ATTACK: b""}, **changes)
-    page = Page(text)
-    assert page.tags.count("script") == 1
-    assert page.tags.count("img") == 1
-    assert page.rows[1][-1] == ATTACK
-    assert page.rows[1][page.rows[0].index("list")] == json.dumps([ATTACK])
-
-
-def test_the_page_asks_nothing_of_any_server(records):
-    text = page_of(records)
-    page = Page(text)
-    assert page.sources == ["data:image/png;base64," + base64.b64encode(b"picture").decode()]
-    assert "http://" not in text
-    assert "https://" not in text
-    assert "url(" not in text
-    directives = dict(part.strip().split(" ", 1) for part in page.policy.split(";"))
-    assert directives["default-src"] == "'none'"
-    assert directives["img-src"] == "data:"
-    assert directives["script-src"].startswith("'sha256-")
-
-
-def test_the_confirming_commands_are_shown_only_where_there_are_some(records):
-    assert "<pre>run &amp; see</pre>" in page_of(records, confirm="run & see")
-    assert "<pre>" not in page_of(records)
