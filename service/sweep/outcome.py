@@ -72,12 +72,14 @@ def write_outcome(sweep: SweepSpec, records: Sequence[TrialRecord], confirm: str
 
 def draw_pictures(sweep: SweepSpec, records: Sequence[TrialRecord]) -> dict[str, bytes]:
     """PNG images by name."""
+    epoch = importance_epoch(sweep)
     facts = SweepFacts(
         records,
         sweep.metric_name,
         sweep.maximizes,
         frozenset(path for path, parameter in sweep.space.items() if parameter.log is not None),
-        importances(list(records), SearchSpace(sweep.space), importance_epoch(sweep)),
+        importances(list(records), SearchSpace(sweep.space), epoch),
+        epoch,
     )
     return {name: png(figure) for name, figure in draw_all(facts).items()}
 

@@ -25,8 +25,8 @@ CAPTIONS = {
     "parallel_coordinates": "Each line is one setting, from its parameters to the metric at the "
     "last epoch it reached. The darker, the better.",
     "learning_curves": "The metric after each evaluated epoch.",
-    "importance": "How much of the metric's variation each parameter explains, by a model fitted "
-    "to the trials.",
+    "importance": "How much of the metric's variation each parameter explains (fANOVA), while no "
+    "trial had been stopped: there all of them can be compared.",
 }
 
 STYLE = """

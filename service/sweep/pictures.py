@@ -42,7 +42,8 @@ class SweepFacts(NamedTuple):
     """What is drawn.
 
     ``metric``: its name, such as held_out_top1. ``log_params``: paths searched on a log scale.
-    ``importances``: share of the metric's variance by path; may be empty.
+    ``importances``: share of the metric's variance by path, after ``importance_epoch`` epochs; may
+    be empty.
     """
 
     records: Sequence[TrialRecord]
@@ -50,6 +51,7 @@ class SweepFacts(NamedTuple):
     maximizes: bool
     log_params: frozenset[str]
     importances: Mapping[str, float]
+    importance_epoch: int
 
 
 def draw_all(facts: SweepFacts) -> dict[str, Figure]:
@@ -68,7 +70,7 @@ def draw_all(facts: SweepFacts) -> dict[str, Figure]:
         "temperature_alpha_map": draw_temperature_alpha_map(data),
         "parallel_coordinates": draw_parallel_coordinates(data),
         "learning_curves": _learning_curves(data),
-        "importance": _importance(data, facts.importances),
+        "importance": _importance(data, facts.importances, facts.importance_epoch),
     }
     return {name: figure for name, figure in figures.items() if figure is not None}
 
@@ -187,14 +189,14 @@ def _learning_curves(data: PictureData) -> Figure | None:
     return figure
 
 
-def _importance(data: PictureData, importances: Mapping[str, float]) -> Figure | None:
+def _importance(data: PictureData, importances: Mapping[str, float], epoch: int) -> Figure | None:
     known = [(path, share) for path, share in importances.items() if math.isfinite(share)]
     if not known:
         return None
     ranked = sorted(known, key=lambda item: item[1])
     labels = [Scale(path, 0.0, 1.0).wrapped_label(WIDE) for path, _ in ranked]
     shares = [share for _, share in ranked]
-    what = f"Share of the variance of {data.metric.name} by parameter"
+    what = f"Share of the variance of {data.metric.name} after {epoch} epochs by parameter"
     figure = titled_figure(what, data, 7.5, 1.4 + 0.4 * len(ranked))
     axes = figure.subplots()
     plain(axes)

@@ -16,7 +16,7 @@ from service.sweep.records import TrialRecord
 def make_facts(records, **changes):
     importances = {TEMPERATURE: 0.6, ALPHA: 0.3, KIND: 0.1}
     log_params = frozenset({TEMPERATURE})
-    facts = SweepFacts(records, "held_out_top1", True, log_params, importances)
+    facts = SweepFacts(records, "held_out_top1", True, log_params, importances, 3)
     return facts._replace(**changes)
 
 
