@@ -16,6 +16,7 @@ from ray.train.v2._internal.callbacks.placement_group_callback import (
 )
 from ray.train.v2._internal.constants import (
     COLLECTIVE_TIMEOUT_S_ENV_VAR,
+    HEALTH_CHECK_INTERVAL_S_ENV_VAR,
     PREEMPTION_POLL_INTERVAL_S_ENV_VAR,
     WORKER_GROUP_START_TIMEOUT_S_ENV_VAR,
     WORKER_HEALTH_CHECK_TIMEOUT_S_ENV_VAR,
@@ -30,6 +31,8 @@ from service.problems import BadInputError, Problem
 from service.spec import JobSpec
 
 PREEMPTION_POLL_S = 1
+# How soon Ray notices that a worker has ended, well or not.
+LOOK_AT_WORKERS_S = 0.5
 # With a range of workers another number is tried then; otherwise the same one, for ever.
 PLACEMENT_TIMEOUT_S = 20
 
@@ -96,6 +99,7 @@ def run_training(spec: JobSpec, *, controls_here: bool = False) -> None:
     # Ray hands these on to its controller and to the workers.
     os.environ[WORKER_HEALTH_CHECK_TIMEOUT_S_ENV_VAR] = str(resources.silence_timeout_s)
     os.environ[COLLECTIVE_TIMEOUT_S_ENV_VAR] = str(resources.collective_timeout_s)
+    os.environ[HEALTH_CHECK_INTERVAL_S_ENV_VAR] = str(LOOK_AT_WORKERS_S)
     os.environ[PREEMPTION_POLL_INTERVAL_S_ENV_VAR] = str(PREEMPTION_POLL_S)
     if resources.is_elastic:
         os.environ[WORKER_GROUP_START_TIMEOUT_S_ENV_VAR] = str(PLACEMENT_TIMEOUT_S)
@@ -164,9 +168,6 @@ def train_on_worker(config: dict[str, Any]) -> None:
         device,
         spec.resources.cpus_per_worker,
     )
-    train(spec, world, _report, reason_to_leave)
-
-
-def _report(metrics: dict[str, float]) -> None:
-    """Hand metrics to Ray, which shows them in its dashboard; checkpoints are the run's own."""
-    ray.train.report(metrics)
+    # Nothing is reported to Ray: metrics and checkpoints are the run's own, and Ray would hold the
+    # workers at each report until its controller has come by to take it.
+    train(spec, world, notice=reason_to_leave)

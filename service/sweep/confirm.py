@@ -22,6 +22,7 @@ from service.sweep.records import TrialState
 from service.sweep.space import Point, given_content, with_values
 from service.sweep.spec import SweepSpec
 from service.sweep.tracking import RunTrackers
+from service.sweep.trials import ask_all_to_leave
 from service.tracking.journal import JOURNAL_NAME, read_events
 
 CONFIRM_NAME = "confirm"
@@ -61,6 +62,7 @@ class ConfirmTrials:
     ):
         self._specs, self._trackers, self._show = list(specs), trackers, show
         self._left = [n for n, s in enumerate(specs) if read_result(s.run_path) is None]
+        self._under_way: dict[int, JobSpec] = {}
 
     @property
     def are_over(self) -> bool:
@@ -72,7 +74,7 @@ class ConfirmTrials:
         if not self._left:
             return None
         number = self._left.pop(0)
-        spec = self._specs[number]
+        spec = self._under_way[number] = self._specs[number]
         spec.run_path.mkdir(parents=True, exist_ok=True)
         write_atomically(spec.run_path / SPEC_NAME, spec.model_dump_json(indent=1) + "\n")
         self._trackers.begin(spec, {"confirms": spec.name})
@@ -93,11 +95,16 @@ class ConfirmTrials:
 
     def end(self, number: int, state: TrialState, error: str | None) -> None:
         """Tell what came of a job."""
+        del self._under_way[number]
         self._trackers.end(self._specs[number], state)
         self._show(f"{self._specs[number].name}: {error or state}")
 
     def look(self) -> None:
         """Nothing is shown between the ends."""
+
+    def leave(self) -> None:
+        """Let the jobs under way save and leave."""
+        ask_all_to_leave(self._under_way.values())
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,8 @@ from service.training.leaving import ask_to_leave, forget_request
 from service.training.refusal import REFUSAL_NAME
 
 LOOK_S = 0.2
-# Workers that were asked to leave finish their step and save; those that do not are ended.
-LEAVING_LIMIT_S = 60.0
+# Workers that were asked to leave finish their step and save.
+LEAVING_LIMIT_S = 120.0
 
 
 class TrialFailedError(RuntimeError):
@@ -81,10 +81,16 @@ class TrialRun:
         return failure_text(self._failure) if self._failure else "it was stopped"
 
     def close(self) -> None:
-        """End the run, whatever it is at."""
+        """End the run, whatever it is at.
+
+        Raises:
+            TrialFailedError: its workers do not leave; they end with this process.
+        """
         if self._thread.is_alive():
             ask_to_leave(self._spec.run_path, "stop")
             self._thread.join(LEAVING_LIMIT_S)
+        if self._thread.is_alive():
+            raise TrialFailedError(f"the workers of {self._spec.name} do not leave")
         forget_request(self._spec.run_path, "stop")
 
 

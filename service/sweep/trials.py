@@ -1,7 +1,8 @@
 """The trials of a search as jobs: their specs, their folders, and what is left of them."""
 
+import contextlib
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from service.cluster.placement import is_placed, release_placement
@@ -16,6 +17,7 @@ from service.sweep.spec import SweepSpec
 from service.sweep.tracking import RunTrackers
 from service.sweep.trial import training_seconds
 from service.training.checkpoints import checkpoint_paths
+from service.training.leaving import ask_to_leave
 
 TRIALS_NAME = "trials"
 
@@ -30,6 +32,13 @@ def trial_spec(sweep: SweepSpec, base: JobSpec, number: int, point: dict[str, An
     storage = content.setdefault("checkpoints", {})
     storage["storage_path"] = str(sweep.sweep_path / TRIALS_NAME)
     return parse_spec(content)
+
+
+def ask_all_to_leave(specs: Iterable[JobSpec]) -> None:
+    """Let the workers of runs save and leave; whom the storage does not tell, Ray ends later."""
+    for spec in specs:
+        with contextlib.suppress(OSError):
+            ask_to_leave(spec.run_path, "stop")
 
 
 class SearchTrials:
@@ -81,6 +90,10 @@ class SearchTrials:
         if state != "failed":
             self._untidy.append(spec)
         self.tidy()
+
+    def leave(self) -> None:
+        """Let the trials under way save and leave."""
+        ask_all_to_leave(self._specs.values())
 
     def tidy(self) -> None:
         """Remove the checkpoints of trials that are over and whose workers have left."""

@@ -51,6 +51,9 @@ class TrialSource(Protocol):
     def look(self) -> None:
         """Called several times a second."""
 
+    def leave(self) -> None:
+        """Everything is to stop: let trials under way save and leave, to be gone on with later."""
+
 
 def run_trials(
     source: TrialSource,
@@ -86,7 +89,7 @@ def run_trials(
             failure_config=FailureConfig(max_failures=max_failures),
             checkpoint_config=CheckpointConfig(checkpoint_at_end=False),
             callbacks=[bridge],
-            stop=_StopWhen(must_stop),
+            stop=_StopWhen(must_stop, source),
             verbose=0,
         ),
     )
@@ -211,15 +214,20 @@ class _SourceScheduler(_NotKept, FIFOScheduler):  # type: ignore[misc]
 class _StopWhen(_NotKept, Stopper):  # type: ignore[misc]
     """Ends everything when a function says so."""
 
-    def __init__(self, must_stop: Callable[[], bool]):
-        self._must_stop = must_stop
+    def __init__(self, must_stop: Callable[[], bool], source: TrialSource):
+        self._must_stop, self._source = must_stop, source
+        self._has_asked = False
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:  # noqa: ARG002 - Ray's interface
         return False
 
     def stop_all(self) -> bool:
         """Whether it is time."""
-        return self._must_stop()
+        if self._must_stop() and not self._has_asked:
+            # Tune itself waits until each trial has come to its next evaluation.
+            self._has_asked = True
+            self._source.leave()
+        return self._has_asked
 
 
 def _number(trial: TuneTrial) -> int:

@@ -11,8 +11,13 @@ from service.training.worker import Report, Worker
 from service.training.world import World
 
 
-def train(spec: JobSpec, world: World, report: Report, notice: Notice = lambda: None) -> None:
-    """Train this worker's share of ``spec``; ``report`` hands results upwards.
+def train(
+    spec: JobSpec,
+    world: World,
+    report: Report = lambda _: None,
+    notice: Notice = lambda: None,
+) -> None:
+    """Train this worker's share of ``spec``; ``report`` is given what each epoch came to.
 
     Every rank runs this; all meet at each step, evaluation and report. A run that is refused, by
     all ranks together, says why in a file beside it and ends without an error.

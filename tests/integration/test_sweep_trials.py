@@ -8,7 +8,6 @@ import signal
 import sys
 import threading
 import time
-from pathlib import Path
 
 import psutil
 import pytest
@@ -20,14 +19,15 @@ from service.sweep.records import TrialState
 from service.sweep.search import Search
 from service.sweep.spec import parse_sweep
 from service.sweep.tracking import RunTrackers, identity
-from service.sweep.trial import Trial
 from service.sweep.trials import SearchTrials
 from service.sweep.tuner import run_trials
+from service.tracking.journal import JOURNAL_NAME, read_events
 
 pytestmark = pytest.mark.slow
 
 NUM_CPUS = 2
 LIMIT_S = 120
+AWAY = "http://127.0.0.1:9"
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -87,6 +87,9 @@ class Source:
 
     def end(self, number: int, state: TrialState, error: str | None) -> None:
         self.ends[number] = (state, error)
+
+    def leave(self) -> None:
+        self.was_told_to_leave = True
 
     def look(self) -> None:
         under_way = sum(any(spec.run_path.glob("under-way-*")) for spec in self.specs)
@@ -164,52 +167,93 @@ def test_trials_that_are_told_to_stop_have_not_ended(make_source, tmp_path):
     source = make_source(**{f"t{number}": "" for number in range(20)})
     run(source, tmp_path, must_stop=lambda: len(source.ends) >= 3)
 
+    assert source.was_told_to_leave
     assert 3 <= len(source.ends) <= 5
     assert {state for state, _ in source.ends.values()} == {"finished"}
     assert_nothing_is_held()
 
 
-def test_trial_whose_follower_is_killed_goes_on_from_its_checkpoint(make_sweep_content, tmp_path):
-    """The real thing: the process that controls a trial's workers dies, and they hold a CPU."""
-    base = {
-        "schedule": {"num_epochs": 12, "milestones": []},
-        "resources": {"num_workers": 1, "cpus_per_worker": 1},
-        "tracking": {"uri": "http://127.0.0.1:9"},
-    }
-    budget = {"trials": 1}
-    sweep = parse_sweep(make_sweep_content(base=base, budget=budget, scheduler={"kind": "none"}))
-    sweep.sweep_path.mkdir(parents=True)
-    search = Search(sweep, sweep.sweep_path)
-    trackers = RunTrackers("http://127.0.0.1:9", {}, parent=None)
-    trials = SearchTrials(sweep, identity(sweep), search, trackers, lambda: None)
-    killer = threading.Thread(target=kill_follower, args=(sweep.sweep_path / "trials",))
-    killer.start()
-    run_trials(
-        trials, sweep.sweep_path, concurrency=1, max_failures=1, must_stop=lambda: False,
-        trainable=Trial,
-    )  # fmt: skip
-    killer.join()
-    trackers.close()
+@pytest.fixture
+def real(make_sweep_content):
+    """A search of one real trial, and what runs it."""
 
-    (record,) = search.records()
+    def make(must_stop=lambda: False, **base):
+        sections = {
+            "resources": {"num_workers": 1, "cpus_per_worker": 1},
+            "tracking": {"uri": AWAY, "log_every_steps": 3},
+            **base,
+        }
+        scheduler, budget = {"kind": "none"}, {"trials": 1}
+        sweep = parse_sweep(
+            make_sweep_content(base=sections, budget=budget, scheduler=scheduler)
+        )  # fmt: skip
+        sweep.sweep_path.mkdir(parents=True, exist_ok=True)
+        search = Search(sweep, sweep.sweep_path)
+        trackers = RunTrackers(AWAY, {}, parent=None)
+        trials = SearchTrials(sweep, identity(sweep), search, trackers, lambda: None)
+        arguments = {"concurrency": 1, "max_failures": 1, "must_stop": must_stop}
+        run_trials(trials, sweep.sweep_path, **arguments)
+        trackers.close()
+        return search.records()[0], events_of(sweep)
+
+    return make
+
+
+def events_of(sweep):
+    return read_events(sweep.sweep_path / "trials" / "trial-0000" / JOURNAL_NAME)
+
+
+def test_trial_whose_follower_is_killed_goes_on_from_its_checkpoint(real, tmp_path):
+    """The process that controls a trial's workers dies, and they hold a CPU."""
+    journal = tmp_path / "runs" / "sweep" / "trials" / "trial-0000" / JOURNAL_NAME
+    killer = threading.Thread(target=kill_follower, args=(journal,))
+    killer.start()
+    record, events = real(schedule={"num_epochs": 12, "milestones": []})
+    killer.join()
+
     assert (record.state, record.num_failures) == ("finished", 1)
     assert [epoch for epoch, _ in record.curve] == list(range(1, 13))
-    starts = (sweep.sweep_path / "trials" / "trial-0000" / "journal.jsonl").read_text()
-    assert starts.count("from step 0") == 1
-    assert starts.count("training on 1 worker") == 2
+    assert_went_on(events)
     assert_nothing_is_held()
 
 
-def kill_follower(folder: Path):
+def test_trial_is_stopped_between_evaluations_and_goes_on(real, tmp_path):
+    journal = tmp_path / "runs" / "sweep" / "trials" / "trial-0000" / JOURNAL_NAME
+    asked_s = []
+
+    def must_stop():
+        if not asked_s and any(event.kind == "interval" for event in read_events(journal)):
+            asked_s.append(time.monotonic())
+        return bool(asked_s)
+
+    # There is one evaluation, at the end: nothing else would come to an end before.
+    sections = {
+        "schedule": {"num_epochs": 150, "milestones": []},
+        "evaluation": {"every_epochs": 150},
+    }
+    record, _ = real(must_stop, **sections)
+    assert time.monotonic() - asked_s[0] < 30
+    assert (record.state, record.curve) == ("running", ())
+    assert_nothing_is_held()
+    record, events = real(**sections)
+
+    assert record.state == "finished"
+    assert_went_on(events)
+
+
+def assert_went_on(events):
+    """There were two starts, the second where a checkpoint was."""
+    first, second = (event.text for event in events if event.kind == "start")
+    assert first == "training on 1 worker, from step 0"
+    assert int(second.rpartition(" ")[2]) in {e.step for e in events if e.kind == "checkpoint"}
+
+
+def kill_follower(journal):
     """SIGKILL to the trial's process when it has told of a second epoch."""
-    journal, deadline_s = folder / "trial-0000" / "journal.jsonl", time.monotonic() + LIMIT_S
-    while not journal.exists() or journal.read_text().count('"evaluation"') < 2:
+    deadline_s = time.monotonic() + LIMIT_S
+    while sum(event.kind == "evaluation" for event in read_events(journal)) < 2:
         assert time.monotonic() < deadline_s
         time.sleep(0.02)
-    followers = [
-        process
-        for process in psutil.process_iter(["cmdline"])
-        if "Trainable" in " ".join(process.info["cmdline"] or [])
-    ]
-    for process in followers:
-        process.kill()
+    for process in psutil.process_iter(["cmdline"]):
+        if "Trainable" in " ".join(process.info["cmdline"] or []):
+            process.kill()
