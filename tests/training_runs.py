@@ -1,5 +1,7 @@
 """Training runs without Ray: one worker in this process, or several in their own."""
 
+import multiprocessing
+
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
@@ -13,6 +15,8 @@ from service.training.worker import Worker
 from service.training.world import World
 
 CPU = torch.device("cpu")
+# What takes workers most of their start; the optimizer and DDP import torch._dynamo.
+PRELOADED = ["torch._dynamo", "service.training.loop"]
 
 
 class InterruptedRunError(Exception):
@@ -39,10 +43,16 @@ def run_rank(rank, content, world_size, store):
     dist.destroy_process_group()
 
 
+def run_ranks(function, arguments, world_size):
+    """Call function(rank, *arguments) in processes of their own, forked from one that has torch."""
+    multiprocessing.set_forkserver_preload(PRELOADED)
+    mp.start_processes(function, arguments, nprocs=world_size, start_method="forkserver")
+
+
 def run_together(content, world_size, tmp_path):
     parse_spec(content).run_path.mkdir(parents=True, exist_ok=True)
     store = tmp_path / f"store{world_size}"
-    mp.spawn(run_rank, (content, world_size, store), nprocs=world_size)
+    run_ranks(run_rank, (content, world_size, store), world_size)
 
 
 def final(spec):

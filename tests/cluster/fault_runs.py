@@ -20,6 +20,7 @@ from training_runs import final, loss_series, run_together
 from service.models.build import build_model
 from service.spec import parse_spec
 from service.tracking.journal import FAILURES_NAME, JOURNAL_NAME, read_events
+from service.training.leaving import REQUEST_PREFIX
 
 NUM_STEPS = 24
 JOB_LIMIT_S = 240.0
@@ -104,6 +105,10 @@ class FaultRun:
     def let_go(self, number):
         """End a pause."""
         (self.cluster.plan_folder / f"go-{number}").touch()
+
+    def request_path(self, purpose):
+        """Where workers find that they are asked to leave."""
+        return self.spec.run_path / f"{REQUEST_PREFIX}{purpose}"
 
     def kill_driver(self):
         stop_process(self.driver)

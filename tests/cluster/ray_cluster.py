@@ -70,9 +70,7 @@ class Cluster:
         ip("link", "set", BRIDGE, "up")
         self.hosts = [Host(number) for number in range(1, num_hosts + 1)]
         self.nodes = [None] * num_hosts
-        for number in range(num_hosts):
-            self.start(number)
-        self._note_files()
+        self._start_all()
 
     def __enter__(self):
         return self
@@ -90,11 +88,25 @@ class Cluster:
 
     def start(self, number):
         """Start the Ray node of a host and wait until it says that it runs."""
+        self._wait_for_node(*self._launch(number))
+
+    def _start_all(self):
+        # Nodes wait for the head, and load their libraries meanwhile.
+        for launched in [self._launch(number) for number in range(len(self.hosts))]:
+            self._wait_for_node(*launched)
+        # What the nodes themselves have put aside, or have left when they were killed.
+        self._before = {*SHARED_MEMORY.iterdir(), *self._temporary.iterdir()}
+
+    def _launch(self, number):
+        """The node's log, and how often it has said before that it runs."""
         log_path = self._folder / f"node{number}.log"
         num_before = num_starts(log_path)
         self.nodes[number] = Node(
             self.hosts[number], self.head.address, self.environment, log_path, self._num_cpus
         )
+        return log_path, num_before
+
+    def _wait_for_node(self, log_path, num_before):
         deadline_s = time.monotonic() + NODE_LIMIT_S
         while num_starts(log_path) == num_before:
             if time.monotonic() > deadline_s:
@@ -106,13 +118,7 @@ class Cluster:
         self._dismiss_clerk()
         for node in self.nodes:
             node.kill()
-        for number in range(len(self.nodes)):
-            self.start(number)
-        self._note_files()
-
-    def _note_files(self):
-        """What the nodes themselves have put aside, or have left when they were killed."""
-        self._before = {*SHARED_MEMORY.iterdir(), *self._temporary.iterdir()}
+        self._start_all()
 
     def ask(self, question, *arguments):
         """The answer of the clerk on the head (see there)."""

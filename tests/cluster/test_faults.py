@@ -10,7 +10,9 @@ from hosts import can_make_hosts
 from ray_cluster import Cluster
 from training_runs import final, loss_series
 
-from service.problems import EXIT_BAD_INPUT
+from service.job import run_job
+from service.problems import BadInputError
+from service.training.leaving import LOOK_S
 
 pytestmark = pytest.mark.slow
 
@@ -37,24 +39,45 @@ def assert_nothing_lost(cluster, run):
     assert cluster.leftovers() == ""
 
 
-def test_workers_that_fail_one_after_the_other_cost_nothing(cluster, workload):
-    faults = [(1, 5, "kill"), (0, 11, "stop"), (1, 17, "term")]
+def test_workers_that_fail_one_after_the_other_cost_nothing_nor_do_drivers(cluster, workload):
+    """Workers are killed, hang and are told to end; then the job is stopped, and its driver killed.
+
+    It is submitted twice at once as well.
+    """
+    faults = [(1, 3, "kill"), (0, 7, "stop"), (1, 11, "term"), (1, 15, "pause"), (1, 19, "pause")]
     run = FaultRun(cluster, workload, "workers", *faults, resources={"max_failures": 2})
-    run.start()
-    times = [run.wait_for_fault(number) for number in range(len(faults))]
-    finish(run)
-    assert_nothing_lost(cluster, run)
-    noticed = [run.times(time).noticed_s for time in times]
+    run.start(as_ray_job=True)
+    times = [run.wait_for_fault(number) for number in range(4)]
+    noticed = [run.times(time).noticed_s for time in times[:3]]
     limits = [SOON_S, 6 + SOON_S, SOON_S]
     assert all(seconds < limit for seconds, limit in zip(noticed, limits, strict=True)), noticed
     texts = [text for _, text in run.failures]
     assert "was killed or crashed" in texts[0]
     assert "resources.silence_timeout_s" in texts[1]
     # The signal reaches the process in that step or in the one after it.
-    assert re.search(r"sent SIGTERM; everything up to step (18|19) is saved", texts[2])
+    assert re.search(r"sent SIGTERM; everything up to step (12|13) is saved", texts[2])
+    with pytest.raises(BadInputError, match="name: the run 'workers' is under way already"):
+        run_job(run.spec)
+    cluster.stop_jobs()
+    run.wait_for(run.request_path("stop").exists, "request to stop")
+    time.sleep(4 * LOOK_S)
+    run.let_go(3)
+    run.wait()
     status = run.status
-    assert (status["state"], status["restarts"], status["step"]) == ("finished", 3, 24)
+    assert (status["state"], status["restarts"]) == ("stopped", 3)
+    # The step that was under way, and the one that began before the request was agreed on.
+    assert status["last_checkpoint_step"] in (16, 17)
     assert status["last_failure"] == texts[2]
+    run.start()
+    run.wait_for_fault(4)
+    run.kill_driver()
+    run.let_go(4)
+    run.start()
+    finish(run)
+    assert_nothing_lost(cluster, run)
+    assert (run.status["state"], run.status["step"]) == ("finished", 24)
+    # One start each, three times again for the faults: the budget had no part in the rest.
+    assert len(run.starts) == 3 + 3
 
 
 def test_hosts_and_storage_that_fail_one_after_the_other_cost_nothing(cluster, workload):
@@ -91,28 +114,6 @@ def test_hosts_and_storage_that_fail_one_after_the_other_cost_nothing(cluster, w
     assert_nothing_lost(cluster, run)
 
 
-def test_driver_that_is_stopped_killed_and_submitted_twice_goes_on(cluster, workload):
-    faults = [(1, 5, "pause"), (1, 12, "pause")]
-    run = FaultRun(cluster, workload, "drivers", *faults, resources=NO_FAILURES)
-    run.start(as_ray_job=True)
-    run.wait_for_fault(0)
-    second = cluster.submit(run.spec_path, run.log_path.with_suffix(".second"))
-    assert second.wait(60) == EXIT_BAD_INPUT
-    text = run.log_path.with_suffix(".second").read_text()
-    assert "name: the run 'drivers' is under way already" in text
-    cluster.stop_jobs()
-    run.let_go(0)
-    run.wait()
-    assert run.status["state"] == "stopped"
-    run.start()
-    run.wait_for_fault(1)
-    run.kill_driver()
-    run.let_go(1)
-    run.start()
-    finish(run)
-    assert_nothing_lost(cluster, run)
-
-
 def test_run_shrinks_when_a_node_is_drained_and_grows_when_one_comes(cluster, workload):
     faults = [(1, 5, "pause"), (0, 12, "pause")]
     resources = {**NO_FAILURES, "num_workers": [1, 2], "resize_interval_s": 2}
@@ -125,7 +126,7 @@ def test_run_shrinks_when_a_node_is_drained_and_grows_when_one_comes(cluster, wo
     run.wait_for_fault(1)
     cluster.nodes[1].kill()
     cluster.start(1)
-    run.wait_for((run.spec.run_path / ".leave_to_resize").exists, "request to leave")
+    run.wait_for(run.request_path("resize").exists, "request to leave")
     run.let_go(1)
     finish(run)
     sizes = [line for line in run.log.splitlines() if line.startswith("training on ")]
