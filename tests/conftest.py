@@ -3,6 +3,8 @@
 import json
 import os
 import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,6 +14,9 @@ from staging_helpers import instrument
 
 from data_pipeline.staging import Cache
 from service.models.build import build_model
+
+# What is in jobs/ is run, not installed.
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
 
 @pytest.fixture(scope="session")

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 import mlflow
 import pytest
@@ -13,11 +14,14 @@ import torch
 from image_makers import converted, write_folder
 from mlflow import MlflowClient
 from safetensors.torch import load_file, save_file
+from spec_contents import spec_content
 
 from data_pipeline.beton import open_beton
 from data_pipeline.manifest import manifest_path
+from jobs.distill import main as distill_here
+from service import job as job_module
 from service.models.build import build_model
-from service.spec import load_spec
+from service.spec import JobSpec, load_spec
 
 ROOT = Path(__file__).parents[2]
 # For jobs of which MLflow need not know: its database takes its time to be made.
@@ -34,6 +38,11 @@ def cluster():
     ray.shutdown()
 
 
+@pytest.fixture(autouse=True)
+def _no_other_mlflow(monkeypatch):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+
+
 def distill(path, environment):
     environment = {k: v for k, v in environment.items() if k != "MLFLOW_TRACKING_URI"}
     return subprocess.run(
@@ -47,26 +56,46 @@ def distill(path, environment):
     )
 
 
-@pytest.fixture
-def teacher(tmp_path):
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory):
     torch.manual_seed(9)
-    path = tmp_path / "teacher.safetensors"
+    path = tmp_path_factory.mktemp("teacher") / "teacher.safetensors"
     save_file(build_model("cifar:resnet8", 4).state_dict(), path)
     return {"model": "cifar:resnet8", "weights": {"source": str(path)}}
 
 
-def test_a_job_leaves_its_whole_record_and_may_be_submitted_again(
-    cluster, write_spec, teacher, tmp_path
-):
-    path = write_spec(teacher=teacher, tracking={"register_as": "stripes", "alias": "champion"})
+class FinishedJob(NamedTuple):
+    """A job that ran to its end, and MLflow's database beside it."""
+
+    spec_path: Path
+    spec: JobSpec
+    mlflow_uri: str
+    stdout: str
+
+
+@pytest.fixture(scope="module")
+def finished(cluster, data_folder, teacher, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("finished")
+    tracking = {"register_as": "stripes", "alias": "champion"}
+    content = spec_content(data_folder, folder / "runs", teacher=teacher, tracking=tracking)
+    path = folder / "run.json"
+    path.write_text(json.dumps(content))
     done = distill(path, cluster)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "student, last (epoch 2)" in done.stdout
-    assert "epoch 1/2  step 2  loss" in done.stdout
+    uri = f"sqlite:///{folder / 'runs' / 'mlflow.db'}"
+    return FinishedJob(path, load_spec(path), uri, done.stdout)
 
-    spec = load_spec(path)
-    uri = f"sqlite:///{tmp_path / 'runs' / 'mlflow.db'}"
-    client = MlflowClient(uri)
+
+def student_of(finished):
+    student = build_model("cifar:tiny_cnn", 4).eval()
+    student.load_state_dict(load_file(finished.spec.run_path / "student.safetensors"))
+    return student
+
+
+def test_a_job_leaves_its_whole_record(finished):
+    assert "student, last (epoch 2)" in finished.stdout
+    assert "epoch 1/2  step 2  loss" in finished.stdout
+    spec, client = finished.spec, MlflowClient(finished.mlflow_uri)
     run = client.get_run((spec.run_path / "mlflow_run_id").read_text().strip())
     assert run.info.status == "FINISHED"
     assert run.data.params["optimizer.learning_rate"] == "0.05"
@@ -77,55 +106,56 @@ def test_a_job_leaves_its_whole_record_and_may_be_submitted_again(
     assert {"teacher_top1", "last_top1", "best_top1", "data_wait_share"} <= set(run.data.metrics)
     assert "spec.json" in [file.path for file in client.list_artifacts(run.info.run_id)]
 
-    mlflow.set_tracking_uri(uri)
-    loaded = mlflow.pytorch.load_model("models:/stripes@champion")
-    eager = build_model("cifar:tiny_cnn", 4).eval()
-    eager.load_state_dict(load_file(spec.run_path / "student.safetensors"))
+
+def test_registered_model_gives_the_logits_of_the_student(finished):
+    mlflow.set_tracking_uri(finished.mlflow_uri)
+    loaded, eager = mlflow.pytorch.load_model("models:/stripes@champion"), student_of(finished)
     for batch_size in (1, 5):
         images = torch.randn(batch_size, 3, 16, 16)
         torch.testing.assert_close(loaded(images), eager(images), rtol=1e-4, atol=1e-5)
 
-    second = write_spec(
-        name="second",
+
+def test_finished_job_may_be_submitted_again_but_not_changed(finished, tmp_path, capsys):
+    assert distill_here([str(finished.spec_path)]) == 0
+    assert "finished already; nothing to train" in capsys.readouterr().out
+    changed = tmp_path / "changed.json"
+    content = json.loads(finished.spec_path.read_text())
+    changed.write_text(json.dumps({**content, "seed": 5}))
+    assert distill_here([str(changed)]) == 2
+    assert "seed: differs from the run 'run'" in capsys.readouterr().err
+
+
+def test_weak_teacher_ends_the_job_with_advice(cluster, finished, write_spec, teacher):
+    """The student begins with a registered model, which the workers find as a file."""
+    path = write_spec(
+        name="weak",
         student={"model": "cifar:tiny_cnn", "weights": {"source": "models:/stripes@champion"}},
-        schedule={"num_epochs": 1, "milestones": []},
+        teacher={**teacher, "min_top1": 0.99},
+        tracking={"uri": finished.mlflow_uri},
     )
-    grown = distill(second, cluster)
-    assert grown.returncode == 0, grown.stdout + grown.stderr
-    fetched = load_file(tmp_path / "runs" / "second" / "student_weights.safetensors")
-    assert torch.equal(fetched["fc.weight"], eager.fc.weight)
-
-    again = distill(path, cluster)
-    assert again.returncode == 0
-    assert "finished already; nothing to train" in again.stdout
-    content = json.loads(path.read_text())
-    path.write_text(json.dumps({**content, "seed": 5}))
-    changed = distill(path, cluster)
-    assert changed.returncode == 2
-    assert "seed: differs from the run 'run'" in changed.stderr
-    assert "Traceback" not in changed.stderr
-
-
-def test_weak_teacher_ends_the_job_with_advice(cluster, write_spec, teacher):
-    path = write_spec(teacher={**teacher, "min_top1": 0.99}, tracking=AWAY)
     done = distill(path, cluster)
     assert done.returncode == 2, done.stdout + done.stderr
     assert "teacher.min_top1: the teacher's top-1 is" in done.stdout + done.stderr
+    fetched = load_file(load_spec(path).run_path / "student_weights.safetensors")
+    assert torch.equal(fetched["fc.weight"], student_of(finished).fc.weight)
 
 
-def test_job_too_large_for_the_cluster_is_refused(cluster, write_spec):
-    done = distill(write_spec(resources={"cpus_per_worker": 8}), cluster)
-    assert done.returncode == 2
-    assert "resources.cpus_per_worker: 2 workers need 16 CPUs, the cluster has 4" in done.stderr
+def test_job_too_large_for_the_cluster_is_refused(cluster, write_spec, monkeypatch, capsys):
+    # This process has joined the cluster already.
+    monkeypatch.setattr(job_module, "connect", lambda: None)
+    path = write_spec(resources={"cpus_per_worker": 8}, tracking=AWAY)
+    assert distill_here([str(path)]) == 2
+    text = "resources.cpus_per_worker: 2 workers need 16 CPUs, the cluster has 4"
+    assert text in capsys.readouterr().err
 
 
-def test_wrong_weights_are_refused_before_the_cluster_is_touched(write_spec, teacher):
+def test_wrong_weights_are_refused_before_the_cluster_is_touched(
+    write_spec, teacher, monkeypatch, capsys
+):
+    monkeypatch.setattr(job_module, "connect", lambda: pytest.fail("the cluster is touched"))
     weights = {**teacher["weights"], "sha256": "0" * 64}
-    environment = {**os.environ, "RAY_ADDRESS": "127.0.0.1:1"}
-    done = distill(write_spec(teacher={**teacher, "weights": weights}), environment)
-    assert done.returncode == 2
-    assert "teacher.weights.sha256" in done.stderr
-    assert "Traceback" not in done.stderr
+    assert distill_here([str(write_spec(teacher={**teacher, "weights": weights}))]) == 2
+    assert "teacher.weights.sha256" in capsys.readouterr().err
 
 
 def test_image_that_does_not_decode_ends_the_job_at_once(cluster, write_spec, tmp_path):
