@@ -6,8 +6,7 @@ import threading
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
-from training_runs import CPU, final, loss_series, run_alone, run_rank, run_together
+from training_runs import CPU, final, loss_series, run_alone, run_rank, run_ranks, run_together
 
 from data_pipeline.order import train_batches
 from service.distillation.task import DistillationTask
@@ -143,7 +142,7 @@ def run_in_stages(content, stages, tmp_path):
         store = tmp_path / f"stage{number}"
         leaver = world_size - 1
         arguments = (content, world_size, store, leaver, 10**9 if step is None else step)
-        mp.spawn(run_rank_leaving, arguments, nprocs=world_size)
+        run_ranks(run_rank_leaving, arguments, world_size)
 
 
 @pytest.mark.slow
@@ -245,7 +244,7 @@ def test_bad_loss_on_one_rank_is_all_ranks_business_in_that_step(make_content, t
     content = make_content(training={"on_nonfinite": policy})
     spec = parse_spec(content)
     spec.run_path.mkdir(parents=True)
-    mp.spawn(run_rank_with_one_bad_loss, (content, tmp_path / "store"), nprocs=2)
+    run_ranks(run_rank_with_one_bad_loss, (content, tmp_path / "store"), 2)
     for rank in (0, 1):
         assert (spec.run_path / f"nonfinite_step0000000003_rank{rank}.json").exists()
     if policy == "stop":

@@ -6,13 +6,13 @@ import json
 import numpy as np
 import pytest
 import torch
-import torch.multiprocessing as mp
 from training_runs import (
     InterruptedRunError,
     final,
     loss_series,
     run_alone,
     run_rank,
+    run_ranks,
     run_together,
     stop_at,
 )
@@ -89,7 +89,7 @@ def test_two_workers_killed_within_an_epoch_end_as_if_they_were_not(
     parse_spec(killed).run_path.mkdir(parents=True)
     for step in (3, 6):
         store = tmp_path / f"until{step}"
-        mp.spawn(run_rank_until, (killed, 2, store, step), nprocs=2)
+        run_ranks(run_rank_until, (killed, 2, store, step), 2)
     (tmp_path / "store2").unlink()
     run_together(killed, 2, tmp_path)
     ours, theirs = final(parse_spec(killed)), final(parse_spec(straight))
