@@ -12,9 +12,11 @@ from mlflow import MlflowClient
 from mlflow_server import Line, mlflow_server
 from training_runs import InterruptedRunError, run_alone
 
+from jobs.sync import main as sync
 from service.cluster.run_folder import TAGS_NAME, claimed_run_folder
 from service.files import write_atomically
 from service.job import run_job
+from service.problems import EXIT_BAD_INPUT, EXIT_DONE, EXIT_FAILED
 from service.result import collect_result, publish
 from service.spec import parse_spec
 from service.sync import sync_run
@@ -126,7 +128,7 @@ def test_server_that_comes_back_gets_everything_once(
 
 def test_slow_server_gets_everything_once(make_content, line, server):
     spec = spec_of(make_content, line, "slow")
-    line.set("up", delay_s=0.1)
+    line.set("up", delay_s=0.05)
     assert train_beside_tracker(spec, line, []) is not None
     assert_all_there_once(spec, server)
 
@@ -147,19 +149,19 @@ def test_what_is_left_is_sent_by_sync(make_content, line, server, name, mode, ch
     assert sync_run(spec.run_path) == f"{spec.name}: MLflow has everything"
 
 
-def test_sync_says_what_is_left_and_sends_it(make_content, line, server):
+def test_sync_says_what_is_left_and_sends_it(make_content, line, server, capsys):
     spec = spec_of(make_content, line, "command")
     line.set("refused")
     assert train_beside_tracker(spec, line, []) is None
-    command = [sys.executable, "jobs/sync.py", str(spec.checkpoints.storage_path)]
+    arguments = [str(spec.checkpoints.storage_path)]
+    command = [sys.executable, "jobs/sync.py", *arguments]
     away = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert away.returncode == 1
+    assert away.returncode == EXIT_FAILED
     assert f"{spec.name}: MLflow did not take it" in away.stderr
     assert "Traceback" not in away.stderr
     line.set("up")
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert "and the student" in done.stdout
+    assert sync(arguments) == EXIT_DONE
+    assert "and the student" in capsys.readouterr().out
     assert_all_there_once(spec, server)
 
 
@@ -208,8 +210,6 @@ def test_run_that_is_submitted_again_goes_on_in_the_same_mlflow_run(make_content
     assert_all_there_once(spec, server)
 
 
-def test_sync_refuses_a_folder_without_a_run(tmp_path):
-    command = [sys.executable, "jobs/sync.py", str(tmp_path)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 2
-    assert f"{tmp_path}: has no run in it" in done.stderr
+def test_sync_refuses_a_folder_without_a_run(tmp_path, capsys):
+    assert sync([str(tmp_path)]) == EXIT_BAD_INPUT
+    assert f"{tmp_path}: has no run in it" in capsys.readouterr().err
