@@ -164,6 +164,20 @@ class Comparison:
         return "\n".join(lines)
 
 
+def read_comparison(folder: Path) -> Comparison | None:
+    """What ``Comparison.write`` has kept beside a sweep; None if nothing was compared."""
+    path = folder / RESULT_NAME
+    if not path.exists():
+        return None
+    content = json.loads(path.read_text())
+    del content["verdict"]
+    for role in ROLES:
+        content[role] = {int(seed): score for seed, score in content[role].items()}
+    if content["interval"] is not None:
+        content["interval"] = tuple(content["interval"])
+    return Comparison(**content)
+
+
 def compare(
     sweep: SweepSpec, specs: dict[tuple[Role, int], JobSpec], num_tried: int
 ) -> Comparison | None:

@@ -151,7 +151,7 @@ class SweepJob:
             trackers.close()
         if comparison is not None:
             print(comparison, flush=True)
-            write_outcome(self._sweep, self._search.records(), str(comparison))
+            outcome = write_outcome(self._sweep, self._search.records())
         return self._tell(outcome)
 
     def _run_search(self, trackers: RunTrackers) -> None:

@@ -9,13 +9,14 @@ from typing import NamedTuple
 
 from service.files import write_atomically
 from service.spec import JobSpec, parse_spec
+from service.sweep.confirm import RESULT_NAME, Comparison, read_comparison
 from service.sweep.page import render_page
 from service.sweep.pictures import SweepFacts, draw_all, png
 from service.sweep.progress import point_text, score_text
 from service.sweep.records import TrialRecord
 from service.sweep.search import best_record, fastest_front, importances
 from service.sweep.space import Point, SearchSpace, given_content, with_values
-from service.sweep.spec import SweepSpec
+from service.sweep.spec import SWEEP_NAME, SweepSpec
 from service.sweep.wording import states_text
 
 BEST_NAME = "best.json"
@@ -26,10 +27,13 @@ PICTURES_NAME = "pictures"
 
 
 class Outcome(NamedTuple):
-    """Every trial, and the one whose settings were chosen; None where none finished."""
+    """Every trial; the one whose settings were chosen, None where none finished; and how these
+    compare with the base's own, None where that was not asked.
+    """
 
     records: tuple[TrialRecord, ...]
     best: TrialRecord | None
+    comparison: Comparison | None
 
 
 def job_with(sweep: SweepSpec, point: Point, name: str) -> JobSpec:
@@ -38,14 +42,15 @@ def job_with(sweep: SweepSpec, point: Point, name: str) -> JobSpec:
     return parse_spec({**content, "name": name})
 
 
-def write_outcome(sweep: SweepSpec, records: Sequence[TrialRecord], confirm: str = "") -> Outcome:
-    """Write everything that can be told of the trials so far; ``confirm``: what seeds said."""
-    outcome = Outcome(tuple(records), best_record(list(records), maximizes=sweep.maximizes))
+def write_outcome(sweep: SweepSpec, records: Sequence[TrialRecord]) -> Outcome:
+    """Write everything that can be told of the sweep so far."""
     folder = sweep.sweep_path
+    best = best_record(list(records), maximizes=sweep.maximizes)
+    outcome = Outcome(tuple(records), best, read_comparison(folder))
     write_atomically(folder / TABLE_NAME, table(sweep, records))
     if outcome.best is not None:
-        best = job_with(sweep, dict(outcome.best.params), f"{sweep.name}-best")
-        write_atomically(folder / BEST_NAME, best.model_dump_json(indent=1) + "\n")
+        job = job_with(sweep, dict(outcome.best.params), f"{sweep.name}-best")
+        write_atomically(folder / BEST_NAME, job.model_dump_json(indent=1) + "\n")
     if sweep.minimize_time:
         front = fastest_front(list(records), maximizes=sweep.maximizes)
         content = [
@@ -64,7 +69,7 @@ def write_outcome(sweep: SweepSpec, records: Sequence[TrialRecord], confirm: str
         sweep.metric_name,
         sweep.maximizes,
         pictures,
-        confirm,
+        str(outcome.comparison or ""),
     )
     write_atomically(folder / PAGE_NAME, page)
     return outcome
@@ -144,7 +149,7 @@ def table(sweep: SweepSpec, records: Sequence[TrialRecord]) -> str:
 
 def artifacts(folder: Path) -> list[Path]:
     """What MLflow is given of a sweep's folder, as far as it is there."""
-    names = (BEST_NAME, FRONT_NAME, TABLE_NAME, PAGE_NAME, "sweep.json", "confirm.json")
+    names = (BEST_NAME, FRONT_NAME, TABLE_NAME, PAGE_NAME, SWEEP_NAME, RESULT_NAME)
     files = [folder / name for name in names]
     files += sorted((folder / PICTURES_NAME).glob("*.png"))
     return [path for path in files if path.exists()]

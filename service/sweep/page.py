@@ -104,13 +104,16 @@ def render_page(
 ) -> str:
     """The whole page as HTML that asks nothing of any server.
 
-    ``summary``: labels and texts. ``confirm``: what a person runs to confirm the result, shown
-    as it is. ``figures``: PNG files by name.
+    ``summary``: labels and texts. ``confirm``: how the best settings compare with the default,
+    shown as it is. ``figures``: PNG files by name.
     """
     entries = "\n".join(
         f"<dt>{escape(label)}</dt><dd>{escape(text)}</dd>" for label, text in summary
     )
-    confirmation = f"<h2>To confirm</h2>\n<pre>{escape(confirm)}</pre>" if confirm else ""
+    confirmation = ""
+    if confirm:
+        heading = "The best settings against the default, by seed"
+        confirmation = f"<h2>{heading}</h2>\n<pre>{escape(confirm)}</pre>"
     pictures = "\n".join(_picture(name, image) for name, image in figures.items())
     return f"""<!DOCTYPE html>
 <html lang="en">

@@ -80,8 +80,12 @@ def adopt_runs(sweep: SweepSpec, parent: MlflowRun) -> None:
 
 def _describe(sweep: SweepSpec, parent: MlflowRun, tags: dict[str, str], outcome: Outcome) -> None:
     best, client = outcome.best, parent.client
-    note = f"```\n{summary(sweep, outcome.records)}\n```"
-    all_tags = {**tags, NOTE_TAG: note, "sweep.trials": counts_text(outcome.records)}
+    text = summary(sweep, outcome.records)
+    all_tags = {**tags, "sweep.trials": counts_text(outcome.records)}
+    if outcome.comparison is not None:
+        text += f"\n\n{outcome.comparison}"
+        all_tags["sweep.confirmed"] = outcome.comparison.verdict
+    all_tags[NOTE_TAG] = f"```\n{text}\n```"
     if best is not None:
         all_tags["sweep.best_trial"] = str(best.number)
         params = {f"best.{path}": json.dumps(value) for path, value in best.params.items()}

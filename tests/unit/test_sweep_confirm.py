@@ -5,7 +5,7 @@ import pytest
 from scipy import stats
 
 from service.spec_sections import Resources
-from service.sweep.confirm import Comparison, confirm_specs, welch
+from service.sweep.confirm import Comparison, confirm_specs, read_comparison, welch
 from service.sweep.room import trials_that_fit
 from service.sweep.spec import parse_sweep
 
@@ -83,3 +83,13 @@ def test_confirming_jobs_train_on_everything_and_read_val_once(make_sweep_conten
 )
 def test_as_many_trials_run_as_fit_whole(resources, nodes, expected):
     assert trials_that_fit(Resources(**resources), nodes) == expected
+
+
+def test_comparison_is_kept_beside_the_sweep(tmp_path):
+    comparison().write(tmp_path)
+    alone = comparison({0: 0.8}, {0: 0.7})
+
+    assert read_comparison(tmp_path) == comparison()
+    alone.write(tmp_path)
+    assert read_comparison(tmp_path) == alone
+    assert read_comparison(tmp_path / "elsewhere") is None
