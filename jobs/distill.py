@@ -1,6 +1,6 @@
 """Train the student that a spec describes: python jobs/distill.py SPEC.json [--validate | --plan].
 
-Exit status: 0 done, 1 failed, 2 bad input.
+Exit status: 0 done, 1 failed, 2 bad input, 3 stopped before its end.
 """
 
 import argparse

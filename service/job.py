@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from data_pipeline.patience import PAUSES_S
-from service.cluster.policies import failure_text, leaving_reason
+from service.cluster.policies import FAILURES_LIMIT_BYTES, failure_text, leaving_reason
 from service.cluster.run_folder import TAGS_NAME, claimed_run_folder
 from service.cluster.trainer import check_cluster, connect, run_training
 from service.files import write_atomically
@@ -25,6 +25,7 @@ from service.result import IncompleteRunError, RunResult, collect_result, publis
 from service.spec import JobSpec
 from service.spec_rules import is_file_source
 from service.spec_sections import Weights
+from service.tracking.journal import FAILURES_NAME, Journal
 from service.tracking.mlflow_run import RUN_ENDS, TRACKING_ERRORS, MlflowRun, tracking_uri
 from service.tracking.report import ProgressPrinter
 from service.tracking.status import State
@@ -131,6 +132,7 @@ def _ending(spec: JobSpec, failure: Exception | None) -> Ending:
     with contextlib.suppress(OSError):
         if refusal.exists():
             reason = json.loads(refusal.read_text())
+            Journal(spec.run_path / FAILURES_NAME, FAILURES_LIMIT_BYTES).note(reason["text"])
             return Ending("failed", reason["text"], int(reason["exit_status"]))
     again = f"submit the same spec to go on from the last checkpoint in {spec.run_path}"
     # Workers that failed while they should have saved have not saved.

@@ -18,7 +18,7 @@ from service.problems import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, BadInputError
 from service.provenance import provenance_tags
 from service.spec import differing_fields
 from service.sweep.confirm import Comparison, ConfirmTrials, compare, confirm_specs
-from service.sweep.outcome import BEST_NAME, Outcome, write_outcome
+from service.sweep.outcome import BEST_NAME, Outcome, job_with, write_outcome
 from service.sweep.progress import ProgressTable, progress_table, summary
 from service.sweep.publish import publish_sweep
 from service.sweep.room import plan_concurrency
@@ -48,10 +48,10 @@ def run_sweep(sweep: SweepSpec, num_seeds: int = 0) -> int:
     check_models(sweep)
     models = build_models(with_fetched_weights(stand_in))
     tags = {**provenance_tags(stand_in, models.get("teacher")), "sweep": sweep.name}
-    with claimed_run_folder(stand_in), stop_on_signals() as stop:
+    with claimed_run_folder(stand_in):
         write_atomically(sweep.sweep_path / SWEEP_NAME, sweep.model_dump_json(indent=1) + "\n")
         write_atomically(sweep.sweep_path / TAGS_NAME, json.dumps(tags, indent=1) + "\n")
-        return SweepJob(sweep, models, tags, stop).run(num_seeds)
+        return SweepJob(sweep, models, tags).run(num_seeds)
 
 
 def check_models(sweep: SweepSpec) -> None:
@@ -103,16 +103,15 @@ class StopRequest:
 
 
 @contextmanager
-def stop_on_signals() -> Iterator[StopRequest]:
+def stop_on_signals(request: StopRequest) -> Iterator[None]:
     """SIGTERM and SIGINT let trials save and leave, and end the sweep."""
-    request = StopRequest()
 
     def ask(*_: Any) -> None:  # noqa: ANN401 - a signal's number and frame
         request.is_made = True
 
     handlers = {kind: signal.signal(kind, ask) for kind in (signal.SIGTERM, signal.SIGINT)}
     try:
-        yield request
+        yield
     finally:
         for kind, handler in handlers.items():
             signal.signal(kind, handler)
@@ -126,9 +125,8 @@ class SweepJob:
         sweep: SweepSpec,
         models: dict[str, nn.Module],
         tags: dict[str, str],
-        stop: StopRequest,
     ):
-        self._sweep, self._tags, self._stop = sweep, tags, stop
+        self._sweep, self._tags, self._stop = sweep, tags, StopRequest()
         # Fetched once, into the sweep's folder; every trial reads the same file.
         self._base = with_local_weights(identity(sweep), models)
         self._search = Search(sweep, sweep.sweep_path)
@@ -161,6 +159,7 @@ class SweepJob:
             print(f"{self._sweep.name} has searched already; no trial is run", flush=True)
         else:
             self._run_trials(trials)
+            self._search.leave()
         trials.tidy()
 
     def _confirm(
@@ -168,6 +167,9 @@ class SweepJob:
     ) -> Comparison | None:
         assert outcome.best is not None, "there is something to confirm"
         point = dict(outcome.best.params)
+        if job_with(self._sweep, point, self._sweep.base.name) == self._sweep.base:
+            print("the best settings are the base's own: there is nothing to compare", flush=True)
+            return None
         specs = confirm_specs(self._sweep, self._base, point, num_seeds)
         trials = ConfirmTrials(list(specs.values()), trackers)
         if not trials.are_over:
@@ -187,13 +189,15 @@ class SweepJob:
             resources = self._sweep.resources or self._sweep.base.resources
             self._concurrency = plan_concurrency(resources, self._sweep.concurrency)
             print(f"{self._concurrency} trials at a time", flush=True)
-        run_trials(
-            trials,
-            self._sweep.sweep_path,
-            concurrency=self._concurrency,
-            max_failures=self._sweep.max_failures,
-            must_stop=self._stop,
-        )
+        # Ray has set its own handlers when it was joined.
+        with stop_on_signals(self._stop):
+            run_trials(
+                trials,
+                self._sweep.sweep_path,
+                concurrency=self._concurrency,
+                max_failures=self._sweep.max_failures,
+                must_stop=self._stop,
+            )
 
     def _table(self) -> str:
         search = self._search

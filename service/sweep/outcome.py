@@ -14,7 +14,7 @@ from service.sweep.page import render_page
 from service.sweep.pictures import SweepFacts, draw_all, png
 from service.sweep.progress import point_text, score_text
 from service.sweep.records import TrialRecord
-from service.sweep.search import best_record, fastest_front, importances
+from service.sweep.search import best_of, fastest_front, importances
 from service.sweep.space import Point, SearchSpace, given_content, with_values
 from service.sweep.spec import SWEEP_NAME, SweepSpec
 from service.sweep.wording import states_text
@@ -45,7 +45,7 @@ def job_with(sweep: SweepSpec, point: Point, name: str) -> JobSpec:
 def write_outcome(sweep: SweepSpec, records: Sequence[TrialRecord]) -> Outcome:
     """Write everything that can be told of the sweep so far."""
     folder = sweep.sweep_path
-    best = best_record(list(records), maximizes=sweep.maximizes)
+    best = best_of(sweep, records)
     outcome = Outcome(tuple(records), best, read_comparison(folder))
     write_atomically(folder / TABLE_NAME, table(sweep, records))
     if outcome.best is not None:
@@ -130,7 +130,8 @@ def table(sweep: SweepSpec, records: Sequence[TrialRecord]) -> str:
     )
     for record in records:
         values = [
-            json.dumps(record.params[path]) if path in record.params else "" for path in paths
+            value if isinstance(value := record.params.get(path, ""), str) else json.dumps(value)
+            for path in paths
         ]
         writer.writerow(
             [

@@ -20,7 +20,7 @@ def format_plan(sweep: SweepSpec) -> str:
         f"scored by {sweep.metric_name} on {sweep.held_out.num_images:,} images of train, which no "
         "trial is trained on; val is not looked at",
         _scheduler_text(sweep),
-        f"each trial: {resources.max_workers} workers of {resources.cpus_per_worker} CPUs"
+        f"each trial: {resources.max_workers} x {resources.cpus_per_worker} CPUs"
         + (" and a GPU" if resources.gpu else ""),
     ]
     if is_grid and len(space.grid()) > budget.trials:

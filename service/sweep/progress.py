@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from service.sweep.records import TrialRecord
-from service.sweep.search import Search, best_record
+from service.sweep.search import Search, best_of
 from service.sweep.spec import SweepSpec
 from service.sweep.wording import best_first, counts_text, metric_text, states_text
 from service.tracking.report import duration
@@ -95,7 +95,7 @@ def point_text(record: TrialRecord) -> str:
 
 def summary(sweep: SweepSpec, records: Sequence[TrialRecord]) -> str:
     """What a search ends with: the best setting, and among how many it is the best."""
-    best = best_record(list(records), maximizes=sweep.maximizes)
+    best = best_of(sweep, records)
     if best is None:
         return f"{counts_text(records)}; no trial came to its last epoch"
     lines = [

@@ -19,7 +19,7 @@ from service.sweep.outcome import PAGE_NAME, PICTURES_NAME, Outcome, artifacts
 from service.sweep.progress import summary
 from service.sweep.spec import SweepSpec
 from service.sweep.tracking import PARENT_TAG, find_parent
-from service.sweep.trials import TRIALS_NAME
+from service.sweep.trials import TRIALS_NAME, trial_name
 from service.sweep.wording import counts_text
 from service.tracking.mlflow_run import MAX_PARAM_LENGTH, RUN_ID_NAME, MlflowRun, tracking_uri
 from service.tracking.student_model import log_student
@@ -122,7 +122,7 @@ def register_winner(sweep: SweepSpec, outcome: Outcome) -> None:
     assert outcome.best is not None, "there is a winner"
     run_path = sweep.sweep_path / CONFIRM_NAME / f"best-seed-{sweep.base.seed}"
     if read_result(run_path) is None:
-        run_path = sweep.sweep_path / TRIALS_NAME / f"trial-{outcome.best.number:04d}"
+        run_path = sweep.sweep_path / TRIALS_NAME / trial_name(outcome.best.number)
     spec = JobSpec.model_validate_json((run_path / SPEC_NAME).read_text())
     names = {"register_as": tracking.register_as, "alias": tracking.alias}
     spec_to_register = spec.model_copy(update={"tracking": spec.tracking.model_copy(update=names)})

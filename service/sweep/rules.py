@@ -21,6 +21,8 @@ def problems_with(sweep: "SweepSpec") -> Iterator[Problem]:
     base_problems = list(_problems_of(given_content(sweep.base)))
     yield from (problem._replace(where=f"base.{problem.where}") for problem in base_problems)
     own = [*_sweep_problems(sweep), *_space_problems(sweep)]
+    if not base_problems:
+        own += _trial_problems(sweep)
     yield from own
     if not base_problems and not own:
         yield from _point_problems(sweep)
@@ -59,6 +61,20 @@ def _sweep_problems(sweep: "SweepSpec") -> Iterator[Problem]:
         )
     if not sweep.space:
         yield Problem("space", "is empty", "name a field, or leave space out for the default")
+
+
+def _trial_problems(sweep: "SweepSpec") -> Iterator[Problem]:
+    """What makes every trial invalid, whatever its settings."""
+    for problem in _problems_of(trial_content(sweep, sweep.base)):
+        yield problem._replace(where=problem.where.removeprefix("dataset."))
+    if sweep.base.teacher is None and "teacher" not in sweep.space:
+        paths = [path for path in sweep.space if path.split(".")[0] == "method"]
+        if paths:
+            yield Problem(
+                "base.teacher",
+                f"is absent, but {paths[0]} is searched",
+                "add a teacher, or give a space of other fields",
+            )
 
 
 def _space_problems(sweep: "SweepSpec") -> Iterator[Problem]:
@@ -138,7 +154,8 @@ def _point_problems(sweep: "SweepSpec") -> Iterator[Problem]:
             yield Problem(
                 f"space: {problem.where}",
                 f"{problem.wrong}, where {at}",
-                f"{problem.remedy}; every point of the space must be a valid job",
+                f"{problem.remedy}; every point must be a valid job, and when keeps a parameter "
+                "from those where it does not apply",
             )
             if len(told) == MAX_POINT_PROBLEMS:
                 return

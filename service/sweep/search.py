@@ -6,7 +6,7 @@ was. What is suggested depends on the seed, the trial's number and the trials be
 
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -82,7 +82,7 @@ class Search:
         """Whether there is no trial left to run."""
         trials = self._study.get_trials(deepcopy=False)
         has_more = len(trials) < self.num_trials and not self.is_spent
-        return not self._unfinished and not self._trials and not has_more
+        return not has_more and all(trial.state.is_finished() for trial in trials)
 
     @property
     def seconds(self) -> float:
@@ -159,6 +159,10 @@ class Search:
             self._study.tell(trial, state=OptunaState.FAIL)
         self._study.set_user_attr(SECONDS_ATTRIBUTE, self.seconds)
 
+    def leave(self) -> None:
+        """What is under way was stopped, and waits for another submission."""
+        self._trials.clear()
+
     def records(self) -> list[TrialRecord]:
         """All trials so far, by number."""
         return [self._record(trial) for trial in self._study.get_trials(deepcopy=False)]
@@ -217,11 +221,25 @@ def rungs(sweep: SweepSpec) -> list[int]:
     return found
 
 
-def best_record(records: list[TrialRecord], *, maximizes: bool) -> TrialRecord | None:
-    """The best of the trials that reached their last epoch; the first of equals."""
+def best_record(
+    records: list[TrialRecord], *, maximizes: bool, minimize_time: bool = False
+) -> TrialRecord | None:
+    """The best of the trials that reached their last epoch; of equals the quickest, where time
+    counts, and then the first.
+    """
     finished = [r for r in records if r.state == "finished" and r.score is not None]
     sign = 1 if maximizes else -1
-    return max(finished, key=lambda r: (sign * (r.score or 0.0), -r.number), default=None)
+
+    def rank(record: TrialRecord) -> tuple[float, float, int]:
+        seconds = record.seconds if minimize_time else 0.0
+        return sign * (record.score or 0.0), -seconds, -record.number
+
+    return max(finished, key=rank, default=None)
+
+
+def best_of(sweep: SweepSpec, records: Sequence[TrialRecord]) -> TrialRecord | None:
+    """The best trial as the sweep means it."""
+    return best_record(list(records), maximizes=sweep.maximizes, minimize_time=sweep.minimize_time)
 
 
 def fastest_front(records: list[TrialRecord], *, maximizes: bool) -> list[TrialRecord]:

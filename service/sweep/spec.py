@@ -76,8 +76,8 @@ class SweepSpec(Section):
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
     """Name of the sweep and of its folder in the base's storage path."""
     base: JobSpec
-    """The job whose settings are searched: a job spec, or the path of a file with one. Its
-    tracking.register_as and alias are for the winner."""
+    """The job whose settings are searched: a job spec, or the path of a file with one, from the
+    current directory. Its tracking.register_as and alias are for the winner."""
     space: dict[str, Parameter] = DEFAULT_SPACE
     """What is searched: parameters by the dotted path of the field that they set."""
     held_out: HeldOut
@@ -85,7 +85,8 @@ class SweepSpec(Section):
     metric: Literal["top1", "top5", "loss"] = "top1"
     """What is searched for: the accuracy or, as small as possible, the loss on these images."""
     minimize_time: bool = False
-    """Search for trials that are quick, too: all those are kept that no other one beats in both."""
+    """Search for trials that are quick, too: all those are kept that no other one beats in both.
+    Nothing is stopped early then; scheduler is none."""
     budget: Budget = Budget()
     algorithm: Algorithm = Algorithm()
     scheduler: Scheduler = Scheduler()
@@ -141,8 +142,7 @@ def parse_sweep(content: Any, subject: str = "sweep") -> SweepSpec:  # noqa: ANN
 
     if not isinstance(content, Mapping):
         raise BadInputError(subject, [Problem("$", "is not an object", "write {...}")])
-    if isinstance(base := content.get("base"), str):
-        content = {**content, "base": read_json(Path(base))}
+    content = _completed(content, subject)
     problems = list(_refused_kinds(content))
     try:
         sweep = SweepSpec.model_validate(content)
@@ -155,6 +155,20 @@ def parse_sweep(content: Any, subject: str = "sweep") -> SweepSpec:  # noqa: ANN
     if problems := list(problems_with(sweep)):
         raise BadInputError(subject, problems)
     return sweep
+
+
+def _completed(content: Mapping[str, Any], subject: str) -> Mapping[str, Any]:
+    """The content with the base itself in place of its file, and a scheduler that fits."""
+    completed = dict(content)
+    if isinstance(base := content.get("base"), str):
+        try:
+            completed["base"] = read_json(Path(base))
+        except BadInputError as error:
+            problems = [Problem("base", f"{base}: {p.wrong}", p.remedy) for p in error.problems]
+            raise BadInputError(subject, problems) from error
+    if content.get("minimize_time") is True:
+        completed.setdefault("scheduler", {"kind": "none"})
+    return completed
 
 
 def _refused_kinds(content: Mapping[str, Any]) -> list[Problem]:

@@ -5,6 +5,7 @@ A server that is away costs the sweep nothing: what it misses is sent later, by 
 
 import json
 import logging
+import threading
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -29,6 +30,9 @@ RUN_STATES: dict[TrialState, State] = {
 }
 # Closing one waits for a server that may be slow; the search does not.
 NUM_CLOSING = 4
+NUM_PUBLISH_TRIES = 3
+# A student is exported by torch and logged by MLflow, neither of which does two at a time.
+PUBLISHING = threading.Lock()
 
 
 def identity(sweep: SweepSpec) -> JobSpec:
@@ -88,14 +92,16 @@ def _leave(tracker: Tracker) -> None:
 
 def _close(spec: JobSpec, tracker: Tracker, state: State) -> None:
     run = tracker.close(state)
-    if run is None:
-        return
-    try:
-        result = read_result(spec.run_path)
-        if result is not None and state == "finished":
-            publish(result, spec, run)
-        else:
-            run.end("KILLED" if state == "stopped" else "FAILED")
-    except Exception as error:
-        # One run that cannot be sent must not end the search; jobs/sync.py sends it later.
-        logger.warning("MLflow did not take %s: %s", spec.name, error)
+    for _ in range(NUM_PUBLISH_TRIES if run is not None else 0):
+        assert run is not None
+        try:
+            result = read_result(spec.run_path)
+            if result is not None and state == "finished":
+                with PUBLISHING:
+                    publish(result, spec, run)
+            else:
+                run.end("KILLED" if state == "stopped" else "FAILED")
+            break
+        except Exception as error:
+            # One run that cannot be sent must not end the search; jobs/sync.py sends it later.
+            logger.warning("MLflow did not take %s: %s", spec.name, error)

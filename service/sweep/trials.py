@@ -22,13 +22,18 @@ from service.training.leaving import ask_to_leave
 TRIALS_NAME = "trials"
 
 
+def trial_name(number: int) -> str:
+    """Name of a trial's run and of its folder."""
+    return f"trial-{number:04d}"
+
+
 def trial_spec(sweep: SweepSpec, base: JobSpec, number: int, point: dict[str, Any]) -> JobSpec:
     """The job of a trial: the base with a point's values, scored on the held-out images.
 
     ``base``: the sweep's, perhaps with weights that were fetched once for all trials.
     """
     content = with_values(trial_content(sweep, base), point)
-    content["name"] = f"trial-{number:04d}"
+    content["name"] = trial_name(number)
     storage = content.setdefault("checkpoints", {})
     storage["storage_path"] = str(sweep.sweep_path / TRIALS_NAME)
     return parse_spec(content)
@@ -57,7 +62,13 @@ class SearchTrials:
         self.look = look
         self._specs: dict[int, JobSpec] = {}
         self._num_failures: dict[int, int] = {}
-        self._untidy: list[JobSpec] = []
+        folder = sweep.sweep_path / TRIALS_NAME
+        # Those too that an earlier submission had no time for.
+        self._untidy = [
+            folder / trial_name(record.number)
+            for record in search.records()
+            if record.state in ("finished", "stopped")
+        ]
 
     def next(self) -> tuple[int, JobSpec] | None:
         """Number and spec of the next trial; its folder is there."""
@@ -88,7 +99,7 @@ class SearchTrials:
         self._search.end(number, TrialEnd(state, seconds, failures, error))
         self._trackers.end(spec, state)
         if state != "failed":
-            self._untidy.append(spec)
+            self._untidy.append(spec.run_path)
         self.tidy()
 
     def leave(self) -> None:
@@ -97,8 +108,8 @@ class SearchTrials:
 
     def tidy(self) -> None:
         """Remove the checkpoints of trials that are over and whose workers have left."""
-        for spec in list(self._untidy):
-            if not is_placed(spec.run_path):
-                for path in checkpoint_paths(spec.run_path):
+        for run_path in list(self._untidy):
+            if not is_placed(run_path):
+                for path in checkpoint_paths(run_path):
                     shutil.rmtree(path, ignore_errors=True)
-                self._untidy.remove(spec)
+                self._untidy.remove(run_path)

@@ -53,6 +53,15 @@ def start(path, log_path, *arguments):
         )
 
 
+def wait_for_trial(sweep, number, process, log_path):
+    """Until a trial has begun to train."""
+    deadline_s = time.monotonic() + LIMIT_S
+    while not starts_of_runs(sweep).get(f"trial-{number:04d}"):
+        assert process.poll() is None, log_path.read_text()
+        assert time.monotonic() < deadline_s, log_path.read_text()
+        time.sleep(0.05)
+
+
 def table(sweep):
     """What a search came to, apart from what clocks say."""
     return [
@@ -89,13 +98,15 @@ def test_sweep_that_is_killed_goes_on_to_the_same_trials(write_sweep, tmp_path):
     check_answer(sweeps["straight"], log_path.read_text())
 
     log_path = tmp_path / "killed.log"
+    sweep = sweeps["killed"]
     process = start(tmp_path / "killed.json", log_path)
-    sweep, deadline_s = sweeps["killed"], time.monotonic() + LIMIT_S
-    # In the middle of the third trial: two have ended.
-    while not any(starts_of_runs(sweep).get(f"trial-{n:04d}") for n in (2,)):
-        assert process.poll() is None, log_path.read_text()
-        assert time.monotonic() < deadline_s, log_path.read_text()
-        time.sleep(0.05)
+    wait_for_trial(sweep, 1, process, log_path)
+    process.terminate()
+    assert process.wait(LIMIT_S) == 3, log_path.read_text()
+    assert "killed was stopped; submit the same sweep to go on" in log_path.read_text()
+
+    process = start(tmp_path / "killed.json", log_path)
+    wait_for_trial(sweep, 3, process, log_path)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     before = starts_of_runs(sweep)
@@ -103,10 +114,10 @@ def test_sweep_that_is_killed_goes_on_to_the_same_trials(write_sweep, tmp_path):
 
     assert table(sweep) == table(sweeps["straight"])
     after = starts_of_runs(sweep)
-    assert {name: after[name] for name in ("trial-0000", "trial-0001")} == {
-        name: before[name] for name in ("trial-0000", "trial-0001")
-    }
-    assert sum(after.values()) <= NUM_TRIALS + 1
+    ended = [f"trial-{number:04d}" for number in range(3)]
+    assert [after[name] for name in ended] == [before[name] for name in ended]
+    assert sum(after.values()) <= NUM_TRIALS + 2
+    assert not list(sweep.sweep_path.glob("trials/*/checkpoint_*"))
 
     again = start(tmp_path / "killed.json", log_path)
     assert again.wait(LIMIT_S) == 0

@@ -251,6 +251,13 @@ def test_best_is_one_that_came_to_its_last_epoch():
     assert best_record(records[1:2], maximizes=True) is None
 
 
+def test_of_equals_the_quickest_is_best_where_time_counts_and_otherwise_the_first():
+    records = [record(0, "finished", 0.5, seconds=3), record(1, "finished", 0.5, seconds=2)]
+
+    assert best_record(records, maximizes=True, minimize_time=True).number == 1
+    assert best_record(records, maximizes=True).number == 0
+
+
 def test_importance_belongs_to_what_decides(make_sweep_content):
     """Of two parameters, the metric depends on the first alone."""
     space = {"method.alpha": {"linear": [0, 4]}, "method.beta": {"linear": [0, 2]}}
