@@ -141,7 +141,9 @@ class Search:
         if self._sweep.minimize_time:
             return self.is_spent
         trial = self._trials[number]
-        trial.report(score, epoch)
+        known = self._study.get_trials(deepcopy=False)[number].intermediate_values
+        if epoch not in known:
+            trial.report(score, epoch)
         return bool(trial.should_prune()) or self.is_spent
 
     def end(self, number: int, end: TrialEnd) -> None:
