@@ -69,7 +69,7 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--trials", type=int, default=18, help="real trials of each sweep")
+    parser.add_argument("--trials", type=int, default=12, help="real trials of each sweep")
     parser.add_argument("--epochs", type=int, default=27, help="epochs of a real trial")
     parser.add_argument("--stub-trials", type=int, default=1000, help="trials that end at once")
     parser.add_argument("--json", type=Path, help="file for the ratios")
@@ -91,7 +91,7 @@ class Bench:
 
     def __init__(self, folder: Path):
         self.folder = folder
-        write_stripes(folder / "train.beton", 8192, seed=1)
+        write_stripes(folder / "train.beton", 2560, seed=1)
         write_stripes(folder / "val.beton", 64, seed=2)
         torch.manual_seed(9)
         model = build_model("cifar:resnet8", NUM_CLASSES)
@@ -104,7 +104,7 @@ class Bench:
             self.folder,
             self.folder / "runs",
             teacher={"model": "cifar:resnet8", "weights": teacher},
-            student={"model": "cifar:resnet8"},
+            student={"model": "cifar:tiny_cnn"},
             schedule={"num_epochs": num_epochs, "milestones": []},
             training={"global_batch_size": 128, "micro_batch_size": 128},
             resources={"num_workers": 1, "cpus_per_worker": 1},
