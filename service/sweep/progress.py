@@ -53,11 +53,14 @@ def progress_table(
         )
         for record in shown.values()
     ]
+    num_others = len(records) - len(shown)
     widths = [max(len(row[column]) for row in rows) for column in range(4)]
     lines = [_headline(sweep, records, num_trials, seconds)]
     for row in rows:
         cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=False)]
         lines.append("  " + "  ".join([*cells, row[4]]).rstrip())
+    if num_others:
+        lines.append(f"  and {num_others} more, which ended behind these")
     return "\n".join(lines)
 
 

@@ -1,6 +1,7 @@
 """Rules for a sweep: its base is a valid job, and so is every point of its space."""
 
 import itertools
+import json
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -59,6 +60,12 @@ def _sweep_problems(sweep: "SweepSpec") -> Iterator[Problem]:
             f"is {every}, so nothing is known at scheduler.min_epochs = {sweep.min_epochs}",
             "evaluate every epoch, or choose min_epochs as a multiple of it",
         )
+    if sweep.algorithm.kind == "cmaes" and all(p.choice for p in sweep.space.values()):
+        yield Problem(
+            "algorithm.kind",
+            "is 'cmaes', which learns of ranges only, but the space has none",
+            "use tpe, random or grid",
+        )
     if not sweep.space:
         yield Problem("space", "is empty", "name a field, or leave space out for the default")
 
@@ -101,6 +108,8 @@ def _range_problems(dimension: Dimension) -> Iterator[Problem]:
     if parameter.choice is not None:
         if parameter.step is not None or parameter.points is not None:
             yield Problem(where, "is a choice with step or points", "leave these out")
+        if len({json.dumps(value) for value in parameter.choice}) < len(parameter.choice):
+            yield Problem(f"{where}.choice", "has a value twice", "give each once")
         return
     low, high = dimension.ends
     if not is_numeric(leaf_types(dimension.path)):

@@ -52,8 +52,9 @@ class Status:
         if event.kind == "checkpoint":
             self.last_checkpoint_step = event.step
             self.last_checkpoint_time = event.time_ms / 1000
-        if event.kind in ("start", "interval", "evaluation"):
+        if event.kind in ("start", "interval", "evaluation", "checkpoint"):
             self.step, self.epoch = event.step, event.epoch
+        if event.kind in ("start", "interval", "evaluation"):
             self.eta_s = event.eta_s
 
     def take_failure(self, event: Event) -> None:

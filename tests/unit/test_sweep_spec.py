@@ -65,10 +65,13 @@ def test_mistakes_in_the_base_are_told_with_their_path(make_sweep_content):
         ("resources.num_workers", {"choice": [1, 2]}, "cannot be searched"),
         ("dataset.val", {"choice": ["x"]}, "cannot be searched"),
         ("method.alpha", {"choice": [1], "step": 1}, "choice with step"),
+        ("method.alpha.choice", {"choice": [1, 1]}, "has a value twice"),
     ],
 )
 def test_parameter_that_makes_no_sense_is_named(make_sweep_content, path, parameter, wrong):
-    assert wrong in problems(make_sweep_content(space={path: parameter}))[f"space.{path}"]
+    field = path.removesuffix(".choice")
+
+    assert wrong in problems(make_sweep_content(space={field: parameter}))[f"space.{path}"]
 
 
 def test_log_range_from_zero_is_refused(make_sweep_content):
@@ -141,6 +144,13 @@ def test_methods_that_cannot_work_are_refused_with_the_reason(
 
 def test_unknown_methods_are_refused(make_sweep_content):
     assert "algorithm.kind" in problems(make_sweep_content(algorithm={"kind": "magic"}))
+
+
+def test_cmaes_needs_a_range(make_sweep_content):
+    space = {"method.sharpness": {"choice": ["max", "norm"]}}
+    content = make_sweep_content(space=space, algorithm={"kind": "cmaes"})
+
+    assert "learns of ranges only" in problems(content)["algorithm.kind"]
 
 
 def test_two_aims_and_a_scheduler_exclude_each_other(make_sweep_content):
