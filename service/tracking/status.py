@@ -52,9 +52,11 @@ class Status:
         if event.kind == "checkpoint":
             self.last_checkpoint_step = event.step
             self.last_checkpoint_time = event.time_ms / 1000
-        if event.kind in ("start", "interval", "evaluation", "checkpoint"):
-            self.step, self.epoch = event.step, event.epoch
+            # Told when it has been written, which may be some steps later.
+            if event.step > self.step:
+                self.step, self.epoch = event.step, event.epoch
         if event.kind in ("start", "interval", "evaluation"):
+            self.step, self.epoch = event.step, event.epoch
             self.eta_s = event.eta_s
 
     def take_failure(self, event: Event) -> None:

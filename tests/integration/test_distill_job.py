@@ -180,3 +180,4 @@ def test_image_that_does_not_decode_ends_the_job_at_once(cluster, write_spec, tm
     assert done.stdout.count("training on 2 workers") == 1
     status = json.loads((load_spec(spec).run_path / "status.json").read_text())
     assert (status["state"], status["restarts"]) == ("failed", 0)
+    assert "sample 3 does not decode" in status["last_failure"]

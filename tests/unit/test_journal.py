@@ -124,6 +124,8 @@ def test_status_is_told_by_the_journal():
         8,
         3.0,
     )
+    status.take(Event("checkpoint", 12, 0, 3500, {}))
+    assert (status.step, status.eta_s) == (12, 30.0)
     status.take_failure(Event("note", 0, 0, 4000, {}, text="worker 1: its process has died"))
     assert status.state == "restarting"
     status.take(Event("start", 8, 0, 5000, {}))
