@@ -18,12 +18,13 @@ from service.problems import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, BadInputError
 from service.provenance import provenance_tags
 from service.spec import differing_fields
 from service.sweep.confirm import Comparison, ConfirmTrials, compare, confirm_specs
-from service.sweep.outcome import BEST_NAME, Outcome, job_with, write_outcome
+from service.sweep.outcome import BEST_NAME, Outcome, write_outcome
 from service.sweep.progress import ProgressTable, progress_table, summary
 from service.sweep.publish import publish_sweep
 from service.sweep.room import plan_concurrency
 from service.sweep.rules import telling_points
 from service.sweep.search import Search
+from service.sweep.space import SearchSpace, own_point
 from service.sweep.spec import SWEEP_NAME, SweepSpec
 from service.sweep.tracking import RunTrackers, find_parent, identity
 from service.sweep.trials import SearchTrials, trial_spec
@@ -167,7 +168,7 @@ class SweepJob:
     ) -> Comparison | None:
         assert outcome.best is not None, "there is something to confirm"
         point = dict(outcome.best.params)
-        if job_with(self._sweep, point, self._sweep.base.name) == self._sweep.base:
+        if point == own_point(self._sweep.base, SearchSpace(self._sweep.space)):
             print("the best settings are the base's own: there is nothing to compare", flush=True)
             return None
         specs = confirm_specs(self._sweep, self._base, point, num_seeds)
