@@ -1,12 +1,14 @@
 """Ray over several hosts of this machine, and what it can be asked and made to do."""
 
 import contextlib
+import fcntl
 import json
 import os
 import secrets
 import select
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -23,6 +25,7 @@ JOB_ACTORS = (
 )
 NODE_LIMIT_S = 90.0
 ANSWER_LIMIT_S = 60.0
+LOCK_PATH = Path(tempfile.gettempdir()) / "dtkd-hosts.lock"
 CLERK = Path(__file__).parent / "clerk.py"
 
 
@@ -33,6 +36,9 @@ class Cluster:
     """
 
     def __init__(self, folder, num_hosts=2, num_cpus=1):
+        # Names and addresses are the same in all of them: one at a time on a machine.
+        self._lock = LOCK_PATH.open("w")
+        fcntl.flock(self._lock, fcntl.LOCK_EX)
         self._folder, self._num_cpus = folder, num_cpus
         folder.mkdir(parents=True, exist_ok=True)
         token = folder / "token"
@@ -219,6 +225,7 @@ class Cluster:
             node.kill()
         subprocess.run(["umount", "-l", str(self.storage)], check=True)
         remove_hosts()
+        self._lock.close()
 
 
 def num_starts(log_path):
