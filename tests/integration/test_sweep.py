@@ -44,6 +44,8 @@ def write_sweep(make_sweep_content, tmp_path):
 
 def start(path, log_path, *arguments):
     environment = {**os.environ, "RAY_ADDRESS": "local", "OMP_NUM_THREADS": "1"}
+    # MLflow sets it for a process that tracks, such as another test's.
+    environment.pop("MLFLOW_TRACKING_URI", None)
     with log_path.open("a") as log:
         return subprocess.Popen(
             [sys.executable, "jobs/sweep.py", str(path), *arguments],
