@@ -216,7 +216,14 @@ def test_identity_tells_content_and_order_apart(image_folder, tmp_path):
 
 def start_conversion(source, path, *options):
     command = [sys.executable, str(ROOT / "jobs" / "convert.py"), str(source), str(path), *options]
-    return subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT)
+    return subprocess.Popen(
+        command,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        cwd=ROOT,
+        # What a shell runs in the background ignores Ctrl-C, and so does what that starts.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
 
 
 @pytest.mark.slow
