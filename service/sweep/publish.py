@@ -43,7 +43,7 @@ def publish_sweep(
         return None
     try:
         adopt_runs(sweep, parent)
-        _describe(sweep, parent, tags, outcome)
+        _describe(sweep, parent, tags, outcome, is_final=not is_stopped)
         if outcome.best is not None and not is_stopped:
             register_winner(sweep, outcome)
         parent.end("KILLED" if is_stopped else "FINISHED" if outcome.best else "FAILED")
@@ -78,7 +78,14 @@ def adopt_runs(sweep: SweepSpec, parent: MlflowRun) -> None:
         write_atomically(path, json.dumps({**tags, PARENT_TAG: parent.run_id}, indent=1) + "\n")
 
 
-def _describe(sweep: SweepSpec, parent: MlflowRun, tags: dict[str, str], outcome: Outcome) -> None:
+def _describe(
+    sweep: SweepSpec,
+    parent: MlflowRun,
+    tags: dict[str, str],
+    outcome: Outcome,
+    *,
+    is_final: bool,
+) -> None:
     best, client = outcome.best, parent.client
     text = summary(sweep, outcome.records)
     all_tags = {**tags, "sweep.trials": counts_text(outcome.records)}
@@ -90,11 +97,12 @@ def _describe(sweep: SweepSpec, parent: MlflowRun, tags: dict[str, str], outcome
         all_tags["sweep.best_trial"] = str(best.number)
         params = {f"best.{path}": json.dumps(value) for path, value in best.params.items()}
         all_tags |= {key: value[:MAX_PARAM_LENGTH] for key, value in params.items()}
-        # Parameters of a run cannot be changed: where a longer search found better ones, the tags
-        # have them.
-        with contextlib.suppress(MlflowException):
-            entries = [Param(key, value[:MAX_PARAM_LENGTH]) for key, value in params.items()]
-            client.log_batch(parent.run_id, params=entries)
+        if is_final:
+            # Parameters of a run cannot be changed: where a search with more budget found better
+            # ones, the tags have them.
+            with contextlib.suppress(MlflowException):
+                entries = [Param(key, value[:MAX_PARAM_LENGTH]) for key, value in params.items()]
+                client.log_batch(parent.run_id, params=entries)
         assert best.score is not None, "the best has a score"
         figures = {f"best_{sweep.metric_name}": best.score, "num_tried": len(outcome.records)}
         now_ms = int(time.time() * 1000)
