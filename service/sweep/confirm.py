@@ -5,6 +5,7 @@ These runs train on all of train, and each reads val once, when it has ended.
 
 import json
 import math
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -54,6 +55,13 @@ def confirm_specs(
     return specs
 
 
+def _remove_other(spec: JobSpec) -> None:
+    """Clear a job's folder of one with other settings, which were the best of a shorter search."""
+    path = spec.run_path / SPEC_NAME
+    if path.exists() and JobSpec.model_validate_json(path.read_text()) != spec:
+        shutil.rmtree(spec.run_path)
+
+
 class ConfirmTrials:
     """Gives those of the jobs that have not finished yet to whoever runs them."""
 
@@ -61,6 +69,8 @@ class ConfirmTrials:
         self, specs: Sequence[JobSpec], trackers: RunTrackers, show: Callable[[str], None] = print
     ):
         self._specs, self._trackers, self._show = list(specs), trackers, show
+        for spec in specs:
+            _remove_other(spec)
         self._left = [n for n, s in enumerate(specs) if read_result(s.run_path) is None]
         self._under_way: dict[int, JobSpec] = {}
 

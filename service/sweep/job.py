@@ -17,7 +17,7 @@ from service.plan import check_sizes
 from service.problems import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, BadInputError, Problem
 from service.provenance import provenance_tags
 from service.spec import differing_fields
-from service.sweep.confirm import Comparison, ConfirmTrials, compare, confirm_specs
+from service.sweep.confirm import RESULT_NAME, Comparison, ConfirmTrials, compare, confirm_specs
 from service.sweep.outcome import BEST_NAME, Outcome, write_outcome
 from service.sweep.progress import ProgressTable, progress_table, summary
 from service.sweep.publish import publish_sweep
@@ -159,6 +159,8 @@ class SweepJob:
         if self._search.is_over:
             print(f"{self._sweep.name} has searched already; no trial is run", flush=True)
         else:
+            # Another trial may become the best, of which it says nothing.
+            (self._sweep.sweep_path / RESULT_NAME).unlink(missing_ok=True)
             self._run_trials(trials)
             self._search.leave()
         trials.tidy()

@@ -3,7 +3,6 @@
 import contextlib
 import json
 import logging
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from service.files import write_atomically
 from service.result import read_result
 from service.spec import JobSpec
 from service.sweep.confirm import CONFIRM_NAME
-from service.sweep.outcome import PAGE_NAME, PICTURES_NAME, Outcome, artifacts
+from service.sweep.outcome import PICTURES_NAME, Outcome, artifacts
 from service.sweep.progress import summary
 from service.sweep.spec import SweepSpec
 from service.sweep.tracking import PARENT_TAG, find_parent
@@ -105,14 +104,15 @@ def _describe(
                 client.log_batch(parent.run_id, params=entries)
         assert best.score is not None, "the best has a score"
         figures = {f"best_{sweep.metric_name}": best.score, "num_tried": len(outcome.records)}
-        now_ms = int(time.time() * 1000)
-        metrics = [Metric(name, float(value), now_ms, 0) for name, value in figures.items()]
+        # The same whenever it is sent, so that it is there once.
+        result = read_result(sweep.sweep_path / TRIALS_NAME / trial_name(best.number))
+        assert result is not None, "the best has finished"
+        metrics = [Metric(key, float(value), result.time_ms, 0) for key, value in figures.items()]
         client.log_batch(parent.run_id, metrics=metrics)
     parent.tag(all_tags)
     for path in artifacts(sweep.sweep_path):
         place = PICTURES_NAME if path.parent.name == PICTURES_NAME else None
         client.log_artifact(parent.run_id, str(path), place)
-    assert (sweep.sweep_path / PAGE_NAME).exists(), "the page is among them"
 
 
 def register_winner(sweep: SweepSpec, outcome: Outcome) -> None:
@@ -129,7 +129,7 @@ def register_winner(sweep: SweepSpec, outcome: Outcome) -> None:
         return
     assert outcome.best is not None, "there is a winner"
     run_path = sweep.sweep_path / CONFIRM_NAME / f"best-seed-{sweep.base.seed}"
-    if read_result(run_path) is None:
+    if outcome.comparison is None or read_result(run_path) is None:
         run_path = sweep.sweep_path / TRIALS_NAME / trial_name(outcome.best.number)
     spec = JobSpec.model_validate_json((run_path / SPEC_NAME).read_text())
     names = {"register_as": tracking.register_as, "alias": tracking.alias}

@@ -16,18 +16,13 @@ from service.result import publish, read_result
 from service.spec import JobSpec
 from service.sweep.records import TrialState
 from service.sweep.spec import SweepSpec
-from service.tracking.mlflow_run import TRACKING_ERRORS, MlflowRun
+from service.tracking.mlflow_run import RUN_ENDS, TRACKING_ERRORS, MlflowRun
 from service.tracking.status import State
 from service.tracking.tracker import Tracker
 
 logger = logging.getLogger(__name__)
 
 PARENT_TAG = "mlflow.parentRunId"
-RUN_STATES: dict[TrialState, State] = {
-    "finished": "finished",
-    "stopped": "stopped",
-    "failed": "failed",
-}
 # Closing one waits for a server that may be slow; the search does not.
 NUM_CLOSING = 4
 NUM_PUBLISH_TRIES = 3
@@ -74,7 +69,7 @@ class RunTrackers:
     def end(self, spec: JobSpec, state: TrialState) -> None:
         """Send the rest of a run that has ended, in its own time."""
         tracker = self._trackers.pop(spec.run_path)
-        self._closing.append(self._pool.submit(_close, spec, tracker, RUN_STATES[state]))
+        self._closing.append(self._pool.submit(_close, spec, tracker, state))
 
     def close(self) -> None:
         """Wait until everything is sent, or cannot be; runs under way have been stopped."""
@@ -100,7 +95,7 @@ def _close(spec: JobSpec, tracker: Tracker, state: State) -> None:
                 with PUBLISHING:
                     publish(result, spec, run)
             else:
-                run.end("KILLED" if state == "stopped" else "FAILED")
+                run.end(RUN_ENDS[state])
             break
         except Exception as error:
             # One run that cannot be sent must not end the search; jobs/sync.py sends it later.

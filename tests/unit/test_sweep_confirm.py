@@ -5,7 +5,7 @@ import pytest
 from scipy import stats
 
 from service.spec_sections import Resources
-from service.sweep.confirm import Comparison, confirm_specs, read_comparison, welch
+from service.sweep.confirm import Comparison, ConfirmTrials, confirm_specs, read_comparison, welch
 from service.sweep.room import trials_that_fit
 from service.sweep.spec import parse_sweep
 
@@ -93,3 +93,17 @@ def test_comparison_is_kept_beside_the_sweep(tmp_path):
     alone.write(tmp_path)
     assert read_comparison(tmp_path) == alone
     assert read_comparison(tmp_path / "elsewhere") is None
+
+
+def test_runs_of_another_best_are_not_taken_for_this_ones(make_sweep_content):
+    sweep = parse_sweep(make_sweep_content())
+    for alpha in (1.5, 2.5):
+        specs = confirm_specs(sweep, sweep.base, {"method.alpha": alpha}, num_seeds=1)
+        trials = ConfirmTrials(list(specs.values()), trackers=None)
+        waiting = [spec.name for spec in specs.values() if not spec.run_path.exists()]
+        assert not trials.are_over
+        # The default's run is the same for both; the first best's is not the second's.
+        assert waiting == (["best-seed-0", "default-seed-0"] if alpha == 1.5 else ["best-seed-0"])
+        for spec in specs.values():
+            spec.run_path.mkdir(parents=True, exist_ok=True)
+            (spec.run_path / "spec.json").write_text(spec.model_dump_json())
