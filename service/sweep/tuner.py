@@ -44,7 +44,7 @@ class TrialSource(Protocol):
         """Take the metrics of an evaluation; whether the trial is to stop there."""
 
     def failed(self, number: int) -> None:
-        """A trial failed and begins again from its checkpoint."""
+        """A trial failed; it begins again from its checkpoint, or is about to be ended."""
 
     def end(self, number: int, state: TrialState, error: str | None) -> None:
         """A trial has ended for good."""
@@ -124,25 +124,13 @@ class _Bridge(_NotKept, Callback):  # type: ignore[misc]
             return True
         return False
 
-    def on_step_end(self, iteration: int, trials: list[TuneTrial], **info: Any) -> None:  # noqa: ANN401, ARG002 - Ray's interface
+    def on_step_end(self, **_: Any) -> None:  # noqa: ANN401 - Ray's interface
         self._source.look()
 
-    def on_trial_recover(
-        self,
-        iteration: int,  # noqa: ARG002 - Ray's interface
-        trials: list[TuneTrial],  # noqa: ARG002
-        trial: TuneTrial,
-        **info: Any,  # noqa: ANN401, ARG002
-    ) -> None:
+    def on_trial_recover(self, *, trial: TuneTrial, **_: Any) -> None:  # noqa: ANN401 - Ray's interface
         self._source.failed(_number(trial))
 
-    def on_trial_complete(
-        self,
-        iteration: int,  # noqa: ARG002 - Ray's interface
-        trials: list[TuneTrial],  # noqa: ARG002
-        trial: TuneTrial,
-        **info: Any,  # noqa: ANN401, ARG002
-    ) -> None:
+    def on_trial_complete(self, *, trial: TuneTrial, **_: Any) -> None:  # noqa: ANN401 - Ray's interface
         number = _number(trial)
         if number not in self._stopped:
             # Tune does not ask the scheduler about a result that is the last one.
@@ -150,13 +138,7 @@ class _Bridge(_NotKept, Callback):  # type: ignore[misc]
         is_stopped = not _is_last(trial) and number in self._stopped
         self._end(number, "stopped" if is_stopped else "finished", None)
 
-    def on_trial_error(
-        self,
-        iteration: int,  # noqa: ARG002 - Ray's interface
-        trials: list[TuneTrial],  # noqa: ARG002
-        trial: TuneTrial,
-        **info: Any,  # noqa: ANN401, ARG002
-    ) -> None:
+    def on_trial_error(self, *, trial: TuneTrial, **_: Any) -> None:  # noqa: ANN401 - Ray's interface
         self._source.failed(_number(trial))
         self._end(_number(trial), "failed", _error_text(trial))
 
@@ -178,7 +160,6 @@ class _SourceSearcher(_NotKept, Searcher):  # type: ignore[misc]
             return None
         trial = self._source.next()
         if trial is None:
-            # While trials are under way, one of them may still use up the rest of the budget.
             return str(Searcher.FINISHED)
         number, spec = trial
         self._bridge.live.add(number)
