@@ -1,6 +1,5 @@
 """A spec as a Ray Train job: workers over the cluster, one call of the training loop in each."""
 
-import asyncio
 import os
 from pathlib import Path
 from typing import Any
@@ -11,9 +10,6 @@ import torch
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer, get_device
 from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
-from ray.train.v2._internal.callbacks.placement_group_callback import (
-    PlacementGroupCleanerCallback,
-)
 from ray.train.v2._internal.constants import (
     COLLECTIVE_TIMEOUT_S_ENV_VAR,
     HEALTH_CHECK_INTERVAL_S_ENV_VAR,
@@ -21,10 +17,9 @@ from ray.train.v2._internal.constants import (
     WORKER_GROUP_START_TIMEOUT_S_ENV_VAR,
     WORKER_HEALTH_CHECK_TIMEOUT_S_ENV_VAR,
 )
-from ray.train.v2._internal.execution.controller import TrainController
 
+from service.cluster.in_process import run_controller
 from service.cluster.network import InterfaceTorchConfig
-from service.cluster.placement import PlacementRecord
 from service.cluster.policies import ElasticPolicy, RunFailurePolicy
 from service.cluster.signals import reason_to_leave
 from service.problems import BadInputError, Problem
@@ -134,18 +129,11 @@ class RunTrainer(TorchTrainer):  # type: ignore[misc]
         parts["failure_policy"] = RunFailurePolicy(failure_config, self.run_path)
         if self.scaling_config.elasticity_enabled:
             parts["scaling_policy"] = ElasticPolicy(self.scaling_config, self.run_path)
-        # Each is one more process to start, every time that workers begin: datasets here are not
-        # Ray's; what a controller in this process holds is let go of with it.
-        needless = [DatasetsCallback]
+        # It is one more process to start, every time that workers begin, for Ray's own datasets.
+        parts["callbacks"] = [c for c in parts["callbacks"] if not isinstance(c, DatasetsCallback)]
         if self.controls_here:
-            needless.append(PlacementGroupCleanerCallback)
-        parts["callbacks"] = [c for c in parts["callbacks"] if type(c) not in needless]
-        if not self.controls_here:
-            return super()._initialize_and_run_controller(**parts)
-        parts["callbacks"].append(PlacementRecord(self.run_path))
-        controller = TrainController(**parts)
-        asyncio.run(controller.run())
-        return controller.get_result()
+            return run_controller(parts, self.run_path)
+        return super()._initialize_and_run_controller(**parts)
 
 
 def train_on_worker(config: dict[str, Any]) -> None:
