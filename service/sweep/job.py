@@ -19,7 +19,7 @@ from service.provenance import provenance_tags
 from service.spec import differing_fields
 from service.sweep.confirm import RESULT_NAME, Comparison, ConfirmTrials, compare, confirm_specs
 from service.sweep.outcome import BEST_NAME, Outcome, write_outcome
-from service.sweep.progress import ProgressTable, progress_table, summary
+from service.sweep.progress import Progress, SweepStatus, progress_table, summary
 from service.sweep.publish import publish_sweep
 from service.sweep.room import plan_concurrency
 from service.sweep.rules import telling_points
@@ -30,9 +30,12 @@ from service.sweep.tracking import RunTrackers, find_parent, identity
 from service.sweep.trials import SearchTrials, trial_spec
 from service.sweep.tuner import run_trials
 from service.tracking.mlflow_run import tracking_uri
+from service.tracking.status import State, StatusFile
 
 # What may be changed of a sweep that is gone on with: it changes no trial that there is.
 CHANGEABLE = ("budget", "concurrency", "max_failures", "progress_interval_s")
+
+STATES: dict[int, State] = {EXIT_DONE: "finished", EXIT_FAILED: "failed", EXIT_STOPPED: "stopped"}
 
 
 def run_sweep(sweep: SweepSpec, num_seeds: int = 0) -> int:
@@ -133,9 +136,21 @@ class SweepJob:
         self._search = Search(sweep, sweep.sweep_path)
         self._uri = tracking_uri(sweep.base)
         self._concurrency = 0
+        self._file = StatusFile(sweep.sweep_path, SweepStatus(sweep.name, sweep.metric_name))
 
     def run(self, num_seeds: int) -> int:
         """Search, confirm, tell; the exit status."""
+        status, state = self._file.status, STATES[EXIT_FAILED]
+        try:
+            exit_status = self._run(num_seeds)
+            state = STATES[exit_status]
+        finally:
+            status.take(self._sweep, self._search)
+            status.state = state
+            self._file.close()
+        return exit_status
+
+    def _run(self, num_seeds: int) -> int:
         parent = find_parent(self._sweep, self._uri)
         trackers = RunTrackers(self._uri, self._tags, parent)
         comparison: Comparison | None = None
@@ -154,7 +169,7 @@ class SweepJob:
         return self._tell(outcome)
 
     def _run_search(self, trackers: RunTrackers) -> None:
-        progress = ProgressTable(self._sweep, self._search)
+        progress = Progress(self._sweep, self._search, self._file.status)
         trials = SearchTrials(self._sweep, self._base, self._search, trackers, progress)
         if self._search.is_over:
             print(f"{self._sweep.name} has searched already; no trial is run", flush=True)

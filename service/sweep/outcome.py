@@ -51,8 +51,8 @@ def write_outcome(sweep: SweepSpec, records: Sequence[TrialRecord]) -> Outcome:
     if outcome.best is not None:
         job = job_with(sweep, dict(outcome.best.params), f"{sweep.name}-best")
         write_atomically(folder / BEST_NAME, job.model_dump_json(indent=1) + "\n")
-    if sweep.minimize_time:
-        front = fastest_front(list(records), maximizes=sweep.maximizes)
+    front = time_front(sweep, records)
+    if front is not None:
         content = [
             {"trial": r.number, sweep.metric_name: r.score, "seconds": r.seconds, **r.params}
             for r in front
@@ -85,8 +85,16 @@ def draw_pictures(sweep: SweepSpec, records: Sequence[TrialRecord]) -> dict[str,
         frozenset(path for path, parameter in sweep.space.items() if parameter.log is not None),
         importances(list(records), SearchSpace(sweep.space), epoch),
         epoch,
+        time_front(sweep, records),
     )
     return {name: png(figure) for name, figure in draw_all(facts).items()}
+
+
+def time_front(sweep: SweepSpec, records: Sequence[TrialRecord]) -> list[TrialRecord] | None:
+    """Trials that no other one beats in metric and time both; None where time is no aim."""
+    if not sweep.minimize_time:
+        return None
+    return fastest_front(list(records), maximizes=sweep.maximizes)
 
 
 def importance_epoch(sweep: SweepSpec) -> int:

@@ -18,6 +18,8 @@ from service.sweep.wording import (
 )
 
 CAPTIONS = {
+    "metric_by_time": "The metric against time in training, of trials that came to their last "
+    "epoch. The line joins those that no other one beats in both.",
     "metric_by_parameter": "The metric against each parameter. A trial stopped early shows what "
     "it had reached by then; trials without a score are on the bottom edge.",
     "temperature_alpha_map": "The metric, at the last epoch reached, over the method's two "

@@ -36,6 +36,8 @@ BOTTOM = 0.035
 WIDE = 36
 GOLDEN = 0.6180339887498949
 DOTS_PER_INCH = 110
+SURE_FROM = 50
+"""With fewer trials fANOVA's forest has not enough to tell the shares of parameters apart."""
 
 
 class SweepFacts(NamedTuple):
@@ -43,7 +45,8 @@ class SweepFacts(NamedTuple):
 
     ``metric``: its name, such as held_out_top1. ``log_params``: paths searched on a log scale.
     ``importances``: share of the metric's variance by path, after ``importance_epoch`` epochs; may
-    be empty.
+    be empty. ``front``: trials that no other one beats in metric and time both, quickest first;
+    None where time is no aim.
     """
 
     records: Sequence[TrialRecord]
@@ -52,6 +55,7 @@ class SweepFacts(NamedTuple):
     log_params: frozenset[str]
     importances: Mapping[str, float]
     importance_epoch: int
+    front: Sequence[TrialRecord] | None = None
 
 
 def draw_all(facts: SweepFacts) -> dict[str, Figure]:
@@ -66,6 +70,7 @@ def draw_all(facts: SweepFacts) -> dict[str, Figure]:
         best=best_trial(facts.records, facts.maximizes),
     )
     figures = {
+        "metric_by_time": None if facts.front is None else _metric_by_time(data, facts.front),
         "metric_by_parameter": _metric_by_parameter(data),
         "temperature_alpha_map": draw_temperature_alpha_map(data),
         "parallel_coordinates": draw_parallel_coordinates(data),
@@ -150,6 +155,36 @@ def _spread_place(scale: Scale, record: TrialRecord) -> float:
     return place + 0.5 * ((record.number * GOLDEN) % 1.0 - 0.5)
 
 
+def _metric_by_time(data: PictureData, front: Sequence[TrialRecord]) -> Figure | None:
+    """Finished trials by their two aims, and the line of those that are best in one or both."""
+    placed = {
+        record.number: (record.seconds, score)
+        for record in data.of_state("finished")
+        if (score := shown_score(record)) is not None
+    }
+    if not placed:
+        return None
+    times = [seconds for seconds, _ in placed.values()]
+    figure = titled_figure(f"{data.metric.label} against time in training", data, 8.0, 5.2)
+    axes = figure.subplots()
+    plain(axes)
+    lay_axis(axes, "x", Scale("seconds", min(times), max(times)))
+    lay_axis(axes, "y", metric_scale((y for _, y in placed.values()), data.metric.name))
+    axes.set(xlabel="time in training (s)", ylabel=data.metric.label)
+    mark(axes, data, "finished", list(placed.values()))
+    corners = [placed[record.number] for record in front]
+    axes.plot(*zip(*corners, strict=True), color=BEST_LINE, drawstyle="steps-post")
+    note = "line: trials that no other one beats in both"
+    axes.set_title(note, fontsize=8, color=FAINT, loc="right")
+    for record in front:
+        name = f"trial {record.number}"
+        axes.annotate(name, placed[record.number], (4, 5), textcoords="offset points", fontsize=8)
+    if data.best is not None and data.best.number in placed:
+        mark_best(axes, *placed[data.best.number])
+    add_legend(figure, data)
+    return figure
+
+
 def _learning_curves(data: PictureData) -> Figure | None:
     curves = {
         record.number: points
@@ -205,4 +240,8 @@ def _importance(data: PictureData, importances: Mapping[str, float], epoch: int)
     axes.bar_label(bars, [f"{share:.0%}" for share in shares], padding=3, fontsize=9)
     axes.set_xlim(0, max(100 * max(shares), 1) * 1.1)
     axes.set_xlabel("share of variance (%)", fontsize=9)
+    num_compared = sum(epoch in dict(record.curve) for record in data.records)
+    if num_compared < SURE_FROM:
+        note = f"a rough guess, from {num_compared} trials only"
+        axes.set_title(note, fontsize=8, color=FAINT, loc="right")
     return figure

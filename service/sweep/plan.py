@@ -16,12 +16,14 @@ def format_plan(sweep: SweepSpec) -> str:
     lines = [
         f"sweep {sweep.name}, in {sweep.sweep_path}",
         f"{num_trials} trials of at most {epochs} epochs, chosen by {sweep.algorithm.kind}",
-        *(f"  {_dimension_text(dimension)}" for dimension in space.dimensions),
+        *(f"  {_dimension_text(dimension, is_grid)}" for dimension in space.dimensions),
         f"scored by {sweep.metric_name} on {sweep.held_out.num_images:,} images of train, which no "
         "trial is trained on; val is not looked at",
         _scheduler_text(sweep),
+        _epochs_text(sweep, num_trials),
         f"each trial: {resources.max_workers} x {resources.cpus_per_worker} CPUs"
-        + (" and a GPU" if resources.gpu else ""),
+        + (" and a GPU" if resources.gpu else "")
+        + f", {_concurrency_text(sweep)} at a time",
     ]
     if is_grid and len(space.grid()) > budget.trials:
         lines.append(
@@ -31,10 +33,12 @@ def format_plan(sweep: SweepSpec) -> str:
     return "\n".join(lines)
 
 
-def _dimension_text(dimension: Dimension) -> str:
+def _dimension_text(dimension: Dimension, is_grid: bool) -> str:
     parameter = dimension.parameter
     if parameter.choice is not None:
         text = f"one of {list(parameter.choice)}"
+    elif is_grid:
+        text = f"one of {', '.join(f'{value:g}' for value in dimension.grid())}"
     else:
         low, high = dimension.ends
         text = f"{parameter.kind} {low:g} to {high:g}"
@@ -55,3 +59,35 @@ def _scheduler_text(sweep: SweepSpec) -> str:
     return (
         f"after epoch {epochs} the best 1 / {scheduler.reduction_factor} of the trials so far go on"
     )
+
+
+def _epochs_text(sweep: SweepSpec, num_trials: int) -> str:
+    """What all trials train together."""
+    epochs = sweep.base.schedule.num_epochs
+    text = f"{num_trials * epochs:,} epochs of training at most"
+    if sweep.scheduler.kind == "asha":
+        text += f", about {expected_epochs(sweep, num_trials):,.0f} where each stop keeps its share"
+    budget = sweep.budget
+    if budget.epochs is not None:
+        text += f"; budget.epochs ends it after {budget.epochs:,}"
+    if budget.hours is not None:
+        text += f"; budget.hours ends it after {budget.hours:g} hours"
+    return text
+
+
+def expected_epochs(sweep: SweepSpec, num_trials: int) -> float:
+    """asha: epochs of all trials together, if just 1 / reduction_factor go on at each rung.
+
+    Those that come first are compared with few, so more of them go on than that.
+    """
+    total, before, share = 0.0, 0, 1.0
+    for epoch in [*rungs(sweep), sweep.base.schedule.num_epochs]:
+        total += share * (epoch - before)
+        before, share = epoch, share / sweep.scheduler.reduction_factor
+    return num_trials * total
+
+
+def _concurrency_text(sweep: SweepSpec) -> str:
+    if sweep.concurrency is not None:
+        return str(sweep.concurrency)
+    return "as many as the cluster then has room for"

@@ -1,36 +1,94 @@
 """What a person reads while a sweep runs: one table, again and again."""
 
 import json
+import math
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from service.sweep.records import TrialRecord
 from service.sweep.search import Search, best_of
 from service.sweep.spec import SweepSpec
 from service.sweep.wording import best_first, counts_text, metric_text, states_text
 from service.tracking.report import duration
+from service.tracking.status import State
 
 NUM_BEST = 5
+STATUS_INTERVAL_S = 5.0
 
 
-class ProgressTable:
-    """Prints the table when its interval is over; call it as often as you like."""
+@dataclass
+class SweepStatus:
+    """status.json of a sweep: for a person, a script or a page.
 
-    def __init__(self, sweep: SweepSpec, search: Search, show: Callable[[str], None] = print):
-        self._sweep, self._search, self._show = sweep, search, show
-        self._shown_s = time.monotonic()
+    ``num_trials``: settings that there will be; ``num_ended`` of them are finished, stopped by the
+    scheduler or failed. ``best_score``: the metric of the best finished trial. ``seconds``: of
+    searching, over all submissions. Times are Unix seconds.
+    """
+
+    name: str
+    metric: str
+    state: State = "running"
+    num_trials: int = 0
+    num_ended: int = 0
+    num_running: int = 0
+    num_failed: int = 0
+    best_trial: int | None = None
+    best_score: float | None = None
+    seconds: float = 0.0
+    eta_s: float | None = None
+    updated_time: float = 0.0
+
+    def take(self, sweep: SweepSpec, search: Search) -> None:
+        """Learn how far the search is."""
+        records = search.records()
+        best = best_of(sweep, records)
+        self.num_trials, self.num_ended = search.num_trials, num_ended(records)
+        self.num_running = sum(record.state == "running" for record in records)
+        self.num_failed = sum(record.state == "failed" for record in records)
+        self.best_trial = best.number if best else None
+        self.best_score = best.score if best else None
+        self.seconds = search.seconds
+        self.eta_s = eta_s(self.num_ended, self.num_trials, self.seconds)
+
+
+class Progress:
+    """Tells how far the search is, each thing when its interval is over; call it as often as you
+    like.
+    """
+
+    def __init__(
+        self,
+        sweep: SweepSpec,
+        search: Search,
+        status: SweepStatus,
+        show: Callable[[str], None] = print,
+    ):
+        self._sweep, self._search, self._status, self._show = sweep, search, status, show
+        self._shown_s, self._told_s = time.monotonic(), -math.inf
 
     def __call__(self) -> None:
-        """Print it, if it is time."""
+        """Print the table, and refresh the status, if it is time."""
         now_s = time.monotonic()
+        if now_s - self._told_s >= STATUS_INTERVAL_S:
+            self._told_s = now_s
+            self._status.take(self._sweep, self._search)
         if now_s - self._shown_s >= self._sweep.progress_interval_s:
             self._shown_s = now_s
-            self.show()
+            search = self._search
+            self._show(
+                progress_table(self._sweep, search.records(), search.num_trials, search.seconds)
+            )
 
-    def show(self) -> None:
-        """Print it."""
-        search = self._search
-        self._show(progress_table(self._sweep, search.records(), search.num_trials, search.seconds))
+
+def num_ended(records: Sequence[TrialRecord]) -> int:
+    """Trials that are over."""
+    return sum(record.state in ("finished", "stopped", "failed") for record in records)
+
+
+def eta_s(num_ended: int, num_trials: int, seconds: float) -> float | None:
+    """Seconds until the last trial has ended, if all take as long as those so far."""
+    return seconds / num_ended * (num_trials - num_ended) if num_ended else None
 
 
 def progress_table(
@@ -67,11 +125,11 @@ def progress_table(
 def _headline(
     sweep: SweepSpec, records: Sequence[TrialRecord], num_trials: int, seconds: float
 ) -> str:
-    num_ended = sum(record.state in ("finished", "stopped", "failed") for record in records)
-    line = f"{sweep.name}: {num_ended} of {num_trials} settings tried ({states_text(records)})"
+    ended = num_ended(records)
+    line = f"{sweep.name}: {ended} of {num_trials} settings tried ({states_text(records)})"
     line += f", {duration(seconds)}"
-    if 0 < num_ended < num_trials:
-        line += f", ETA {duration(seconds / num_ended * (num_trials - num_ended))}"
+    if left_s := eta_s(ended, num_trials, seconds):
+        line += f", ETA {duration(left_s)}"
     return line
 
 

@@ -7,6 +7,9 @@ import ray
 from service.problems import BadInputError, Problem
 from service.spec_sections import Resources
 
+# What a process with Ray, torch and this service in it takes.
+FOLLOWER_BYTES = 500_000_000
+
 
 def plan_concurrency(resources: Resources, wanted: int | None) -> int:
     """Trials at a time: as many as fit whole, so that none waits for a part of its workers.
@@ -25,6 +28,15 @@ def plan_concurrency(resources: Resources, wanted: int | None) -> int:
             "ask for less, or add nodes",
         )
         raise BadInputError("sweep", [problem])
+    num_followers = followers_that_fit(nodes)
+    if num_followers < (wanted or 1):
+        problem = Problem(
+            "concurrency",
+            f"each trial is followed by a process of {FOLLOWER_BYTES / 1e6:.0f} MB, and the "
+            f"cluster's nodes have memory for {num_followers}",
+            "ask for fewer, or start ray with more --memory",
+        )
+        raise BadInputError("sweep", [problem])
     if wanted is not None and wanted > num_fitting:
         problem = Problem(
             "concurrency",
@@ -32,7 +44,12 @@ def plan_concurrency(resources: Resources, wanted: int | None) -> int:
             "ask for fewer, give each fewer resources, or add nodes",
         )
         raise BadInputError("sweep", [problem])
-    return wanted or num_fitting
+    return wanted or min(num_fitting, num_followers)
+
+
+def followers_that_fit(nodes: list[Mapping[str, float]]) -> int:
+    """Processes that can follow a trial, each on one node, in the memory that Ray may hand out."""
+    return sum(int(node.get("memory", 0.0) // FOLLOWER_BYTES) for node in nodes)
 
 
 def trials_that_fit(resources: Resources, nodes: list[Mapping[str, float]]) -> int:

@@ -97,6 +97,12 @@ def _space_problems(sweep: "SweepSpec") -> Iterator[Problem]:
             yield Problem(where, "needs one of log, linear and choice", "give just one of them")
         else:
             yield from _range_problems(Dimension(path, parameter))
+            if parameter.points is not None and sweep.algorithm.kind != "grid":
+                yield Problem(
+                    f"{where}.points",
+                    f"is given, but {sweep.algorithm.kind} draws from the whole range",
+                    'leave it out, or set "algorithm": {"kind": "grid"}',
+                )
             yield from _condition_problems(sweep, path, parameter)
     for path, other in itertools.permutations(sweep.space, 2):
         if other.startswith(f"{path}."):

@@ -19,6 +19,7 @@ from ray.tune.search import Searcher
 
 from service.spec import JobSpec
 from service.sweep.records import TrialState
+from service.sweep.room import FOLLOWER_BYTES
 from service.sweep.trial import Trial
 
 TUNE_NAME = ".tune"
@@ -30,8 +31,6 @@ TUNE_SETTINGS = {
     "RAY_AIR_NEW_OUTPUT": "0",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
 }
-# What a process with Ray, torch and this service in it takes.
-FOLLOWER_BYTES = 500_000_000
 
 
 class TrialSource(Protocol):

@@ -10,7 +10,7 @@ import threading
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, ClassVar, Generic, Literal, Protocol, TypeVar
 
 from service.files import write_atomically
 from service.tracking.journal import Event
@@ -73,10 +73,20 @@ class Status:
         }
 
 
-class StatusFile:
+class Stamped(Protocol):
+    """A dataclass that says when it was last written."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+    updated_time: float
+
+
+S = TypeVar("S", bound=Stamped)
+
+
+class StatusFile(Generic[S]):
     """Keeps status.json current, on a thread that also shows that the driver lives."""
 
-    def __init__(self, run_path: Path, status: Status):
+    def __init__(self, run_path: Path, status: S):
         self._path, self._lock = run_path / STATUS_NAME, threading.Lock()
         self.status = status
         self._closing = threading.Event()

@@ -76,7 +76,11 @@ class Cluster:
         ip("link", "set", BRIDGE, "up")
         self.hosts = [Host(number) for number in range(1, num_hosts + 1)]
         self.nodes = [None] * num_hosts
-        self._start_all()
+        try:
+            self._start_all()
+        except BaseException:
+            self.close()
+            raise
 
     def __enter__(self):
         return self

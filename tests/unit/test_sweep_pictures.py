@@ -73,6 +73,31 @@ def test_scored_trials_stand_at_their_value_and_metric(records, figures, path, s
         assert marks(axes, label) == expected
 
 
+def test_time_and_metric_are_drawn_with_the_line_of_the_best_in_both(records):
+    """In steps: until a slower trial is better, none beats the quicker one."""
+    finished = of_state(records, "finished")
+    front = sorted(finished, key=lambda record: record.score)[-2:]
+    figure = draw_all(make_facts(records, front=front))["metric_by_time"]
+    (axes,) = figure.axes
+
+    assert marks(axes, "finished") == {
+        (round(record.seconds, 9), round(record.score, 9)) for record in finished
+    }
+    line = next(line for line in axes.lines if line.get_drawstyle() == "steps-post")
+    assert list(zip(*line.get_data(), strict=True)) == [(r.seconds, r.score) for r in front]
+
+
+def test_time_is_drawn_only_where_it_is_an_aim(figures):
+    assert "metric_by_time" not in figures
+
+
+@pytest.mark.parametrize(("count", "is_told"), [(24, True), (80, False)])
+def test_importances_of_few_trials_come_with_a_word_of_caution(count, is_told):
+    figure = draw_all(make_facts(make_records(count)))["importance"]
+
+    assert ("a rough guess" in figure.axes[0].get_title(loc="right")) == is_told
+
+
 def test_failed_trials_are_marked_on_the_bottom_edge(records, figures):
     axes = panel(figures["metric_by_parameter"], TEMPERATURE)
     failed = next(c for c in axes.collections if c.get_label() == "failed")
