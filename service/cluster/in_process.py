@@ -7,7 +7,6 @@ small node trains for; here none reports to Ray, and a thread can watch.
 
 import asyncio
 import os
-from pathlib import Path
 from typing import Any
 
 import ray.train
@@ -25,10 +24,16 @@ from ray.train.v2._internal.execution.worker_group import WorkerGroup, WorkerGro
 from ray.train.v2._internal.execution.worker_group import state as group_state
 from ray.train.v2._internal.execution.worker_group import worker_group as group
 
-from service.cluster.placement import PlacementRecord
+from service.cluster.kept_workers import KeepingWorkerGroup
 
 
-def run_controller(parts: dict[str, Any], run_path: Path) -> ray.train.Result:
+class KeepingController(TrainController):  # type: ignore[misc]
+    """Ray's controller, with workers that stay for the next run."""
+
+    worker_group_cls = KeepingWorkerGroup
+
+
+def run_controller(parts: dict[str, Any]) -> ray.train.Result:
     """Train with Ray's controller in this process, which must have no other training of Ray's.
 
     ``parts``: what Ray makes its controller from.
@@ -38,8 +43,8 @@ def run_controller(parts: dict[str, Any], run_path: Path) -> ray.train.Result:
     os.environ[ENABLE_PREEMPTION_WATCHER_ENV_VAR] = "0"
     # What a controller in this process holds is let go of with it; none must clean up after it.
     kept = [c for c in parts["callbacks"] if not isinstance(c, PlacementGroupCleanerCallback)]
-    parts["callbacks"] = [*kept, PlacementRecord(run_path), DrainWatch()]
-    controller = TrainController(**parts)
+    parts["callbacks"] = [*kept, DrainWatch()]
+    controller = KeepingController(**parts)
     asyncio.run(controller.run())
     return controller.get_result()
 

@@ -16,6 +16,7 @@ from ray.train.constants import TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S
 from ray.train.torch import TorchConfig
 from ray.train.torch.config import _TorchBackend
 
+from service.cluster.kept_workers import forget_last_run
 from service.cluster.signals import listen_for_sigterm
 
 INTERFACE_VARIABLES = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
@@ -47,6 +48,7 @@ class _InterfaceBackend(_TorchBackend):  # type: ignore[misc]
     """Ray's torch backend, after each worker has chosen its interface and learned to listen."""
 
     def on_start(self, worker_group: Any, backend_config: Any) -> None:  # noqa: ANN401 - Ray's
+        worker_group.execute(forget_last_run)
         worker_group.execute(choose_interface)
         worker_group.execute(listen_for_sigterm)
         super().on_start(worker_group, backend_config)

@@ -8,8 +8,6 @@ import contextlib
 from pathlib import Path
 
 from ray._raylet import PlacementGroupID
-from ray.train.v2._internal.execution.callback import WorkerGroupCallback
-from ray.train.v2._internal.execution.worker_group import WorkerGroup, WorkerGroupContext
 from ray.util.placement_group import PlacementGroup, remove_placement_group
 
 from service.files import write_atomically
@@ -17,29 +15,20 @@ from service.files import write_atomically
 PLACEMENT_NAME = ".placement_group"
 
 
-class PlacementRecord(WorkerGroupCallback):  # type: ignore[misc]
-    """Keeps the file: it is there while workers are."""
+def record_placement(run_path: Path, group: PlacementGroup) -> None:
+    """Write down that a run's workers are to be, or are, in this placement group."""
+    with contextlib.suppress(OSError):
+        write_atomically(run_path / PLACEMENT_NAME, group.id.hex())
 
-    def __init__(self, run_path: Path):
-        self._path = run_path / PLACEMENT_NAME
 
-    def after_worker_group_start(self, worker_group: WorkerGroup) -> None:
-        """Ray calls this when the workers have been placed."""
-        handle = worker_group.get_worker_group_state().placement_group_handle
-        with contextlib.suppress(OSError):
-            write_atomically(self._path, handle.placement_group.id.hex())
-
-    def after_worker_group_shutdown(
-        self,
-        worker_group_context: WorkerGroupContext,  # noqa: ARG002 - Ray's interface
-    ) -> None:
-        """Ray calls this when it has let go of it."""
-        with contextlib.suppress(OSError):
-            self._path.unlink(missing_ok=True)
+def forget_placement(run_path: Path) -> None:
+    """They hold nothing any more, or another run does in their place."""
+    with contextlib.suppress(OSError):
+        (run_path / PLACEMENT_NAME).unlink(missing_ok=True)
 
 
 def is_placed(run_path: Path) -> bool:
-    """Whether a run has workers."""
+    """Whether a run's workers hold anything."""
     return (run_path / PLACEMENT_NAME).exists()
 
 

@@ -81,7 +81,8 @@ def run_training(spec: JobSpec, *, controls_here: bool = False) -> None:
     """Train ``spec`` on the cluster and return when the last worker has finished.
 
     ``controls_here``: Ray's controller is part of this process, and not one more: it need not be
-    started, and cannot outlive this one.
+    started, and cannot outlive this one. The workers stay for the next run, until
+    ``KeepingWorkerGroup.dismiss_kept`` is called.
 
     Raises:
         ray.train.TrainingFailedError: the failure budget of the spec is spent, the run was refused,
@@ -132,7 +133,7 @@ class RunTrainer(TorchTrainer):  # type: ignore[misc]
         # It is one more process to start, every time that workers begin, for Ray's own datasets.
         parts["callbacks"] = [c for c in parts["callbacks"] if not isinstance(c, DatasetsCallback)]
         if self.controls_here:
-            return run_controller(parts, self.run_path)
+            return run_controller(parts)
         return super()._initialize_and_run_controller(**parts)
 
 

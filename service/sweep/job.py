@@ -178,7 +178,7 @@ class SweepJob:
             (self._sweep.sweep_path / RESULT_NAME).unlink(missing_ok=True)
             self._run_trials(trials)
             self._search.leave()
-        trials.tidy()
+        trials.close()
 
     def _confirm(
         self, trackers: RunTrackers, outcome: Outcome, num_seeds: int

@@ -8,6 +8,7 @@ from typing import Any
 
 from ray import tune
 
+from service.cluster.kept_workers import KeepingWorkerGroup
 from service.cluster.policies import failure_text
 from service.cluster.trainer import run_training
 from service.result import collect_result
@@ -106,14 +107,17 @@ class Trial(tune.Trainable):  # type: ignore[misc]
         return self._run.next_evaluation()
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
-        """Take on another trial in this process: what it imported, it need not import again."""
+        """Take on another trial in this process, and with the workers of the one before."""
         self._run.close()
         self.setup(new_config)
         return True
 
     def cleanup(self) -> None:
         """Leave nothing behind."""
-        self._run.close()
+        try:
+            self._run.close()
+        finally:
+            KeepingWorkerGroup.dismiss_kept()
 
 
 def training_seconds(spec: JobSpec) -> float:

@@ -5,7 +5,7 @@ import shutil
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from service.cluster.placement import is_placed, release_placement
+from service.cluster.placement import forget_placement, is_placed, release_placement
 from service.cluster.run_folder import SPEC_NAME
 from service.files import write_atomically
 from service.spec import JobSpec, parse_spec
@@ -69,6 +69,9 @@ class SearchTrials:
             for record in search.records()
             if record.state in ("finished", "stopped")
         ]
+        for run_path in self._untidy:
+            # Whatever held it ended with that submission.
+            forget_placement(run_path)
 
     def next(self) -> tuple[int, JobSpec] | None:
         """Number and spec of the next trial; its folder is there."""
@@ -89,7 +92,10 @@ class SearchTrials:
     def failed(self, number: int) -> None:
         """Count a failure; what the dead trial still holds is let go of."""
         self._num_failures[number] = self._num_failures.get(number, 0) + 1
-        release_placement(self._specs[number].run_path)
+        # Its process may have been about to go on with the workers of the trial before, whose
+        # record they are in then; of other processes that are, the next trials get new workers.
+        for run_path in [self._specs[number].run_path, *self._untidy]:
+            release_placement(run_path)
 
     def end(self, number: int, state: TrialState, error: str | None) -> None:
         """Write down how a trial ended."""
@@ -105,6 +111,12 @@ class SearchTrials:
     def leave(self) -> None:
         """Let the trials under way save and leave."""
         ask_all_to_leave(self._specs.values())
+
+    def close(self) -> None:
+        """All are over or have been left; whoever ran them holds nothing for them any more."""
+        for run_path in self._untidy:
+            release_placement(run_path)
+        self.tidy()
 
     def tidy(self) -> None:
         """Remove the checkpoints of trials that are over and whose workers have left."""
