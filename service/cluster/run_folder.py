@@ -4,13 +4,15 @@ import contextlib
 import fcntl
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from contextlib import ExitStack
+from pathlib import Path
 from typing import TextIO
 
 from service.files import write_atomically
 from service.problems import BadInputError, Problem
 from service.spec import JobSpec, differing_fields
+from service.spec_fields import Section
 
 SPEC_NAME = "spec.json"
 TAGS_NAME = "tags.json"
@@ -69,13 +71,26 @@ def check_same_spec(spec: JobSpec) -> None:
         BadInputError: naming each field that differs.
     """
     path = spec.run_path / SPEC_NAME
-    if not path.exists():
-        return
-    old = JobSpec.model_validate_json(path.read_text())
+    if path.exists():
+        old = JobSpec.model_validate_json(path.read_text())
+        refuse_differences(old, spec, path, f"the run {spec.name!r}")
+
+
+def refuse_differences(
+    old: Section, new: Section, path: Path, owner: str, changeable: Container[str] = ()
+) -> None:
+    """Refuse a spec that differs from that of its ``owner``, whose name it has, kept at ``path``.
+
+    ``changeable``: fields, or sections of fields, that may differ.
+
+    Raises:
+        BadInputError: naming each field that differs.
+    """
     remedy = f"take another name, or restore the field as {path} has it"
     problems = [
-        Problem(field, f"differs from the run {spec.name!r} that exists already", remedy)
-        for field in differing_fields(old, spec)
+        Problem(field, f"differs from {owner} that exists already", remedy)
+        for field in differing_fields(old, new)
+        if field.split(".")[0] not in changeable
     ]
     if problems:
         raise BadInputError("spec", problems)

@@ -9,14 +9,13 @@ from typing import Any
 import mlflow
 from torch import nn
 
-from service.cluster.run_folder import TAGS_NAME, claimed_run_folder
+from service.cluster.run_folder import TAGS_NAME, claimed_run_folder, refuse_differences
 from service.cluster.trainer import connect
 from service.files import write_atomically
 from service.job import build_models, with_fetched_weights, with_local_weights
 from service.plan import check_sizes
-from service.problems import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, BadInputError, Problem
+from service.problems import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED
 from service.provenance import provenance_tags
-from service.spec import differing_fields
 from service.sweep.confirm import RESULT_NAME, Comparison, ConfirmTrials, compare, confirm_specs
 from service.sweep.outcome import BEST_NAME, Outcome, write_outcome
 from service.sweep.progress import Progress, SweepStatus, progress_table, summary
@@ -80,20 +79,9 @@ def check_same_sweep(sweep: SweepSpec) -> None:
         BadInputError: naming each field that differs.
     """
     path = sweep.sweep_path / SWEEP_NAME
-    if not path.exists():
-        return
-    old = SweepSpec.model_validate_json(path.read_text())
-    problems = [
-        Problem(
-            field,
-            f"differs from the sweep {sweep.name!r} that exists already",
-            f"take another name, or restore the field as {path} has it",
-        )
-        for field in differing_fields(old, sweep)
-        if field.split(".")[0] not in CHANGEABLE
-    ]
-    if problems:
-        raise BadInputError("sweep", problems)
+    if path.exists():
+        old = SweepSpec.model_validate_json(path.read_text())
+        refuse_differences(old, sweep, path, f"the sweep {sweep.name!r}", CHANGEABLE)
 
 
 class StopRequest:

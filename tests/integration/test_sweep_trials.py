@@ -14,6 +14,8 @@ import pytest
 import ray
 from ray import tune
 
+from service.cluster.run_folder import SPEC_NAME
+from service.cluster.trainer import run_training
 from service.spec import JobSpec, parse_spec
 from service.sweep.records import TrialState
 from service.sweep.search import Search
@@ -22,6 +24,7 @@ from service.sweep.tracking import RunTrackers, identity
 from service.sweep.trials import SearchTrials
 from service.sweep.tuner import run_trials
 from service.tracking.journal import JOURNAL_NAME, read_events
+from service.training.checkpoints import STUDENT_NAME
 
 pytestmark = pytest.mark.slow
 
@@ -197,6 +200,61 @@ def real(make_sweep_content):
         return search.records()[0], events_of(sweep)
 
     return make
+
+
+def worker_processes():
+    return [
+        process
+        for process in psutil.process_iter(["cmdline"])
+        if "RayTrainWorker" in " ".join(process.info["cmdline"] or [])
+    ]
+
+
+def test_workers_stay_for_the_next_trial_which_they_train_as_new_ones_would(make_sweep_content):
+    """After one that finished, one that was stopped, and one after which a worker was killed."""
+    sections = {
+        "resources": {"num_workers": 2, "cpus_per_worker": 1},
+        "tracking": {"uri": AWAY, "log_every_steps": 3},
+        "schedule": {"num_epochs": 3, "milestones": []},
+    }
+    algorithm, scheduler = {"kind": "random"}, {"kind": "none"}
+    sweep = parse_sweep(
+        make_sweep_content(
+            base=sections, budget={"trials": 4}, algorithm=algorithm, scheduler=scheduler
+        )
+    )
+    sweep.sweep_path.mkdir(parents=True)
+    search, trackers = Search(sweep, sweep.sweep_path), RunTrackers(AWAY, {}, parent=None)
+    trials = SearchTrials(sweep, identity(sweep), search, trackers, lambda: None)
+    report, seen = trials.report, {}
+
+    def report_and_look(number, epoch, metrics):
+        processes = worker_processes()
+        seen.setdefault(number, {process.pid for process in processes})
+        if number == 2 and epoch == 3:
+            # It has told of its last epoch: its run is over.
+            processes[0].kill()
+        return report(number, epoch, metrics) or number == 1
+
+    trials.report = report_and_look
+    run_trials(
+        trials, sweep.sweep_path, concurrency=1, max_failures=0, must_stop=lambda: False
+    )  # fmt: skip
+    trials.close()
+    trackers.close()
+
+    states = [(record.state, record.num_failures) for record in search.records()]
+    assert states == [("finished", 0), ("stopped", 0), ("finished", 0), ("finished", 0)]
+    assert len(seen[0]) == 2
+    assert seen[0] == seen[1] == seen[2]
+    assert seen[3].isdisjoint(seen[0])
+    assert_nothing_is_held()
+    path = sweep.sweep_path / "trials" / "trial-0002"
+    spec = JobSpec.model_validate_json((path / SPEC_NAME).read_text())
+    alone = spec.model_copy(update={"name": "alone"})
+    alone.run_path.mkdir()
+    run_training(alone)
+    assert (alone.run_path / STUDENT_NAME).read_bytes() == (path / STUDENT_NAME).read_bytes()
 
 
 def events_of(sweep):
