@@ -93,6 +93,10 @@ def table(sweep):
     ]
 
 
+def status(sweep):
+    return json.loads((sweep.sweep_path / "status.json").read_text())
+
+
 def starts_of_runs(sweep):
     """How often each trial began to train."""
     return {
@@ -120,6 +124,7 @@ def test_sweep_that_is_killed_goes_on_to_the_same_trials(write_sweep, tmp_path):
     process.terminate()
     assert process.wait(LIMIT_S) == 3, log_path.read_text()
     assert "killed was stopped; submit the same sweep to go on" in log_path.read_text()
+    assert status(sweep)["state"] == "stopped"
 
     process = start(tmp_path / "killed.json", log_path)
     wait_for_trial(sweep, 3, process, log_path)
@@ -140,6 +145,7 @@ def test_sweep_that_is_killed_goes_on_to_the_same_trials(write_sweep, tmp_path):
     assert again.wait(LIMIT_S) == 0
     assert "no trial is run" in log_path.read_text()
     assert starts_of_runs(sweep) == after
+    assert (status(sweep)["state"], status(sweep)["num_ended"]) == ("finished", NUM_TRIALS)
     check_answer(sweep, log_path.read_text())
 
 
