@@ -75,7 +75,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--json", type=Path, help="file for the ratios")
     options = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory() as temporary:
-        ray.init(log_to_driver=False, logging_level="WARNING")
+        ray.init("local", log_to_driver=False, logging_level="WARNING")
         bench = Bench(Path(temporary))
         ratios = real_sweeps(bench, options.trials, options.epochs) if options.trials else []
         ratios += many_trials(bench, options.stub_trials)
