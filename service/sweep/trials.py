@@ -114,7 +114,8 @@ class SearchTrials:
 
     def close(self) -> None:
         """All are over or have been left; whoever ran them holds nothing for them any more."""
-        for run_path in self._untidy:
+        left = [spec.run_path for spec in self._specs.values()]
+        for run_path in [*self._untidy, *left]:
             release_placement(run_path)
         self.tidy()
 
