@@ -43,9 +43,13 @@ def run_controller(parts: dict[str, Any]) -> ray.train.Result:
     os.environ[ENABLE_PREEMPTION_WATCHER_ENV_VAR] = "0"
     # What a controller in this process holds is let go of with it; none must clean up after it.
     kept = [c for c in parts["callbacks"] if not isinstance(c, PlacementGroupCleanerCallback)]
-    parts["callbacks"] = [*kept, DrainWatch()]
+    watch = DrainWatch()
+    parts["callbacks"] = [*kept, watch]
     controller = KeepingController(**parts)
-    asyncio.run(controller.run())
+    try:
+        asyncio.run(controller.run())
+    finally:
+        watch.stop()
     return controller.get_result()
 
 
@@ -71,7 +75,7 @@ class DrainWatch(WorkerGroupCallback):  # type: ignore[misc]
 
     def after_worker_group_start(self, worker_group: WorkerGroup) -> None:
         """Ray calls this when the workers have been placed."""
-        self._stop()
+        self.stop()
         workers = {w.distributed_context.world_rank: w for w in worker_group.get_workers()}
         ranks: dict[str, list[int]] = {}
         for rank, worker in workers.items():
@@ -84,13 +88,14 @@ class DrainWatch(WorkerGroupCallback):  # type: ignore[misc]
 
     def before_worker_group_shutdown(self, worker_group: WorkerGroup) -> None:  # noqa: ARG002 - Ray's interface
         """Ray calls this when the workers are to end."""
-        self._stop()
+        self.stop()
 
     def after_worker_group_abort(self, worker_group_context: WorkerGroupContext) -> None:  # noqa: ARG002 - Ray's interface
         """Ray calls this when the workers were ended at once."""
-        self._stop()
+        self.stop()
 
-    def _stop(self) -> None:
+    def stop(self) -> None:
+        """Look no more."""
         if self._watcher is not None:
             self._watcher._stop_event.set()
             self._watcher = None

@@ -4,8 +4,9 @@ A process that has imported torch already trains at once; to start one takes lon
 trial trains for.
 """
 
-import contextlib
+import ctypes
 import gc
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
@@ -25,6 +26,8 @@ from ray.util.placement_group import PlacementGroup
 
 from service.cluster.placement import forget_placement, record_placement
 from service.training.leaving import LeavingError, asked_to_leave
+
+logger = logging.getLogger(__name__)
 
 ANSWER_LIMIT_S = 5.0
 
@@ -87,9 +90,15 @@ class KeepingWorkerGroup(WorkerGroup):  # type: ignore[misc]
         try:
             super()._start()
         except Exception:
-            if not self.has_started():
-                forget_placement(self._run_path)
+            # Ray lets go of what it had only where no worker was there yet.
+            self._end_workers(self.get_worker_group_state() if self.has_started() else None)
             raise
+
+    def _end_workers(self, state: WorkerGroupState | None) -> None:
+        if state is not None:
+            WorkerGroupState.shutdown(state)
+        self._clear_state()
+        forget_placement(self._run_path)
 
     def _create_placement_group(
         self, scaling_config: ScalingConfig, worker_group_context: WorkerGroupContext
@@ -134,37 +143,35 @@ class KeepingWorkerGroup(WorkerGroup):  # type: ignore[misc]
 
     def shutdown(self) -> None:
         """End the run of the workers, and them unless they can be of use to the next one."""
-        kept = self._kept_state() if self._are_well() else None
-        if kept is not None:
-            self._worker_group_state = kept
+        state = self.get_worker_group_state()
+        keeps = self._are_well()
+        if keeps:
+            self._worker_group_state = _StayingState(
+                state.start_time, state.placement_group_handle, state.workers, state.sync_actor
+            )
         try:
             super().shutdown()
-        except Exception:
-            if kept is not None:
-                WorkerGroupState.shutdown(kept)
-            forget_placement(self._run_path)
-            raise
-        if kept is None:
+        except Exception as error:
+            # Ray asks the workers before it ends them, and they may be dead in ways that it does
+            # not expect.
+            logger.warning("workers did not take their leave: %s", error)
+            self._end_workers(state)
+            return
+        if not keeps:
             forget_placement(self._run_path)
             return
         KeepingWorkerGroup.kept = KeptWorkers(
-            kept.workers,
+            state.workers,
             self._worker_group_context.resources_per_worker,
-            kept.placement_group_handle,
+            state.placement_group_handle,
             self._run_path,
-        )
-
-    def _kept_state(self) -> "_StayingState":
-        state = self.get_worker_group_state()
-        return _StayingState(
-            state.start_time, state.placement_group_handle, state.workers, state.sync_actor
         )
 
     def _are_well(self) -> bool:
         """Whether all workers came to the end of their run, or left it because it was asked for."""
         status = self._latest_poll_status
         is_elastic = self._train_run_context.scaling_config.elasticity_enabled
-        if status is None or is_elastic or not self.has_started():
+        if status is None or is_elastic:
             # Other runs with a range of workers count the room without these.
             return False
         if any(
@@ -186,10 +193,13 @@ def _is_for(kept: KeptWorkers, context: WorkerGroupContext) -> bool:
 
 def forget_last_run() -> None:
     """Make a worker process that has trained before as good as new."""
-    with contextlib.suppress(ImportError):
-        from torch import distributed as dist
+    import torch
 
-        if dist.is_initialized():
-            dist.destroy_process_group()
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
     # An error that ended it holds its models and batches in a circle.
     gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    # The next run may need less than this one, which had its memory kept (see training.memory).
+    ctypes.CDLL(None).malloc_trim(0)

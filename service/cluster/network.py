@@ -4,6 +4,7 @@ Left alone, gloo binds to whatever the host name resolves to, often 127.0.0.1, a
 cannot connect.
 """
 
+import contextlib
 import ipaddress
 import os
 import socket
@@ -56,7 +57,9 @@ class _InterfaceBackend(_TorchBackend):  # type: ignore[misc]
     def on_shutdown(self, worker_group: Any, backend_config: Any) -> None:  # noqa: ANN401 - Ray's
         # A worker that hangs takes no leave; read by Ray in this process, the controller's.
         os.environ.setdefault(TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S, "5")
-        super().on_shutdown(worker_group, backend_config)
+        # Ray expects some of the ways in which a worker can be dead, not that it ran out of memory.
+        with contextlib.suppress(ray.exceptions.RayError):
+            super().on_shutdown(worker_group, backend_config)
 
 
 @dataclass

@@ -101,7 +101,10 @@ class ConfirmTrials:
 
     def failed(self, number: int) -> None:
         """What the dead job still holds is let go of."""
-        release_placement(self._specs[number].run_path)
+        # Or what one before it had, whose workers it was about to go on with.
+        for other, spec in enumerate(self._specs):
+            if other == number or other not in self._under_way:
+                release_placement(spec.run_path)
 
     def end(self, number: int, state: TrialState, error: str | None) -> None:
         """Tell what came of a job."""

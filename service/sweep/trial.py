@@ -98,24 +98,33 @@ class TrialRun:
 class Trial(tune.Trainable):  # type: ignore[misc]
     """What Ray Tune runs for each trial; its ``config`` has the trial's spec as JSON text."""
 
+    _run: TrialRun | None = None
+
     def setup(self, config: dict[str, Any]) -> None:
-        """Begin, or go on with, the trial's run."""
-        self._run = TrialRun(JobSpec.model_validate_json(config["spec"]))
+        """Take on a trial. Its run begins, or goes on, with the first step: what fails then is the
+        trial's failure, and it is tried again.
+        """
+        self._next_spec: JobSpec | None = JobSpec.model_validate_json(config["spec"])
 
     def step(self) -> dict[str, Any]:
         """Up to the next evaluation."""
+        if self._next_spec is not None:
+            if self._run is not None:
+                self._run.close()
+            self._run, self._next_spec = TrialRun(self._next_spec), None
+        assert self._run is not None, "the first step began it"
         return self._run.next_evaluation()
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Take on another trial in this process, and with the workers of the one before."""
-        self._run.close()
         self.setup(new_config)
         return True
 
     def cleanup(self) -> None:
         """Leave nothing behind."""
         try:
-            self._run.close()
+            if self._run is not None:
+                self._run.close()
         finally:
             KeepingWorkerGroup.dismiss_kept()
 

@@ -20,7 +20,7 @@ from ray.tune.search import Searcher
 from service.spec import JobSpec
 from service.sweep.records import TrialState
 from service.sweep.room import FOLLOWER_BYTES
-from service.sweep.trial import Trial
+from service.sweep.trial import LEAVING_LIMIT_S, Trial
 
 TUNE_NAME = ".tune"
 # Far above what a search comes to: when it is over is for the source to say.
@@ -181,6 +181,12 @@ class _SourceScheduler(_NotKept, FIFOScheduler):  # type: ignore[misc]
         super().__init__()
         self._bridge = bridge
 
+    def on_trial_add(self, tune_controller: Any, trial: TuneTrial) -> None:  # noqa: ANN401 - Ray's interface
+        """Ray calls this for each new trial."""
+        # Ten seconds are what Tune gives trials to end when it is stopped.
+        tune_controller._actor_force_cleanup_timeout = LEAVING_LIMIT_S
+        super().on_trial_add(tune_controller, trial)
+
     def on_trial_result(
         self,
         tune_controller: Any,  # noqa: ANN401, ARG002 - Ray's interface
@@ -205,7 +211,7 @@ class _StopWhen(_NotKept, Stopper):  # type: ignore[misc]
     def stop_all(self) -> bool:
         """Whether it is time."""
         if self._must_stop() and not self._has_asked:
-            # Tune itself waits until each trial has come to its next evaluation.
+            # They leave before their next evaluation, which Tune waits for.
             self._has_asked = True
             self._source.leave()
         return self._has_asked
