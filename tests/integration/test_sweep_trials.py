@@ -16,6 +16,7 @@ from ray import tune
 
 from service.cluster.run_folder import SPEC_NAME
 from service.cluster.trainer import run_training
+from service.result import collect_result
 from service.spec import JobSpec, parse_spec
 from service.sweep.records import TrialState
 from service.sweep.search import Search
@@ -254,6 +255,7 @@ def test_workers_stay_for_the_next_trial_which_they_train_as_new_ones_would(make
     alone = spec.model_copy(update={"name": "alone"})
     alone.run_path.mkdir()
     run_training(alone)
+    collect_result(alone, 0.0)
     assert (alone.run_path / STUDENT_NAME).read_bytes() == (path / STUDENT_NAME).read_bytes()
 
 
