@@ -25,7 +25,7 @@ from service.sweep.tracking import RunTrackers, identity
 from service.sweep.trials import SearchTrials
 from service.sweep.tuner import run_trials
 from service.tracking.journal import JOURNAL_NAME, read_events
-from service.training.checkpoints import STUDENT_NAME
+from service.training.checkpoints import STUDENT_NAME, checkpoint_paths, is_whole
 
 pytestmark = pytest.mark.slow
 
@@ -177,32 +177,6 @@ def test_trials_that_are_told_to_stop_have_not_ended(make_source, tmp_path):
     assert_nothing_is_held()
 
 
-@pytest.fixture
-def real(make_sweep_content):
-    """A search of one real trial, and what runs it."""
-
-    def make(must_stop=lambda: False, **base):
-        sections = {
-            "resources": {"num_workers": 1, "cpus_per_worker": 1},
-            "tracking": {"uri": AWAY, "log_every_steps": 3},
-            **base,
-        }
-        scheduler, budget = {"kind": "none"}, {"trials": 1}
-        sweep = parse_sweep(
-            make_sweep_content(base=sections, budget=budget, scheduler=scheduler)
-        )  # fmt: skip
-        sweep.sweep_path.mkdir(parents=True, exist_ok=True)
-        search = Search(sweep, sweep.sweep_path)
-        trackers = RunTrackers(AWAY, {}, parent=None)
-        trials = SearchTrials(sweep, identity(sweep), search, trackers, lambda: None)
-        arguments = {"concurrency": 1, "max_failures": 1, "must_stop": must_stop}
-        run_trials(trials, sweep.sweep_path, **arguments)
-        trackers.close()
-        return search.records()[0], events_of(sweep)
-
-    return make
-
-
 def worker_processes():
     return [
         process
@@ -212,40 +186,46 @@ def worker_processes():
 
 
 def test_workers_stay_for_the_next_trial_which_they_train_as_new_ones_would(make_sweep_content):
-    """After one that finished, one that was stopped, and one after which a worker was killed."""
+    """After one that finished, one that was stopped, and one after which a worker was killed.
+
+    Of the last trial the process is killed that controls its workers, while they hold the CPUs.
+    """
     sections = {
         "resources": {"num_workers": 2, "cpus_per_worker": 1},
         "tracking": {"uri": AWAY, "log_every_steps": 3},
-        "schedule": {"num_epochs": 3, "milestones": []},
+        "schedule": {"num_epochs": 12, "milestones": []},
     }
     algorithm, scheduler = {"kind": "random"}, {"kind": "none"}
-    sweep = parse_sweep(
+    search, trackers, trials, sweep = begin(
         make_sweep_content(
             base=sections, budget={"trials": 4}, algorithm=algorithm, scheduler=scheduler
         )
     )
-    sweep.sweep_path.mkdir(parents=True)
-    search, trackers = Search(sweep, sweep.sweep_path), RunTrackers(AWAY, {}, parent=None)
-    trials = SearchTrials(sweep, identity(sweep), search, trackers, lambda: None)
     report, seen = trials.report, {}
 
     def report_and_look(number, epoch, metrics):
         processes = worker_processes()
         seen.setdefault(number, {process.pid for process in processes})
-        if number == 2 and epoch == 3:
+        if number == 2 and epoch == 12:
             # It has told of its last epoch: its run is over.
             processes[0].kill()
         return report(number, epoch, metrics) or number == 1
 
     trials.report = report_and_look
+    journal = sweep.sweep_path / "trials" / "trial-0003" / JOURNAL_NAME
+    killer = threading.Thread(target=kill_follower, args=(journal,))
+    killer.start()
     run_trials(
-        trials, sweep.sweep_path, concurrency=1, max_failures=0, must_stop=lambda: False
+        trials, sweep.sweep_path, concurrency=1, max_failures=1, must_stop=lambda: False
     )  # fmt: skip
+    killer.join()
     trials.close()
     trackers.close()
 
     states = [(record.state, record.num_failures) for record in search.records()]
-    assert states == [("finished", 0), ("stopped", 0), ("finished", 0), ("finished", 0)]
+    assert states == [("finished", 0), ("stopped", 0), ("finished", 0), ("finished", 1)]
+    assert [epoch for epoch, _ in search.records()[3].curve] == list(range(1, 13))
+    assert_went_on(read_events(journal))
     assert len(seen[0]) == 2
     assert seen[0] == seen[1] == seen[2]
     assert seen[3].isdisjoint(seen[0])
@@ -259,52 +239,50 @@ def test_workers_stay_for_the_next_trial_which_they_train_as_new_ones_would(make
     assert (alone.run_path / STUDENT_NAME).read_bytes() == (path / STUDENT_NAME).read_bytes()
 
 
-def events_of(sweep):
-    return read_events(sweep.sweep_path / "trials" / "trial-0000" / JOURNAL_NAME)
-
-
-def test_trial_whose_follower_is_killed_goes_on_from_its_checkpoint(real, tmp_path):
-    """The process that controls a trial's workers dies, and they hold a CPU."""
-    journal = tmp_path / "runs" / "sweep" / "trials" / "trial-0000" / JOURNAL_NAME
-    killer = threading.Thread(target=kill_follower, args=(journal,))
-    killer.start()
-    record, events = real(schedule={"num_epochs": 12, "milestones": []})
-    killer.join()
-
-    assert (record.state, record.num_failures) == ("finished", 1)
-    assert [epoch for epoch, _ in record.curve] == list(range(1, 13))
-    assert_went_on(events)
-    assert_nothing_is_held()
-
-
-def test_trial_is_stopped_between_evaluations_and_goes_on(real, tmp_path):
-    journal = tmp_path / "runs" / "sweep" / "trials" / "trial-0000" / JOURNAL_NAME
-    asked_s = []
-
-    def must_stop():
-        if not asked_s and any(event.kind == "interval" for event in read_events(journal)):
-            asked_s.append(time.monotonic())
-        return bool(asked_s)
-
+def test_trial_is_stopped_between_evaluations_and_has_saved(make_sweep_content):
     # There is one evaluation, at the end: nothing else would come to an end before.
     sections = {
+        "resources": {"num_workers": 1, "cpus_per_worker": 1},
+        "tracking": {"uri": AWAY, "log_every_steps": 3},
         "schedule": {"num_epochs": 150, "milestones": []},
         "evaluation": {"every_epochs": 150},
     }
-    record, _ = real(must_stop, **sections)
+    search, trackers, trials, sweep = begin(
+        make_sweep_content(base=sections, budget={"trials": 1}, scheduler={"kind": "none"})
+    )
+    run_path = sweep.sweep_path / "trials" / "trial-0000"
+    asked_s = []
+
+    def must_stop():
+        events = read_events(run_path / JOURNAL_NAME)
+        if not asked_s and any(event.kind == "interval" for event in events):
+            asked_s.append(time.monotonic())
+        return bool(asked_s)
+
+    run_trials(trials, sweep.sweep_path, concurrency=1, max_failures=1, must_stop=must_stop)
+    trackers.close()
+
     assert time.monotonic() - asked_s[0] < 30
+    record = search.records()[0]
     assert (record.state, record.curve) == ("running", ())
     assert_nothing_is_held()
-    record, events = real(**sections)
+    (checkpoint,) = checkpoint_paths(run_path)
+    assert is_whole(checkpoint)
 
-    assert record.state == "finished"
-    assert_went_on(events)
+
+def begin(content):
+    """A search, what is told of its trials, and the trials, of real runs."""
+    sweep = parse_sweep(content)
+    sweep.sweep_path.mkdir(parents=True)
+    search, trackers = Search(sweep, sweep.sweep_path), RunTrackers(AWAY, {}, parent=None)
+    trials = SearchTrials(sweep, identity(sweep), search, trackers, lambda: None)
+    return search, trackers, trials, sweep
 
 
 def assert_went_on(events):
     """There were two starts, the second where a checkpoint was."""
     first, second = (event.text for event in events if event.kind == "start")
-    assert first == "training on 1 worker, from step 0"
+    assert first == "training on 2 workers, from step 0"
     assert int(second.rpartition(" ")[2]) in {e.step for e in events if e.kind == "checkpoint"}
 
 
