@@ -12,6 +12,7 @@ from ray.train.torch import TorchTrainer, get_device
 from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
 from ray.train.v2._internal.constants import (
     COLLECTIVE_TIMEOUT_S_ENV_VAR,
+    ENABLE_PREEMPTION_WATCHER_ENV_VAR,
     HEALTH_CHECK_INTERVAL_S_ENV_VAR,
     PREEMPTION_POLL_INTERVAL_S_ENV_VAR,
     WORKER_GROUP_START_TIMEOUT_S_ENV_VAR,
@@ -20,6 +21,7 @@ from ray.train.v2._internal.constants import (
 
 from service.cluster.in_process import run_controller
 from service.cluster.network import InterfaceTorchConfig
+from service.cluster.no_helpers import NoHelpers
 from service.cluster.policies import ElasticPolicy, RunFailurePolicy
 from service.cluster.signals import reason_to_leave
 from service.problems import BadInputError, Problem
@@ -97,6 +99,7 @@ def run_training(spec: JobSpec, *, controls_here: bool = False) -> None:
     os.environ[COLLECTIVE_TIMEOUT_S_ENV_VAR] = str(resources.collective_timeout_s)
     os.environ[HEALTH_CHECK_INTERVAL_S_ENV_VAR] = str(LOOK_AT_WORKERS_S)
     os.environ[PREEMPTION_POLL_INTERVAL_S_ENV_VAR] = str(PREEMPTION_POLL_S)
+    os.environ[ENABLE_PREEMPTION_WATCHER_ENV_VAR] = "0"
     if resources.is_elastic:
         os.environ[WORKER_GROUP_START_TIMEOUT_S_ENV_VAR] = str(PLACEMENT_TIMEOUT_S)
     trainer = RunTrainer(
@@ -131,7 +134,10 @@ class RunTrainer(TorchTrainer):  # type: ignore[misc]
         if self.scaling_config.elasticity_enabled:
             parts["scaling_policy"] = ElasticPolicy(self.scaling_config, self.run_path)
         # It is one more process to start, every time that workers begin, for Ray's own datasets.
-        parts["callbacks"] = [c for c in parts["callbacks"] if not isinstance(c, DatasetsCallback)]
+        parts["callbacks"] = [
+            *(c for c in parts["callbacks"] if not isinstance(c, DatasetsCallback)),
+            NoHelpers(),
+        ]
         if self.controls_here:
             return run_controller(parts)
         return super()._initialize_and_run_controller(**parts)

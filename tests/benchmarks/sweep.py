@@ -77,7 +77,7 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--trials", type=int, default=12, help="real trials of each sweep")
+    parser.add_argument("--trials", type=int, default=24, help="real trials of each sweep")
     parser.add_argument("--epochs", type=int, default=27, help="epochs of a real trial")
     parser.add_argument("--stub-trials", type=int, default=1000, help="trials that end at once")
     parser.add_argument("--json", type=Path, help="file for the ratios")
