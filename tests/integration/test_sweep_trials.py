@@ -25,7 +25,7 @@ from service.sweep.tracking import RunTrackers, identity
 from service.sweep.trials import SearchTrials
 from service.sweep.tuner import run_trials
 from service.tracking.journal import JOURNAL_NAME, read_events
-from service.training.checkpoints import STUDENT_NAME, checkpoint_paths, is_whole
+from service.training.checkpoints import STUDENT_NAME, is_whole, newest_checkpoint
 
 pytestmark = pytest.mark.slow
 
@@ -266,8 +266,13 @@ def test_trial_is_stopped_between_evaluations_and_has_saved(make_sweep_content):
     record = search.records()[0]
     assert (record.state, record.curve) == ("running", ())
     assert_nothing_is_held()
-    (checkpoint,) = checkpoint_paths(run_path)
-    assert is_whole(checkpoint)
+    events = read_events(run_path / JOURNAL_NAME)
+    saved = [event.step for event in events if event.kind == "checkpoint"][-1]
+    assert saved > 0
+    newest = newest_checkpoint(run_path)
+    assert newest is not None
+    assert newest.name.startswith(f"checkpoint_{saved:010d}")
+    assert is_whole(newest)
 
 
 def begin(content):
