@@ -73,24 +73,20 @@ def check_same_spec(spec: JobSpec) -> None:
     path = spec.run_path / SPEC_NAME
     if path.exists():
         old = JobSpec.model_validate_json(path.read_text())
-        refuse_differences(old, spec, path, f"the run {spec.name!r}")
+        if problems := differences(old, spec, path, f"the run {spec.name!r}"):
+            raise BadInputError("spec", problems)
 
 
-def refuse_differences(
+def differences(
     old: Section, new: Section, path: Path, owner: str, changeable: Container[str] = ()
-) -> None:
-    """Refuse a spec that differs from that of its ``owner``, whose name it has, kept at ``path``.
+) -> list[Problem]:
+    """Each field in which a spec differs from that of its ``owner``, whose name it has.
 
-    ``changeable``: fields, or sections of fields, that may differ.
-
-    Raises:
-        BadInputError: naming each field that differs.
+    ``path``: where the owner's is kept. ``changeable``: sections and fields that may differ.
     """
     remedy = f"take another name, or restore the field as {path} has it"
-    problems = [
+    return [
         Problem(field, f"differs from {owner} that exists already", remedy)
         for field in differing_fields(old, new)
         if field.split(".")[0] not in changeable
     ]
-    if problems:
-        raise BadInputError("spec", problems)

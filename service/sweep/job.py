@@ -9,12 +9,12 @@ from typing import Any
 import mlflow
 from torch import nn
 
-from service.cluster.run_folder import TAGS_NAME, claimed_run_folder, refuse_differences
+from service.cluster.run_folder import TAGS_NAME, claimed_run_folder, differences
 from service.cluster.trainer import connect
 from service.files import write_atomically
 from service.job import build_models, with_fetched_weights, with_local_weights
 from service.plan import check_sizes
-from service.problems import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED
+from service.problems import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, BadInputError
 from service.provenance import provenance_tags
 from service.sweep.confirm import RESULT_NAME, Comparison, ConfirmTrials, compare, confirm_specs
 from service.sweep.outcome import BEST_NAME, Outcome, write_outcome
@@ -81,7 +81,8 @@ def check_same_sweep(sweep: SweepSpec) -> None:
     path = sweep.sweep_path / SWEEP_NAME
     if path.exists():
         old = SweepSpec.model_validate_json(path.read_text())
-        refuse_differences(old, sweep, path, f"the sweep {sweep.name!r}", CHANGEABLE)
+        if problems := differences(old, sweep, path, f"the sweep {sweep.name!r}", CHANGEABLE):
+            raise BadInputError("sweep", problems)
 
 
 class StopRequest:

@@ -5,10 +5,11 @@ import pytest
 from service.problems import BadInputError
 from service.spec_sections import Resources
 from service.sweep import room
+from service.sweep.job import check_same_sweep
 from service.sweep.plan import format_plan
 from service.sweep.progress import Progress, SweepStatus
 from service.sweep.search import Search, TrialEnd
-from service.sweep.spec import parse_sweep
+from service.sweep.spec import SWEEP_NAME, parse_sweep
 from service.tracking.status import StatusFile
 
 NODE = {"CPU": 8.0, "memory": 8e9}
@@ -98,3 +99,16 @@ def test_status_tells_how_far_a_sweep_is(make_sweep_content, tmp_path):
     assert (status["num_running"], status["num_failed"]) == (1, 1)
     assert (status["best_trial"], status["best_score"]) == (1, 0.6)
     assert status["eta_s"] == pytest.approx(status["seconds"] / 3 * 5)
+
+
+def test_a_sweep_that_exists_may_only_get_another_budget_or_pace(make_sweep_content):
+    sweep = parse_sweep(make_sweep_content(budget={"trials": 8}))
+    sweep.sweep_path.mkdir(parents=True)
+    (sweep.sweep_path / SWEEP_NAME).write_text(sweep.model_dump_json())
+    check_same_sweep(parse_sweep(make_sweep_content(budget={"trials": 9}, concurrency=1)))
+
+    changed = parse_sweep(make_sweep_content(base={"seed": 5}, metric="loss"))
+    with pytest.raises(BadInputError) as error:
+        check_same_sweep(changed)
+    assert [problem.where for problem in error.value.problems] == ["base.seed", "metric"]
+    assert str(error.value).startswith("sweep: 2 problems")
