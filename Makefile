@@ -1,4 +1,4 @@
-.PHONY: help setup demo demo-down lint test
+.PHONY: help setup demo demo-down lint test golden
 
 PYTHON := .venv/bin/python
 
@@ -22,3 +22,5 @@ lint: setup  ## check style and types
 test: lint  ## run style, types and all tests
 	@$(PYTHON) -m pytest
 
+golden: setup  ## train small specs with revision BASE and with this tree, and compare bit for bit
+	@$(PYTHON) tests/golden/compare.py $(BASE) $(if $(TOLERANCE),--tolerance $(TOLERANCE))
