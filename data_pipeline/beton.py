@@ -49,7 +49,7 @@ class BetonFile:
     """What a .beton says about its samples; the pixels stay on disk.
 
     ``samples`` is [N] of SAMPLE; ``data_sizes`` is [N], the bytes that each image occupies;
-    ``checksums`` is [N] of CHECKSUM, None in a file that FFCV wrote; ``identity`` is the SHA-256
+    ``checksums`` is [N] of CHECKSUM, None in a file that FFCV wrote; ``fingerprint`` is the SHA-256
     digest of all tables, hexadecimal: with checksums, it stands for every pixel.
     """
 
@@ -57,7 +57,7 @@ class BetonFile:
     samples: NDArray[np.void]
     data_sizes: NDArray[np.int64]
     checksums: NDArray[np.uint32] | None
-    identity: str
+    fingerprint: str
 
     @property
     def num_samples(self) -> int:

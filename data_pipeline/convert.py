@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from data_pipeline.beton import open_beton
-from data_pipeline.class_names import human_names
 from data_pipeline.encode import (
     EncodedImage,
     Encoding,
@@ -23,6 +22,7 @@ from data_pipeline.encode import (
 from data_pipeline.manifest import FORMAT, write_manifest
 from data_pipeline.selection import Selection, select
 from data_pipeline.sources import Source
+from data_pipeline.sources.class_names import human_names
 from data_pipeline.writer import BetonWriter
 
 CHUNK = 16
@@ -46,18 +46,18 @@ def convert(
     encoding: Encoding,
     selection: Selection,
     num_workers: int,
-    max_bad: int = 0,
+    max_undecodable: int = 0,
 ) -> dict[str, Any]:
     """Write ``path`` and its manifest ``path.json``; returns the manifest.
 
-    Equal input gives equal bytes, whatever the number of workers. Up to ``max_bad`` images that
-    cannot be decoded are left out, and listed in the manifest.
+    Equal input gives equal bytes, whatever the number of workers. Up to ``max_undecodable`` images
+    that cannot be decoded are left out, and listed in the manifest.
 
     Raises:
         UnreadableImageError: one image more than that; nothing is left at ``path``.
         SourceError: a selection that the source cannot satisfy.
     """
-    indices = select(source, selection)
+    indices = select(source.labels, source.classes, selection)
     left_out: list[str] = []
     statistics = _PixelStatistics()
     with BetonWriter(path, len(indices)) as writer:
@@ -66,7 +66,7 @@ def convert(
         for index, item in zip(indices, bar, strict=True):
             if item.image is None:
                 left_out.append(item.fault)
-                if len(left_out) > max_bad:
+                if len(left_out) > max_undecodable:
                     raise UnreadableImageError("\n".join(left_out))
                 continue
             writer.append(item.image, int(source.labels[index]))
@@ -158,7 +158,7 @@ def _manifest(
     sizes = file.image_sizes
     return {
         "format": FORMAT,
-        "identity": file.identity,
+        "fingerprint": file.fingerprint,
         "num_samples": file.num_samples,
         "num_bytes": path.stat().st_size,
         "classes": list(source.classes),

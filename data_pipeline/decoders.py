@@ -12,8 +12,8 @@ from numba import types
 from numpy.typing import NDArray
 
 from data_pipeline.beton import MODE_JPEG
-from data_pipeline.compilation import compiled
-from data_pipeline.draws import rectangle, sample_key, uniform
+from data_pipeline.compiled.compilation import compiled
+from data_pipeline.compiled.counter_rng import rectangle, sample_key, uniform
 from data_pipeline.native import library_path
 
 CENTER_CROP, RANDOM_RESIZED_CROP, PAD_AND_CROP = 0, 1, 2
@@ -69,7 +69,7 @@ def random_box(
 
 @compiled
 def center_view(height: int, width: int, resize_size: int, crop_size: int) -> NDArray[np.int64]:
-    """View of resizing the shorter side and cutting the centre; sizes rounded as by torchvision."""
+    """View of resizing the shorter side and cutting the center; sizes rounded as by torchvision."""
     shorter = min(height, width)
     resized_height = resize_size * height // shorter
     resized_width = resize_size * width // shorter

@@ -142,9 +142,9 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     """Eight-bit RGB, upright, transparency on white."""
     image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I;16") or image.mode == "I":
-        # Pillow would clip 16-bit grey instead of scaling it.
-        grey: NDArray[np.uint32] = np.asarray(image, dtype=np.uint32)
-        image = Image.fromarray((grey >> 8).astype(np.uint8))
+        # Pillow would clip 16-bit gray instead of scaling it.
+        gray: NDArray[np.uint32] = np.asarray(image, dtype=np.uint32)
+        image = Image.fromarray((gray >> 8).astype(np.uint8))
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         image = image.convert("RGBA")
         background = Image.new("RGBA", image.size, "white")

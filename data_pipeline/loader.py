@@ -21,8 +21,8 @@ from torch import Tensor
 from data_pipeline import decoders
 from data_pipeline.augmentation.samples import Augmentations, augment_samples
 from data_pipeline.beton import BetonFile
-from data_pipeline.draws import uniforms
-from data_pipeline.patience import PAUSES_S
+from data_pipeline.compiled.counter_rng import uniforms
+from data_pipeline.files import RETRY_PAUSES_S
 
 NUM_BATCHES_AHEAD = 3
 NUM_SUBSTITUTES = 16
@@ -212,7 +212,7 @@ class ImageLoader:
 
     def _read_again(self, work: _Work, view: _View) -> None:
         """Give a disk that fails time to recover; a file that was truncated has no hope."""
-        for pause_s in PAUSES_S:
+        for pause_s in RETRY_PAUSES_S:
             unreadable = np.flatnonzero(work.statuses == decoders.UNREADABLE)
             if len(unreadable) == 0 or self._is_cut_off(work.batch.indices[unreadable]):
                 return

@@ -5,9 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from data_pipeline.beton import BetonError
+from data_pipeline.files import write_atomically
 
 FORMAT = 2
-REQUIRED = ("identity", "num_samples", "num_bytes", "classes", "num_per_class")
+REQUIRED = ("fingerprint", "num_samples", "num_bytes", "classes", "num_per_class")
 
 
 def manifest_path(path: Path) -> Path:
@@ -40,11 +41,6 @@ def read_manifest(path: Path) -> dict[str, Any] | None:
 
 
 def write_manifest(path: Path, manifest: dict[str, Any]) -> None:
-    """Write the manifest of ``path`` in one step."""
-    place = manifest_path(path)
-    partial = place.with_name(place.name + ".partial")
-    try:
-        partial.write_text(json.dumps(manifest, indent=1, ensure_ascii=False) + "\n")
-        partial.replace(place)
-    finally:
-        partial.unlink(missing_ok=True)
+    """Write the manifest of the .beton at ``path`` atomically."""
+    text = json.dumps(manifest, indent=1, ensure_ascii=False) + "\n"
+    write_atomically(manifest_path(path), text)

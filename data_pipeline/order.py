@@ -1,12 +1,12 @@
-"""Which samples a step takes: a function of (seed, epoch) alone, cut by step and then by worker."""
+"""The order of samples: a function of (seed, epoch) alone, cut into steps and then into ranks."""
 
 from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import NDArray
 
-from data_pipeline.compilation import compiled
-from data_pipeline.draws import sample_key, stream_key, uniform
+from data_pipeline.compiled.compilation import compiled
+from data_pipeline.compiled.counter_rng import sample_key, stream_key, uniform
 
 Indices = NDArray[np.int64]
 
@@ -22,7 +22,7 @@ def epoch_permutation(num_samples: int, seed: int, epoch: int) -> NDArray[np.int
 
 @compiled
 def shuffled(count: int, seed: int, epoch: int) -> NDArray[np.int32]:
-    """A random permutation, [N], by Fisher and Yates, from the inside out.
+    """A random permutation, [N], by the inside-out Fisher-Yates shuffle.
 
     Several times as fast as numpy's, which matters where there are millions of samples.
     """
@@ -35,25 +35,23 @@ def shuffled(count: int, seed: int, epoch: int) -> NDArray[np.int32]:
     return order
 
 
-def num_steps_per_epoch(num_samples: int, global_batch_size: int, *, keep_last: bool) -> int:
+def num_steps_per_epoch(num_samples: int, global_batch_size: int, *, drop_last: bool) -> int:
     """Global batches in an epoch.
 
-    With ``keep_last`` the samples that fill no batch make a smaller last one; otherwise they have
-    their turn in other epochs.
+    With ``drop_last`` the samples that fill no batch are left out, different ones in each epoch;
+    otherwise they make a smaller last batch.
     """
     full, left_over = divmod(num_samples, global_batch_size)
-    return full + (keep_last and left_over > 0)
+    return full + (not drop_last and left_over > 0)
 
 
 def num_in_step(num_samples: int, global_batch_size: int, step: int) -> int:
-    """Samples of a global batch: all but a kept last one are full."""
+    """Samples of a global batch: all are full but the smaller last one."""
     return min(global_batch_size, num_samples - step * global_batch_size)
 
 
-def part_of_worker(
-    global_batch_size: int, micro_batch_size: int, rank: int, world_size: int
-) -> slice:
-    """Places of a worker's samples in a global batch: whole micro-batches, as evenly as they go."""
+def rank_slice(global_batch_size: int, micro_batch_size: int, rank: int, world_size: int) -> slice:
+    """A rank's places in a global batch: whole micro-batches, as evenly as possible."""
     num_micro_batches = global_batch_size // micro_batch_size
     assert num_micro_batches >= world_size, "every worker has a micro-batch"
     first, last = (
@@ -62,9 +60,9 @@ def part_of_worker(
     return slice(first, last)
 
 
-def num_of_part(num_in_batch: int, part: slice) -> int:
-    """Samples of a part of a global batch; in a smaller last batch perhaps none."""
-    return max(0, min(part.stop, num_in_batch) - part.start)
+def num_in_slice(num_in_batch: int, local: slice) -> int:
+    """Samples of a rank's slice of a global batch; in a smaller last batch perhaps none."""
+    return max(0, min(local.stop, num_in_batch) - local.start)
 
 
 def train_batches(
@@ -73,29 +71,30 @@ def train_batches(
     *,
     seed: int,
     epoch: int,
-    part: slice | None = None,
+    local: slice | None = None,
     start: int = 0,
-    keep_last: bool = False,
+    drop_last: bool = True,
 ) -> Iterator[Indices]:
-    """One worker's samples of each step of an epoch, from step ``start`` on.
+    """One rank's samples [B] of each step of an epoch, from step ``start`` on.
 
-    Workers take neighbouring parts of a global batch (see ``part_of_worker``; without one, all of
-    it), so that the batches of all workers laid side by side are the same whatever their number. In
-    a smaller last batch the first workers have full parts; one that has none is given the batch's
-    first samples to run along with, which must not count (see ``num_of_part``).
+    ``local``: the rank's slice of each global batch (see ``rank_slice``); all of it by default.
+    Ranks have adjacent slices, so the batches of all ranks in order are the same whatever the
+    number of ranks. In a smaller last batch the first ranks have full slices; a rank that has no
+    samples is given the batch's first ones to compute along with, which must not count (see
+    ``num_in_slice``).
     """
-    part = part or slice(0, global_batch_size)
+    local = local or slice(0, global_batch_size)
     order = epoch_permutation(num_samples, seed, epoch)
-    num_steps = num_steps_per_epoch(num_samples, global_batch_size, keep_last=keep_last)
+    num_steps = num_steps_per_epoch(num_samples, global_batch_size, drop_last=drop_last)
     for step in range(start, num_steps):
         batch = order[step * global_batch_size : (step + 1) * global_batch_size]
-        mine = batch[part]
-        yield (mine if len(mine) else batch[: part.stop - part.start]).astype(np.int64)
+        chosen = batch[local]
+        yield (chosen if len(chosen) else batch[: local.stop - local.start]).astype(np.int64)
 
 
 def evaluation_batches(
     num_samples: int, batch_size: int, *, rank: int, world_size: int
 ) -> list[Indices]:
-    """One worker's samples of an evaluation; over all workers each sample comes exactly once."""
-    mine = np.arange(rank, num_samples, world_size, dtype=np.int64)
-    return [mine[start : start + batch_size] for start in range(0, len(mine), batch_size)]
+    """One rank's samples of an evaluation; over all ranks each sample comes exactly once."""
+    chosen = np.arange(rank, num_samples, world_size, dtype=np.int64)
+    return [chosen[start : start + batch_size] for start in range(0, len(chosen), batch_size)]

@@ -1,20 +1,24 @@
-"""Which samples of a source are taken, and in which order they are written."""
+"""Which samples are taken: of a source for a file, and of a file for training and evaluation.
 
+Both draws are functions of the labels, a seed and counts alone, class by class.
+"""
+
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from data_pipeline.sources import Source, SourceError
+Indices = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
 class Selection:
-    """All of it drawn with ``seed``, class by class.
+    """Samples of a source that a file gets, drawn with ``seed``.
 
-    ``hold_out`` images of each class form the held-out slice; ``part`` says whether that slice is
-    taken, or what remains. ``per_class``: so many of each class of what remains; None takes all.
+    ``hold_out`` images of each class form the held-out part; ``part`` says whether that part is
+    taken, or what remains. ``per_class``: this many of each class of what remains; None takes all.
     """
 
     per_class: int | None = None
@@ -23,42 +27,91 @@ class Selection:
     part: Literal["remaining", "held out"] = "remaining"
 
 
-def select(source: Source, selection: Selection) -> NDArray[np.int64]:
-    """Indices of the chosen samples in the order in which they are written, a shuffle.
+class HeldOutSplit(NamedTuple):
+    """Indices of a file's samples, ascending: those that remain and those that are held out."""
+
+    remaining: Indices
+    held_out: Indices
+
+
+def select(labels: Indices, classes: Sequence[str], selection: Selection) -> Indices:
+    """Indices of the chosen samples of a source in the order in which they are written, a shuffle.
+
+    ``labels`` [N] index into ``classes``.
 
     Raises:
-        SourceError: a class with fewer samples than asked for.
+        ValueError: a class has fewer samples than requested.
     """
-    shuffled = np.random.default_rng(selection.seed).permutation(len(source.labels))
     if selection.per_class is None and not selection.hold_out:
-        return shuffled
-    # Places within each class, in shuffled order: a stable sort keeps that order.
-    labels = source.labels[shuffled]
-    by_class = np.argsort(labels, kind="stable")
-    num_per_class = np.bincount(labels, minlength=len(source.classes))
-    starts = np.cumsum(num_per_class) - num_per_class
-    places = np.empty(len(shuffled), dtype=np.int64)
-    places[by_class] = np.arange(len(shuffled)) - np.repeat(starts, num_per_class)
-    first, last = _range(source, selection, num_per_class)
+        return np.random.default_rng(selection.seed).permutation(len(labels))
+    num_per_class = np.bincount(labels, minlength=len(classes))
+    shuffled, places = _shuffled_places(labels, num_per_class, selection.seed)
+    first, last = _range_per_class(classes, num_per_class, len(labels), selection)
     return shuffled[(places >= first) & (places < last)]
 
 
-def _range(
-    source: Source, selection: Selection, num_per_class: NDArray[np.int64]
+def split_held_out(labels: Indices, num_images: int, seed: int) -> HeldOutSplit:
+    """Hold out ``num_images`` samples, each class with its share; a function of all three.
+
+    ``labels`` [N].
+
+    Raises:
+        ValueError: see ``num_held_out_per_class``.
+    """
+    _, classes, counts = np.unique(labels, return_inverse=True, return_counts=True)
+    quotas = num_held_out_per_class(counts, num_images)
+    shuffled, places = _shuffled_places(classes, counts, seed)
+    is_held_out = places < quotas[classes[shuffled]]
+    return HeldOutSplit(np.sort(shuffled[~is_held_out]), np.sort(shuffled[is_held_out]))
+
+
+def num_held_out_per_class(counts: Indices, num_images: int) -> Indices:
+    """How many of ``num_images`` are held out of each class; ``counts`` [K] are positive.
+
+    In proportion, rounded by largest remainders, ties to the lower label.
+
+    Raises:
+        ValueError: a class would have nothing left to train on.
+    """
+    exact = counts * num_images / counts.sum()
+    quotas = np.floor(exact).astype(np.int64)
+    by_remainder = np.argsort(-(exact - quotas), kind="stable")
+    quotas[by_remainder[: num_images - quotas.sum()]] += 1
+    if (quotas >= counts).any():
+        raise ValueError(
+            f"{num_images} images of {counts.sum()} would leave a class with nothing to train on; "
+            f"the smallest class has {counts.min()} images: hold out fewer"
+        )
+    return quotas
+
+
+def _shuffled_places(labels: Indices, num_per_class: Indices, seed: int) -> tuple[Indices, Indices]:
+    """All samples shuffled, [N], and the place of each among those of its class, [N]."""
+    shuffled = np.random.default_rng(seed).permutation(len(labels))
+    # A stable sort by class keeps the shuffled order within each class.
+    by_class = np.argsort(labels[shuffled], kind="stable")
+    starts = np.cumsum(num_per_class) - num_per_class
+    places = np.empty(len(shuffled), dtype=np.int64)
+    places[by_class] = np.arange(len(shuffled)) - np.repeat(starts, num_per_class)
+    return shuffled, places
+
+
+def _range_per_class(
+    classes: Sequence[str], num_per_class: Indices, num_samples: int, selection: Selection
 ) -> tuple[int, int]:
-    """First and last place, the last excluded, within each class."""
+    """First and last place within each class that is taken, the last excluded."""
     if selection.part == "held out":
         first, last, needed = 0, selection.hold_out, selection.hold_out + 1
     else:
         first = selection.hold_out
-        last = len(source.labels) if selection.per_class is None else first + selection.per_class
+        last = num_samples if selection.per_class is None else first + selection.per_class
         needed = first + (selection.per_class or 1)
     short = np.flatnonzero(num_per_class < needed)
     if len(short):
-        name, count = source.classes[short[0]], num_per_class[short[0]]
+        name, count = classes[short[0]], num_per_class[short[0]]
         wanted = f"{selection.hold_out} held out and {needed - selection.hold_out} more"
-        raise SourceError(
+        raise ValueError(
             f"class {name} has {count} images, fewer than the "
-            f"{wanted if selection.hold_out else needed} asked for; ask for less per class"
+            f"{wanted if selection.hold_out else needed} requested; request fewer per class"
         )
     return first, last

@@ -62,7 +62,9 @@ def check_tables(path: Path) -> BetonFile:
             f"{path} has {num_bytes:,} bytes, its manifest says {manifest['num_bytes']:,}; copy or "
             "convert it again"
         )
-    if file.identity != manifest["identity"] or not _has_counts(file, manifest["num_per_class"]):
+    if file.fingerprint != manifest["fingerprint"] or not _has_counts(
+        file, manifest["num_per_class"]
+    ):
         raise BetonError(
             f"{path} is damaged or not the file that its manifest describes; copy or convert both "
             "again"

@@ -7,9 +7,14 @@ import tempfile
 from pathlib import Path
 
 from data_pipeline import decoders
-from data_pipeline.augmentation.samples import Augmentations, ColourJitter, Erasing, RandAugment
+from data_pipeline.augmentation.samples import (
+    Augmentations,
+    ColorJitterParams,
+    ErasingParams,
+    RandAugmentParams,
+)
 from data_pipeline.beton import MODE_RAW, open_beton
-from data_pipeline.draws import uniforms
+from data_pipeline.compiled.counter_rng import uniforms
 from data_pipeline.encode import encoded
 from data_pipeline.loader import Crop, ImageLoader
 from data_pipeline.order import train_batches
@@ -20,7 +25,9 @@ SIDE = 16
 
 def warm_up() -> None:
     """Load a tiny dataset with every augmentation."""
-    augmentations = Augmentations(RandAugment(), ColourJitter(0.4, 0.4, 0.4, 0.1), Erasing(1.0))
+    augmentations = Augmentations(
+        RandAugmentParams(), ColorJitterParams(0.4, 0.4, 0.4, 0.1), ErasingParams(1.0)
+    )
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "tiny.beton"
         with BetonWriter(path, 2) as writer:

@@ -1,4 +1,4 @@
-"""Turn labelled images into a .beton file: python jobs/convert.py SOURCE OUT.beton [options].
+"""Turn labeled images into a .beton file: python jobs/convert.py SOURCE OUT.beton [options].
 
 Exit status: 0 done, 1 failed, 2 bad input. What fails or is interrupted leaves nothing at OUT.
 """
@@ -14,7 +14,7 @@ from data_pipeline.convert import convert
 from data_pipeline.encode import Encoding, UnreadableImageError
 from data_pipeline.selection import Selection
 from data_pipeline.sources import Source, SourceError, open_source
-from service.problems import EXIT_BAD_INPUT, EXIT_DONE, EXIT_FAILED
+from service.spec.errors import EXIT_BAD_INPUT, EXIT_DONE, EXIT_FAILED
 
 
 def main(arguments: list[str]) -> int:
@@ -56,12 +56,12 @@ def _convert(source: Source, path: Path, options: argparse.Namespace, part: Any)
     encoding = Encoding(options.format, options.quality, options.max_side, options.short_side)
     per_class = options.per_class if part == "remaining" else None
     selection = Selection(per_class, options.seed, options.hold_out, part)
-    manifest = convert(source, path, encoding, selection, options.workers, options.max_bad)
+    manifest = convert(source, path, encoding, selection, options.workers, options.max_undecodable)
     for fault in manifest["left_out"]:
         print(f"left out: {fault}")
     print(
         f"{path}: {manifest['num_samples']:,} images of {len(manifest['classes'])} classes, "
-        f"{manifest['num_bytes'] / 1e6:,.1f} MB, identity {manifest['identity']}"
+        f"{manifest['num_bytes'] / 1e6:,.1f} MB, fingerprint {manifest['fingerprint']}"
     )
 
 
@@ -89,7 +89,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_storage_options(parser)
     _add_selection_options(parser)
     parser.add_argument(
-        "--max-bad",
+        "--max-undecodable",
         type=_not_negative,
         default=0,
         help="leave out and list up to so many images that cannot be decoded",

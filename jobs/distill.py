@@ -7,9 +7,9 @@ import argparse
 import sys
 from pathlib import Path
 
-from service.cluster.run_folder import check_same_spec
-from service.problems import EXIT_BAD_INPUT, EXIT_DONE, BadInputError
-from service.spec import load_spec
+from service.run.folder import check_same_spec
+from service.spec.errors import EXIT_BAD_INPUT, EXIT_DONE, BadInputError
+from service.spec.loading import load_job
 
 
 def main(arguments: list[str]) -> int:
@@ -21,7 +21,8 @@ def main(arguments: list[str]) -> int:
     mode.add_argument("--plan", action="store_true", help="say what the run would do and need")
     options = parser.parse_args(arguments)
     try:
-        spec = load_spec(options.spec)
+        job = load_job(options.spec)
+        spec = job.spec
         check_same_spec(spec)
         if options.validate:
             print(f"{options.spec}: valid, run {spec.name}, hash {spec.content_hash()[:16]}")
@@ -30,11 +31,11 @@ def main(arguments: list[str]) -> int:
         if options.plan:
             from service.plan import format_plan, make_plan
 
-            print(format_plan(make_plan(spec)))
+            print(format_plan(make_plan(job)))
             return EXIT_DONE
         from service.job import run_job
 
-        return run_job(spec)
+        return run_job(job)
     except BadInputError as error:
         print(error, file=sys.stderr)
         return EXIT_BAD_INPUT

@@ -7,8 +7,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from service.problems import EXIT_BAD_INPUT, EXIT_DONE, BadInputError
-from service.sweep.spec import load_sweep
+from service.spec.errors import EXIT_BAD_INPUT, EXIT_DONE, BadInputError
+from service.sweep.loading import load_sweep
 
 
 def main(arguments: list[str]) -> int:
@@ -29,7 +29,8 @@ def main(arguments: list[str]) -> int:
     )
     options = parser.parse_args(arguments)
     try:
-        sweep = load_sweep(options.sweep)
+        loaded = load_sweep(options.sweep)
+        sweep = loaded.sweep
         if options.validate:
             print(f"{options.sweep}: valid, sweep {sweep.name}, {len(sweep.space)} parameters")
             return EXIT_DONE
@@ -41,7 +42,7 @@ def main(arguments: list[str]) -> int:
             return EXIT_DONE
         from service.sweep.job import run_sweep
 
-        return run_sweep(sweep, options.confirm)
+        return run_sweep(loaded, options.confirm)
     except BadInputError as error:
         print(error, file=sys.stderr)
         return EXIT_BAD_INPUT

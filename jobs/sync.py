@@ -8,8 +8,9 @@ import argparse
 import sys
 from pathlib import Path
 
-from service.problems import EXIT_BAD_INPUT, EXIT_DONE, EXIT_FAILED, BadInputError, Problem
-from service.sync import run_folders, sync_run
+from service.publish import run_folders, sync_run
+from service.spec.errors import EXIT_BAD_INPUT, EXIT_DONE, EXIT_FAILED, BadInputError, Problem
+from service.sweep.publish import is_sweep, sync_sweep
 
 
 def main(arguments: list[str]) -> int:
@@ -30,13 +31,14 @@ def main(arguments: list[str]) -> int:
     exit_status = EXIT_DONE
     for run_path in [run for folder in folders for run in run_folders(folder)]:
         try:
-            print(sync_run(run_path), flush=True)
+            sync = sync_sweep if is_sweep(run_path) else sync_run
+            print(sync(run_path), flush=True)
         except BadInputError as error:
             print(error, file=sys.stderr)
             exit_status = EXIT_FAILED
         except Exception as error:
             # One run that cannot be sent must not hold up the others.
-            print(f"{run_path.name}: MLflow did not take it: {error}", file=sys.stderr)
+            print(f"{run_path.name}: MLflow did not accept it: {error}", file=sys.stderr)
             exit_status = EXIT_FAILED
     return exit_status
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from data_pipeline.beton import BetonError, BetonFile, open_beton
 from data_pipeline.manifest import read_manifest
 from data_pipeline.verify import Damage, check_tables, find_damage
-from service.problems import EXIT_BAD_INPUT, EXIT_DONE, EXIT_FAILED
+from service.spec.errors import EXIT_BAD_INPUT, EXIT_DONE, EXIT_FAILED
 
 
 def main(arguments: list[str]) -> int:

@@ -1,4 +1,4 @@
-"""What a run would do and need, worked out before it starts."""
+"""The plan of a run: steps, learning rates, FLOPs, memory and warnings, before it starts."""
 
 import math
 from collections.abc import Iterator
@@ -8,11 +8,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from data_pipeline.facts import DatasetFacts
 from data_pipeline.order import num_steps_per_epoch
-from service.dataset_facts import DatasetFacts, dataset_facts
-from service.models.build import check_image_sizes, num_parameters, on_meta_device
-from service.spec import JobSpec
-from service.training.schedule import learning_rate
+from service.models.build import build_on_meta_device, check_image_sizes, num_parameters
+from service.spec.job import JobSpec
+from service.spec.loading import LoadedJob
+from service.training.optimizers import learning_rate
 
 FLOAT_BYTES = 4
 # Libraries, the CUDA context and buffers in flight, as seen on a worker with a tiny model.
@@ -42,52 +43,58 @@ class Plan:
     warnings: tuple[str, ...]
 
 
-def make_plan(spec: JobSpec) -> Plan:
-    """Count steps, FLOPs and memory; reads the datasets' headers and builds models without memory.
+def make_plan(job: LoadedJob) -> Plan:
+    """Count steps, FLOPs and memory; models are built without memory.
 
     Raises:
-        BadInputError: a model that cannot be built.
+        BadInputError: a model that cannot be built, or does not take the images.
     """
-    train, val = dataset_facts(spec.dataset.train), dataset_facts(spec.dataset.val)
+    spec, train, val = job
     num_train_images, num_evaluated = train.num_images, val.num_images
     if spec.dataset.held_out is not None:
         num_evaluated = spec.dataset.held_out.num_images
         num_train_images -= num_evaluated
     num_steps = num_steps_per_epoch(
-        num_train_images, spec.training.global_batch_size, keep_last=spec.keeps_last_batch
+        num_train_images, spec.training.global_batch_size, drop_last=spec.training.drop_last
     )
-    size = spec.largest_image_size
-    check_sizes(spec)
-    student = on_meta_device(spec.student.model, spec.dataset.num_classes)
-    costs = [_cost("student", spec.student.model, student, size)]
-    memory_bytes = WORKER_BASE_BYTES + _training_bytes(spec, student)
-    if spec.teacher is not None:
-        teacher = on_meta_device(spec.teacher.model, spec.dataset.num_classes)
-        costs.append(_cost("teacher", spec.teacher.model, teacher, size))
-        memory_bytes += FLOAT_BYTES * num_parameters(teacher)
+    size = spec.augmentation.largest_size
+    models = build_models_on_meta(spec)
+    memory_bytes = WORKER_BASE_BYTES + _training_bytes(spec, models["student"])
+    if "teacher" in models:
+        memory_bytes += FLOAT_BYTES * num_parameters(models["teacher"])
     return Plan(
         spec,
         num_train_images,
         num_evaluated,
         num_steps,
-        tuple(costs),
+        tuple(
+            _cost(f"{role} {model_name(spec, role)}", model, size) for role, model in models.items()
+        ),
         tuple(_rates(spec, num_steps)),
         memory_bytes,
         tuple(_warnings(spec, train, val, num_train_images)),
     )
 
 
-def check_sizes(spec: JobSpec) -> None:
-    """Refuse models that cannot take the images that training and evaluation give them.
+def build_models_on_meta(spec: JobSpec) -> dict[str, nn.Module]:
+    """The models' shapes by role, student first.
 
     Raises:
-        BadInputError: naming the model and the size.
+        BadInputError: a model that cannot be built, or that cannot take the images that training
+            and evaluation give it.
     """
-    stages = (stage.size for stage in spec.augmentation.size_stages)
-    sizes = (spec.augmentation.size, *stages, spec.evaluation.crop_size)
-    check_image_sizes("student", spec.student.model, spec.dataset.num_classes, sizes)
-    if spec.teacher is not None:
-        check_image_sizes("teacher", spec.teacher.model, spec.dataset.num_classes, sizes)
+    models = {}
+    for role in ("student", "teacher"):
+        if getattr(spec, role) is not None:
+            name, num_classes = model_name(spec, role), spec.dataset.num_classes
+            models[role] = build_on_meta_device(name, num_classes)
+            check_image_sizes(role, name, models[role], num_classes, spec.image_sizes)
+    return models
+
+
+def model_name(spec: JobSpec, role: str) -> str:
+    """The name of a role's model."""
+    return str(getattr(spec, role).model)
 
 
 def format_plan(plan: Plan) -> str:
@@ -105,7 +112,7 @@ def format_plan(plan: Plan) -> str:
     ]
     lines += [
         f"{cost.name}: {cost.num_parameters / 1e6:.2f} M parameters, "
-        f"{cost.flops_per_image / 1e9:.3f} GFLOPs per image of {spec.largest_image_size} px"
+        f"{cost.flops_per_image / 1e9:.3f} GFLOPs per image of {spec.augmentation.largest_size} px"
         for cost in plan.models
     ]
     lines.append(f"memory per worker: about {plan.memory_bytes / 1e9:.1f} GB")
@@ -126,11 +133,11 @@ def _shares(spec: JobSpec) -> str:
     return f"{resources.max_workers} workers x {each} micro-batches of {micro} images per step"
 
 
-def _cost(role: str, name: str, model: nn.Module, size: int) -> ModelCost:
+def _cost(name: str, model: nn.Module, size: int) -> ModelCost:
     image = torch.empty(1, 3, size, size, device="meta")
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         model.eval()(image)
-    return ModelCost(f"{role} {name}", num_parameters(model), counter.get_total_flops())
+    return ModelCost(name, num_parameters(model), counter.get_total_flops())
 
 
 def _training_bytes(spec: JobSpec, student: nn.Module) -> int:
@@ -151,7 +158,7 @@ def _saved_bytes(spec: JobSpec, student: nn.Module, num_images: int) -> int:
         saved.append(tensor)
         return tensor
 
-    size = spec.largest_image_size
+    size = spec.augmentation.largest_size
     images = torch.empty(num_images, 3, size, size, device="meta")
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         student.train()(images)
@@ -180,7 +187,7 @@ def _warnings(
     for split, facts in (("train", train), ("val", val)):
         if facts.classes is None:
             yield f"dataset.{split} has no manifest: damage would not be noticed at the start"
-    if train.identity == val.identity:
+    if train.fingerprint == val.fingerprint:
         yield "dataset.val is the same as dataset.train: its accuracy will say nothing"
     if train.classes is not None and len(train.classes) != spec.dataset.num_classes:
         yield (
@@ -188,7 +195,7 @@ def _warnings(
             f"{len(train.classes)} classes"
         )
     left_over = num_train_images % spec.training.global_batch_size
-    if left_over and not spec.keeps_last_batch:
+    if left_over and spec.training.drop_last:
         yield (
             f"each epoch leaves out {left_over} images, others every time: the training set is no "
             "multiple of training.global_batch_size"

@@ -1,7 +1,4 @@
-"""What a run came to: written beside it when training is done, then given to MLflow.
-
-The two are apart because MLflow may be away: what it has not got is sent later, from these files.
-"""
+"""The result of a finished run, stored in its folder as result.json before MLflow gets it."""
 
 import json
 import shutil
@@ -10,14 +7,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from service.files import write_atomically
-from service.spec import JobSpec
-from service.tracking.mlflow_run import MlflowRun
-from service.tracking.report import summary_table
-from service.tracking.student_model import log_student
-from service.training.checkpoints import (
+from data_pipeline.files import write_atomically
+from service.run.progress import Progress
+from service.run.report import summary_table
+from service.training.checkpoint import (
     STUDENT_NAME,
-    Progress,
     final_student_path,
     newest_checkpoint,
     read_metadata,
@@ -28,10 +22,14 @@ RESULT_NAME = "result.json"
 
 @dataclass
 class RunResult:
-    """``seconds`` is what the last submission took; ``time_ms`` when training was done."""
+    """Final progress of a run.
+
+    ``duration_s``: time of the last submission. ``time_ms``: when training was done, Unix time.
+    ``address``: the run's page in MLflow, None until MLflow has everything.
+    """
 
     progress: Progress
-    seconds: float
+    duration_s: float
     time_ms: int
     address: str | None = None
 
@@ -42,16 +40,16 @@ class RunResult:
 
     @property
     def summary(self) -> str:
-        """The table that a job ends with."""
-        return summary_table(self.progress, self.seconds, self.address or "not in MLflow yet")
+        """The table at the end of a job's log."""
+        return summary_table(self.progress, self.duration_s, self.address or "not in MLflow yet")
 
     def write(self, run_path: Path) -> None:
-        """Keep it beside the run."""
+        """Store it in the run's folder."""
         write_atomically(run_path / RESULT_NAME, json.dumps(asdict(self), indent=1) + "\n")
 
 
 def read_result(run_path: Path) -> RunResult | None:
-    """What a finished run came to; None while it is not finished."""
+    """The result of a finished run; None while it is not finished."""
     path = run_path / RESULT_NAME
     if not path.exists():
         return None
@@ -60,44 +58,28 @@ def read_result(run_path: Path) -> RunResult | None:
 
 
 class IncompleteRunError(RuntimeError):
-    """The workers ended, but the last checkpoint is not that of a finished run."""
+    """The workers ended, but the newest checkpoint is not that of a finished run."""
 
 
-def collect_result(spec: JobSpec, seconds: float) -> RunResult:
-    """Take the student out of the last checkpoint and write the result.
+def collect_result(run_path: Path, num_epochs: int, duration_s: float) -> RunResult:
+    """Copy the student from the checkpoint of the last epoch, and write the result.
 
     Raises:
-        IncompleteRunError: there is no checkpoint of the last epoch's end.
+        IncompleteRunError: there is no checkpoint after ``num_epochs`` epochs.
         OSError: the storage fails.
     """
-    checkpoint = newest_checkpoint(spec.run_path)
+    checkpoint = newest_checkpoint(run_path)
     progress = Progress()
     if checkpoint is not None:
         progress = Progress(**read_metadata(checkpoint)["progress"])
-    if checkpoint is None or progress.epoch != spec.schedule.num_epochs:
+    if checkpoint is None or progress.epoch != num_epochs:
         raise IncompleteRunError(
-            f"the newest checkpoint in {spec.run_path} is of epoch {progress.epoch}, not of the "
-            f"last, {spec.schedule.num_epochs}"
+            f"the newest checkpoint in {run_path} is of epoch {progress.epoch}, not of the last, "
+            f"{num_epochs}"
         )
-    partial_path = spec.run_path / f".{STUDENT_NAME}.partial"
+    partial_path = run_path / f".{STUDENT_NAME}.partial"
     shutil.copyfile(final_student_path(checkpoint), partial_path)
-    partial_path.replace(spec.run_path / STUDENT_NAME)
-    result = RunResult(progress, seconds, int(time.time() * 1000))
-    result.write(spec.run_path)
+    partial_path.replace(run_path / STUDENT_NAME)
+    result = RunResult(progress, duration_s, int(time.time() * 1000))
+    result.write(run_path)
     return result
-
-
-def publish(result: RunResult, spec: JobSpec, run: MlflowRun) -> None:
-    """Give MLflow the figures and the student; each is there once, however often this is begun.
-
-    A run with images held out is for choosing settings: its student stays in its folder.
-
-    Raises:
-        One of TRACKING_ERRORS: the server does not do its part.
-    """
-    run.send_figures(result.progress, result.time_ms)
-    if spec.dataset.held_out is None:
-        log_student(run, spec, spec.run_path / STUDENT_NAME)
-    run.end("FINISHED")
-    result.address = run.address
-    result.write(spec.run_path)

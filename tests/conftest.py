@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save_file
-from spec_contents import spec_content, write_stripes
-from staging_helpers import instrument
+from support.spec_contents import spec_content, write_stripes
+from support.staging_helpers import instrument
 
 from data_pipeline.staging import Cache
 from service.models.build import build_model

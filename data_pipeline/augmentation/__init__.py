@@ -1,1 +1,1 @@
-"""What happens to a training image after its crop: RandAugment, colour jitter, erasing."""
+"""What happens to a training image after its crop: RandAugment, color jitter, erasing."""

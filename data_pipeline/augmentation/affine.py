@@ -2,7 +2,7 @@
 
 A matrix is six int64 numbers, (xx, xy, x0, yx, yy, y0), in units of 2**-32: the pixel that a result
 is read from does not depend on how a machine rounds. It sends the double coordinates X = 2x + 1 and
-Y = 2y + 1 of a pixel's centre to those of its source: xx * X + xy * Y + x0, and likewise for y.
+Y = 2y + 1 of a pixel's center to those of its source: xx * X + xy * Y + x0, and likewise for y.
 """
 
 import math
@@ -10,8 +10,8 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from data_pipeline.augmentation.colour import copy_levels
-from data_pipeline.compilation import compiled
+from data_pipeline.augmentation.color import copy_levels
+from data_pipeline.compiled.compilation import compiled
 
 UNIT_BITS = 32
 UNIT = 1 << UNIT_BITS
@@ -43,7 +43,7 @@ def translation(right: int, down: int) -> NDArray[np.int64]:
 
 @compiled
 def rotation(height: int, width: int, degrees: float) -> NDArray[np.int64]:
-    """Matrix [6] that rotates an image counter-clockwise around its centre; its size stays."""
+    """Matrix [6] that rotates an image counter-clockwise around its center; its size stays."""
     cosine = round(math.cos(math.radians(degrees)) * UNIT)
     sine = round(math.sin(math.radians(degrees)) * UNIT)
     matrix = np.zeros(6, np.int64)

@@ -1,4 +1,4 @@
-"""Random erasing: a random box of the image is painted over with one colour or with noise.
+"""Random erasing: a random box of the image is painted over with one color or with noise.
 
 Source: Zhong et al., arXiv 1708.04896; boxes are drawn as by torchvision's RandomErasing.
 """
@@ -6,11 +6,11 @@ Source: Zhong et al., arXiv 1708.04896; boxes are drawn as by torchvision's Rand
 import numpy as np
 from numpy.typing import NDArray
 
-from data_pipeline.compilation import compiled
-from data_pipeline.draws import rectangle, uniform
+from data_pipeline.compiled.compilation import compiled
+from data_pipeline.compiled.counter_rng import rectangle, uniform
 
 ERASING_STREAM = 3
-FILL_COLOUR, FILL_NOISE = 0, 1
+FILL_COLOR, FILL_NOISE = 0, 1
 
 BOX_ATTEMPTS = 10
 CHANCE_DRAW = 0
@@ -55,17 +55,17 @@ def erase(
     scale: NDArray[np.float64],
     ratio: NDArray[np.float64],
     fill_kind: int,
-    colour: NDArray[np.uint8],
+    color: NDArray[np.uint8],
     key: np.uint64,
 ) -> None:
     """With ``probability``, paint over a random box of [H, W, 3] in place.
 
-    ``fill_kind`` is FILL_COLOUR, which paints ``colour`` [3], or FILL_NOISE.
+    ``fill_kind`` is FILL_COLOR, which paints ``color`` [3], or FILL_NOISE.
     """
     if uniform(key, CHANCE_DRAW) >= probability:
         return
     top, left, height, width = erased_box(image.shape[0], image.shape[1], scale, ratio, key)
-    red, green, blue = int(colour[0]), int(colour[1]), int(colour[2])
+    red, green, blue = int(color[0]), int(color[1]), int(color[2])
     for row in range(top, top + height):
         for column in range(left, left + width):
             if fill_kind == FILL_NOISE:

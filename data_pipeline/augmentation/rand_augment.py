@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_pipeline.augmentation.affine import rotation, shear, transform, translation
-from data_pipeline.augmentation.colour import adjust_brightness, adjust_contrast, adjust_saturation
+from data_pipeline.augmentation.color import adjust_brightness, adjust_contrast, adjust_saturation
 from data_pipeline.augmentation.tone import (
     adjust_sharpness,
     autocontrast,
@@ -15,13 +15,13 @@ from data_pipeline.augmentation.tone import (
     posterize,
     solarize,
 )
-from data_pipeline.compilation import compiled
-from data_pipeline.draws import uniform
+from data_pipeline.compiled.compilation import compiled
+from data_pipeline.compiled.counter_rng import uniform
 
 RAND_AUGMENT_STREAM = 1
 
 IDENTITY, SHEAR_X, SHEAR_Y, TRANSLATE_X, TRANSLATE_Y, ROTATE = 0, 1, 2, 3, 4, 5
-BRIGHTNESS, COLOUR, CONTRAST, SHARPNESS = 6, 7, 8, 9
+BRIGHTNESS, COLOR, CONTRAST, SHARPNESS = 6, 7, 8, 9
 POSTERIZE, SOLARIZE, AUTOCONTRAST, EQUALIZE = 10, 11, 12, 13
 NUM_OPERATIONS = 14
 MAX_MAGNITUDE = 30
@@ -61,7 +61,7 @@ def transform_levels(
     factor = 1.0 + sign * magnitude * 0.03
     if operation == BRIGHTNESS:
         adjust_brightness(image, factor)
-    elif operation == COLOUR:
+    elif operation == COLOR:
         adjust_saturation(image, factor)
     elif operation == CONTRAST:
         adjust_contrast(image, factor)
@@ -97,7 +97,7 @@ def rand_augment(
 ) -> None:
     """Apply ``num_ops`` random operations of ``magnitude`` (0 to 30) to [H, W, 3] in place.
 
-    ``fill`` [3] is the colour of what comes from outside the image; ``scratch`` has the image's
+    ``fill`` [3] is the color of what comes from outside the image; ``scratch`` has the image's
     shape and is overwritten.
     """
     for turn in range(num_ops):

@@ -1,4 +1,4 @@
-"""Random augmentations of pixels already cut: RandAugment, colour jitter, random erasing.
+"""Random augmentations of pixels already cut: RandAugment, color jitter, random erasing.
 
 Each kind draws from its own stream of the sample's random numbers: switching one on or off changes
 neither the crop nor the others. Describing augmentations compiles nothing; the compiled loop is on
@@ -11,28 +11,28 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from data_pipeline.augmentation.colour import COLOUR_JITTER_STREAM, colour_jitter
-from data_pipeline.augmentation.erasing import ERASING_STREAM, FILL_COLOUR, FILL_NOISE, erase
+from data_pipeline.augmentation.color import COLOR_JITTER_STREAM, color_jitter
+from data_pipeline.augmentation.erasing import ERASING_STREAM, FILL_COLOR, FILL_NOISE, erase
 from data_pipeline.augmentation.rand_augment import MAX_MAGNITUDE, RAND_AUGMENT_STREAM, rand_augment
-from data_pipeline.compilation import compiled
-from data_pipeline.draws import sample_key, stream_key
+from data_pipeline.compiled.compilation import compiled
+from data_pipeline.compiled.counter_rng import sample_key, stream_key
 
-Colour = tuple[int, int, int]
+Color = tuple[int, int, int]
 Range = tuple[float, float]
 
 # The mean of ImageNet, (0.485, 0.456, 0.406), in levels.
-IMAGENET_MEAN: Colour = (124, 116, 104)
+IMAGENET_MEAN: Color = (124, 116, 104)
 
 
-class RandAugment(NamedTuple):
-    """``num_ops`` operations of ``magnitude`` 0 to 30; ``fill`` is the colour outside the image."""
+class RandAugmentParams(NamedTuple):
+    """``num_ops`` operations of ``magnitude`` 0 to 30; ``fill`` is the color outside the image."""
 
     num_ops: int = 2
     magnitude: int = 9
-    fill: Colour = (0, 0, 0)
+    fill: Color = (0, 0, 0)
 
 
-class ColourJitter(NamedTuple):
+class ColorJitterParams(NamedTuple):
     """How far each property may go: factors in 1 +- strength, the hue in +-strength (to 0.5)."""
 
     brightness: float = 0.0
@@ -41,57 +41,59 @@ class ColourJitter(NamedTuple):
     hue: float = 0.0
 
 
-class Erasing(NamedTuple):
-    """Boxes of ``scale`` of the area and ``ratio`` height by width, in ``colour`` or noise."""
+class ErasingParams(NamedTuple):
+    """Boxes of ``scale`` of the area and ``ratio`` height by width, in ``color`` or noise."""
 
     probability: float
     scale: Range = (0.02, 0.33)
     ratio: Range = (0.3, 3.3)
     fill: Literal["mean", "noise"] = "mean"
-    colour: Colour = IMAGENET_MEAN
+    color: Color = IMAGENET_MEAN
 
 
 class Augmentations(NamedTuple):
     """What is done to each sample after its crop, in this order; None leaves a kind out."""
 
-    rand_augment: RandAugment | None = None
-    colour_jitter: ColourJitter | None = None
-    erasing: Erasing | None = None
+    rand_augment: RandAugmentParams | None = None
+    color_jitter: ColorJitterParams | None = None
+    erasing: ErasingParams | None = None
 
     def parameters(self) -> NDArray[np.float64]:
         """The numbers [18] that ``augment_samples`` reads; what is left out does nothing.
 
         RandAugment's num_ops, magnitude, fill [3]; jitter's strengths [4]; erasing's probability,
-        scale [2], ratio [2], kind of fill, colour [3].
+        scale [2], ratio [2], kind of fill, color [3].
 
         Raises:
             ValueError: naming what is out of its range.
         """
-        operations = self.rand_augment or RandAugment(num_ops=0)
-        jitter = self.colour_jitter or ColourJitter()
-        erasing = self.erasing or Erasing(probability=0.0)
+        operations = self.rand_augment or RandAugmentParams(num_ops=0)
+        jitter = self.color_jitter or ColorJitterParams()
+        erasing = self.erasing or ErasingParams(probability=0.0)
         _check(operations, jitter, erasing)
-        fill_kind = {"mean": FILL_COLOUR, "noise": FILL_NOISE}[erasing.fill]
+        fill_kind = {"mean": FILL_COLOR, "noise": FILL_NOISE}[erasing.fill]
         numbers = [
             *(operations.num_ops, operations.magnitude, *operations.fill),
             *jitter,
-            *(erasing.probability, *erasing.scale, *erasing.ratio, fill_kind, *erasing.colour),
+            *(erasing.probability, *erasing.scale, *erasing.ratio, fill_kind, *erasing.color),
         ]
         return np.array(numbers, np.float64)
 
 
-def _check(operations: RandAugment, jitter: ColourJitter, erasing: Erasing) -> None:
+def _check(
+    operations: RandAugmentParams, jitter: ColorJitterParams, erasing: ErasingParams
+) -> None:
     low_scale, high_scale = erasing.scale
     low_ratio, high_ratio = erasing.ratio
-    levels = itertools.chain(operations.fill, erasing.colour)
+    levels = itertools.chain(operations.fill, erasing.color)
     rules = {
         "RandAugment's num_ops must be at least 0": operations.num_ops >= 0,
         f"RandAugment's magnitude must be 0 to {MAX_MAGNITUDE}": (
             0 <= operations.magnitude <= MAX_MAGNITUDE
         ),
-        "colours must be levels from 0 to 255": all(0 <= level <= 255 for level in levels),
-        "colour jitter's strengths must be at least 0": min(jitter) >= 0,
-        "colour jitter's hue must be at most 0.5": jitter.hue <= 0.5,
+        "colors must be levels from 0 to 255": all(0 <= level <= 255 for level in levels),
+        "color jitter's strengths must be at least 0": min(jitter) >= 0,
+        "color jitter's hue must be at most 0.5": jitter.hue <= 0.5,
         "erasing's probability must be 0 to 1": 0 <= erasing.probability <= 1,
         "erasing's scale must rise within 0 to 1": 0 <= low_scale <= high_scale <= 1,
         "erasing's ratio must rise from above 0": 0 < low_ratio <= high_ratio,
@@ -119,12 +121,12 @@ def augment_samples(
     outside = parameters[2:5].astype(np.uint8)
     strengths = parameters[5:9]
     probability, scale, ratio = parameters[9], parameters[10:12], parameters[12:14]
-    fill_kind, colour = int(parameters[14]), parameters[15:18].astype(np.uint8)
+    fill_kind, color = int(parameters[14]), parameters[15:18].astype(np.uint8)
     scratch = np.empty(images.shape[1:], np.uint8)
     for slot in range(len(indices)):
         image, key = images[slot], sample_key(seed, epoch, indices[slot])
         stream = stream_key(key, RAND_AUGMENT_STREAM)
         rand_augment(image, num_ops, magnitude, outside, stream, scratch)
-        colour_jitter(image, strengths, stream_key(key, COLOUR_JITTER_STREAM))
+        color_jitter(image, strengths, stream_key(key, COLOR_JITTER_STREAM))
         stream = stream_key(key, ERASING_STREAM)
-        erase(image, probability, scale, ratio, fill_kind, colour, stream)
+        erase(image, probability, scale, ratio, fill_kind, color, stream)

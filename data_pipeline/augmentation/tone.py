@@ -1,4 +1,4 @@
-"""Tone and sharpness in place: what RandAugment does to levels beyond ``colour``.
+"""Tone and sharpness in place: what RandAugment does to levels beyond ``color``.
 
 Images are [H, W, 3] uint8. Meaning and rounding are those of torchvision on uint8 tensors, computed
 with integers.
@@ -7,8 +7,8 @@ with integers.
 import numpy as np
 from numpy.typing import NDArray
 
-from data_pipeline.augmentation.colour import FRACTION_BITS, ONE, apply_table, copy_levels
-from data_pipeline.compilation import compiled
+from data_pipeline.augmentation.color import FRACTION_BITS, ONE, apply_table, copy_levels
+from data_pipeline.compiled.compilation import compiled
 
 
 @compiled
@@ -108,13 +108,13 @@ def adjust_sharpness(image: NDArray[np.uint8], factor: float, scratch: NDArray[n
     smooth_share = np.int64(round((1.0 - factor) * ONE))
     for row in range(1, height - 1):
         for place in range(3, 3 * (width - 1)):
-            centre = np.int64(source[row, place])
-            total = 4 * centre
+            center = np.int64(source[row, place])
+            total = 4 * center
             for other in range(row - 1, row + 2):
                 total += np.int64(source[other, place - 3])
                 total += np.int64(source[other, place])
                 total += np.int64(source[other, place + 3])
             # A thirteenth, rounded: 13 is odd, so that there are no halves.
             smooth = (2 * total + 13) // 26
-            blended = int(centre + ((smooth_share * (smooth - centre)) >> FRACTION_BITS))
+            blended = int(center + ((smooth_share * (smooth - center)) >> FRACTION_BITS))
             target[row, place] = min(max(blended, 0), 255)

@@ -10,7 +10,7 @@
 
 #include <jerror.h>
 
-/* Neighbours that chroma upsampling looks at beyond the wanted columns: with them, a partial decode
+/* Neighbors that chroma upsampling looks at beyond the wanted columns: with them, a partial decode
  * gives the same bytes as a full one. */
 #define UPSAMPLING_MARGIN 2
 #define ROWS_PER_READ 8
@@ -60,7 +60,7 @@ static void leave_if_truncated(j_common_ptr info, int level) {
 }
 
 /* Reads the header and gets ready for rows. False where the image has another size. */
-static int start(Decoder *decoder, const Jpeg *jpeg, J_COLOR_SPACE colours, int fast) {
+static int start(Decoder *decoder, const Jpeg *jpeg, J_COLOR_SPACE colors, int fast) {
     struct jpeg_decompress_struct *info = &decoder->info;
     jpeg_create_decompress(info);
     jpeg_mem_src(info, jpeg->data, (unsigned long)jpeg->num_bytes);
@@ -69,7 +69,7 @@ static int start(Decoder *decoder, const Jpeg *jpeg, J_COLOR_SPACE colours, int 
         jpeg_save_markers(info, MULTI_PICTURE_MARKER, MARKER_NAME_BYTES);
     }
     jpeg_read_header(info, TRUE);
-    info->out_color_space = colours;
+    info->out_color_space = colors;
     info->dct_method = JDCT_ISLOW;
     jpeg_start_decompress(info);
     if (fast) decoder->huffman = fast_huffman_install(info, leave_odd);
@@ -117,7 +117,7 @@ static int32_t decode_whole(Decoder *decoder, const void *request) {
 
 typedef int32_t Decode(Decoder *decoder, const void *request);
 
-static int32_t run(const Jpeg *jpeg, J_COLOR_SPACE colours, Decode *decode, const void *request,
+static int32_t run(const Jpeg *jpeg, J_COLOR_SPACE colors, Decode *decode, const void *request,
                    int fast) {
     for (; fast >= 0; fast--) {
         Decoder decoder = {0};
@@ -127,7 +127,7 @@ static int32_t run(const Jpeg *jpeg, J_COLOR_SPACE colours, Decode *decode, cons
         decoder.errors.emit_message = leave_if_truncated;
         int left_by = setjmp(decoder.leave);
         if (left_by == 0) {
-            if (start(&decoder, jpeg, colours, fast)) status = decode(&decoder, request);
+            if (start(&decoder, jpeg, colors, fast)) status = decode(&decoder, request);
         } else {
             status = PIXELS_DAMAGED;
         }
@@ -249,7 +249,7 @@ static int32_t describe(Decoder *decoder, const void *request) {
     return decode_nothing(decoder, NULL);
 }
 
-/* Whether the bytes are a JPEG that decodes, in grey or RGB, with nothing in its headers that could
+/* Whether the bytes are a JPEG that decodes, in gray or RGB, with nothing in its headers that could
  * change what it shows; then size is its height and width. */
 PIXELS_API int32_t pixels_describe_jpeg(const uint8_t *data, int64_t num_bytes, int64_t *size) {
     Jpeg jpeg = {data, num_bytes, 0, 0};

@@ -25,7 +25,7 @@ typedef struct {
     int bits;
 } Filter;
 
-/* Half the width of the triangle around an output's centre, in source pixels. */
+/* Half the width of the triangle around an output's center, in source pixels. */
 static double support_of(int64_t length, int64_t resized) {
     double scale = (double)length / (double)resized;
     return scale > 1.0 ? scale : 1.0;
@@ -33,10 +33,10 @@ static double support_of(int64_t length, int64_t resized) {
 
 /* Source positions under the triangle of output i, cut off at the ends of the box. */
 static Span span_of(int64_t length, int64_t resized, int64_t i) {
-    double centre = ((double)i + 0.5) * (double)length / (double)resized;
+    double center = ((double)i + 0.5) * (double)length / (double)resized;
     double support = support_of(length, resized);
-    int64_t first = (int64_t)floor(centre - support + 0.5);
-    int64_t last = (int64_t)floor(centre + support + 0.5);
+    int64_t first = (int64_t)floor(center - support + 0.5);
+    int64_t last = (int64_t)floor(center + support + 0.5);
     if (first < 0) first = 0;
     if (last > length) last = length;
     return (Span){(int32_t)first, (int32_t)(last - first)};
@@ -53,17 +53,17 @@ Extent view_extent(const View *v) {
                     v->box_left + right.first + right.count};
 }
 
-static double weight_at(int32_t position, double centre, double support) {
-    return fmax(0.0, 1.0 - fabs(position + 0.5 - centre) / support);
+static double weight_at(int32_t position, double center, double support) {
+    return fmax(0.0, 1.0 - fabs(position + 0.5 - center) / support);
 }
 
 /* Rounded weights of one output that add up to exactly one, so that flat areas stay flat. */
-static void fill_weights(Span span, double centre, double support, int bits, int16_t *weights) {
+static void fill_weights(Span span, double center, double support, int bits, int16_t *weights) {
     double total = 0.0;
-    for (int32_t k = 0; k < span.count; k++) total += weight_at(span.first + k, centre, support);
+    for (int32_t k = 0; k < span.count; k++) total += weight_at(span.first + k, center, support);
     int32_t sum = 0, largest = 0;
     for (int32_t k = 0; k < span.count; k++) {
-        double weight = weight_at(span.first + k, centre, support) / total;
+        double weight = weight_at(span.first + k, center, support) / total;
         weights[k] = (int16_t)floor(weight * (1 << bits) + 0.5);
         sum += weights[k];
         if (weights[k] > weights[largest]) largest = k;
@@ -86,10 +86,10 @@ static int make_filter(Filter *filter, int64_t length, int64_t resized, int64_t 
     filter->weights = calloc((size_t)(count * filter->stride), sizeof(int16_t));
     if (!filter->spans || !filter->weights) return 0;
     for (int64_t i = 0; i < count; i++) {
-        double centre = ((double)(start + i) + 0.5) * (double)length / (double)resized;
+        double center = ((double)(start + i) + 0.5) * (double)length / (double)resized;
         Span span = span_of(length, resized, start + i);
         int16_t *weights = filter->weights + i * filter->stride;
-        fill_weights(span, centre, support, filter->bits, weights);
+        fill_weights(span, center, support, filter->bits, weights);
         span.first -= (int32_t)shift;
         filter->spans[i] = span;
     }

@@ -46,7 +46,7 @@ LAYOUTS = (
 
 
 class CifarFolder(NamedTuple):
-    """A folder and the layout it was recognised by."""
+    """A folder and the layout it was recognized by."""
 
     path: Path
     layout: Layout

@@ -37,16 +37,16 @@ def read_devkit(path: Path, images: Sequence[str], source: Path) -> ImageLabels:
         )
     try:
         wnids = _wnids_by_id(files[META])
-        labelled = [wnids[int(line)] for line in files[GROUND_TRUTH].split()]
+        labeled = [wnids[int(line)] for line in files[GROUND_TRUTH].split()]
     # What scipy raises for damaged files is not documented.
     except Exception as error:
         raise SourceError(
             f"{path} cannot be understood ({error!r}); give ILSVRC2012_devkit_t12 as published"
         ) from error
-    check_number(path, len(labelled), source, len(images))
+    check_number(path, len(labeled), source, len(images))
     classes = sorted(wnids.values())
     positions = {wnid: position for position, wnid in enumerate(classes)}
-    return ImageLabels(classes, np.array([positions[wnid] for wnid in labelled], np.int64))
+    return ImageLabels(classes, np.array([positions[wnid] for wnid in labeled], np.int64))
 
 
 def _folder_files(path: Path) -> dict[str, bytes]:

@@ -42,9 +42,9 @@ class IdxImages:
         return IdxImages(numbered_classes(labels), labels, images_path, images)
 
     def read(self, index: int) -> SourceSample:
-        """The image with its grey value in all three channels."""
-        grey = self.images[index]
-        return SourceSample(f"{self.path}[{index}]", np.repeat(grey[:, :, None], 3, axis=2))
+        """The image with its gray value in all three channels."""
+        gray = self.images[index]
+        return SourceSample(f"{self.path}[{index}]", np.repeat(gray[:, :, None], 3, axis=2))
 
 
 def images_path(folder: Path, split: str) -> Path:

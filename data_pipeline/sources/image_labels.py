@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from data_pipeline.class_names import imagenet_names
+from data_pipeline.sources.class_names import imagenet_names
 from data_pipeline.sources.source import SourceError, class_index, is_image, numbered_classes
 
 WNID = re.compile(r"n\d{8}")

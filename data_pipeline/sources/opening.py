@@ -1,4 +1,4 @@
-"""Recognises which kind of source a path is."""
+"""Recognizes which kind of source a path is."""
 
 from pathlib import Path
 
@@ -26,7 +26,7 @@ KINDS = (
 
 
 def open_source(path: Path, *, labels: Path | None = None, split: str = "train") -> Source:
-    """Recognise what ``path`` is and list its images.
+    """Recognize what ``path`` is and list its images.
 
     Args:
         path: a file, a folder, or shards such as train-{000..127}.tar.

@@ -1,4 +1,4 @@
-"""What every source of labelled images offers, and what their readers share."""
+"""What every source of labeled images offers, and what their readers share."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,7 +23,7 @@ class SourceSample(NamedTuple):
 
 
 class Source(Protocol):
-    """Labelled images that can be read in any order, also by several processes: it pickles."""
+    """Labeled images that can be read in any order, also by several processes: it pickles."""
 
     @property
     def classes(self) -> Sequence[str]:

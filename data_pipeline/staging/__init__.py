@@ -14,10 +14,10 @@ from data_pipeline import verify
 from data_pipeline.beton import BetonError
 from data_pipeline.staging.cache import Cache, Entry
 from data_pipeline.staging.dataset_copy import DatasetCopy
-from data_pipeline.staging.remote import StagingError, is_remote
+from data_pipeline.staging.remote import StagingError
 from data_pipeline.staging.remote_manifest import read_manifest_at
 
-__all__ = ["Cache", "StagedFile", "StagingError", "is_remote", "read_manifest_at", "stage"]
+__all__ = ["Cache", "StagedFile", "StagingError", "read_manifest_at", "stage"]
 
 Report = Callable[[str], None]
 
@@ -60,7 +60,7 @@ def stage(location: str, cache: Cache, *, report: Report = _print) -> StagedFile
             copied, or does not fit.
     """
     manifest = read_manifest_at(location)
-    entry = cache.entry(manifest["identity"])
+    entry = cache.entry(manifest["fingerprint"])
     try:
         cache.path.mkdir(parents=True, exist_ok=True)
         waiting = f"waiting for another process that stages {location}"

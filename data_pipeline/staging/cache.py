@@ -1,6 +1,6 @@
 """Node-local folder of datasets, shared by the processes of a node through file locks.
 
-CACHE/<key>/NAME.beton and NAME.beton.json, where the key is the start of the dataset's identity;
+CACHE/<key>/NAME.beton and NAME.beton.json, where the key is the start of the dataset's fingerprint;
 CACHE/<key>.lock is held by the process that stages it, CACHE/<key>.lease by all who read it. The
 kernel releases the locks of a process that dies.
 """
@@ -33,9 +33,9 @@ class Cache:
     path: Path
     limit_bytes: int | None = None
 
-    def entry(self, identity: str) -> "Entry":
-        """The place of the dataset with this identity."""
-        return Entry(self.path, identity[:KEY_LENGTH])
+    def entry(self, fingerprint: str) -> "Entry":
+        """The place of the dataset with this fingerprint."""
+        return Entry(self.path, fingerprint[:KEY_LENGTH])
 
     def entries(self) -> list["Entry"]:
         """All datasets here, whole or partial; other folders in the cache's path are not ours."""

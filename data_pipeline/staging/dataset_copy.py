@@ -10,6 +10,7 @@ from typing import Any
 
 from data_pipeline import verify
 from data_pipeline.beton import BetonError
+from data_pipeline.files import sync_to_disk, write_atomically
 from data_pipeline.manifest import manifest_path
 from data_pipeline.staging.cache import Cache, Entry, locked
 from data_pipeline.staging.fetch import allocate, chunk_log_path, fetch
@@ -78,7 +79,7 @@ class DatasetCopy:
                 allocate(self._partial_path, self._num_bytes)
             num_kept = fetch(source, self._partial_path, self._num_bytes, self.report)
             # Where the check of the partial file looks for its manifest.
-            _write_durably(manifest_path(self._partial_path), json.dumps(self.manifest))
+            write_atomically(manifest_path(self._partial_path), json.dumps(self.manifest))
         except OSError as error:
             if error.errno not in _DISK_FULL:
                 raise
@@ -103,8 +104,8 @@ class DatasetCopy:
                 path.unlink()
 
     def _require_unchanged(self, source: RemoteFile) -> None:
-        identity = read_manifest_at(self.location)["identity"]
-        if identity != self.manifest["identity"] or source.num_bytes() != self._num_bytes:
+        fingerprint = read_manifest_at(self.location)["fingerprint"]
+        if fingerprint != self.manifest["fingerprint"] or source.num_bytes() != self._num_bytes:
             self.entry.remove()
             raise StagingError(
                 f"{self.location} changed while it was copied; start again when nobody writes to it"
@@ -124,13 +125,4 @@ class DatasetCopy:
         manifest_path(self._partial_path).replace(manifest_path(self._path))
         self._partial_path.replace(self._path)
         chunk_log_path(self._partial_path).unlink(missing_ok=True)
-        descriptor = os.open(self.entry.folder, os.O_RDONLY)
-        os.fsync(descriptor)
-        os.close(descriptor)
-
-
-def _write_durably(path: Path, text: str) -> None:
-    with path.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
+        sync_to_disk(self.entry.folder)

@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pyarrow.fs as arrow_fs
 
+from data_pipeline.files import is_remote
+
 CONNECT_TIMEOUT_S = 2.5
 # The store's client tries twice itself: a dead endpoint costs about twice this.
 ANSWER_TIMEOUT_S = 5.0
@@ -67,7 +69,7 @@ class RemoteFile:
     def read_range(self, offset: int, num_bytes: int) -> bytes:
         """Bytes from ``offset`` on; fewer than ``num_bytes`` where the file ends before.
 
-        Each call opens the file anew: a shared handle would serialise the reads of gs://, and would
+        Each call opens the file anew: a shared handle would serialize the reads of gs://, and would
         keep a broken connection.
 
         Raises:
@@ -93,11 +95,6 @@ class RemoteFile:
             f"{self.location} does not exist; correct the location, or put there NAME.beton "
             "and NAME.beton.json as the conversion wrote them"
         )
-
-
-def is_remote(location: str) -> bool:
-    """Whether a location is in an object store (s3:// or gs://) and not a path."""
-    return location.startswith(("s3://", "gs://"))
 
 
 def remote_file(location: str, answer_timeout_s: float = ANSWER_TIMEOUT_S) -> RemoteFile:

@@ -11,7 +11,7 @@ from data_pipeline.staging.remote import StagingError, remote_file
 
 ANSWER_LIMIT_S = 15.0
 
-_IDENTITY = re.compile(r"[0-9a-f]{32,}")
+_FINGERPRINT = re.compile(r"[0-9a-f]{32,}")
 
 
 def read_manifest_at(location: str) -> dict[str, Any]:
@@ -42,10 +42,10 @@ def read_manifest_at(location: str) -> dict[str, Any]:
 def _fault(manifest: object) -> str | None:
     if not isinstance(manifest, dict):
         return "is not a JSON object"
-    identity, num_bytes = manifest.get("identity"), manifest.get("num_bytes")
-    # The identity becomes a folder's name: nothing but hex digits may pass.
-    if not isinstance(identity, str) or not _IDENTITY.fullmatch(identity):
-        return 'lacks "identity", a hex digest of the content'
+    fingerprint, num_bytes = manifest.get("fingerprint"), manifest.get("num_bytes")
+    # The fingerprint becomes a folder's name: nothing but hex digits may pass.
+    if not isinstance(fingerprint, str) or not _FINGERPRINT.fullmatch(fingerprint):
+        return 'lacks "fingerprint", a hex digest of the content'
     if not isinstance(num_bytes, int) or isinstance(num_bytes, bool) or num_bytes <= 0:
         return 'lacks "num_bytes", the size of the .beton'
     return None

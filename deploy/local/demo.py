@@ -21,7 +21,7 @@ SOURCE = Path("/usr/share/datasets/fashion-mnist")
 NUM_LABELS_PER_CLASS = 100
 SEEDS = (0, 1, 2)
 CONCURRENT_JOBS = 2
-GREY = {"mean": [0.286] * 3, "std": [0.353] * 3}
+GRAY = {"mean": [0.286] * 3, "std": [0.353] * 3}
 METHODS: dict[str, dict[str, float] | None] = {
     "alone": None,
     "kd": {"alpha": 0.0, "beta": 4.0, "gamma": 1.0, "base_temperature": 4.0, "warmup_epochs": 5},
@@ -122,7 +122,7 @@ def student_spec(
 
 
 def _dataset(train: str, val: str) -> dict[str, Any]:
-    return {"train": train, "val": val, "num_classes": 10, "normalization": GREY}
+    return {"train": train, "val": val, "num_classes": 10, "normalization": GRAY}
 
 
 def submit(stack: Stack, name: str, spec: dict[str, Any], runs: Path, experiment: str) -> Outcome:

@@ -1,1 +1,1 @@
-"""What knows Ray: starting workers, their network, and the run's folder."""
+"""What knows Ray Train: launching a run's workers, failures, elasticity, the network."""

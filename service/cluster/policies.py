@@ -1,7 +1,7 @@
-"""What the controller of a run decides: go on after a failure or not, and with how many workers.
+"""Decisions of a run's controller: whether to retry after a failure, and with how many workers.
 
-Ray's own policies know neither that workers left on purpose nor that a failure will only repeat
-itself, and count a cluster's room without what other jobs have of it.
+Ray's own policies do not know that workers may stop on purpose or that a failure may only repeat
+itself, and count a cluster's resources without what other jobs have of them.
 """
 
 import contextlib
@@ -10,37 +10,42 @@ import time
 from collections import Counter
 from pathlib import Path
 
-import ray
 from ray.train import FailureConfig, ScalingConfig
-from ray.train.v2._internal.exceptions import (
-    WorkerHealthCheckFailedError,
-    WorkerHealthCheckTimeoutError,
-)
-from ray.train.v2._internal.execution.failure_handling import FailureDecision
-from ray.train.v2._internal.execution.failure_handling.default import DefaultFailurePolicy
-from ray.train.v2._internal.execution.scaling_policy import (
+from ray.train.v2.api.exceptions import PreemptionError, TrainingFailedError, WorkerGroupError
+
+from service.cluster.ray_internals import (
+    DefaultFailurePolicy,
+    FailureDecision,
     NoopDecision,
     ResizeDecision,
     ScalingDecision,
     ScalingPolicy,
+    WorkerGroupPollStatus,
+    WorkerGroupState,
+    WorkerHealthCheckFailedError,
+    WorkerHealthCheckTimeoutError,
+    free_resources_per_node,
+    resources_per_worker,
 )
-from ray.train.v2._internal.execution.worker_group import WorkerGroupPollStatus, WorkerGroupState
-from ray.train.v2.api.exceptions import PreemptionError, TrainingFailedError, WorkerGroupError
-
-from service.tracking.journal import FAILURES_NAME, Journal
-from service.training.leaving import LeavingError, ask_to_leave, asked_to_leave, forget_request
-from service.training.refusal import REFUSAL_NAME
+from service.run.control import (
+    GracefulStop,
+    clear_request,
+    is_aborted,
+    pending_request,
+    request_resize,
+)
+from service.run.journal import FAILURES_NAME, Journal
 
 logger = logging.getLogger(__name__)
 
 FAILURES_LIMIT_BYTES = 1_000_000
-# Resources of workers that just ended come back one by one.
+# Resources of workers that just ended are freed one by one.
 SETTLE_S = 5.0
-WAIT_S = 30.0
+MAX_WAIT_S = 30.0
 
 
-class RunFailurePolicy(DefaultFailurePolicy):  # type: ignore[misc]
-    """Ray's budgets for what fails; none for workers that saved and left; reasons written down."""
+class FailurePolicy(DefaultFailurePolicy):  # type: ignore[misc]
+    """Ray's failure budgets, without graceful stops; every failure is logged."""
 
     def __init__(self, failure_config: FailureConfig, run_path: Path):
         super().__init__(failure_config)
@@ -48,55 +53,55 @@ class RunFailurePolicy(DefaultFailurePolicy):  # type: ignore[misc]
         self._last_text = ""
 
     def make_decision(self, training_failed_error: TrainingFailedError) -> FailureDecision:
-        """Whether the run goes on from its last checkpoint."""
-        if self._is_refused():
+        """Whether the run is retried from its last checkpoint."""
+        if self._is_aborted():
             return FailureDecision.RAISE
-        left = leaving_reason(training_failed_error)
-        if asked_to_leave(self._run_path) == "stop":
-            if left is None:
-                self._note(failure_text(training_failed_error))
+        stopped = graceful_stop_reason(training_failed_error)
+        if pending_request(self._run_path) == "stop":
+            if stopped is None:
+                self._log(failure_text(training_failed_error))
             return FailureDecision.RAISE
-        # New workers begin with as many as there is room for, without being asked.
-        forget_request(self._run_path, "resize")
-        if left is not None:
-            self._note(f"workers left: {left}; going on when there is room for them")
+        # New workers start in as large a number as fits, without a request.
+        clear_request(self._run_path, "resize")
+        if stopped is not None:
+            self._log(f"workers stopped: {stopped}; resuming when resources are free")
             return FailureDecision.RETRY
         decision = super().make_decision(training_failed_error)
-        end = "going on from the last checkpoint"
+        outcome = "resuming from the last checkpoint"
         if decision == FailureDecision.RAISE:
-            end = "no more failures are allowed"
-        text = f"{failure_text(training_failed_error)}; {end}"
-        # Waiting for room is tried, and fails, every minute.
+            outcome = "no more failures are allowed"
+        text = f"{failure_text(training_failed_error)}; {outcome}"
+        # Waiting for resources times out, and is retried, every minute.
         if isinstance(training_failed_error, WorkerGroupError) or text != self._last_text:
-            self._note(text)
+            self._log(text)
         return decision
 
-    def _is_refused(self) -> bool:
+    def _is_aborted(self) -> bool:
         try:
-            return (self._run_path / REFUSAL_NAME).exists()
+            return is_aborted(self._run_path)
         except OSError:
             return False
 
-    def _note(self, text: str) -> None:
+    def _log(self, text: str) -> None:
         self._last_text = text
-        # Nothing that is wrong with this file may decide about the run.
+        # A failure to write this file must not decide about the run.
         with contextlib.suppress(Exception):
             Journal(self._run_path / FAILURES_NAME, FAILURES_LIMIT_BYTES).note(text)
 
 
-def leaving_reason(error: TrainingFailedError) -> str | None:
-    """Why workers left on purpose, if they did."""
+def graceful_stop_reason(error: TrainingFailedError) -> str | None:
+    """Why workers stopped on purpose, if they did."""
     failures = error.worker_failures.values() if isinstance(error, WorkerGroupError) else ()
-    reasons = [str(failure) for failure in failures if isinstance(failure, LeavingError)]
-    # Only the one that had the reason knows it.
+    reasons = [str(failure) for failure in failures if isinstance(failure, GracefulStop)]
+    # Only the worker that had the reason knows it.
     own = [reason for reason in reasons if not reason.startswith("another worker")]
     return next(iter(own or reasons), None)
 
 
 def failure_text(error: TrainingFailedError) -> str:
-    """One line on what failed: the cause, not what followed from it in other workers."""
+    """One line about a failure: its cause, not what followed from it in other workers."""
     if isinstance(error, PreemptionError):
-        return "a node was taken away before the workers had left it"
+        return "a node was taken away before its workers had stopped"
     if not isinstance(error, WorkerGroupError):
         return _last_line(error)
     ranked = sorted(error.worker_failures.items(), key=lambda item: (_is_echo(item[1]), item[0]))
@@ -106,18 +111,18 @@ def failure_text(error: TrainingFailedError) -> str:
 
 def _failure_line(failure: Exception) -> str:
     if isinstance(failure, WorkerHealthCheckTimeoutError):
-        return "did not answer for resources.silence_timeout_s: it hangs, or is cut off"
+        return "did not answer for resources.heartbeat_timeout_s: it hangs, or its network is down"
     if isinstance(failure, WorkerHealthCheckFailedError):
         if "its node has died" in str(failure.health_check_failure):
-            return "its node has gone"
-        return "its process was killed or crashed; if not by hand, see whether memory ran out"
+            return "its node died"
+        return "its process was killed or crashed; if nobody killed it, check its memory"
     if "Timed out" in str(failure):
-        return "another worker was silent for resources.collective_timeout_s"
+        return "another worker did not respond for resources.collective_timeout_s"
     return f"{type(failure).__name__}: {_last_line(failure)}"
 
 
 def _is_echo(failure: Exception) -> bool:
-    """Whether a failure is what another worker's looks like from here: a broken connection."""
+    """Whether a failure is the effect of another worker's: a broken connection."""
     text = str(failure)
     return not isinstance(
         failure, WorkerHealthCheckFailedError | WorkerHealthCheckTimeoutError
@@ -130,36 +135,36 @@ def _last_line(error: BaseException) -> str:
 
 
 class ElasticPolicy(ScalingPolicy):  # type: ignore[misc]
-    """As many workers as there is room for, between the least and the most.
+    """As many workers as fit, within the spec's range.
 
-    Room is what nodes have left now, so other jobs count, and what this run's workers still hold
-    when they have failed. Where more room is found, the workers are asked to save and leave, and
-    begin again with more of them.
+    What counts is the resources that are free on the nodes now, beside other jobs, and what this
+    run's failed workers still hold. Where more workers would fit, a resize is requested: the
+    workers save, stop, and start again in a larger number.
     """
 
     def __init__(self, scaling_config: ScalingConfig, run_path: Path):
         super().__init__(scaling_config)
         self._run_path = run_path
         self._held: Counter[str] = Counter()
-        self._room = -1
-        self._since_s = self._looked_s = time.monotonic()
+        self._num_fitting = -1
+        self._since_s = self._checked_s = time.monotonic()
 
     def make_decision_for_non_running_worker_group(self) -> ScalingDecision:
-        """Begin with the most workers at once, with fewer when the room has settled."""
+        """Start the most workers at once, or fewer when the number that fits has settled."""
         self._maybe_send_resource_request()
         least, most = self.scaling_config.min_workers, self.scaling_config.max_workers
-        free = self._free_room()
-        room = min(sum(free.values()) + sum(self._held[node] for node in free), most)
+        free = self._num_fitting_per_node()
+        fitting = min(sum(free.values()) + sum(self._held[node] for node in free), most)
         now_s = time.monotonic()
-        if room != self._room:
-            self._room, self._since_s = room, now_s
+        if fitting != self._num_fitting:
+            self._num_fitting, self._since_s = fitting, now_s
         waited_s = now_s - self._since_s
-        if room == most or (room >= least and waited_s >= SETTLE_S):
-            return self._begin(room)
-        if waited_s >= WAIT_S:
-            # Workers that failed before they were ever seen to run may hold the room; Ray ends them
-            # when the next ones are to begin.
-            return self._begin(least)
+        if fitting == most or (fitting >= least and waited_s >= SETTLE_S):
+            return self._start(fitting)
+        if waited_s >= MAX_WAIT_S:
+            # Workers that failed before they were ever polled may hold resources; Ray ends them
+            # when it starts the next ones.
+            return self._start(least)
         # The controller asks again at once.
         time.sleep(0.5)
         return NoopDecision()
@@ -169,38 +174,36 @@ class ElasticPolicy(ScalingPolicy):  # type: ignore[misc]
         worker_group_state: WorkerGroupState,
         worker_group_status: WorkerGroupPollStatus,  # noqa: ARG002 - Ray's interface
     ) -> ScalingDecision:
-        """Ask the workers to leave where there is room for more; they come back by themselves."""
+        """Request a resize where more workers would fit; Ray then restarts the stopped workers."""
         self._maybe_send_resource_request()
         self._held = Counter(worker.metadata.node_id for worker in worker_group_state.workers)
         now_s = time.monotonic()
-        since_s = max(self._looked_s, worker_group_state.start_time)
+        since_s = max(self._checked_s, worker_group_state.start_time)
         if now_s - since_s >= self.scaling_config.elastic_resize_monitor_interval_s:
-            self._looked_s = now_s
+            self._checked_s = now_s
             may_grow = worker_group_state.num_workers < self.scaling_config.max_workers
-            if may_grow and any(self._free_room().values()):
+            if may_grow and any(self._num_fitting_per_node().values()):
                 with contextlib.suppress(OSError):
-                    ask_to_leave(self._run_path, "resize")
+                    request_resize(self._run_path)
         return NoopDecision()
 
-    def _begin(self, num_workers: int) -> ResizeDecision:
-        """Start so many; what the ones before them held is free then."""
-        self._held, self._room = Counter(), -1
-        return ResizeDecision(num_workers, self.scaling_config._resources_per_worker_not_none)
+    def _start(self, num_workers: int) -> ResizeDecision:
+        """Start this many workers; what earlier ones held is free by then."""
+        self._held, self._num_fitting = Counter(), -1
+        return ResizeDecision(num_workers, resources_per_worker(self.scaling_config))
 
-    def _free_room(self) -> dict[str, int]:
-        """Workers that fit into what each node has left, but for nodes that are being drained."""
-        needed = self.scaling_config._resources_per_worker_not_none
-        state = ray._private.state.state
+    def _num_fitting_per_node(self) -> dict[str, int]:
+        """Workers that fit into what each node has free, without nodes that are being drained."""
+        needed = resources_per_worker(self.scaling_config)
         try:
-            draining, resources = state.get_draining_nodes(), state.available_resources_per_node()
+            resources = free_resources_per_node()
         except Exception as error:
             # Ray would end the run for it.
-            logger.warning("the cluster does not tell its resources now: %s", error)
+            logger.warning("the cluster does not report its resources now: %s", error)
             return {}
         return {
-            node: min(int(left.get(kind, 0) // count) for kind, count in needed.items() if count)
-            for node, left in resources.items()
-            if node not in draining
+            node: min(int(free.get(kind, 0) // count) for kind, count in needed.items() if count)
+            for node, free in resources.items()
         }
 
     def _get_num_workers_for_resource_request(self) -> int:

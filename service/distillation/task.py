@@ -6,16 +6,16 @@ import torch
 from torch import Tensor, nn
 
 from service.distillation.losses import cross_entropy, dtkd_loss_at, kd_loss
-from service.distillation.temperature import Temperatures, centred, matched_temperatures
-from service.spec_data_sections import Normalization
-from service.spec_sections import Method
+from service.distillation.temperature import Temperatures, centered, matched_temperatures
+from service.spec.data_sections import Normalization
+from service.spec.sections import Method
 
 # On a CPU, the bytes of one step between two operations should not leave the core's cache.
 NUM_IMAGES_IN_CACHE = 4
 
 
 class PixelNormalizer(nn.Module):
-    """uint8 RGB [B, H, W, 3] to normalised float32 [B, 3, H, W] in channels_last memory."""
+    """uint8 RGB [B, H, W, 3] to normalized float32 [B, 3, H, W] in channels_last memory."""
 
     scale: Tensor
     shift: Tensor
@@ -29,7 +29,7 @@ class PixelNormalizer(nn.Module):
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Permuted without copying: the result is channels_last because pixels are stored so."""
-        # Whole rows at a time: over three channels alone, nothing would be vectorised.
+        # Whole rows at a time: over three channels alone, nothing would be vectorized.
         width = pixels.shape[2]
         scale, shift = self.scale.repeat(width), self.shift.repeat(width)
         rows = pixels.flatten(2)
@@ -41,8 +41,8 @@ class PixelNormalizer(nn.Module):
         return normalized.view(pixels.shape).permute(0, 3, 1, 2)
 
 
-class Teacher(nn.Module):
-    """A frozen network with its own input normalisation; it never trains and has no gradient."""
+class FrozenTeacher(nn.Module):
+    """A frozen network with its own input normalization; it never trains and has no gradient."""
 
     def __init__(self, model: nn.Module, normalization: Normalization):
         super().__init__()
@@ -67,7 +67,7 @@ class TaskOutput(NamedTuple):
 
 
 class DistillationTask:
-    """What is minimised on one micro-batch.
+    """What is minimized on one micro-batch.
 
     ``student`` may be wrapped for data-parallel training; the teacher stays outside, frozen.
     """
@@ -76,7 +76,7 @@ class DistillationTask:
         self,
         student: nn.Module,
         normalizer: PixelNormalizer,
-        teacher: Teacher | None,
+        teacher: FrozenTeacher | None,
         method: Method,
         *,
         label_smoothing: float,
@@ -140,11 +140,11 @@ TELEMETRY_COLUMNS = ("teacher", "student", "gap_before", "gap_after", "agreement
 def sample_telemetry(output: TaskOutput, base_temperature: float) -> Tensor | None:
     """What the method did to each sample, [B, 5]: see TELEMETRY_COLUMNS; None without a teacher.
 
-    Gaps are |LSE(u / T_tea) - LSE(v / T_stu)| of centred logits, before with both at the base.
+    Gaps are |LSE(u / T_tea) - LSE(v / T_stu)| of centered logits, before with both at the base.
     """
     if output.teacher_logits is None or output.temperatures is None:
         return None
-    u, v = centred(output.teacher_logits.float()), centred(output.student_logits.float())
+    u, v = centered(output.teacher_logits.float()), centered(output.student_logits.float())
     teacher, student, _ = output.temperatures
 
     def gap(teacher_temperature: Tensor | float, student_temperature: Tensor | float) -> Tensor:

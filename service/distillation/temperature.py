@@ -6,7 +6,7 @@ teacher and tau - delta for the student. Three rules choose delta:
 - ``max``: the closed form of the authors' released code, on the signed maximum logit of each side.
 - ``norm``: the closed form as the paper prints it, on the largest absolute logit.
 - ``logsumexp``: the paper's stated objective solved exactly, LSE(u / (tau + delta)) equal to
-  LSE(v / (tau - delta)) on centred logits.
+  LSE(v / (tau - delta)) on centered logits.
 
 The authors' erratum of March 2025 withdraws the step from the objective to the closed form, so the
 first two are max-logit matching: they make the two scaled maxima equal, and the logsumexp only
@@ -51,7 +51,7 @@ def matched_temperatures(
     to the student's logits only.
 
     A sample is guarded where the rule is broken: a sharpness that is not positive or not finite, or
-    a teacher's share x / (x + y) outside [floor, 1 - floor]. Its logits are then centred and the
+    a teacher's share x / (x + y) outside [floor, 1 - floor]. Its logits are then centered and the
     share is clamped; where even that is undefined both sides get ``base_temperature``.
 
     Source: arXiv 2404.12711, eq. 5, with the erratum told at the head of this module.
@@ -97,7 +97,7 @@ def at_least_float32(logits: Tensor) -> Tensor:
     return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 
-def centred(logits: Tensor) -> Tensor:
+def centered(logits: Tensor) -> Tensor:
     """Each sample's logits minus their class mean; softmax does not notice."""
     return logits - logits.mean(dim=1, keepdim=True)
 
@@ -111,11 +111,11 @@ def _closed_form_shares(
     shares = _shares(x, y, positive)
     holds = positive & (shares >= floor).all(dim=0)
 
-    x_centred = _largest(centred(teacher), sharpness)
-    y_centred = _largest(centred(student), sharpness)
-    total = x_centred + y_centred
+    x_centerd = _largest(centered(teacher), sharpness)
+    y_centerd = _largest(centered(student), sharpness)
+    total = x_centerd + y_centerd
     defined = (total > torch.finfo(total.dtype).tiny) & torch.isfinite(total)
-    guarded = _shares(x_centred, y_centred, defined).clamp(floor, 1.0 - floor)
+    guarded = _shares(x_centerd, y_centerd, defined).clamp(floor, 1.0 - floor)
     return torch.where(holds, shares, guarded), ~holds
 
 
@@ -139,14 +139,14 @@ def _logsumexp_shares(
 ) -> tuple[Tensor, Tensor]:
     """Shares (tau + delta) / (2 tau) and (tau - delta) / (2 tau) at the gap's root, [2, B] float64.
 
-    On centred logits LSE(z / T) falls strictly with T, so the gap falls strictly with the share
+    On centered logits LSE(z / T) falls strictly with T, so the gap falls strictly with the share
     and has one root. Its derivative with respect to the student's logits comes from the implicit
     function theorem: one Newton step taken with the graph attached leaves the value where it is and
     carries exactly that derivative.
     """
     # Scaled so that the two temperatures are the share itself and its complement.
-    u = centred(teacher.double()) / (2.0 * base_temperature)
-    v = centred(student.double()) / (2.0 * base_temperature)
+    u = centered(teacher.double()) / (2.0 * base_temperature)
+    v = centered(student.double()) / (2.0 * base_temperature)
     finite = torch.isfinite(u).all(dim=1) & torch.isfinite(v).all(dim=1)
     u = torch.where(finite[:, None], u, 0.0)
     v = torch.where(finite[:, None], v, 0.0)

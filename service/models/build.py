@@ -7,10 +7,10 @@ import torch
 from torch import nn
 
 from service.models.cifar import build_cifar_model
-from service.models.names import CIFAR_PREFIX, TIMM_PREFIX
 from service.models.weights import load_weights
-from service.problems import BadInputError, Problem
-from service.spec_sections import Weights
+from service.spec.errors import BadInputError, Problem
+from service.spec.model_names import CIFAR_PREFIX, TIMM_PREFIX
+from service.spec.sections import Weights
 
 
 def build_model(name: str, num_classes: int) -> nn.Module:
@@ -50,13 +50,15 @@ def build_with_weights(
     return model
 
 
-def check_image_sizes(role: str, name: str, num_classes: int, sizes: Iterable[int]) -> None:
-    """Pass an image without memory through the model at each size, in pixels.
+def check_image_sizes(
+    role: str, name: str, model: nn.Module, num_classes: int, sizes: Iterable[int]
+) -> None:
+    """Pass an image without memory through ``model``, on the meta device, at each size in pixels.
 
     Raises:
         BadInputError: the model is made for another size, or gives no logits [1, num_classes].
     """
-    model = on_meta_device(name, num_classes).eval()
+    model.eval()
     for size in sorted(set(sizes)):
         try:
             with torch.no_grad():
@@ -76,7 +78,7 @@ def num_parameters(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def on_meta_device(name: str, num_classes: int) -> nn.Module:
+def build_on_meta_device(name: str, num_classes: int) -> nn.Module:
     """The model's shapes without its memory."""
     try:
         with torch.device("meta"):

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions with a shortcut, normalised after each convolution."""
+    """Two 3x3 convolutions with a shortcut, normalized after each convolution."""
 
     def __init__(self, num_inputs: int, num_outputs: int, stride: int):
         super().__init__()
@@ -33,7 +33,7 @@ class BasicBlock(nn.Module):
 
 
 class WideBlock(nn.Module):
-    """Two 3x3 convolutions with a shortcut, normalised before each convolution."""
+    """Two 3x3 convolutions with a shortcut, normalized before each convolution."""
 
     def __init__(self, num_inputs: int, num_outputs: int, stride: int):
         super().__init__()
@@ -69,7 +69,7 @@ class ResNet(nn.Module):
 
 
 class WideResNet(nn.Module):
-    """Three stages of wide blocks, normalised once more before pooling."""
+    """Three stages of wide blocks, normalized once more before pooling."""
 
     def __init__(self, num_blocks: int, width: int, num_classes: int):
         super().__init__()

@@ -1,7 +1,5 @@
-"""Weights for a model: from a file, MLflow or torchvision; never by unpickling code."""
+"""Weights for a model, from a file or torchvision; loading them never runs pickled code."""
 
-import hashlib
-import tempfile
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -10,9 +8,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from service.problems import BadInputError, Problem
-from service.spec_rules import is_file_source
-from service.spec_sections import Weights
+from data_pipeline.files import sha256_of
+from service.spec.errors import BadInputError, Problem
+from service.spec.sections import Weights, is_file_source
 
 StateDict = dict[str, Tensor]
 
@@ -25,20 +23,12 @@ def load_weights(model: nn.Module, name: str, weights: Weights, where: str) -> N
     """
     if weights.source.startswith("torchvision:"):
         state = _torchvision_state(name, weights.source.removeprefix("torchvision:"), where)
-    elif is_file_source(weights.source):
-        state = _file_state(Path(weights.source), weights.sha256, where)
     else:
-        with tempfile.TemporaryDirectory() as folder:
-            state = _file_state(_mlflow_file(weights.source, folder, where), weights.sha256, where)
+        assert is_file_source(weights.source), "other sources are fetched first"
+        state = _file_state(Path(weights.source), weights.sha256, where)
     expected = model.state_dict()
     fit = _fit_by_order if weights.match == "order" else _fit_by_name
     model.load_state_dict(fit(expected, state, where))
-
-
-def sha256_of(path: Path) -> str:
-    """SHA-256 of a file, 64 hexadecimal digits."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def read_state_dict(path: Path) -> StateDict:
@@ -94,24 +84,6 @@ def _torchvision_state(name: str, enum: str, where: str) -> StateDict:
             f"{enums[enum].url} cannot be downloaded ({error})",
             "copy the file to the cluster and give its path",
         )
-
-
-def _mlflow_file(uri: str, folder: str, where: str) -> Path:
-    """The safetensors file of a student that an earlier job logged."""
-    import mlflow
-
-    try:
-        found = Path(mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=folder))
-    except (mlflow.exceptions.MlflowException, OSError) as error:
-        _refuse(f"{where}.source", f"{uri} cannot be fetched ({error})", "check the URI and server")
-    files = [found] if found.is_file() else sorted(found.rglob("*.safetensors"))
-    if len(files) != 1:
-        _refuse(
-            f"{where}.source",
-            f"{uri} has {len(files)} safetensors files",
-            "give a URI with exactly one",
-        )
-    return files[0]
 
 
 def _fit_by_name(expected: StateDict, state: StateDict, where: str) -> StateDict:

@@ -1,1 +1,1 @@
-"""Sweeps: searching the settings of a job by running many, cheaply."""
+"""Searches the settings of a job: the space, the search, its trials, and what came out."""

@@ -1,12 +1,11 @@
 """Whether the best settings are better than the base's own: both trained with several seeds.
 
-These runs train on all of train, and each reads val once, when it has ended.
+These runs train on all of train, and each evaluates val once, at its end.
 """
 
 import json
 import math
-import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
@@ -14,20 +13,16 @@ from typing import Literal
 import numpy as np
 from scipy import stats
 
-from service.cluster.placement import release_placement
-from service.cluster.run_folder import SPEC_NAME
-from service.files import write_atomically
+from data_pipeline.files import write_atomically
 from service.result import read_result
-from service.spec import JobSpec, parse_spec
-from service.sweep.records import TrialState
+from service.run.journal import JOURNAL_NAME, read_events
+from service.spec.job import JobSpec
+from service.spec.loading import parse_spec
 from service.sweep.space import Point, given_content, with_values
 from service.sweep.spec import SweepSpec
-from service.sweep.tracking import RunTrackers
-from service.sweep.trials import ask_all_to_leave
-from service.tracking.journal import JOURNAL_NAME, read_events
 
 CONFIRM_NAME = "confirm"
-RESULT_NAME = "confirm.json"
+COMPARISON_NAME = "confirm.json"
 SIGNIFICANCE = 0.05
 
 Role = Literal["best", "default"]
@@ -55,77 +50,12 @@ def confirm_specs(
     return specs
 
 
-def _remove_other(spec: JobSpec) -> None:
-    """Clear a job's folder of one with other settings, which were the best of a shorter search."""
-    path = spec.run_path / SPEC_NAME
-    if path.exists() and JobSpec.model_validate_json(path.read_text()) != spec:
-        shutil.rmtree(spec.run_path)
-
-
-class ConfirmTrials:
-    """Gives those of the jobs that have not finished yet to whoever runs them."""
-
-    def __init__(
-        self, specs: Sequence[JobSpec], trackers: RunTrackers, show: Callable[[str], None] = print
-    ):
-        self._specs, self._trackers, self._show = list(specs), trackers, show
-        for spec in specs:
-            _remove_other(spec)
-        self._left = [n for n, s in enumerate(specs) if read_result(s.run_path) is None]
-        self._under_way: dict[int, JobSpec] = {}
-
-    @property
-    def are_over(self) -> bool:
-        """Whether all of them have results."""
-        return not self._left
-
-    def next(self) -> tuple[int, JobSpec] | None:
-        """The next job that has no result."""
-        if not self._left:
-            return None
-        number = self._left.pop(0)
-        spec = self._under_way[number] = self._specs[number]
-        spec.run_path.mkdir(parents=True, exist_ok=True)
-        write_atomically(spec.run_path / SPEC_NAME, spec.model_dump_json(indent=1) + "\n")
-        self._trackers.begin(spec, {"confirms": spec.name})
-        return number, spec
-
-    def report(
-        self,
-        number: int,  # noqa: ARG002 - a search would ask which
-        epoch: int,  # noqa: ARG002
-        metrics: dict[str, float],  # noqa: ARG002
-    ) -> bool:
-        """None of them is stopped."""
-        return False
-
-    def failed(self, number: int) -> None:
-        """What the dead job still holds is let go of."""
-        # Or what one before it had, whose workers it was about to go on with.
-        for other, spec in enumerate(self._specs):
-            if other == number or other not in self._under_way:
-                release_placement(spec.run_path)
-
-    def end(self, number: int, state: TrialState, error: str | None) -> None:
-        """Tell what came of a job."""
-        del self._under_way[number]
-        self._trackers.end(self._specs[number], state)
-        self._show(f"{self._specs[number].name}: {error or state}")
-
-    def look(self) -> None:
-        """Nothing is shown between the ends."""
-
-    def leave(self) -> None:
-        """Let the jobs under way save and leave."""
-        ask_all_to_leave(self._under_way.values())
-
-
 @dataclass(frozen=True)
 class Comparison:
     """Scores on val by seed, and Welch's test of the difference of their means.
 
-    ``interval``: of the difference, at 95 %; it and ``p_value`` are None where one seed or no
-    scatter tells nothing. ``num_tried``: settings that the best was chosen among.
+    ``interval``: of the difference, at 95 %. It and ``p_value`` are None for one seed, or where the
+    scores do not vary. ``num_tried``: settings that the best was chosen among.
     """
 
     metric: str
@@ -141,16 +71,16 @@ class Comparison:
     def verdict(self) -> str:
         """Whether the difference is more than noise."""
         if self.p_value is None:
-            return "whether it is more than noise cannot be told; take more seeds"
+            return "more seeds are needed to tell it from noise"
         if self.p_value >= SIGNIFICANCE:
             return "no more than noise"
         is_better = (self.difference > 0) == self.maximizes
         return f"more than noise: the best settings are {'better' if is_better else 'WORSE'}"
 
     def write(self, folder: Path) -> None:
-        """Keep it beside the sweep."""
+        """Store it in the sweep's folder."""
         content = {**asdict(self), "verdict": self.verdict}
-        write_atomically(folder / RESULT_NAME, json.dumps(content, indent=1) + "\n")
+        write_atomically(folder / COMPARISON_NAME, json.dumps(content, indent=1) + "\n")
 
     def __str__(self) -> str:
         scale, unit = (100.0, " %") if self.maximizes else (1.0, "")
@@ -178,8 +108,8 @@ class Comparison:
 
 
 def read_comparison(folder: Path) -> Comparison | None:
-    """What ``Comparison.write`` has kept beside a sweep; None if nothing was compared."""
-    path = folder / RESULT_NAME
+    """The comparison in a sweep's folder; None if nothing was compared."""
+    path = folder / COMPARISON_NAME
     if not path.exists():
         return None
     content = json.loads(path.read_text())
@@ -198,7 +128,7 @@ def compare(
     scores: dict[Role, dict[int, float]] = {"best": {}, "default": {}}
     for (role, seed), spec in specs.items():
         if read_result(spec.run_path) is not None:
-            scores[role][seed] = last_score(spec, f"val_{sweep.metric}")
+            scores[role][seed] = last_score(spec, f"val/{sweep.metric}")
     seeds = [seed for seed in scores["best"] if seed in scores["default"]]
     if not seeds:
         return None
@@ -206,7 +136,7 @@ def compare(
     difference = float(np.mean(list(best.values())) - np.mean(list(default.values())))
     interval, p_value = welch(list(best.values()), list(default.values()))
     return Comparison(
-        f"val_{sweep.metric}", sweep.maximizes, num_tried, best, default, difference, interval,
+        f"val/{sweep.metric}", sweep.maximizes, num_tried, best, default, difference, interval,
         p_value,
     )  # fmt: skip
 

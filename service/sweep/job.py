@@ -1,60 +1,65 @@
-"""A sweep from spec to answer: check, claim, search, choose, confirm, tell."""
+"""A sweep, from spec to answer: load, claim the folder, build, search, confirm, publish."""
 
-import json
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import mlflow
-from torch import nn
 
-from service.cluster.run_folder import TAGS_NAME, claimed_run_folder, differences
-from service.cluster.trainer import connect
-from service.files import write_atomically
-from service.job import build_models, with_fetched_weights, with_local_weights
-from service.plan import check_sizes
-from service.problems import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, BadInputError
+from data_pipeline.files import write_atomically
+from service.build import build_job
+from service.cluster.launch import connect
+from service.plan import build_models_on_meta
 from service.provenance import provenance_tags
-from service.sweep.confirm import RESULT_NAME, Comparison, ConfirmTrials, compare, confirm_specs
+from service.run.folder import claim_run_folder, differences, write_spec, write_tags
+from service.run.status import State, StatusFile
+from service.spec.errors import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, BadInputError
+from service.spec.job import JobSpec
+from service.sweep.confirm import COMPARISON_NAME, Comparison, compare, confirm_specs
+from service.sweep.loading import LoadedSweep
 from service.sweep.outcome import BEST_NAME, Outcome, write_outcome
-from service.sweep.progress import Progress, SweepStatus, progress_table, summary
+from service.sweep.progress import ProgressReporter, SweepStatus, progress_table, summary
 from service.sweep.publish import publish_sweep
-from service.sweep.room import plan_concurrency
-from service.sweep.rules import telling_points
-from service.sweep.search import Search
+from service.sweep.rules import boundary_points
 from service.sweep.space import SearchSpace, own_point
 from service.sweep.spec import SWEEP_NAME, SweepSpec
-from service.sweep.tracking import RunTrackers, find_parent, identity
+from service.sweep.study import Search
 from service.sweep.trials import SearchTrials, trial_spec
-from service.sweep.tuner import run_trials
 from service.tracking.mlflow_run import tracking_uri
-from service.tracking.status import State, StatusFile
+from service.trials.capacity import plan_concurrency
+from service.trials.run_trackers import RunTrackers, find_parent
+from service.trials.runner import run_trials
+from service.trials.source import FixedTrials
 
-# What may be changed of a sweep that is gone on with: it changes no trial that there is.
+# Fields that may change when a sweep is resumed: they change no existing trial.
 CHANGEABLE = ("budget", "concurrency", "max_failures", "progress_interval_s")
 
 STATES: dict[int, State] = {EXIT_DONE: "finished", EXIT_FAILED: "failed", EXIT_STOPPED: "stopped"}
 
 
-def run_sweep(sweep: SweepSpec, num_seeds: int = 0) -> int:
-    """Run ``sweep`` to its end and return the exit status.
+def run_sweep(loaded: LoadedSweep, num_seeds: int = 0) -> int:
+    """Run a sweep to its end and return the exit status.
 
-    ``num_seeds``: with how many seeds the best settings and the base's own are compared at the end.
+    ``num_seeds``: seeds with which the best settings and the base's own are compared at the end.
 
     Raises:
         BadInputError: before any training, where the sweep, its files or the cluster do not fit.
     """
+    sweep = loaded.sweep
     check_same_sweep(sweep)
     mlflow.set_tracking_uri(tracking_uri(sweep.base))
-    stand_in = identity(sweep)
     check_models(sweep)
-    models = build_models(with_fetched_weights(stand_in))
-    tags = {**provenance_tags(stand_in, models.get("teacher")), "sweep": sweep.name}
-    with claimed_run_folder(stand_in):
+    spec = sweep.as_job()
+    with claim_run_folder(spec):
+        # Weights are fetched once, into the sweep's folder; every trial reads the same file.
+        built = build_job(spec)
+        tags = provenance_tags(loaded.base._replace(spec=spec), built.teacher_sha256)
+        tags |= {"sweep": sweep.name}
+        write_spec(spec)
         write_atomically(sweep.sweep_path / SWEEP_NAME, sweep.model_dump_json(indent=1) + "\n")
-        write_atomically(sweep.sweep_path / TAGS_NAME, json.dumps(tags, indent=1) + "\n")
-        return SweepJob(sweep, models, tags).run(num_seeds)
+        write_tags(sweep.sweep_path, tags)
+        return SweepRun(sweep, built.spec, tags).run(num_seeds)
 
 
 def check_models(sweep: SweepSpec) -> None:
@@ -64,16 +69,16 @@ def check_models(sweep: SweepSpec) -> None:
         BadInputError: naming the model.
     """
     seen = set()
-    for point in telling_points(sweep):
+    for point in boundary_points(sweep):
         spec = trial_spec(sweep, sweep.base, 0, point)
         key = (spec.student, spec.teacher, spec.augmentation)
         if key not in seen:
             seen.add(key)
-            check_sizes(spec)
+            build_models_on_meta(spec)
 
 
 def check_same_sweep(sweep: SweepSpec) -> None:
-    """Refuse a changed sweep under the name of one that exists: it would be gone on with.
+    """Refuse a changed sweep under the name of one that exists: that one would be resumed.
 
     Raises:
         BadInputError: naming each field that differs.
@@ -86,23 +91,23 @@ def check_same_sweep(sweep: SweepSpec) -> None:
 
 
 class StopRequest:
-    """Whether whoever runs the sweep was asked to stop."""
+    """Whether a stop of the sweep was requested."""
 
-    is_made = False
+    is_set = False
 
     def __call__(self) -> bool:
-        """The same as a function."""
-        return self.is_made
+        """Whether it was."""
+        return self.is_set
 
 
 @contextmanager
 def stop_on_signals(request: StopRequest) -> Iterator[None]:
-    """SIGTERM and SIGINT let trials save and leave, and end the sweep."""
+    """Let SIGTERM and SIGINT set ``request``: trials save and exit, and the sweep stops."""
 
-    def ask(*_: Any) -> None:  # noqa: ANN401 - a signal's number and frame
-        request.is_made = True
+    def set_request(*_: Any) -> None:  # noqa: ANN401 - a signal's number and frame
+        request.is_set = True
 
-    handlers = {kind: signal.signal(kind, ask) for kind in (signal.SIGTERM, signal.SIGINT)}
+    handlers = {kind: signal.signal(kind, set_request) for kind in (signal.SIGTERM, signal.SIGINT)}
     try:
         yield
     finally:
@@ -110,37 +115,33 @@ def stop_on_signals(request: StopRequest) -> Iterator[None]:
             signal.signal(kind, handler)
 
 
-class SweepJob:
-    """One submission of a sweep, in a folder that is its alone."""
+class SweepRun:
+    """One submission of a sweep, in a folder that it holds.
 
-    def __init__(
-        self,
-        sweep: SweepSpec,
-        models: dict[str, nn.Module],
-        tags: dict[str, str],
-    ):
-        self._sweep, self._tags, self._stop = sweep, tags, StopRequest()
-        # Fetched once, into the sweep's folder; every trial reads the same file.
-        self._base = with_local_weights(identity(sweep), models)
-        self._search = Search(sweep, sweep.sweep_path)
+    ``base``: the base with weights in local files, under the sweep's name.
+    """
+
+    def __init__(self, sweep: SweepSpec, base: JobSpec, tags: dict[str, str]):
+        self._sweep, self._base, self._tags, self._stop = sweep, base, tags, StopRequest()
+        self._search = Search(sweep)
         self._uri = tracking_uri(sweep.base)
         self._concurrency = 0
         self._file = StatusFile(sweep.sweep_path, SweepStatus(sweep.name, sweep.metric_name))
 
     def run(self, num_seeds: int) -> int:
-        """Search, confirm, tell; the exit status."""
+        """Search, confirm and publish; returns the exit status."""
         status, state = self._file.status, STATES[EXIT_FAILED]
         try:
             exit_status = self._run(num_seeds)
             state = STATES[exit_status]
         finally:
-            status.take(self._sweep, self._search)
+            status.update(self._sweep, self._search)
             status.state = state
             self._file.close()
         return exit_status
 
     def _run(self, num_seeds: int) -> int:
-        parent = find_parent(self._sweep, self._uri)
+        parent = find_parent(self._sweep.as_job(), self._uri)
         trackers = RunTrackers(self._uri, self._tags, parent)
         comparison: Comparison | None = None
         try:
@@ -148,25 +149,27 @@ class SweepJob:
             outcome = write_outcome(self._sweep, self._search.records())
             print(self._table(), flush=True)
             print(summary(self._sweep, outcome.records), flush=True)
-            if num_seeds and outcome.best is not None and not self._stop.is_made:
+            if num_seeds and outcome.best is not None and not self._stop.is_set:
                 comparison = self._confirm(trackers, outcome, num_seeds)
         finally:
             trackers.close()
         if comparison is not None:
             print(comparison, flush=True)
             outcome = write_outcome(self._sweep, self._search.records())
-        return self._tell(outcome)
+        return self._publish(outcome)
 
     def _run_search(self, trackers: RunTrackers) -> None:
-        progress = Progress(self._sweep, self._search, self._file.status)
+        progress = ProgressReporter(self._sweep, self._search, self._file.status)
         trials = SearchTrials(self._sweep, self._base, self._search, trackers, progress)
         if self._search.is_over:
-            print(f"{self._sweep.name} has searched already; no trial is run", flush=True)
+            print(
+                f"{self._sweep.name} has finished its search already; no trial is run", flush=True
+            )
         else:
-            # Another trial may become the best, of which it says nothing.
-            (self._sweep.sweep_path / RESULT_NAME).unlink(missing_ok=True)
+            # Another trial may become the best, which an earlier comparison does not cover.
+            (self._sweep.sweep_path / COMPARISON_NAME).unlink(missing_ok=True)
             self._run_trials(trials)
-            self._search.leave()
+            self._search.stop()
         trials.close()
 
     def _confirm(
@@ -175,11 +178,11 @@ class SweepJob:
         assert outcome.best is not None, "there is something to confirm"
         point = dict(outcome.best.params)
         if point == own_point(self._sweep.base, SearchSpace(self._sweep.space)):
-            print("the best settings are the base's own: there is nothing to compare", flush=True)
+            print("the best settings are the base's own; there is nothing to compare", flush=True)
             return None
         specs = confirm_specs(self._sweep, self._base, point, num_seeds)
-        trials = ConfirmTrials(list(specs.values()), trackers)
-        if not trials.are_over:
+        trials = FixedTrials(list(specs.values()), trackers, "confirms")
+        if not trials.are_finished:
             print(
                 f"training the best and the default settings with {num_seeds} seeds each",
                 flush=True,
@@ -190,13 +193,13 @@ class SweepJob:
             comparison.write(self._sweep.sweep_path)
         return comparison
 
-    def _run_trials(self, trials: SearchTrials | ConfirmTrials) -> None:
+    def _run_trials(self, trials: SearchTrials | FixedTrials) -> None:
         if self._concurrency == 0:
             connect()
             resources = self._sweep.resources or self._sweep.base.resources
             self._concurrency = plan_concurrency(resources, self._sweep.concurrency)
             print(f"{self._concurrency} trials at a time", flush=True)
-        # Ray has set its own handlers when it was joined.
+        # Ray installed its own handlers when it was connected.
         with stop_on_signals(self._stop):
             run_trials(
                 trials,
@@ -210,14 +213,15 @@ class SweepJob:
         search = self._search
         return progress_table(self._sweep, search.records(), search.num_trials, search.seconds)
 
-    def _tell(self, outcome: Outcome) -> int:
+    def _publish(self, outcome: Outcome) -> int:
         sweep = self._sweep
-        is_stopped = self._stop.is_made
+        is_stopped = self._stop.is_set
         address = publish_sweep(sweep, self._tags, outcome, is_stopped=is_stopped)
         print(f"sweep: {address or 'not in MLflow yet'}", flush=True)
         if is_stopped:
             print(
-                f"{sweep.name} was stopped; submit the same sweep to go on from {sweep.sweep_path}",
+                f"{sweep.name} was stopped; submit the same sweep to resume it from "
+                f"{sweep.sweep_path}",
                 flush=True,
             )
             return EXIT_STOPPED

@@ -1,4 +1,4 @@
-"""What a sweep leaves beside its trials: the best settings as a job, the table, the pictures."""
+"""Files in a sweep's folder: the best settings as a job, the table of trials, page and pictures."""
 
 import csv
 import io
@@ -7,17 +7,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from service.files import write_atomically
-from service.spec import JobSpec, parse_spec
-from service.sweep.confirm import RESULT_NAME, Comparison, read_comparison
-from service.sweep.page import render_page
-from service.sweep.pictures import SweepFacts, draw_all, png
+from data_pipeline.files import write_atomically
+from service.spec.job import JobSpec
+from service.spec.loading import parse_spec
+from service.sweep.analysis import TrialRecord, best_of, fastest_front, importances, states_text
+from service.sweep.confirm import COMPARISON_NAME, Comparison, read_comparison
+from service.sweep.pages.page import render_page
+from service.sweep.pages.pictures import SweepFacts, draw_all, png
 from service.sweep.progress import point_text, score_text
-from service.sweep.records import TrialRecord
-from service.sweep.search import best_of, fastest_front, importances
 from service.sweep.space import Point, SearchSpace, given_content, with_values
 from service.sweep.spec import SWEEP_NAME, SweepSpec
-from service.sweep.wording import states_text
 
 BEST_NAME = "best.json"
 FRONT_NAME = "front.json"
@@ -43,7 +42,7 @@ def job_with(sweep: SweepSpec, point: Point, name: str) -> JobSpec:
 
 
 def write_outcome(sweep: SweepSpec, records: Sequence[TrialRecord]) -> Outcome:
-    """Write everything that can be told of the sweep so far."""
+    """Write all files about the sweep so far."""
     folder = sweep.sweep_path
     best = best_of(sweep, records)
     outcome = Outcome(tuple(records), best, read_comparison(folder))
@@ -91,7 +90,7 @@ def draw_pictures(sweep: SweepSpec, records: Sequence[TrialRecord]) -> dict[str,
 
 
 def time_front(sweep: SweepSpec, records: Sequence[TrialRecord]) -> list[TrialRecord] | None:
-    """Trials that no other one beats in metric and time both; None where time is no aim."""
+    """Trials that no other one beats in both metric and time; None unless time is minimized."""
     if not sweep.minimize_time:
         return None
     return fastest_front(list(records), maximizes=sweep.maximizes)
@@ -104,7 +103,7 @@ def importance_epoch(sweep: SweepSpec) -> int:
 
 
 def page_summary(sweep: SweepSpec, outcome: Outcome) -> list[tuple[str, str]]:
-    """The page's first lines."""
+    """The rows at the top of the page."""
     best = outcome.best
     rows = [
         ("Settings tried", f"{len(outcome.records)}: {states_text(outcome.records)}"),
@@ -158,7 +157,7 @@ def table(sweep: SweepSpec, records: Sequence[TrialRecord]) -> str:
 
 def artifacts(folder: Path) -> list[Path]:
     """What MLflow is given of a sweep's folder, as far as it is there."""
-    names = (BEST_NAME, FRONT_NAME, TABLE_NAME, PAGE_NAME, SWEEP_NAME, RESULT_NAME)
+    names = (BEST_NAME, FRONT_NAME, TABLE_NAME, PAGE_NAME, SWEEP_NAME, COMPARISON_NAME)
     files = [folder / name for name in names]
     files += sorted((folder / PICTURES_NAME).glob("*.png"))
     return [path for path in files if path.exists()]

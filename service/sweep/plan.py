@@ -1,8 +1,8 @@
 """What a sweep would do, before it is begun."""
 
-from service.sweep.search import rungs
 from service.sweep.space import Dimension, SearchSpace
 from service.sweep.spec import SweepSpec
+from service.sweep.study import rungs
 
 
 def format_plan(sweep: SweepSpec) -> str:

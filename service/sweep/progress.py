@@ -1,4 +1,4 @@
-"""What a person reads while a sweep runs: one table, again and again."""
+"""The progress of a sweep: the table in its log, its status file, and the summary at its end."""
 
 import json
 import math
@@ -6,12 +6,18 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from service.sweep.records import TrialRecord
-from service.sweep.search import Search, best_of
+from service.run.report import duration
+from service.run.status import State
+from service.sweep.analysis import (
+    TrialRecord,
+    best_first,
+    best_of,
+    counts_text,
+    metric_text,
+    states_text,
+)
 from service.sweep.spec import SweepSpec
-from service.sweep.wording import best_first, counts_text, metric_text, states_text
-from service.tracking.report import duration
-from service.tracking.status import State
+from service.sweep.study import Search
 
 NUM_BEST = 5
 STATUS_INTERVAL_S = 5.0
@@ -39,8 +45,8 @@ class SweepStatus:
     eta_s: float | None = None
     updated_time: float = 0.0
 
-    def take(self, sweep: SweepSpec, search: Search) -> None:
-        """Learn how far the search is."""
+    def update(self, sweep: SweepSpec, search: Search) -> None:
+        """Take the state of the search."""
         records = search.records()
         best = best_of(sweep, records)
         self.num_trials, self.num_ended = search.num_trials, num_ended(records)
@@ -52,10 +58,8 @@ class SweepStatus:
         self.eta_s = eta_s(self.num_ended, self.num_trials, self.seconds)
 
 
-class Progress:
-    """Tells how far the search is, each thing when its interval is over; call it as often as you
-    like.
-    """
+class ProgressReporter:
+    """Prints the progress table and updates the status, each when its interval has passed."""
 
     def __init__(
         self,
@@ -65,14 +69,14 @@ class Progress:
         show: Callable[[str], None] = print,
     ):
         self._sweep, self._search, self._status, self._show = sweep, search, status, show
-        self._shown_s, self._told_s = time.monotonic(), -math.inf
+        self._shown_s, self._updated_s = time.monotonic(), -math.inf
 
     def __call__(self) -> None:
-        """Print the table, and refresh the status, if it is time."""
+        """Print the table and update the status if they are due; may be called at any rate."""
         now_s = time.monotonic()
-        if now_s - self._told_s >= STATUS_INTERVAL_S:
-            self._told_s = now_s
-            self._status.take(self._sweep, self._search)
+        if now_s - self._updated_s >= STATUS_INTERVAL_S:
+            self._updated_s = now_s
+            self._status.update(self._sweep, self._search)
         if now_s - self._shown_s >= self._sweep.progress_interval_s:
             self._shown_s = now_s
             search = self._search
@@ -94,12 +98,12 @@ def eta_s(num_ended: int, num_trials: int, seconds: float) -> float | None:
 def progress_table(
     sweep: SweepSpec, records: Sequence[TrialRecord], num_trials: int, seconds: float
 ) -> str:
-    """How far the sweep is, with the trials under way and the best ones so far.
+    """The progress of the sweep, with the running trials and the best ones so far.
 
     ``seconds``: time spent so far.
     """
-    under_way = [record for record in records if record.state in ("running", "waiting")]
-    shown = {record.number: record for record in [*under_way, *_leaders(sweep, records)]}
+    running = [record for record in records if record.state in ("running", "waiting")]
+    shown = {record.number: record for record in [*running, *_leaders(sweep, records)]}
     rows = [("trial", "state", "epoch", sweep.metric_name, "settings")]
     rows += [
         (
@@ -118,7 +122,7 @@ def progress_table(
         cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=False)]
         lines.append("  " + "  ".join([*cells, row[4]]).rstrip())
     if num_others:
-        lines.append(f"  and {num_others} more, which ended behind these")
+        lines.append(f"  and {num_others} more, with lower scores")
     return "\n".join(lines)
 
 
@@ -141,12 +145,12 @@ def _leaders(sweep: SweepSpec, records: Sequence[TrialRecord]) -> list[TrialReco
 
 
 def score_text(sweep: SweepSpec, score: float | None) -> str:
-    """The metric as people write it."""
+    """The metric, rounded for reading."""
     return "-" if score is None else metric_text(score, sweep.metric_name)
 
 
 def point_text(record: TrialRecord) -> str:
-    """A trial's settings on a line, the fields by their last names."""
+    """A trial's settings on one line, each field by the last part of its path."""
     values = []
     for path, value in record.params.items():
         text = f"{value:.4g}" if isinstance(value, float) else json.dumps(value)
@@ -155,10 +159,10 @@ def point_text(record: TrialRecord) -> str:
 
 
 def summary(sweep: SweepSpec, records: Sequence[TrialRecord]) -> str:
-    """What a search ends with: the best setting, and among how many it is the best."""
+    """The end of a search's log: the best settings, and among how many they are the best."""
     best = best_of(sweep, records)
     if best is None:
-        return f"{counts_text(records)}; no trial came to its last epoch"
+        return f"{counts_text(records)}; no trial reached its last epoch"
     lines = [
         f"{counts_text(records)}",
         f"the best is trial {best.number}, {sweep.metric_name} {score_text(sweep, best.score)}:",

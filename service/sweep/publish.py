@@ -1,4 +1,4 @@
-"""A sweep's own run in MLflow: the best settings, the table, the pictures; the winner's name."""
+"""A sweep's own run in MLflow: best settings, table and pictures; and its winner, registered."""
 
 import contextlib
 import json
@@ -9,20 +9,21 @@ from pathlib import Path
 from mlflow.entities import Metric, Param
 from mlflow.exceptions import MlflowException
 
-from service.cluster.run_folder import SPEC_NAME, TAGS_NAME
-from service.files import write_atomically
+from data_pipeline.files import write_atomically
+from service.publish import load_student, sync_run
 from service.result import read_result
-from service.spec import JobSpec
+from service.run.folder import SPEC_NAME, claim_run_folder, read_spec, read_tags, write_tags
+from service.sweep.analysis import counts_text
 from service.sweep.confirm import CONFIRM_NAME
-from service.sweep.outcome import PICTURES_NAME, Outcome, artifacts
+from service.sweep.outcome import PICTURES_NAME, Outcome, artifacts, write_outcome
 from service.sweep.progress import summary
-from service.sweep.spec import SweepSpec
-from service.sweep.tracking import PARENT_TAG, find_parent
+from service.sweep.spec import SWEEP_NAME, SweepSpec
+from service.sweep.study import Search
 from service.sweep.trials import TRIALS_NAME, trial_name
-from service.sweep.wording import counts_text
 from service.tracking.mlflow_run import MAX_PARAM_LENGTH, RUN_ID_NAME, MlflowRun, tracking_uri
 from service.tracking.student_model import log_student
-from service.training.checkpoints import STUDENT_NAME
+from service.training.checkpoint import STUDENT_NAME
+from service.trials.run_trackers import PARENT_TAG, find_parent
 
 logger = logging.getLogger(__name__)
 
@@ -33,23 +34,23 @@ PUBLISHED_NAME = "mlflow_address"
 def publish_sweep(
     sweep: SweepSpec, tags: dict[str, str], outcome: Outcome, *, is_stopped: bool
 ) -> str | None:
-    """Give MLflow what the sweep came to, and return where it is; None if it is not there.
+    """Send MLflow the sweep's outcome; returns the address of its run, None if that failed.
 
-    Each thing is there once, however often this is begun.
+    Everything is there once, however often this is called.
     """
-    parent = find_parent(sweep, tracking_uri(sweep.base))
+    parent = find_parent(sweep.as_job(), tracking_uri(sweep.base))
     if parent is None:
         return None
     try:
         adopt_runs(sweep, parent)
-        _describe(sweep, parent, tags, outcome, is_final=not is_stopped)
+        _log_outcome(sweep, parent, tags, outcome, is_final=not is_stopped)
         if outcome.best is not None and not is_stopped:
             register_winner(sweep, outcome)
         parent.end("KILLED" if is_stopped else "FINISHED" if outcome.best else "FAILED")
     except Exception as error:
-        # Whatever it is, the sweep is done, and can be sent later.
+        # Of whatever kind: the sweep is done, and can be sent later.
         logger.warning(
-            "MLflow did not take all of the sweep (%s); python jobs/sync.py %s sends the rest",
+            "MLflow did not accept all of the sweep (%s); python jobs/sync.py %s sends the rest",
             error,
             sweep.sweep_path,
         )
@@ -59,25 +60,24 @@ def publish_sweep(
 
 
 def run_folders(sweep: SweepSpec) -> Iterator[Path]:
-    """The folders of the sweep's runs, those of trials first."""
+    """The folders of the sweep's runs, trials first."""
     for name in (TRIALS_NAME, CONFIRM_NAME):
         yield from sorted(path.parent for path in (sweep.sweep_path / name).glob(f"*/{SPEC_NAME}"))
 
 
 def adopt_runs(sweep: SweepSpec, parent: MlflowRun) -> None:
-    """Put the sweep's runs beneath its own, those too that began while the server was away."""
+    """Make the sweep's runs children of its own, also those that started without the server."""
     for run_path in run_folders(sweep):
-        path = run_path / TAGS_NAME
-        tags = json.loads(path.read_text())
+        tags = read_tags(run_path)
         if tags.get(PARENT_TAG) == parent.run_id:
             continue
         if (run_path / RUN_ID_NAME).exists():
             run_id = (run_path / RUN_ID_NAME).read_text().strip()
             parent.client.set_tag(run_id, PARENT_TAG, parent.run_id)
-        write_atomically(path, json.dumps({**tags, PARENT_TAG: parent.run_id}, indent=1) + "\n")
+        write_tags(run_path, {**tags, PARENT_TAG: parent.run_id})
 
 
-def _describe(
+def _log_outcome(
     sweep: SweepSpec,
     parent: MlflowRun,
     tags: dict[str, str],
@@ -97,19 +97,22 @@ def _describe(
         params = {f"best.{path}": json.dumps(value) for path, value in best.params.items()}
         all_tags |= {key: value[:MAX_PARAM_LENGTH] for key, value in params.items()}
         if is_final:
-            # Parameters of a run cannot be changed: where a search with more budget found better
-            # ones, the tags have them.
+            # Parameters of a run cannot be changed: where a search with a larger budget finds
+            # better ones, only the tags have them.
             with contextlib.suppress(MlflowException):
                 entries = [Param(key, value[:MAX_PARAM_LENGTH]) for key, value in params.items()]
                 client.log_batch(parent.run_id, params=entries)
         assert best.score is not None, "the best has a score"
-        figures = {f"best_{sweep.metric_name}": best.score, "num_tried": len(outcome.records)}
-        # The same whenever it is sent, so that it is there once.
+        figures = {
+            f"sweep/best_{sweep.metric}": best.score,
+            "sweep/num_tried": len(outcome.records),
+        }
+        # The same time whenever it is sent, so that MLflow keeps it once.
         result = read_result(sweep.sweep_path / TRIALS_NAME / trial_name(best.number))
         assert result is not None, "the best has finished"
         metrics = [Metric(key, float(value), result.time_ms, 0) for key, value in figures.items()]
         client.log_batch(parent.run_id, metrics=metrics)
-    parent.tag(all_tags)
+    parent.set_tags(all_tags)
     for path in artifacts(sweep.sweep_path):
         place = PICTURES_NAME if path.parent.name == PICTURES_NAME else None
         client.log_artifact(parent.run_id, str(path), place)
@@ -118,11 +121,11 @@ def _describe(
 def register_winner(sweep: SweepSpec, outcome: Outcome) -> None:
     """Make the winner's student a version of the base's registered model, if it names one.
 
-    That is the student of the first confirming run, or of the best trial where nothing was
-    confirmed. Which seed did best on val must not decide.
+    That is the student of the first confirming run, or of the best trial if there is none: which
+    seed has the best accuracy on val must not decide.
 
     Raises:
-        One of TRACKING_ERRORS: the server does not do its part.
+        One of TRACKING_ERRORS: the server fails or does not answer.
     """
     tracking = sweep.base.tracking
     if tracking.register_as is None:
@@ -131,16 +134,38 @@ def register_winner(sweep: SweepSpec, outcome: Outcome) -> None:
     run_path = sweep.sweep_path / CONFIRM_NAME / f"best-seed-{sweep.base.seed}"
     if outcome.comparison is None or read_result(run_path) is None:
         run_path = sweep.sweep_path / TRIALS_NAME / trial_name(outcome.best.number)
-    spec = JobSpec.model_validate_json((run_path / SPEC_NAME).read_text())
+    spec = read_spec(run_path)
     names = {"register_as": tracking.register_as, "alias": tracking.alias}
     spec_to_register = spec.model_copy(update={"tracking": spec.tracking.model_copy(update=names)})
     run = MlflowRun(spec, tracking_uri(sweep.base))
-    log_student(run, spec_to_register, run_path / STUDENT_NAME)
+    weights_path = run_path / STUDENT_NAME
+    log_student(run, spec_to_register, load_student(spec, weights_path), weights_path)
     run.end("FINISHED")
 
 
-def sweep_tags(sweep: SweepSpec) -> dict[str, str]:
-    """The tags that the last submission found for the sweep."""
-    path = sweep.sweep_path / TAGS_NAME
-    tags: dict[str, str] = json.loads(path.read_text()) if path.exists() else {}
-    return tags
+def is_sweep(path: Path) -> bool:
+    """Whether a folder is a sweep's."""
+    return (path / SWEEP_NAME).exists()
+
+
+def sync_sweep(sweep_path: Path) -> str:
+    """Send MLflow what it misses of a sweep and its runs; returns a line for the log.
+
+    Raises:
+        BadInputError: a job holds the folder, and sends it itself.
+        One of TRACKING_ERRORS: the server fails or does not answer; what it accepted is recorded.
+    """
+    sweep = SweepSpec.model_validate_json((sweep_path / SWEEP_NAME).read_text())
+    spec = sweep.as_job()
+    with claim_run_folder(spec):
+        # Before its runs, so that they are created as its children.
+        adopt_runs(sweep, MlflowRun(spec, tracking_uri(sweep.base)))
+        for run_path in run_folders(sweep):
+            sync_run(run_path)
+        search = Search(sweep)
+        outcome = write_outcome(sweep, search.records())
+        tags = read_tags(sweep_path)
+        address = publish_sweep(sweep, tags, outcome, is_stopped=not search.is_over)
+        if address is None:
+            raise OSError("MLflow did not accept all of the sweep")
+    return f"{sweep.name}: sent the sweep and its {len(outcome.records)} trials, {address}"

@@ -3,33 +3,55 @@
 import itertools
 import json
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from service.problems import BadInputError, Problem
-from service.spec import JobSpec, parse_spec
-from service.sweep.parameters import FIXED_SECTIONS, Parameter, is_numeric, leaf_types
-from service.sweep.space import Dimension, Point, SearchSpace, given_content, with_values
+from service.spec.errors import BadInputError, Problem
+from service.spec.job import JobSpec
+from service.spec.loading import LoadedJob, parse_job, parse_spec
+from service.sweep.space import (
+    Dimension,
+    Point,
+    SearchSpace,
+    given_content,
+    is_numeric,
+    leaf_types,
+    with_values,
+)
+from service.sweep.spec import Parameter, SweepSpec
 
-if TYPE_CHECKING:
-    from service.sweep.spec import SweepSpec
+FIXED_SECTIONS = {
+    "schema_version": "it is the format's",
+    "name": "each trial has its own",
+    "seed": "settings are searched with one seed; --confirm N tries the best with several",
+    "dataset": "trials on other data cannot be compared",
+    "evaluation": "trials that are measured in other ways cannot be compared",
+    "resources": "trials of other sizes cannot be planned together; see resources of the sweep",
+    "checkpoints": "they are the sweep's",
+    "tracking": "it is the sweep's",
+}
+"""What a space may not contain, and why."""
 
 MAX_CORNERS = 512
 MAX_POINT_PROBLEMS = 5
 
 
-def problems_with(sweep: "SweepSpec") -> Iterator[Problem]:
-    """What is wrong with a sweep whose fields are valid each by itself."""
-    base_problems = list(_problems_of(given_content(sweep.base)))
-    yield from (problem._replace(where=f"base.{problem.where}") for problem in base_problems)
-    own = [*_sweep_problems(sweep), *_space_problems(sweep)]
-    if not base_problems:
-        own += _trial_problems(sweep)
-    yield from own
-    if not base_problems and not own:
-        yield from _point_problems(sweep)
+def check_sweep(sweep: SweepSpec) -> tuple[LoadedJob | None, list[Problem]]:
+    """Every problem of a sweep whose fields are valid; and its base, where that is a valid job."""
+    base: LoadedJob | None = None
+    problems = []
+    try:
+        base = parse_job(given_content(sweep.base))
+    except BadInputError as error:
+        problems += [p._replace(where=f"base.{p.where}") for p in error.problems]
+    problems += [*_sweep_problems(sweep), *_space_problems(sweep)]
+    if base is not None:
+        problems += _trial_problems(sweep)
+        if not problems:
+            problems += _point_problems(sweep)
+    return base, problems
 
 
-def _sweep_problems(sweep: "SweepSpec") -> Iterator[Problem]:
+def _sweep_problems(sweep: SweepSpec) -> Iterator[Problem]:
     if sweep.base.dataset.held_out is not None:
         yield Problem("base.dataset.held_out", "is set", "set held_out of the sweep instead")
     epochs = sweep.base.schedule.num_epochs
@@ -70,7 +92,7 @@ def _sweep_problems(sweep: "SweepSpec") -> Iterator[Problem]:
         yield Problem("space", "is empty", "name a field, or leave space out for the default")
 
 
-def _trial_problems(sweep: "SweepSpec") -> Iterator[Problem]:
+def _trial_problems(sweep: SweepSpec) -> Iterator[Problem]:
     """What makes every trial invalid, whatever its settings."""
     for problem in _problems_of(trial_content(sweep, sweep.base)):
         yield problem._replace(where=problem.where.removeprefix("dataset."))
@@ -84,7 +106,7 @@ def _trial_problems(sweep: "SweepSpec") -> Iterator[Problem]:
             )
 
 
-def _space_problems(sweep: "SweepSpec") -> Iterator[Problem]:
+def _space_problems(sweep: SweepSpec) -> Iterator[Problem]:
     for path, parameter in sweep.space.items():
         where = f"space.{path}"
         section = path.split(".")[0]
@@ -92,7 +114,7 @@ def _space_problems(sweep: "SweepSpec") -> Iterator[Problem]:
         if section in FIXED_SECTIONS:
             yield Problem(where, "cannot be searched", FIXED_SECTIONS[section])
         elif not types:
-            yield Problem(where, "is not a field of a job spec", "mend its name")
+            yield Problem(where, "is not a field of a job spec", "fix its name")
         elif len(parameter.kinds_given) != 1:
             yield Problem(where, "needs one of log, linear and choice", "give just one of them")
         else:
@@ -131,19 +153,19 @@ def _range_problems(dimension: Dimension) -> Iterator[Problem]:
         yield Problem(f"{where}.step", "is more than the range", "make it smaller")
 
 
-def _condition_problems(sweep: "SweepSpec", path: str, parameter: Parameter) -> Iterator[Problem]:
+def _condition_problems(sweep: SweepSpec, path: str, parameter: Parameter) -> Iterator[Problem]:
     for other, allowed in (parameter.when or {}).items():
         where = f"space.{path}.when.{other}"
         condition = sweep.space.get(other)
         if condition is None or condition.choice is None:
             yield Problem(where, "is no parameter with a choice", "name one of this space")
         elif unknown := [value for value in allowed if value not in condition.choice]:
-            yield Problem(where, f"{unknown[0]!r} is not among its choices", "mend the value")
+            yield Problem(where, f"{unknown[0]!r} is not among its choices", "fix the value")
         elif _depends_on(sweep, other, path):
             yield Problem(where, "depends on this parameter itself", "remove one condition")
 
 
-def _depends_on(sweep: "SweepSpec", path: str, other: str) -> bool:
+def _depends_on(sweep: SweepSpec, path: str, other: str) -> bool:
     """Whether ``path`` applies depending on ``other``, directly or through others."""
     seen, ahead = set(), [path]
     while ahead:
@@ -156,15 +178,15 @@ def _depends_on(sweep: "SweepSpec", path: str, other: str) -> bool:
     return False
 
 
-def _point_problems(sweep: "SweepSpec") -> Iterator[Problem]:
-    """What is wrong with points, each kind of mistake told once with a point that shows it."""
-    told: set[tuple[str, str]] = set()
+def _point_problems(sweep: SweepSpec) -> Iterator[Problem]:
+    """Problems of points, each kind of mistake once, with a point that shows it."""
+    seen: set[tuple[str, str]] = set()
     content = trial_content(sweep, sweep.base)
-    for point in telling_points(sweep):
+    for point in boundary_points(sweep):
         for problem in _problems_of(with_values(content, point)):
-            if (key := (problem.where, problem.remedy)) in told:
+            if (key := (problem.where, problem.remedy)) in seen:
                 continue
-            told.add(key)
+            seen.add(key)
             at = ", ".join(f"{path} = {value!r}" for path, value in point.items())
             yield Problem(
                 f"space: {problem.where}",
@@ -172,12 +194,12 @@ def _point_problems(sweep: "SweepSpec") -> Iterator[Problem]:
                 f"{problem.remedy}; every point must be a valid job, and when keeps a parameter "
                 "from those where it does not apply",
             )
-            if len(told) == MAX_POINT_PROBLEMS:
+            if len(seen) == MAX_POINT_PROBLEMS:
                 return
 
 
-def telling_points(sweep: "SweepSpec") -> Iterator[Point]:
-    """Points that show whether all of the space are valid jobs: all of a small one."""
+def boundary_points(sweep: SweepSpec) -> Iterator[Point]:
+    """Points that show whether all of the space are valid jobs: all points of a small space."""
     space = SearchSpace(sweep.space)
     if sweep.algorithm.kind == "grid":
         yield from itertools.islice(space.grid(), MAX_CORNERS)
@@ -187,7 +209,7 @@ def telling_points(sweep: "SweepSpec") -> Iterator[Point]:
         yield from space.random_corners(MAX_CORNERS, seed=0)
 
 
-def trial_content(sweep: "SweepSpec", base: JobSpec) -> dict[str, Any]:
+def trial_content(sweep: SweepSpec, base: JobSpec) -> dict[str, Any]:
     """The JSON data of a trial's spec, but for its point, its name and its place."""
     content = given_content(base)
     content["dataset"]["held_out"] = sweep.held_out.model_dump(mode="json")

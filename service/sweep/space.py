@@ -4,13 +4,15 @@ import copy
 import itertools
 import json
 import math
+import types
 from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple, Protocol
+from typing import Annotated, Any, NamedTuple, Protocol, Union, get_args, get_origin
 
 import numpy as np
+from pydantic import BaseModel
 
-from service.spec import JobSpec
-from service.sweep.parameters import Parameter, is_integer, leaf_types
+from service.spec.job import JobSpec
+from service.sweep.spec import Parameter
 
 Point = dict[str, Any]
 """Values by path; a parameter that does not apply is absent."""
@@ -91,7 +93,7 @@ class Dimension(NamedTuple):
         unique = dict.fromkeys(float(min(max(value, low), high)) for value in values)
         return [int(value) if self.is_integer else value for value in unique]
 
-    def telling_values(self) -> list[Any]:
+    def boundary_values(self) -> list[Any]:
         """Values that show whether all of them are valid: all of a few, otherwise the ends."""
         if self.parameter.choice is not None:
             return list(self.parameter.choice)
@@ -124,16 +126,16 @@ class SearchSpace:
 
     def num_corners(self) -> int:
         """Combinations of telling values, conditions aside."""
-        return math.prod(len(dimension.telling_values()) for dimension in self.dimensions)
+        return math.prod(len(dimension.boundary_values()) for dimension in self.dimensions)
 
     def corners(self) -> list[Point]:
         """Every combination of telling values."""
-        return self._combinations({d.path: d.telling_values() for d in self.dimensions})
+        return self._combinations({d.path: d.boundary_values() for d in self.dimensions})
 
     def random_corners(self, count: int, seed: int) -> Iterator[Point]:
         """Combinations of telling values, drawn at random."""
         generator = np.random.default_rng(seed)
-        values = {dimension.path: dimension.telling_values() for dimension in self.dimensions}
+        values = {dimension.path: dimension.boundary_values() for dimension in self.dimensions}
         for _ in range(count):
             point: Point = {}
             for dimension in self.dimensions:
@@ -232,3 +234,39 @@ def _decoded_value(value: Any) -> Any:  # noqa: ANN401 - any JSON value
     if isinstance(value, str) and value.startswith(JSON_MARK):
         return json.loads(value.removeprefix(JSON_MARK))
     return value
+
+
+def leaf_types(path: str) -> set[object]:
+    """Types that the field at a dotted path of a job spec may have; empty if there is none."""
+    models: set[object] = {JobSpec}
+    *sections, leaf = path.split(".")
+    for section in sections:
+        models = {kind for model in models for kind in _field_types(model, section)}
+    return {kind for model in models for kind in _field_types(model, leaf)}
+
+
+def is_numeric(types_found: set[object]) -> bool:
+    """Whether the field takes a range of numbers."""
+    return bool(types_found & {int, float})
+
+
+def is_integer(types_found: set[object]) -> bool:
+    """Whether the field takes whole numbers only."""
+    return int in types_found and float not in types_found
+
+
+def _field_types(model: object, name: str) -> Iterator[object]:
+    if isinstance(model, type) and issubclass(model, BaseModel) and name in model.model_fields:
+        yield from _alternatives(model.model_fields[name].annotation)
+
+
+def _alternatives(annotation: Any) -> Iterator[object]:  # noqa: ANN401 - what typing has no name for
+    """The plain types in an annotation, such as ``float | None``."""
+    origin = get_origin(annotation)
+    if origin is Annotated:
+        yield from _alternatives(get_args(annotation)[0])
+    elif origin in (Union, types.UnionType):
+        for argument in get_args(annotation):
+            yield from _alternatives(argument)
+    else:
+        yield origin or annotation

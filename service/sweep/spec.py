@@ -1,32 +1,56 @@
 """What a sweep is: a job, the settings of it that are searched, and how.
 
-Imports neither torch nor ray, like the job spec's own module.
+Imports neither torch nor ray, like the job spec.
 """
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field, JsonValue
 
-from service.problems import BadInputError, Problem
-from service.spec import JobSpec, problem_of, read_json, with_absolute_paths
-from service.spec_data_sections import HeldOut
-from service.spec_fields import Count, Positive, Section
-from service.spec_sections import Resources
-from service.sweep.parameters import DEFAULT_SPACE, Parameter
+from service.spec.data_sections import HeldOut
+from service.spec.fields import Count, Positive, Section
+from service.spec.job import JobSpec
+from service.spec.sections import Resources
 
 SWEEP_NAME = "sweep.json"
 
-REFUSED_ALGORITHMS = {
-    "bohb": "it needs trials that pause and hand each other checkpoints of Ray Tune, which trials "
-    "of Ray Train do not make; tpe with scheduler asha comes closest",
-}
-REFUSED_SCHEDULERS = {
-    "pbt": "it changes the settings of runs under way and copies weights between them, but a run "
-    "here is its spec from beginning to end; use asha",
-    "hyperband": "it pauses trials through checkpoints of Ray Tune, which trials of Ray Train do "
-    "not make; use asha",
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+
+
+class Parameter(Section):
+    """Values that a field of the job spec is tried with: one of ``log``, ``linear``, ``choice``."""
+
+    log: tuple[Positive, Positive] | None = None
+    """Least and greatest value; their logarithms are searched evenly. Whole numbers where the field
+    takes only these."""
+    linear: tuple[Finite, Finite] | None = None
+    """Least and greatest value, searched evenly."""
+    choice: Annotated[tuple[JsonValue, ...], Field(min_length=1)] | None = None
+    """The values themselves; whole sections, too."""
+    step: Positive | None = None
+    """linear: only values that are a multiple of it above the least one."""
+    points: Annotated[int, Field(ge=2)] | None = None
+    """Algorithm grid: how many values of log or linear, the ends included."""
+    when: dict[str, tuple[JsonValue, ...]] | None = None
+    """The parameter applies only where others, which have a choice, have one of these values."""
+
+    @property
+    def kind(self) -> Literal["log", "linear", "choice"]:
+        """Which of the three it is; the first, where the spec wrongly gives several."""
+        return next(kind for kind in self.kinds_given)
+
+    @property
+    def kinds_given(self) -> list[Literal["log", "linear", "choice"]]:
+        """Which of the three the spec gives."""
+        kinds: tuple[Literal["log", "linear", "choice"], ...] = ("log", "linear", "choice")
+        return [kind for kind in kinds if getattr(self, kind) is not None]
+
+
+DEFAULT_SPACE = {
+    "method.base_temperature": Parameter(log=(1, 8)),
+    "method.alpha": Parameter(linear=(0, 4)),
+    "method.beta": Parameter(linear=(0, 2)),
 }
 
 
@@ -105,10 +129,14 @@ class SweepSpec(Section):
         """The sweep's folder."""
         return self.base.checkpoints.storage_path / self.name
 
+    def as_job(self) -> JobSpec:
+        """The job spec that stands for the sweep itself: the base under the sweep's name."""
+        return self.base.model_copy(update={"name": self.name})
+
     @property
     def metric_name(self) -> str:
         """The metric as runs report it."""
-        return f"held_out_{self.metric}"
+        return f"held_out/{self.metric}"
 
     @property
     def maximizes(self) -> bool:
@@ -119,64 +147,3 @@ class SweepSpec(Section):
     def min_epochs(self) -> int:
         """Epochs before a trial may be stopped."""
         return self.scheduler.min_epochs or max(1, self.base.schedule.num_epochs // 9)
-
-
-def load_sweep(path: Path) -> SweepSpec:
-    """Read and check a sweep spec; relative paths in it start from the current directory.
-
-    Raises:
-        BadInputError: with every problem that the text, the fields, the files they name and the
-            points of the space show.
-    """
-    return parse_sweep(read_json(path), subject=str(path))
-
-
-def parse_sweep(content: Any, subject: str = "sweep") -> SweepSpec:  # noqa: ANN401 - it is JSON
-    """Check a sweep spec given as JSON data and make its paths absolute.
-
-    Raises:
-        BadInputError: with every problem found.
-    """
-    # Imported here: the rules read this module's sections.
-    from service.sweep.rules import problems_with
-
-    if not isinstance(content, Mapping):
-        raise BadInputError(subject, [Problem("$", "is not an object", "write {...}")])
-    content = _completed(content, subject)
-    problems = list(_refused_kinds(content))
-    try:
-        sweep = SweepSpec.model_validate(content)
-    except ValidationError as error:
-        refused = {problem.where for problem in problems}
-        found = [problem_of(detail) for detail in error.errors()]
-        problems += [problem for problem in found if problem.where not in refused]
-        raise BadInputError(subject, problems) from error
-    sweep = sweep.model_copy(update={"base": with_absolute_paths(sweep.base)})
-    if problems := list(problems_with(sweep)):
-        raise BadInputError(subject, problems)
-    return sweep
-
-
-def _completed(content: Mapping[str, Any], subject: str) -> Mapping[str, Any]:
-    """The content with the base itself in place of its file, and a scheduler that fits."""
-    completed = dict(content)
-    if isinstance(base := content.get("base"), str):
-        try:
-            completed["base"] = read_json(Path(base))
-        except BadInputError as error:
-            problems = [Problem("base", f"{base}: {p.wrong}", p.remedy) for p in error.problems]
-            raise BadInputError(subject, problems) from error
-    if content.get("minimize_time") is True:
-        completed.setdefault("scheduler", {"kind": "none"})
-    return completed
-
-
-def _refused_kinds(content: Mapping[str, Any]) -> list[Problem]:
-    """Methods that are known, and cannot work here."""
-    reasons = {"algorithm": REFUSED_ALGORITHMS, "scheduler": REFUSED_SCHEDULERS}
-    problems = []
-    for section, refused in reasons.items():
-        kind = content[section].get("kind") if isinstance(content.get(section), Mapping) else None
-        if isinstance(kind, str) and kind in refused:
-            problems.append(Problem(f"{section}.kind", f"is {kind!r}", refused[kind]))
-    return problems

@@ -1,1 +1,1 @@
-"""What happened in a run: the journal beside it, MLflow, and what a person reads."""
+"""What knows MLflow: a run's metrics and status, and the student as a model."""

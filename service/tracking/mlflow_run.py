@@ -5,12 +5,12 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-# A dead server must be noticed in seconds; whoever calls retries in its own time, and looks first
-# what the server did before its answer was lost: repeated blindly, a request makes a second run, or
-# a second version. MLflow reads these when a request is made, and a user's own setting stands.
+# A dead server must be noticed in seconds. Callers retry on their own, and first check what the
+# server did before its answer was lost: repeated blindly, a request creates a second run, or a
+# second version. MLflow reads these variables at each request; a user's own setting is kept.
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
-# A bar that redraws itself is noise in a job's log.
+# A progress bar is noise in a job's log.
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 
 import mlflow
@@ -19,12 +19,12 @@ from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 
-from service.files import write_atomically
-from service.spec import JobSpec
-from service.tracking.journal import Event
-from service.training.checkpoints import Progress
+from data_pipeline.files import write_atomically
+from service.run.journal import Event
+from service.run.progress import Progress
+from service.spec.job import JobSpec
 
-# What the client raises when the server is away, refuses or answers nonsense.
+# What the client raises when the server is away, fails or answers nonsense.
 TRACKING_ERRORS = (MlflowException, requests.RequestException, OSError)
 
 MAX_METRICS_PER_CALL = 1000
@@ -32,14 +32,14 @@ MAX_PARAMS_PER_CALL = 100
 MAX_PARAM_LENGTH = 6000
 RUN_ID_NAME = "mlflow_run_id"
 RUN_KEY_TAG = "run_key"
-# How a run that did not finish is marked, by its state.
-RUN_ENDS = {"failed": "FAILED", "stopped": "KILLED"}
+# MLflow's status of a run that did not finish, by its state.
+RUN_STATUSES = {"failed": "FAILED", "stopped": "KILLED"}
 
 
 class MlflowRun:
     """A job's run; submitting the job again finds the same one.
 
-    Raises one of TRACKING_ERRORS wherever the server does not do its part.
+    Every method raises one of TRACKING_ERRORS where the server fails or does not answer.
     """
 
     def __init__(self, spec: JobSpec, uri: str):
@@ -52,23 +52,23 @@ class MlflowRun:
 
     @property
     def address(self) -> str:
-        """Where a person finds the run: a page of the UI, or how to open it."""
+        """The run's page in the UI; for SQLite, with the command that starts the UI."""
         page = f"/#/experiments/{self.experiment_id}/runs/{self.run_id}"
         if self._uri.startswith("http"):
             return self._uri.rstrip("/") + page
         command = f"mlflow ui --backend-store-uri {self._uri}"
         return f"http://127.0.0.1:5000{page} (first start: {command})"
 
-    def describe(self, tags: dict[str, str]) -> None:
+    def log_spec(self, tags: dict[str, str]) -> None:
         """Log the spec, as parameters and as a file, and the tags."""
         params = [Param(key, value) for key, value in flattened(self._spec).items()]
         for start in range(0, len(params), MAX_PARAMS_PER_CALL):
             self.client.log_batch(self.run_id, params=params[start : start + MAX_PARAMS_PER_CALL])
-        self.tag(tags)
+        self.set_tags(tags)
         self.client.log_text(self.run_id, self._spec.model_dump_json(indent=1), "spec.json")
 
-    def send(self, events: Iterable[Event]) -> None:
-        """Log the events' values; a point that is there already is not doubled."""
+    def log_events(self, events: Iterable[Event]) -> None:
+        """Log the events' values as metrics; MLflow keeps equal points once."""
         metrics = [
             Metric(name, value, event.time_ms, event.step)
             for event in events
@@ -79,22 +79,22 @@ class MlflowRun:
                 self.run_id, metrics=metrics[start : start + MAX_METRICS_PER_CALL]
             )
 
-    def tag(self, tags: dict[str, str]) -> None:
+    def set_tags(self, tags: dict[str, str]) -> None:
         """Set or change tags."""
         self.client.log_batch(self.run_id, tags=[RunTag(key, value) for key, value in tags.items()])
 
-    def send_figures(self, progress: Progress, time_ms: int) -> None:
-        """Log the run's final figures, each under a name that says which it is.
+    def log_result(self, progress: Progress, time_ms: int) -> None:
+        """Log the run's final metrics.
 
-        ``time_ms``, of when they came about, is the same whenever they are sent: so they are there
-        once, however often that is.
+        ``time_ms``, when training was done, is the same whenever they are sent, so MLflow keeps
+        them once.
         """
         figures = {
-            "last_top1": progress.last_top1,
-            "last_top5": progress.last_top5,
-            "best_top1": progress.best_top1,
-            "best_top5": progress.best_top5,
-            "best_epoch": progress.best_epoch,
+            "result/last_top1": progress.last_top1,
+            "result/last_top5": progress.last_top5,
+            "result/best_top1": progress.best_top1,
+            "result/best_top5": progress.best_top5,
+            "result/best_epoch": progress.best_epoch,
         }
         metrics = [
             Metric(name, float(value), time_ms, progress.step)
@@ -114,14 +114,14 @@ class MlflowRun:
             try:
                 return str(self.client.create_experiment(name, self._artifact_location()))
             except MlflowException:
-                # Another job may have made it in the meantime.
+                # Another job may have created it in the meantime.
                 experiment = self.client.get_experiment_by_name(name)
                 if experiment is None:
                     raise
         return str(experiment.experiment_id)
 
     def _artifact_location(self) -> str | None:
-        """A server keeps artifacts itself; beside SQLite they lie in the storage path."""
+        """A server stores artifacts itself; with SQLite they are in the storage path."""
         if self._uri.startswith("http"):
             return None
         return (self._spec.checkpoints.storage_path / "mlflow-artifacts").as_uri()
@@ -135,7 +135,7 @@ class MlflowRun:
         return run_id
 
     def _find_or_create(self) -> str:
-        """The server may have made the run when its answer was lost."""
+        """The server may have created the run when its answer was lost."""
         identity = f"{self._spec.content_hash()} in {self._spec.run_path}"
         key = hashlib.sha256(identity.encode()).hexdigest()
         found = self.client.search_runs([self.experiment_id], f"tags.{RUN_KEY_TAG} = '{key}'")
@@ -148,7 +148,7 @@ class MlflowRun:
 
 
 def tracking_uri(spec: JobSpec) -> str:
-    """MLFLOW_TRACKING_URI, the spec's, or SQLite beside the runs."""
+    """MLFLOW_TRACKING_URI, the spec's, or SQLite in the storage path."""
     default = f"sqlite:///{spec.checkpoints.storage_path / 'mlflow.db'}"
     return os.environ.get("MLFLOW_TRACKING_URI") or spec.tracking.uri or default
 

@@ -1,4 +1,4 @@
-"""The trained student as an MLflow model: exported, with a signature, and registered on request."""
+"""The student as an MLflow model: exported, logged, registered, and fetched as weights again."""
 
 import json
 import tempfile
@@ -11,33 +11,39 @@ import torch
 from mlflow.entities import LoggedModelStatus
 from mlflow.models import ModelSignature
 from mlflow.types import Schema, TensorSpec
-from safetensors.torch import load_file
+from torch import nn
 
-from service.models.build import build_model
-from service.spec import JobSpec
+from service.spec.errors import BadInputError, Problem
+from service.spec.job import JobSpec
 from service.tracking.mlflow_run import MlflowRun
 
 # With an example of one image the exported batch size would be frozen at one.
 EXAMPLE_BATCH_SIZE = 2
-# Of a registered version: the run that it came from.
+# Tag of a registered version: the run that it came from.
 RUN_TAG = "trained_by_run"
 
 
-def log_student(run: MlflowRun, spec: JobSpec, weights_path: Path) -> None:
-    """Log the trained student as safetensors and as a pt2 model with a dynamic batch.
+def log_student(run: MlflowRun, spec: JobSpec, student: nn.Module, weights_path: Path) -> None:
+    """Log the trained student as safetensors and as a pt2 model with a dynamic batch size.
 
-    The model takes normalised float32 images [batch, 3, H, W] and gives logits [batch, K]. What an
-    attempt that was cut off has left on the server is used or replaced: there is one of each.
+    The model maps normalized float32 images [batch, 3, H, W] to logits [batch, K]. ``student`` has
+    the weights of ``weights_path`` and is in evaluation mode. What an interrupted attempt left on
+    the server is completed or replaced: there is one of each.
+
+    Raises:
+        One of TRACKING_ERRORS: the server fails or does not answer.
     """
     with tempfile.TemporaryDirectory() as folder:
         files = Path(folder)
         (files / "student.safetensors").write_bytes(weights_path.read_bytes())
         (files / "preprocessing.json").write_text(json.dumps(preprocessing(spec), indent=1) + "\n")
         run.client.log_artifacts(run.run_id, folder, "student")
-        model_uri = _logged_before(run) or _log_exported(run, spec, files / "student.safetensors")
+        model_uri = _find_logged(run) or _log_exported(
+            run, spec, student, files / "student.safetensors"
+        )
     name, alias = spec.tracking.register_as, spec.tracking.alias
     if name is not None:
-        version = _registered_before(run, name)
+        version = _find_version(run, name)
         if version is None:
             tags = {RUN_TAG: run.run_id}
             version = str(mlflow.register_model(model_uri, name, tags=tags).version)
@@ -45,8 +51,27 @@ def log_student(run: MlflowRun, spec: JobSpec, weights_path: Path) -> None:
             run.client.set_registered_model_alias(name, alias, version)
 
 
-def _logged_before(run: MlflowRun) -> str | None:
-    """URI of the run's exported model, if it is whole; halves are removed."""
+def download_weights(uri: str, folder: str, where: str) -> Path:
+    """Fetch the safetensors file of a student that an earlier job logged, into ``folder``.
+
+    Raises:
+        BadInputError: naming the field ``where``; the URI cannot be fetched, or has another number
+            of such files than one.
+    """
+    try:
+        found = Path(mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=folder))
+    except (mlflow.exceptions.MlflowException, OSError) as error:
+        problem = Problem(where, f"{uri} cannot be fetched ({error})", "check the URI and server")
+        raise BadInputError("spec", [problem]) from error
+    files = [found] if found.is_file() else sorted(found.rglob("*.safetensors"))
+    if len(files) != 1:
+        wrong = f"{uri} has {len(files)} safetensors files"
+        raise BadInputError("spec", [Problem(where, wrong, "give a URI with exactly one")])
+    return files[0]
+
+
+def _find_logged(run: MlflowRun) -> str | None:
+    """URI of the run's exported model, if it is complete; incomplete ones are deleted."""
     query = f"source_run_id = '{run.run_id}'"
     for model in run.client.search_logged_models([run.experiment_id], query):
         if model.status == LoggedModelStatus.READY:
@@ -55,8 +80,8 @@ def _logged_before(run: MlflowRun) -> str | None:
     return None
 
 
-def _registered_before(run: MlflowRun, name: str) -> str | None:
-    """Number of the version that the run's student is already."""
+def _find_version(run: MlflowRun, name: str) -> str | None:
+    """Number of the version as which the run's student is registered already."""
     versions = run.client.search_model_versions(f"name = '{name}'")
     return next((str(v.version) for v in versions if v.tags.get(RUN_TAG) == run.run_id), None)
 
@@ -71,10 +96,7 @@ def preprocessing(spec: JobSpec) -> dict[str, object]:
     }
 
 
-def _log_exported(run: MlflowRun, spec: JobSpec, weights_path: Path) -> str:
-    student = build_model(spec.student.model, spec.dataset.num_classes)
-    student.load_state_dict(load_file(weights_path))
-    student.eval()
+def _log_exported(run: MlflowRun, spec: JobSpec, student: nn.Module, weights_path: Path) -> str:
     size = spec.evaluation.crop_size
     example = np.zeros((EXAMPLE_BATCH_SIZE, 3, size, size), dtype=np.float32)
     signature = ModelSignature(
@@ -89,7 +111,7 @@ def _log_exported(run: MlflowRun, spec: JobSpec, weights_path: Path) -> str:
             serialization_format="pt2",
             input_example=example,
             signature=signature,
-            # Stated, because MLflow would find it out by loading the model in another process.
+            # Given, because MLflow would infer them by loading the model in another process.
             pip_requirements=[f"torch=={torch.__version__.split('+')[0]}", "mlflow"],
             metadata=preprocessing(spec),
             # So that the model's URI can be the weights.source of another spec.

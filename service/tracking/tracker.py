@@ -1,15 +1,17 @@
-"""Follows a run's journals for their readers, a person and MLflow, each in a thread of its own.
+"""Follows a run's journals, printing, keeping the status, and sending to MLflow, each on a thread.
 
-A tracker that is slow or away costs training nothing: the journal keeps what it has not been sent.
+A tracking server that is slow or away costs training nothing: the journal keeps what it missed.
 """
 
+import contextlib
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from pathlib import Path
 
-from service.spec import JobSpec
-from service.tracking.journal import (
+from data_pipeline.files import write_atomically
+from service.run.journal import (
     FAILURES_NAME,
     JOURNAL_NAME,
     Event,
@@ -17,24 +19,45 @@ from service.tracking.journal import (
     last_number,
     read_events,
 )
+from service.run.status import State, Status, StatusFile
+from service.spec.job import JobSpec
 from service.tracking.mlflow_run import TRACKING_ERRORS, MlflowRun
-from service.tracking.sent import Sent
-from service.tracking.status import State, Status, StatusFile
 
 logger = logging.getLogger(__name__)
 
 POLL_S = 0.5
 MAX_BACKOFF_S = 30.0
-FLUSH_LIMIT_S = 120.0
-NUM_LAST_TRIES = 3
-REFUSED_S = 1.0
-TAGS_S = 10.0
+FLUSH_TIMEOUT_S = 120.0
+NUM_LAST_ATTEMPTS = 3
+# A server that fails faster than this may only have dropped a connection.
+FAST_FAILURE_S = 1.0
+TAGS_INTERVAL_S = 10.0
+SENT_NAME = "journal.sent"
 
 
-class JournalFollower:
-    """Hands new events to ``handle`` until closed, then once more what is left.
+class SentPosition:
+    """Number of the last event that MLflow accepted, stored in the run's folder.
 
-    ``handle`` says whether it could use them; if not, it is given them again, after a while.
+    Where it cannot be stored, events are sent twice, which MLflow tolerates.
+    """
+
+    def __init__(self, run_path: Path):
+        self._path = run_path / SENT_NAME
+        self.number = 0
+        with contextlib.suppress(FileNotFoundError, ValueError):
+            self.number = int(self._path.read_text())
+
+    def save(self, number: int) -> None:
+        """Record that MLflow has everything up to this event."""
+        self.number = number
+        with contextlib.suppress(OSError):
+            write_atomically(self._path, f"{number}\n")
+
+
+class JournalForwarder:
+    """Passes new events to ``handle`` until closed, then what is left.
+
+    ``handle`` returns whether it accepted them; if not, it is called with them again later.
     """
 
     def __init__(self, reader: JournalReader, handle: Callable[[list[Event]], bool]):
@@ -44,74 +67,77 @@ class JournalFollower:
         self._thread = threading.Thread(target=self._follow, name="journal", daemon=True)
         self._thread.start()
 
-    def close(self, limit_s: float) -> bool:
-        """Deliver the rest, for at most ``limit_s`` seconds; whether all of it was delivered."""
+    def close(self, timeout_s: float) -> bool:
+        """Forward the rest, for at most ``timeout_s`` seconds; returns whether all was accepted."""
         self._closing.set()
-        self._thread.join(limit_s)
+        self._thread.join(timeout_s)
         return not self._thread.is_alive() and not self._pending
 
     def _follow(self) -> None:
         backoff_s = POLL_S
         while not self._closing.is_set():
-            backoff_s = POLL_S if self._deliver() else min(2 * backoff_s, MAX_BACKOFF_S)
+            backoff_s = POLL_S if self._forward() else min(2 * backoff_s, MAX_BACKOFF_S)
             self._closing.wait(backoff_s)
-        # A server that refuses at once may only have dropped a connection; one that does not answer
-        # is not waited for twice.
-        for _ in range(NUM_LAST_TRIES):
+        # A server that does not answer is not waited for twice.
+        for _ in range(NUM_LAST_ATTEMPTS):
             start_s = time.monotonic()
-            if self._deliver() or time.monotonic() - start_s > REFUSED_S:
+            if self._forward() or time.monotonic() - start_s > FAST_FAILURE_S:
                 return
-            time.sleep(REFUSED_S)
+            time.sleep(FAST_FAILURE_S)
 
-    def _deliver(self) -> bool:
+    def _forward(self) -> bool:
         try:
             self._pending += self._reader.read()
         except OSError as error:
             logger.warning("the journal cannot be read now: %s", error)
             return False
         try:
-            is_delivered = self._handle(self._pending)
+            is_accepted = self._handle(self._pending)
         except Exception:
-            # One thing that cannot be sent must not end the sending for the rest of the run.
-            logger.exception("events of the journal cannot be handed on now")
-            is_delivered = False
-        if not is_delivered:
+            # One event that cannot be sent must not end the sending for the rest of the run.
+            logger.exception("events of the journal cannot be forwarded now")
+            is_accepted = False
+        if not is_accepted:
             return False
         self._pending = []
         return True
 
 
 class Tracker:
-    """Shows a run's progress, if asked to, keeps its status, and sends both to MLflow."""
+    """Prints a run's progress (with ``show``), keeps its status file, and sends both to MLflow."""
 
     def __init__(
-        self, spec: JobSpec, uri: str, tags: dict[str, str], show: Callable[[Event], None] | None
+        self,
+        spec: JobSpec,
+        uri: str,
+        tags: Mapping[str, str],
+        show: Callable[[Event], None] | None,
     ):
-        self._spec, self._uri, self._tags, self._show = spec, uri, tags, show
+        self._spec, self._uri, self._tags, self._show = spec, uri, dict(tags), show
         self._run: MlflowRun | None = None
         self._warned, self._is_closing = False, False
         self._tags_sent_s = float("-inf")
         journal, failures = spec.run_path / JOURNAL_NAME, spec.run_path / FAILURES_NAME
-        self._sent = Sent(spec.run_path)
-        self._file = StatusFile(spec.run_path, _status_so_far(spec))
+        self._position = SentPosition(spec.run_path)
+        self._file = StatusFile(spec.run_path, _earlier_status(spec))
         self._viewers = [
-            JournalFollower(JournalReader(path, last_number(path)), handle)
+            JournalForwarder(JournalReader(path, last_number(path)), handle)
             for path, handle in ((journal, self._show_all), (failures, self._show_failures))
         ]
-        self._sender = JournalFollower(JournalReader(journal, self._sent.number), self._send)
+        self._sender = JournalForwarder(JournalReader(journal, self._position.number), self._send)
 
     def close(self, state: State) -> MlflowRun | None:
-        """End all readers; the run if MLflow has everything, None if it could not be reached."""
+        """End all threads; returns the run if MLflow has everything, None if it does not."""
         for viewer in self._viewers:
-            viewer.close(FLUSH_LIMIT_S)
+            viewer.close(FLUSH_TIMEOUT_S)
         self._file.status.state = state
         self._file.close()
         self._is_closing = True
-        return self._run if self._sender.close(FLUSH_LIMIT_S) else None
+        return self._run if self._sender.close(FLUSH_TIMEOUT_S) else None
 
     def _show_all(self, events: list[Event]) -> bool:
         for event in events:
-            self._file.status.take(event)
+            self._file.status.update(event)
             if self._show is not None:
                 self._show(event)
         if events:
@@ -120,7 +146,7 @@ class Tracker:
 
     def _show_failures(self, events: list[Event]) -> bool:
         for event in events:
-            self._file.status.take_failure(event)
+            self._file.status.update_failure(event)
             if self._show is not None:
                 self._show(event)
             self._file.write()
@@ -130,15 +156,15 @@ class Tracker:
         try:
             if self._run is None:
                 run = MlflowRun(self._spec, self._uri)
-                run.describe(self._tags)
+                run.log_spec(self._tags)
                 self._run = run
                 if self._show is not None:
                     print(f"MLflow run: {run.address}", flush=True)
             if events:
-                self._run.send(events)
-                self._sent.note(events[-1].number)
-            if self._is_closing or time.monotonic() - self._tags_sent_s >= TAGS_S:
-                self._run.tag(self._file.status.tags())
+                self._run.log_events(events)
+                self._position.save(events[-1].number)
+            if self._is_closing or time.monotonic() - self._tags_sent_s >= TAGS_INTERVAL_S:
+                self._run.set_tags(self._file.status.tags())
                 self._tags_sent_s = time.monotonic()
         except TRACKING_ERRORS as error:
             self._warn(error)
@@ -149,19 +175,19 @@ class Tracker:
         if not self._warned and self._show is not None:
             self._warned = True
             logger.warning(
-                "MLflow at %s does not answer (%s); training goes on and the journal keeps what it "
-                "missed",
+                "MLflow at %s does not answer (%s); training continues, and the journal keeps what "
+                "it missed",
                 self._uri,
                 error,
             )
 
 
-def _status_so_far(spec: JobSpec) -> Status:
-    """What earlier submissions came to."""
+def _earlier_status(spec: JobSpec) -> Status:
+    """The status after earlier submissions."""
     status = Status(spec.name)
     for event in read_events(spec.run_path / FAILURES_NAME):
-        status.take_failure(event)
+        status.update_failure(event)
     for event in read_events(spec.run_path / JOURNAL_NAME):
-        status.take(event)
+        status.update(event)
     status.state = "waiting"
     return status

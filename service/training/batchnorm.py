@@ -48,7 +48,7 @@ class RunningStatistics:
 
     @torch.no_grad()
     def restore(self, state: list[Tensor]) -> None:
-        """Go on from a state."""
+        """Load a state."""
         for buffer, value in zip([*self._buffers, *self._counters], state, strict=True):
             buffer.copy_(value)
 
@@ -91,7 +91,7 @@ class _StepAverage:
 
     @torch.no_grad()
     def micro_batch_done(self) -> None:
-        """Take up what this forward pass wrote and let the next start from the same values."""
+        """Accumulate what this forward pass wrote, and restore the values for the next."""
         if self._buffers:
             torch._foreach_add_(self._sums, self._buffers, alpha=self._weights[self._num_done])
             torch._foreach_copy_(self._buffers, self._before)

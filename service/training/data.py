@@ -1,56 +1,58 @@
-"""What a worker reads: its share of both datasets, wherever they lie."""
+"""A worker's batches: its share of each global batch and of val, decoded and on the device."""
 
-import datetime
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import torch
 import torch.distributed as dist
 from numpy.typing import NDArray
 
 from data_pipeline.beton import BetonFile, open_beton
-from data_pipeline.held_out import Indices, split_held_out
 from data_pipeline.loader import Batch, ImageLoader, UndecodableSampleError, center_crop
 from data_pipeline.order import (
     evaluation_batches,
+    num_in_slice,
     num_in_step,
-    num_of_part,
     num_steps_per_epoch,
-    part_of_worker,
+    rank_slice,
     train_batches,
 )
-from service.spec import JobSpec
-from service.training.construct import augmentations, train_crop
-from service.training.refusal import refuse
-from service.training.world import World
+from data_pipeline.selection import Indices, split_held_out
+from service.run.control import abort_run
+from service.spec.job import JobSpec
+from service.training.distributed import World, gather_from_all
+from service.training.factory import augmentations, train_crop
 
 # Copying a dataset may take hours on one node while the others wait for it.
-STAGING_LIMIT = datetime.timedelta(days=1)
+STAGING_TIMEOUT_S = 86_400.0
 
 
 class StepShare(NamedTuple):
-    """Images of a step: this worker's, and all workers' together; and which micro-batches of it
-    this worker's images are, by the first one.
+    """A worker's share of a step.
+
+    ``num_local`` and ``num_global``: images of this worker and of all workers.
+    ``first_micro_batch``: place of this worker's first micro-batch in the global batch.
     """
 
-    num_mine: int
+    num_local: int
     num_global: int
     first_micro_batch: int
 
 
 class WorkerData:
-    """One worker's view of the training and the validation set; close it at the end.
+    """One worker's share of the training and the validation set; close it at the end.
 
     Raises:
-        RefusedError: on all ranks, where a dataset cannot be had on one of them.
+        RunAbortedError: on all ranks, where a dataset cannot be opened on one of them.
     """
 
-    def __init__(self, spec: JobSpec, world: World, note: Callable[[str], None]):
+    def __init__(self, spec: JobSpec, world: World, log: Callable[[str], None]):
         self._spec, self._world = spec, world
         self._resources = ExitStack()
-        files = _same_files_everywhere(spec, world, self._resources, note)
+        files = _open_same_files(spec, world, self._resources, log)
         samples = _samples(spec, files)
         self._train_samples, self._val_samples = samples
         self.num_train_images, self.num_val_images = map(len, samples)
@@ -69,7 +71,7 @@ class WorkerData:
         )
 
     def close(self) -> None:
-        """End the decoding threads and allow the eviction of staged files."""
+        """End the decoding threads and allow the eviction of cached files."""
         self._resources.close()
 
     @property
@@ -78,11 +80,13 @@ class WorkerData:
         return num_steps_per_epoch(
             self.num_train_images,
             self._spec.training.global_batch_size,
-            keep_last=self._spec.keeps_last_batch,
+            drop_last=self._spec.training.drop_last,
         )
 
     def count_undecodable(self) -> int:
-        """Different images found not to decode by any worker since it started; all ranks call it.
+        """Distinct images that failed to decode on any worker since it started.
+
+        Every rank must call it.
 
         Raises:
             UndecodableSampleError: more than the spec allows, on all ranks.
@@ -101,41 +105,41 @@ class WorkerData:
         return sum(map(len, found))
 
     def step_share(self, step_in_epoch: int) -> StepShare:
-        """How many images of a step count, here and everywhere."""
+        """This worker's share of a step."""
         batch_size = self._spec.training.global_batch_size
         num_global = num_in_step(self.num_train_images, batch_size, step_in_epoch)
-        part = self._part()
-        first = part.start // self._spec.micro_batch_size
-        return StepShare(num_of_part(num_global, part), num_global, first)
+        local = self._local_slice()
+        first = local.start // self._spec.micro_batch_size
+        return StepShare(num_in_slice(num_global, local), num_global, first)
 
     def train_batches(self, epoch: int, start: int) -> Iterator[Batch]:
-        """This worker's batches of an epoch, from a step on."""
+        """This worker's batches of an epoch, from step ``start`` on."""
         spec = self._spec
         indices = train_batches(
             self.num_train_images,
             spec.training.global_batch_size,
             seed=spec.seed,
             epoch=epoch,
-            part=self._part(),
+            local=self._local_slice(),
             start=start,
-            keep_last=spec.keeps_last_batch,
+            drop_last=spec.training.drop_last,
         )
         samples = (self._train_samples[places] for places in indices)
-        crop = train_crop(spec.augmentation, spec.image_size(epoch))
+        crop = train_crop(spec.augmentation, spec.augmentation.size_at(epoch))
         return self._train_loader.batches(samples, crop, epoch, augmentations=augmentations(spec))
 
-    def _part(self) -> slice:
+    def _local_slice(self) -> slice:
         """This worker's places in each global batch."""
         batch_size = self._spec.training.global_batch_size
         world = self._world
-        return part_of_worker(batch_size, self._spec.micro_batch_size, world.rank, world.size)
+        return rank_slice(batch_size, self._spec.micro_batch_size, world.rank, world.size)
 
     def num_val_batches(self, num_images: int) -> int:
-        """Batches that an evaluation of so many images has on the worker with most of them."""
+        """Batches of an evaluation of ``num_images`` on the worker with the most of them."""
         return -(-num_images // (self._world.size * self._spec.evaluation.batch_size))
 
     def val_batches(self, chosen: NDArray[np.int64]) -> Iterator[Batch]:
-        """This worker's share of the chosen images of the validation set, given by place."""
+        """This worker's share of the validation images at the places ``chosen``."""
         evaluation = self._spec.evaluation
         shares = evaluation_batches(
             len(chosen),
@@ -158,32 +162,32 @@ def _samples(spec: JobSpec, files: list[BetonFile]) -> tuple[Indices, Indices]:
     return train, val
 
 
-def _same_files_everywhere(
-    spec: JobSpec, world: World, resources: ExitStack, note: Callable[[str], None]
+def _open_same_files(
+    spec: JobSpec, world: World, resources: ExitStack, log: Callable[[str], None]
 ) -> list[BetonFile]:
-    """Both files, staged if the spec says so; all ranks have the same ones, or all refuse.
+    """Both files, from the node's cache if the spec has one; every rank must have the same.
 
-    Where images of train are held out, they take the place of val.
+    With held-out images, train takes the place of val.
     """
     fault, files = "", []
     splits = ("train", "val") if spec.dataset.held_out is None else ("train", "train")
     try:
         for split in splits:
-            path = _local_path(spec, getattr(spec.dataset, split), resources, note)
+            path = _local_path(spec, getattr(spec.dataset, split), resources, log)
             files.append(open_beton(path))
     except ValueError as error:
         fault = f"dataset.{split}: {error}"
-    limit = STAGING_LIMIT
+    timeout_s = STAGING_TIMEOUT_S
     if spec.dataset.cache is None:
-        limit = datetime.timedelta(seconds=spec.resources.collective_timeout_s)
-    answers = _tell_all((fault, [file.identity for file in files]), world, limit)
+        timeout_s = spec.resources.collective_timeout_s
+    answers = gather_from_all((fault, [file.fingerprint for file in files]), world, timeout_s)
     for rank, (other_fault, _) in enumerate(answers):
         if other_fault:
-            refuse(spec, world.rank, f"{other_fault} (worker {rank})")
-    for rank, (_, identities) in enumerate(answers):
-        if identities != answers[0][1]:
-            refuse(
-                spec,
+            abort_run(spec.run_path, world.rank, f"{other_fault} (worker {rank})")
+    for rank, (_, fingerprints) in enumerate(answers):
+        if fingerprints != answers[0][1]:
+            abort_run(
+                spec.run_path,
                 world.rank,
                 f"dataset: the files of worker {rank} are not those of worker 0; give paths that "
                 "lead to the same files on every node",
@@ -192,27 +196,47 @@ def _same_files_everywhere(
 
 
 def _local_path(
-    spec: JobSpec, location: str, resources: ExitStack, note: Callable[[str], None]
+    spec: JobSpec, location: str, resources: ExitStack, log: Callable[[str], None]
 ) -> Path:
     cache = spec.dataset.cache
     if cache is None:
         return Path(location)
-    # Imported here: object stores' libraries take their time, and most runs need none.
+    # Imported here: object stores' libraries are slow to import, and most runs need none.
     from data_pipeline.staging import Cache, stage
 
-    staged = stage(location, Cache(cache.path, cache.limit_bytes), report=note)
+    staged = stage(location, Cache(cache.path, cache.limit_bytes), report=log)
     return resources.enter_context(staged).path
 
 
-def _tell_all(
-    answer: tuple[str, list[str]], world: World, limit: datetime.timedelta
-) -> list[tuple[str, list[str]]]:
-    """Every rank's answer, by rank; waits for the slowest."""
-    if world.size == 1:
-        return [answer]
-    group = dist.new_group(backend="gloo", timeout=limit)
-    assert isinstance(group, dist.ProcessGroup), "every rank is in the group"
-    answers: list[tuple[str, list[str]]] = [answer] * world.size
-    dist.all_gather_object(answers, answer, group=group)
-    dist.destroy_process_group(group)
-    return answers
+def prefetch_to_device(batches: Iterable[Batch], device: torch.device) -> Iterator[Batch]:
+    """The same batches with images and labels on ``device``.
+
+    On a GPU, the next batch is copied from pinned memory on a stream of its own while the current
+    one is computed.
+    """
+    if device.type != "cuda":
+        yield from batches
+        return
+    copying = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+    computing = torch.cuda.current_stream(device)
+    upcoming: tuple[Batch, torch.cuda.Event] | None = None
+    for batch in batches:
+        with torch.cuda.stream(copying):
+            moved = batch._replace(
+                images=batch.images.to(device, non_blocking=True),
+                labels=batch.labels.to(device, non_blocking=True),
+            )
+            has_arrived = copying.record_event()
+        if upcoming is not None:
+            yield _arrived(*upcoming, computing)
+        upcoming = (moved, has_arrived)
+    if upcoming is not None:
+        yield _arrived(*upcoming, computing)
+
+
+def _arrived(batch: Batch, has_arrived: torch.cuda.Event, computing: torch.cuda.Stream) -> Batch:
+    """Make the computing stream wait for the copy, and keep the memory until it is done."""
+    computing.wait_event(has_arrived)
+    for tensor in (batch.images, batch.labels):
+        tensor.record_stream(computing)
+    return batch

@@ -1,42 +1,86 @@
 """Accuracy on val: every image exactly once, whatever the number of workers."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
+import numpy as np
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
 from data_pipeline.loader import Batch
-from service.training.world import World
+from service.distillation.task import DistillationTask
+from service.training.data import WorkerData
+from service.training.distributed import World
 
 Classifier = Callable[[Tensor], Tensor]
 
 
 class Accuracy(NamedTuple):
-    """Shares (0 to 1) of right answers among the first and first five, and mean cross-entropy."""
+    """Shares (0 to 1) of correct top-1 and top-5 predictions, and the mean cross-entropy."""
 
     top1: float
     top5: float
     loss: float
     num_images: int
 
-    def as_metrics(self, prefix: str) -> dict[str, float]:
-        """Metric values by name, such as ``val_top1``."""
-        return {
-            f"{prefix}_top1": self.top1,
-            f"{prefix}_top5": self.top5,
-            f"{prefix}_loss": self.loss,
-        }
+    def as_metrics(self, group: str) -> dict[str, float]:
+        """Metric values by name, such as ``val/top1``."""
+        return {f"{group}/top1": self.top1, f"{group}/top5": self.top5, f"{group}/loss": self.loss}
+
+
+class EvaluationStopped(Exception):  # noqa: N818 - control flow like StopIteration, not an error
+    """Ends an evaluation on all ranks, because the workers must stop."""
+
+
+class Evaluator:
+    """Evaluates networks on val; all ranks make the same calls.
+
+    ``must_stop`` is called on all ranks before every batch and returns the same on all.
+    """
+
+    def __init__(
+        self,
+        task: DistillationTask,
+        data: WorkerData,
+        world: World,
+        must_stop: Callable[[], bool],
+    ):
+        self._task, self._data, self._world = task, data, world
+        self._must_stop = must_stop
+
+    def evaluate(self, classify: Classifier, num_images: int | None = None) -> Accuracy:
+        """Accuracy on val, or on this many of its images, evenly spaced over the file.
+
+        ``classify``: uint8 pixels [B, H, W, 3] to logits [B, K].
+
+        Raises:
+            EvaluationStopped: on all ranks.
+        """
+        num_images = min(num_images or self._data.num_val_images, self._data.num_val_images)
+        chosen = np.linspace(0, self._data.num_val_images - 1, num_images).astype(np.int64)
+        with self._task.autocast(self._world.device):
+            return evaluate(classify, self._batches(chosen), self._world)
+
+    def _batches(self, chosen: NDArray[np.int64]) -> Iterator[Batch]:
+        """This worker's batches; every rank asks equally often, with a batch left or without."""
+        batches = self._data.val_batches(chosen)
+        for _ in range(self._data.num_val_batches(len(chosen))):
+            if self._must_stop():
+                raise EvaluationStopped
+            batch = next(batches, None)
+            if batch is not None:
+                yield batch
 
 
 @torch.inference_mode()
 def evaluate(classify: Classifier, batches: Iterable[Batch], world: World) -> Accuracy:
-    """Measure ``classify`` (uint8 pixels [B, H, W, 3] to logits [B, K]) over all workers.
+    """Accuracy of ``classify`` (uint8 pixels [B, H, W, 3] to logits [B, K]) over all workers.
 
-    ``batches`` are this worker's share; sums and counts, not means, are added up, so unequal
-    shares and short last batches weigh what they should. Every rank must call it.
+    ``batches`` are this worker's share; sums and counts, not means, are reduced, so unequal shares
+    and short last batches have the correct weight. Every rank must call it.
     """
     device = world.device
     totals = torch.zeros(4, dtype=torch.float64, device=device)
@@ -44,13 +88,13 @@ def evaluate(classify: Classifier, batches: Iterable[Batch], world: World) -> Ac
         labels = batch.labels.to(device, non_blocking=True)
         logits = classify(batch.images.to(device, non_blocking=True)).float()
         ranked = logits.topk(min(5, logits.shape[1]), dim=1).indices
-        right = ranked == labels[:, None]
-        # Summed per sample in float64: the order of summation does not show in the figure.
+        correct = ranked == labels[:, None]
+        # Summed per sample in float64: the order of summation does not change the figure.
         losses = F.cross_entropy(logits, labels, reduction="none").double()
         totals += torch.stack(
             [
-                right[:, 0].sum().double(),
-                right.any(dim=1).sum().double(),
+                correct[:, 0].sum().double(),
+                correct.any(dim=1).sum().double(),
                 losses.sum(),
                 torch.tensor(float(len(labels)), dtype=torch.float64, device=device),
             ]
@@ -59,3 +103,13 @@ def evaluate(classify: Classifier, batches: Iterable[Batch], world: World) -> Ac
         dist.all_reduce(totals)
     top1, top5, loss, count = totals.tolist()
     return Accuracy(top1 / count, top5 / count, loss / count, round(count))
+
+
+def low_accuracy_text(accuracy: Accuracy, min_top1: float) -> str:
+    """The message about a teacher whose accuracy is below the spec's threshold."""
+    return (
+        f"teacher.min_top1: the teacher's top-1 is {accuracy.top1:.4f} on {accuracy.num_images} "
+        f"val images, below {min_top1}; check that its classes are in the dataset's order, that "
+        "teacher.normalization is the one it was trained with, and that evaluation.resize_size "
+        "and crop_size suit it"
+    )

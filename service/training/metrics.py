@@ -1,4 +1,4 @@
-"""What happened since the last progress line: tensors until it is time to look."""
+"""Metrics of a logging interval: kept as tensors on the device until the interval ends."""
 
 import time
 from collections.abc import Iterable, Iterator
@@ -10,23 +10,24 @@ from torch import Tensor
 
 from data_pipeline.loader import Batch
 from service.distillation.task import TELEMETRY_COLUMNS, TaskOutput, sample_telemetry
-from service.training.world import World
+from service.training.distributed import World
 
+# Where a part of the loss is shown; the others are in the group train.
+METRIC_GROUPS = {"clamped_share": "temperature"}
 QUANTILES = {"mean": None, "p5": 0.05, "p50": 0.5, "p95": 0.95}
 
 
 class IntervalMetrics:
-    """Sums of the loss parts and of the time spent, over all workers, since the last reading."""
+    """Sums of the loss parts and of the time spent, over all workers, since the last read."""
 
     def __init__(self, world: World, base_temperature: float):
-        # Told, not asked for: the group that a worker is in may be taken from it at any time, and
-        # what is left of the workers must then fail and not count as all of them.
+        # See World: never taken from the process group.
         self._world_size, self._device = world.size, world.device
         self._base_temperature = base_temperature
         self.reset()
 
     def reset(self) -> None:
-        """Forget what was counted, and start the clock."""
+        """Clear the counts and restart the clock."""
         self._sums: dict[str, Tensor] = {}
         self._num_steps = 0
         self._num_images = 0
@@ -34,7 +35,7 @@ class IntervalMetrics:
         self._start_s = time.perf_counter()
 
     def timed(self, batches: Iterable[Batch]) -> Iterator[Batch]:
-        """Pass batches on and count the time spent waiting for each."""
+        """Yield batches, counting the time spent waiting for each."""
         iterator = iter(batches)
         while True:
             start_s = time.perf_counter()
@@ -56,10 +57,10 @@ class IntervalMetrics:
         self._num_images += num_images
 
     def read(self, last: TaskOutput) -> dict[str, float]:
-        """Means over workers and steps since the last reading; every rank must call it.
+        """Means over workers and steps since the last read, by name; every rank must call it.
 
-        ``last`` is the newest micro-batch: temperatures, gaps and agreement describe it, gathered
-        from all workers.
+        ``last`` is the output of the newest micro-batch, which temperatures, gaps and agreement
+        describe, gathered from all workers. Times are in seconds, shares are 0 to 1.
         """
         # Every rank has the same parts, in the same order: they run the same task.
         names = list(self._sums)
@@ -74,9 +75,12 @@ class IntervalMetrics:
         # Reading the totals waits for the device, so the clock is read after it.
         *parts, wait_s, num_images = (totals / world_size).tolist()
         elapsed_s = time.perf_counter() - self._start_s
-        values = {name: part / self._num_steps for name, part in zip(names, parts, strict=True)}
-        values["images_per_s"] = num_images * world_size / elapsed_s
-        values["data_wait_share"] = wait_s / elapsed_s
+        values = {
+            f"{METRIC_GROUPS.get(name, 'train')}/{name}": part / self._num_steps
+            for name, part in zip(names, parts, strict=True)
+        }
+        values["system/images_per_s"] = num_images * world_size / elapsed_s
+        values["system/data_wait_share"] = wait_s / elapsed_s
         telemetry = sample_telemetry(last, self._base_temperature)
         if telemetry is not None:
             values |= _summarize(_gather(telemetry, world_size))
@@ -85,11 +89,11 @@ class IntervalMetrics:
 
     @property
     def is_empty(self) -> bool:
-        """Whether no step has counted since the last reading; alike on all workers."""
+        """Whether no step was counted since the last read; the same on all workers."""
         return self._num_steps == 0
 
     def state(self) -> dict[str, Any]:
-        """What has been counted since the last reading, for a checkpoint."""
+        """The counts since the last read, for a checkpoint."""
         return {
             "sums": dict(self._sums),
             "num_steps": self._num_steps,
@@ -99,14 +103,14 @@ class IntervalMetrics:
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go on counting from a state."""
+        """Continue from a checkpoint's counts."""
         self._sums = {name: part.to(self._device) for name, part in state["sums"].items()}
         self._num_steps, self._num_images = state["num_steps"], state["num_images"]
         self._wait_s = state["wait_s"]
         self._start_s = time.perf_counter() - state["elapsed_s"]
 
     def pause(self) -> "Pause":
-        """Context whose time does not count as training, such as an evaluation."""
+        """Context whose time is not counted, such as an evaluation."""
         return Pause(self)
 
     def skip_time(self, duration_s: float) -> None:
@@ -144,11 +148,13 @@ def _gather(rows: Tensor, world_size: int) -> Tensor:
 def _summarize(telemetry: Tensor) -> dict[str, float]:
     columns = dict(zip(TELEMETRY_COLUMNS, telemetry.double().cpu().unbind(dim=1), strict=True))
     values = {
-        name: float(columns[name].mean()) for name in ("gap_before", "gap_after", "agreement")
+        "temperature/gap_before": float(columns["gap_before"].mean()),
+        "temperature/gap_after": float(columns["gap_after"].mean()),
+        "train/agreement": float(columns["agreement"].mean()),
     }
     for side in ("teacher", "student"):
         for suffix, quantile in QUANTILES.items():
             column = columns[side]
             value = column.mean() if quantile is None else column.quantile(quantile)
-            values[f"temperature_{side}_{suffix}"] = float(value)
+            values[f"temperature/{side}_{suffix}"] = float(value)
     return values

@@ -1,6 +1,6 @@
 """Mixup and CutMix: pairs of training images are mixed, and their labels in the same proportion.
 
-A pair is two neighbours in the epoch's order, and what is drawn for it depends on the seed, the
+A pair is two neighbors in the epoch's order, and what is drawn for it depends on the seed, the
 epoch and its first sample: neither the number of workers nor the size of a batch matters.
 Sources: Zhang et al., arXiv 1710.09412; Yun et al., arXiv 1905.04899.
 """
@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from scipy.special import betaincinv
 from torch import Tensor
 
-from data_pipeline.draws import uniforms
-from service.spec_data_sections import Mixing
+from data_pipeline.compiled.counter_rng import uniforms
+from service.spec.data_sections import Mixing
 
 MIXING_STREAM = 1002
 NUM_DRAWS = 5
@@ -42,7 +42,7 @@ def draw_pairs(
     is_cut = is_mixed & (choice < _cutmix_chance(mixing))
     shares = np.where(is_cut, _beta(mixing.cutmix_alpha, beta), _beta(mixing.mixup_alpha, beta))
     shares[~is_mixed] = 1.0
-    # The box has the area that is given away, the image's shape, and its centre anywhere; what lies
+    # The box has the area that is given away, the image's shape, and its center anywhere; what lies
     # outside the image is cut off, and the share follows.
     half = 0.5 * np.sqrt(1.0 - shares)
     corners = np.stack([row - half, column - half, row + half, column + half], axis=1)

@@ -1,25 +1,25 @@
-"""A step whose loss or gradient is not finite: what is written down, and what is said."""
+"""A step whose loss or gradient is not finite: the dump of its samples, and the message."""
 
 import contextlib
 import json
 from pathlib import Path
 
 from data_pipeline.loader import Batch
-from service.spec import JobSpec
-from service.training.checkpoints import Progress
+from service.run.progress import Progress
+from service.spec.job import JobSpec
 
 
 def dump_name(step: int, rank: int) -> str:
-    """Name of the file beside the run with one worker's samples of a step."""
+    """Name of the file in the run's folder with one worker's samples of a step."""
     return f"nonfinite_step{step:010d}_rank{rank}.json"
 
 
 def dump_samples(
     run_path: Path, rank: int, progress: Progress, batch: Batch, loss: float, gradient_norm: float
 ) -> None:
-    """Keep this worker's samples of the step that failed.
+    """Write this worker's samples of the step to the run's folder.
 
-    A disk that does not take them must not hold up the other workers.
+    Where the disk fails they are not written: the other workers must not wait.
     """
     content = {
         "step": progress.step,
@@ -34,12 +34,12 @@ def dump_samples(
 
 
 def stop_text(spec: JobSpec, progress: Progress) -> str:
-    """What to say of a run that ends so."""
+    """The message of a run that ends because of it."""
     survived = f", after {progress.skipped} others" if progress.skipped else ""
     return (
         f"training.on_nonfinite: the loss or gradient of step {progress.step} is not "
         f"finite{survived}; no update was made, its samples are in "
-        f"nonfinite_step{progress.step:010d}_rank*.json beside the run. Lower "
+        f"nonfinite_step{progress.step:010d}_rank*.json in the run's folder. Lower "
         "optimizer.learning_rate, set training.max_grad_norm or use precision float32, and give "
         f"the run another name than {spec.name}"
     )

@@ -28,7 +28,7 @@ from data_pipeline.convert import convert
 from data_pipeline.encode import Encoding
 from data_pipeline.selection import Selection
 from data_pipeline.sources import open_source
-from service.training.memory import keep_freed_memory
+from service.training.distributed import keep_freed_memory
 
 MIN_LOADED, MIN_CONVERTED = 3000, 9000
 

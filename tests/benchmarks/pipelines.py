@@ -1,4 +1,4 @@
-"""The same training crops by several pipelines: 224 px, random resized crop, flip, normalised.
+"""The same training crops by several pipelines: 224 px, random resized crop, flip, normalized.
 
 Every function returns images per second over one pass, warm-up excluded.
 """
@@ -20,8 +20,8 @@ from data_pipeline.beton import open_beton
 from data_pipeline.loader import Crop, ImageLoader
 from data_pipeline.order import train_batches
 from service.distillation.task import PixelNormalizer
-from service.spec_data_sections import Normalization
-from service.spec_fields import IMAGENET_MEAN, IMAGENET_STD
+from service.spec.data_sections import Normalization
+from service.spec.fields import IMAGENET_MEAN, IMAGENET_STD
 
 SIZE = 224
 BATCH_SIZE = 64
@@ -41,7 +41,7 @@ def images_per_s(batches: Iterable[Tensor]) -> float:
 
 
 class OurPipeline:
-    """This project's loader, and the normalisation of its training step."""
+    """This project's loader, and the normalization of its training step."""
 
     def __init__(self, path: Path, *, normalized: bool):
         self._file = open_beton(path)
@@ -154,7 +154,7 @@ class WithoutDeterminism(OurPipeline):
 def _compile_with_random_state() -> Callable[..., None]:
     """The compiled loop from the same source, but for where its numbers come from."""
     source = Path(decoders.__file__).read_text().replace("@compiled", "@njit(nogil=True)")
-    imported = "from data_pipeline.draws import sample_key, uniform"
+    imported = "from data_pipeline.compiled.counter_rng import sample_key, uniform"
     assert imported in source
     stand_in = (
         "from numba import njit\n"

@@ -3,7 +3,7 @@
     python tests/benchmarks/reliability.py [--rounds N] [--json FILE]
 
 Checkpoints: the seconds that one takes from training, in the ten minutes between two of them.
-Agreement: two workers with and without their exchange in every step. MLflow: training beside a
+FlagConsensus: two workers with and without their exchange in every step. MLflow: training beside a
 tracker whose server answers late, not at all, or whose port is closed, against training alone.
 """
 
@@ -23,16 +23,17 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import torch
 import torch.multiprocessing as mp
-from mlflow_server import Line, mlflow_server
-from spec_contents import spec_content, write_stripes
+from support.mlflow_server import Line, mlflow_server
+from support.spec_contents import spec_content, write_stripes
+from support.training_runs import run_alone, run_rank
 from table import Ratio, show, write_json
-from training_runs import run_alone, run_rank
 
-from service.cluster.run_folder import claimed_run_folder
-from service.spec import JobSpec, parse_spec
-from service.tracking.journal import Event
+from service.run.folder import claim_run_folder
+from service.run.journal import Event
+from service.spec.job import JobSpec
+from service.spec.loading import parse_spec
 from service.tracking.tracker import Tracker
-from service.training.agreement import Agreement, Findings
+from service.training.distributed import FlagConsensus, StepFlags
 
 GOAL = 1.02
 NUM_SAVES = 8
@@ -116,10 +117,10 @@ def agreement(bench: Bench, num_rounds: int) -> Ratio:
 def run_rank_without_agreement(rank: int, *arguments: Any) -> None:
     """A worker that acts alone."""
 
-    def keep(agreement: Agreement, mine: Findings) -> None:
+    def keep(agreement: FlagConsensus, mine: StepFlags) -> None:
         agreement._found = torch.tensor(mine, dtype=torch.int32)
 
-    Agreement.begin = keep  # type: ignore[method-assign]
+    FlagConsensus.begin = keep  # type: ignore[method-assign]
     run_rank(rank, *arguments)
 
 
@@ -140,7 +141,7 @@ def tracking(bench: Bench, line: Line, num_rounds: int) -> list[Ratio]:
         for _ in range(num_rounds):
             for name, change in modes.items():
                 spec = track_spec(bench, line)
-                with claimed_run_folder(spec):
+                with claim_run_folder(spec):
                     tracker = None
                     if change is not None:
                         change()

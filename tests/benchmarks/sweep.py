@@ -21,21 +21,22 @@ import ray
 import torch
 from ray import tune
 from safetensors.torch import save_file
-from spec_contents import NUM_CLASSES, spec_content, write_stripes
+from support.spec_contents import NUM_CLASSES, spec_content, write_stripes
 from table import Ratio, show, write_json
 
 from service.models.build import build_model
-from service.spec import JobSpec
+from service.spec.job import JobSpec
 from service.sweep.job import StopRequest
-from service.sweep.records import TrialState
-from service.sweep.room import plan_concurrency
-from service.sweep.search import Search
-from service.sweep.spec import SweepSpec, parse_sweep
-from service.sweep.tracking import RunTrackers, find_parent, identity
-from service.sweep.trial import Trial
+from service.sweep.loading import parse_sweep
+from service.sweep.spec import SweepSpec
+from service.sweep.study import Search
 from service.sweep.trials import SearchTrials
-from service.sweep.tuner import run_trials
 from service.tracking.mlflow_run import tracking_uri
+from service.trials.capacity import plan_concurrency
+from service.trials.run_trackers import RunTrackers, find_parent, sweep_as_job
+from service.trials.runner import run_trials
+from service.trials.source import TrialState
+from service.trials.trainable import Trial
 
 MIN_SPEED_UP = 2.0
 MAX_OVERHEAD_S = 10.0
@@ -169,7 +170,7 @@ def run(sweep: SweepSpec, trainable: type[tune.Trainable] = Trial) -> Measured:
     kind = RunTrackers if trainable is Trial else StudentlessTrackers
     trackers = kind(uri, {}, find_parent(sweep, uri))
     ends_s: list[float] = []
-    trials = SearchTrials(sweep, identity(sweep), search, trackers, lambda: None)
+    trials = SearchTrials(sweep, sweep_as_job(sweep), search, trackers, lambda: None)
     end = trials.end
 
     def end_and_note(*arguments: Any) -> None:

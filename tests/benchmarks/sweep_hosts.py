@@ -20,10 +20,11 @@ import psutil
 from hosts import ROOT, can_make_hosts
 from ray_cluster import Cluster
 
-from service.sweep.search import Search
-from service.sweep.spec import SweepSpec, load_sweep
+from service.run.journal import JOURNAL_NAME, read_events
+from service.sweep.loading import load_sweep
+from service.sweep.spec import SweepSpec
+from service.sweep.study import Search
 from service.sweep.trials import TRIALS_NAME
-from service.tracking.journal import JOURNAL_NAME, read_events
 
 PARTWAY_S = 3.0
 

@@ -14,13 +14,13 @@ from safetensors.torch import load_file, save_file
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from spec_contents import spec_content, write_stripes
-from training_runs import final, loss_series, run_together
+from support.spec_contents import spec_content, write_stripes
+from support.training_runs import final, loss_series, run_together
 
 from service.models.build import build_model
-from service.spec import parse_spec
-from service.tracking.journal import FAILURES_NAME, JOURNAL_NAME, read_events
-from service.training.leaving import REQUEST_PREFIX
+from service.run.control import REQUEST_PREFIX
+from service.run.journal import FAILURES_NAME, JOURNAL_NAME, read_events
+from service.spec.loading import parse_spec
 
 NUM_STEPS = 24
 JOB_LIMIT_S = 240.0
@@ -31,7 +31,7 @@ SECTIONS = {
     "checkpoints": {"every_steps": 2},
     # MLflow is away: its part has tests of its own, and takes its time.
     "tracking": {"log_every_steps": 3, "uri": "http://127.0.0.1:9"},
-    "resources": {"max_failures": 10, "silence_timeout_s": 6, "collective_timeout_s": 20},
+    "resources": {"max_failures": 10, "heartbeat_timeout_s": 6, "collective_timeout_s": 20},
 }
 
 
@@ -161,7 +161,7 @@ class FaultRun:
 
 
 def same_tensors(path, straight):
-    from service.training.checkpoints import final_student_path, newest_checkpoint
+    from service.training.checkpoint import final_student_path, newest_checkpoint
 
     ours = load_file(path)
     theirs = load_file(final_student_path(newest_checkpoint(straight.run_path)))

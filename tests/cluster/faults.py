@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from fault_runs import FaultRun
 from hosts import stop_process
 
-from service.problems import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED
+from service.spec.errors import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED
 
 BRIEFLY_S = 3.0
 NO_FAILURES = {"resources": {"max_failures": 0}}
@@ -134,7 +134,7 @@ def cluster_dies(cluster, workload, step):
 
 
 def node_drained(cluster, workload, step):
-    """Notice that a node goes away in 30 seconds; another one comes."""
+    """StopNotice that a node goes away in 30 seconds; another one comes."""
     run, fault_time = paused(cluster, workload, "drained", step, **NO_FAILURES)
     number = other_host(run)
     cluster.drain(number, 30)

@@ -20,7 +20,7 @@ class FaultInjector(WorkerCallback):
     """Puts itself before every training step of the worker that it is loaded into."""
 
     def after_init_train_context(self):
-        from service.training.worker import Worker
+        from service.training.trainer import Worker
 
         folder = Path(os.environ["DTKD_FAULTS"])
         step = Worker.step

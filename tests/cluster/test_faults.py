@@ -8,11 +8,11 @@ from fault_runs import FaultRun, Workload
 from faults import finish
 from hosts import can_make_hosts
 from ray_cluster import Cluster
-from training_runs import final, loss_series
+from support.training_runs import final, loss_series
 
 from service.job import run_job
-from service.problems import BadInputError
-from service.training.leaving import LOOK_S
+from service.run.control import POLL_S
+from service.spec.errors import BadInputError
 
 pytestmark = pytest.mark.slow
 
@@ -53,14 +53,14 @@ def test_workers_that_fail_one_after_the_other_cost_nothing_nor_do_drivers(clust
     assert all(seconds < limit for seconds, limit in zip(noticed, limits, strict=True)), noticed
     texts = [text for _, text in run.failures]
     assert "was killed or crashed" in texts[0]
-    assert "resources.silence_timeout_s" in texts[1]
+    assert "resources.heartbeat_timeout_s" in texts[1]
     # The signal reaches the process in that step or in the one after it.
     assert re.search(r"sent SIGTERM; everything up to step (12|13) is saved", texts[2])
     with pytest.raises(BadInputError, match="name: the run 'workers' is under way already"):
         run_job(run.spec)
     cluster.stop_jobs()
     run.wait_for(run.request_path("stop").exists, "request to stop")
-    time.sleep(4 * LOOK_S)
+    time.sleep(4 * POLL_S)
     run.let_go(3)
     run.wait()
     status = run.status

@@ -22,18 +22,14 @@ from PIL import Image
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from service.tracking.journal import JOURNAL_NAME, read_events  # noqa: E402
+from service.run.journal import JOURNAL_NAME, read_events  # noqa: E402
 
 NUM_CLASSES, SIZE = 4, 24
 LIMIT_S = 300
 KILL_AT_STEP = 5
 
-CLOCKS = ("images_per_s", "data_wait_share")
-GROUPS = {
-    **dict.fromkeys(("loss", "ce", "kd", "dtkd", "learning_rate", "gradient_norm"), "train"),
-    **dict.fromkeys(("agreement",), "train"),
-    **dict.fromkeys(("clamped_share", "gap_before", "gap_after"), "temperature"),
-}
+# Values of these metrics depend on clocks.
+CLOCKS = ("system/images_per_s", "system/data_wait_share")
 
 
 def main(arguments: list[str]) -> int:
@@ -200,20 +196,10 @@ def keep(run_path: Path, out: Path) -> None:
         [event.kind, event.step, name, value]
         for event in read_events(run_path / JOURNAL_NAME)
         if event.kind in ("interval", "evaluation", "teacher")
-        for name, value in sorted((neutral(n), v) for n, v in event.values.items())
+        for name, value in sorted(event.values.items())
         if name not in CLOCKS
     ]
     (out / "series.json").write_text(json.dumps(series))
-
-
-def neutral(name: str) -> str:
-    """A metric's name with its group."""
-    if name in GROUPS:
-        return f"{GROUPS[name]}/{name}"
-    for prefix in ("val", "held_out", "teacher", "temperature"):
-        if name.startswith(f"{prefix}_"):
-            return f"{prefix}/{name.removeprefix(f'{prefix}_')}"
-    return name
 
 
 if __name__ == "__main__":

@@ -11,17 +11,18 @@ import mlflow
 import pytest
 import ray
 import torch
-from image_makers import converted, write_folder
 from mlflow import MlflowClient
 from safetensors.torch import load_file, save_file
-from spec_contents import spec_content
+from support.image_makers import converted, write_folder
+from support.spec_contents import spec_content
 
 from data_pipeline.beton import open_beton
 from data_pipeline.manifest import manifest_path
 from jobs.distill import main as distill_here
 from service import job as job_module
 from service.models.build import build_model
-from service.spec import JobSpec, load_spec
+from service.spec.job import JobSpec
+from service.spec.loading import load_spec
 
 ROOT = Path(__file__).parents[2]
 # For jobs of which MLflow need not know: its database takes its time to be made.

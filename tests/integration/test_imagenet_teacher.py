@@ -1,4 +1,4 @@
-"""A real ImageNet classifier recognises real photos through this project's loading."""
+"""A real ImageNet classifier recognizes real photos through this project's loading."""
 
 import importlib.util
 import io
@@ -16,10 +16,10 @@ from data_pipeline.encode import Encoding
 from data_pipeline.loader import ImageLoader, center_crop
 from data_pipeline.order import evaluation_batches
 from data_pipeline.sources import open_source
-from service.distillation.task import Teacher
+from service.distillation.task import FrozenTeacher
 from service.models.build import build_with_weights
-from service.spec_data_sections import Normalization
-from service.spec_sections import Weights
+from service.spec.data_sections import Normalization
+from service.spec.sections import Weights
 
 LITE0 = Normalization(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
 
@@ -53,7 +53,7 @@ def teacher():
         1000,
         Weights(source=str(weights), match="order"),
     )
-    return Teacher(model, LITE0)
+    return FrozenTeacher(model, LITE0)
 
 
 def evaluation_batch(path):

@@ -6,19 +6,25 @@ import threading
 import pytest
 import torch
 import torch.distributed as dist
-from training_runs import CPU, final, loss_series, run_alone, run_rank, run_ranks, run_together
+from support.training_runs import (
+    CPU,
+    final,
+    loss_series,
+    run_alone,
+    run_rank,
+    run_ranks,
+    run_together,
+)
 
 from data_pipeline.order import train_batches
 from service.distillation.task import DistillationTask
-from service.spec import parse_spec
-from service.tracking.journal import JOURNAL_NAME, read_events
-from service.training import measuring
-from service.training.checkpoints import checkpoint_paths, newest_checkpoint, read_metadata
-from service.training.gradients import GradientComputer
-from service.training.leaving import LeavingError, ask_to_leave, asked_to_leave
-from service.training.loop import train
-from service.training.worker import Worker
-from service.training.world import World
+from service.run.control import GracefulStop, ask_to_leave, pending_request
+from service.run.journal import JOURNAL_NAME, read_events
+from service.spec.loading import parse_spec
+from service.training.checkpoint import checkpoint_paths, newest_checkpoint, read_metadata
+from service.training.distributed import World
+from service.training.gradient import GradientComputer
+from service.training.trainer import Worker, train
 
 
 def leaving_at(steps):
@@ -50,7 +56,7 @@ def run_until_done(spec, steps, monkeypatch):
     while True:
         try:
             train(spec, World(0, 1, CPU, 1), lambda metrics: None, notice)
-        except LeavingError:
+        except GracefulStop:
             num_left += 1
         else:
             return num_left
@@ -81,20 +87,20 @@ def test_run_that_leaves_while_it_evaluates_evaluates_again(make_content, monkey
     run_alone(straight)
     reasons = iter(["told to"])
     num_evaluated = 0
-    evaluate = measuring.evaluate
+    evaluate = evaluation.evaluate
 
     def evaluate_and_count(classify, batches, device):
         nonlocal num_evaluated
         num_evaluated += 1
         return evaluate(classify, batches, device)
 
-    monkeypatch.setattr(measuring, "evaluate", evaluate_and_count)
+    monkeypatch.setattr(evaluation, "evaluate", evaluate_and_count)
     left.run_path.mkdir(parents=True)
 
     def notice():
         return next(reasons, None) if num_evaluated == 1 else None
 
-    with pytest.raises(LeavingError):
+    with pytest.raises(GracefulStop):
         train(left, World(0, 1, CPU, 1), lambda metrics: None, notice)
     assert newest_checkpoint(left.run_path).name == "checkpoint_0000000004-unevaluated"
     train(left, World(0, 1, CPU, 1), lambda metrics: None, notice)
@@ -106,9 +112,9 @@ def test_request_beside_the_run_is_followed(make_content):
     spec = parse_spec(make_content())
     spec.run_path.mkdir(parents=True)
     ask_to_leave(spec.run_path, "stop")
-    with pytest.raises(LeavingError, match="asked to stop"):
+    with pytest.raises(GracefulStop, match="asked to stop"):
         train(spec, World(0, 1, CPU, 1), lambda metrics: None, slow_notice)
-    assert asked_to_leave(spec.run_path) == "stop"
+    assert pending_request(spec.run_path) == "stop"
     assert newest_checkpoint(spec.run_path) is not None
 
 
@@ -130,7 +136,7 @@ def run_rank_leaving(rank, content, world_size, store, leaver, step):
     Worker.step = step_and_tell
     try:
         train(parse_spec(content), World(rank, world_size, CPU, 1), lambda metrics: None, notice)
-    except LeavingError:
+    except GracefulStop:
         assert step is not None
     dist.destroy_process_group()
 
@@ -161,7 +167,7 @@ def test_run_that_shrinks_and_grows_is_the_fixed_one(make_content, teacher, tmp_
         "teacher": teacher,
         "augmentation": {"mixing": {"mixup_alpha": 0.2, "cutmix_alpha": 1.0}},
         "training": {"ema_decay": 0.9, "global_batch_size": 72, "micro_batch_size": 18}
-        | {"last_batch": "keep"},
+        | {"drop_last": False},
         "resources": {"num_workers": [1, 3]},
         "tracking": {"log_every_steps": 1},
     }
@@ -248,7 +254,7 @@ def test_bad_loss_on_one_rank_is_all_ranks_business_in_that_step(make_content, t
     for rank in (0, 1):
         assert (spec.run_path / f"nonfinite_step0000000003_rank{rank}.json").exists()
     if policy == "stop":
-        reason = json.loads((spec.run_path / "refusal.json").read_text())
+        reason = json.loads((spec.run_path / "abort.json").read_text())
         assert "step 3" in reason["text"]
         assert reason["exit_status"] == 1
     else:

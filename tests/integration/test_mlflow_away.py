@@ -9,19 +9,19 @@ from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
-from mlflow_server import Line, mlflow_server
-from training_runs import InterruptedRunError, run_alone
+from support.mlflow_server import Line, mlflow_server
+from support.training_runs import InterruptedRunError, run_alone
 
+from data_pipeline.files import write_atomically
 from jobs.sync import main as sync
-from service.cluster.run_folder import TAGS_NAME, claimed_run_folder
-from service.files import write_atomically
 from service.job import run_job
-from service.problems import EXIT_BAD_INPUT, EXIT_DONE, EXIT_FAILED
-from service.result import collect_result, publish
-from service.spec import parse_spec
-from service.sync import sync_run
+from service.publish import publish, sync_run
+from service.result import collect_result
+from service.run.folder import TAGS_NAME, claim_run_folder
+from service.run.journal import JOURNAL_NAME, read_events
+from service.spec.errors import EXIT_BAD_INPUT, EXIT_DONE, EXIT_FAILED
+from service.spec.loading import parse_spec
 from service.tracking import tracker as tracker_module
-from service.tracking.journal import JOURNAL_NAME, read_events
 from service.tracking.mlflow_run import TRACKING_ERRORS, flattened
 from service.tracking.tracker import Tracker
 
@@ -56,7 +56,7 @@ def train_beside_tracker(spec, line, changes):
 
     Returns the run if MLflow got everything by the end, as a job would know it.
     """
-    with claimed_run_folder(spec):
+    with claim_run_folder(spec):
         write_atomically(spec.run_path / TAGS_NAME, json.dumps(TAGS))
         tracker = Tracker(spec, line.url, TAGS, lambda event: None)
 
@@ -197,7 +197,7 @@ def test_finished_run_trains_nothing_though_mlflow_is_away(make_content, line, c
 
 def test_run_that_is_submitted_again_goes_on_in_the_same_mlflow_run(make_content, line, server):
     spec = spec_of(make_content, line, "again")
-    with claimed_run_folder(spec):
+    with claim_run_folder(spec):
         write_atomically(spec.run_path / TAGS_NAME, json.dumps(TAGS))
         first = Tracker(spec, line.url, TAGS, lambda event: None)
         with pytest.raises(InterruptedRunError):

@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from training_runs import (
+from support.training_runs import (
     InterruptedRunError,
     final,
     loss_series,
@@ -18,11 +18,11 @@ from training_runs import (
 )
 
 from data_pipeline.order import train_batches
-from service.spec import parse_spec
-from service.tracking.journal import JOURNAL_NAME, read_events
-from service.training.checkpoints import checkpoint_paths, copied, newest_checkpoint
-from service.training.gradients import GradientComputer
-from service.training.worker import Worker
+from service.run.journal import JOURNAL_NAME, read_events
+from service.spec.loading import parse_spec
+from service.training.checkpoint import checkpoint_paths, copied_to_cpu, newest_checkpoint
+from service.training.gradient import GradientComputer
+from service.training.trainer import Worker
 
 
 def test_interrupted_run_ends_with_the_same_weights(make_content, teacher):
@@ -100,7 +100,7 @@ def test_two_workers_killed_within_an_epoch_end_as_if_they_were_not(
 def test_diverging_run_stops_with_advice(make_content):
     spec = parse_spec(make_content(optimizer={"learning_rate": 1e30}))
     run_alone(spec)
-    reason = json.loads((spec.run_path / "refusal.json").read_text())
+    reason = json.loads((spec.run_path / "abort.json").read_text())
     assert "optimizer.learning_rate" in reason["text"]
     assert reason["exit_status"] == 1
 
@@ -144,20 +144,20 @@ def test_poisoned_step_is_skipped_without_a_trace(make_content, monkeypatch):
     spec = parse_spec(make_content(name="skipped", **sections))
     poison({1, 3}, monkeypatch.setattr)
     before = {}
-    go_without = Worker._go_without
+    go_without = Worker._skip_nonfinite_step
 
     def remember(worker, *arguments):
         go_without(worker, *arguments)
-        before[worker.progress.step] = copied(worker._student.state_dict())
+        before[worker.progress.step] = copied_to_cpu(worker._student.state_dict())
 
     step = Worker.step
     states = []
 
     def step_and_look(worker, batch):
-        states.append(copied(worker._student.state_dict()))
+        states.append(copied_to_cpu(worker._student.state_dict()))
         return step(worker, batch)
 
-    monkeypatch.setattr(Worker, "_go_without", remember)
+    monkeypatch.setattr(Worker, "_skip_nonfinite_step", remember)
     monkeypatch.setattr(Worker, "step", step_and_look)
     run_alone(spec)
     assert sorted(before) == [1, 3]
@@ -186,6 +186,6 @@ def test_one_poisoned_step_too_many_ends_the_run(make_content, monkeypatch):
     spec = parse_spec(make_content(training=training))
     poison({2, 5}, monkeypatch.setattr)
     run_alone(spec)
-    text = json.loads((spec.run_path / "refusal.json").read_text())["text"]
+    text = json.loads((spec.run_path / "abort.json").read_text())["text"]
     assert "step 5 is not finite, after 1 others" in text
     assert newest_checkpoint(spec.run_path).name == "checkpoint_0000000004"

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from pyarrow import fs
-from staging_helpers import (
+from support.staging_helpers import (
     CHUNK_BYTES,
     NUM_BYTES,
     kill_while_copying,

@@ -10,13 +10,13 @@ from pathlib import Path
 
 import mlflow
 import pytest
-from training_runs import run_alone
+from support.training_runs import run_alone
 
-from service.spec import parse_spec
-from service.sweep.search import Search, TrialEnd
-from service.sweep.spec import parse_sweep
+from service.run.journal import JOURNAL_NAME, read_events
+from service.spec.loading import parse_spec
+from service.sweep.loading import parse_sweep
+from service.sweep.study import Search, TrialEnd
 from service.sweep.trials import trial_spec
-from service.tracking.journal import JOURNAL_NAME, read_events
 
 ROOT = Path(__file__).parents[2]
 LIMIT_S = 240

@@ -4,17 +4,18 @@ import json
 
 import mlflow
 import pytest
-from training_runs import run_alone
+from support.training_runs import run_alone
 
-from service.cluster.run_folder import TAGS_NAME, claimed_run_folder
-from service.files import write_atomically
+from data_pipeline.files import write_atomically
+from service.publish import run_folders, sync_run
 from service.result import collect_result
-from service.sweep.search import Search
-from service.sweep.spec import SWEEP_NAME, parse_sweep
-from service.sweep.tracking import RunTrackers, identity
+from service.run.folder import TAGS_NAME, claim_run_folder
+from service.run.journal import JOURNAL_NAME, read_events
+from service.sweep.loading import parse_sweep
+from service.sweep.spec import SWEEP_NAME
+from service.sweep.study import Search
 from service.sweep.trials import SearchTrials
-from service.sync import run_folders, sync_run
-from service.tracking.journal import JOURNAL_NAME, read_events
+from service.trials.run_trackers import RunTrackers, sweep_as_job
 
 pytestmark = pytest.mark.slow
 
@@ -26,7 +27,7 @@ def search_alone(sweep):
     """What a cluster does with a sweep, in this process and one trial after the other."""
     search = Search(sweep, sweep.sweep_path)
     trackers = RunTrackers(AWAY, {"sweep": sweep.name}, parent=None)
-    trials = SearchTrials(sweep, identity(sweep), search, trackers, lambda: None)
+    trials = SearchTrials(sweep, sweep_as_job(sweep), search, trackers, lambda: None)
     while (trial := trials.next()) is not None:
         number, spec = trial
         run_alone(spec)
@@ -47,7 +48,7 @@ def test_sweep_that_mlflow_missed_is_sent_whole_and_once(make_sweep_content, mon
     }
     budget, scheduler = {"trials": NUM_TRIALS}, {"kind": "none"}
     sweep = parse_sweep(make_sweep_content(base=base, budget=budget, scheduler=scheduler))
-    with claimed_run_folder(identity(sweep)):
+    with claim_run_folder(sweep_as_job(sweep)):
         write_atomically(sweep.sweep_path / SWEEP_NAME, sweep.model_dump_json())
         write_atomically(sweep.sweep_path / TAGS_NAME, json.dumps({"sweep": sweep.name}))
         search = search_alone(sweep)

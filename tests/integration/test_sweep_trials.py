@@ -14,18 +14,19 @@ import pytest
 import ray
 from ray import tune
 
-from service.cluster.run_folder import SPEC_NAME
-from service.cluster.trainer import run_training
+from service.cluster.launch import run_training
 from service.result import collect_result
-from service.spec import JobSpec, parse_spec
-from service.sweep.records import TrialState
-from service.sweep.search import Search
-from service.sweep.spec import parse_sweep
-from service.sweep.tracking import RunTrackers, identity
+from service.run.folder import SPEC_NAME
+from service.run.journal import JOURNAL_NAME, read_events
+from service.spec.job import JobSpec
+from service.spec.loading import parse_spec
+from service.sweep.loading import parse_sweep
+from service.sweep.study import Search
 from service.sweep.trials import SearchTrials
-from service.sweep.tuner import run_trials
-from service.tracking.journal import JOURNAL_NAME, read_events
-from service.training.checkpoints import STUDENT_NAME, is_whole, newest_checkpoint
+from service.training.checkpoint import STUDENT_NAME, is_intact, newest_checkpoint
+from service.trials.run_trackers import RunTrackers, sweep_as_job
+from service.trials.runner import run_trials
+from service.trials.source import TrialState
 
 pytestmark = pytest.mark.slow
 
@@ -272,7 +273,7 @@ def test_trial_is_stopped_between_evaluations_and_has_saved(make_sweep_content):
     newest = newest_checkpoint(run_path)
     assert newest is not None
     assert newest.name.startswith(f"checkpoint_{saved:010d}")
-    assert is_whole(newest)
+    assert is_intact(newest)
 
 
 def begin(content):
@@ -280,7 +281,7 @@ def begin(content):
     sweep = parse_sweep(content)
     sweep.sweep_path.mkdir(parents=True)
     search, trackers = Search(sweep, sweep.sweep_path), RunTrackers(AWAY, {}, parent=None)
-    trials = SearchTrials(sweep, identity(sweep), search, trackers, lambda: None)
+    trials = SearchTrials(sweep, sweep_as_job(sweep), search, trackers, lambda: None)
     return search, trackers, trials, sweep
 
 

@@ -6,13 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from training_runs import final, run_alone, run_together
+from support.training_runs import final, run_alone, run_together
 
 from data_pipeline.beton import open_beton
 from service.models.build import build_model
-from service.spec import parse_spec
-from service.tracking.journal import JOURNAL_NAME, read_events
-from service.training.checkpoints import newest_checkpoint
+from service.run.journal import JOURNAL_NAME, read_events
+from service.spec.loading import parse_spec
+from service.training.checkpoint import newest_checkpoint
 
 
 @pytest.mark.parametrize(
@@ -21,7 +21,7 @@ from service.training.checkpoints import newest_checkpoint
         {},
         # 256 images make two steps of 96 and one of 64, of which a fourth worker has none.
         {
-            "training": {"global_batch_size": 96, "micro_batch_size": 8, "last_batch": "keep"},
+            "training": {"global_batch_size": 96, "micro_batch_size": 8, "drop_last": False},
             "augmentation": {"mixing": {"mixup_alpha": 0.2, "cutmix_alpha": 1.0}},
             "tracking": {"log_every_steps": 3},
         },
@@ -99,7 +99,7 @@ def test_training_learns_and_accuracy_is_that_of_a_plain_count(make_content):
                 "size_stages": [{"from_epoch": 1, "size": 12}],
             }
         },
-        {"augmentation": {"rand_augment": {}, "colour_jitter": {"hue": 0.1}, "erasing": {}}},
+        {"augmentation": {"rand_augment": {}, "color_jitter": {"hue": 0.1}, "erasing": {}}},
         {"augmentation": {"mixing": {"mixup_alpha": 0.2}}},
         {"dataset": {"max_undecodable": 1}},
         {"method": {"sharpness": "logsumexp", "detach": True}},
@@ -139,7 +139,7 @@ def test_clipping_bounds_the_update(make_content):
 def test_weak_teacher_stops_the_job_before_training(make_content, teacher):
     spec = parse_spec(make_content(teacher={**teacher, "min_top1": 0.99}))
     run_alone(spec)
-    text = json.loads((spec.run_path / "refusal.json").read_text())["text"]
+    text = json.loads((spec.run_path / "abort.json").read_text())["text"]
     assert text.startswith("teacher.min_top1")
     assert "normalization" in text
     assert newest_checkpoint(spec.run_path) is None

@@ -6,25 +6,25 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from image_makers import converted, write_folder
-from spec_contents import write_stripes
-from training_runs import CPU, final, run_alone
+from support.image_makers import converted, write_folder
+from support.spec_contents import write_stripes
+from support.training_runs import CPU, final, run_alone
 
 from data_pipeline.beton import open_beton
-from data_pipeline.held_out import split_held_out
 from data_pipeline.loader import UndecodableSampleError
 from data_pipeline.manifest import manifest_path
-from service.spec import parse_spec
-from service.tracking.journal import JOURNAL_NAME, read_events
-from service.training.checkpoints import newest_checkpoint
-from service.training.construct import build_task
+from data_pipeline.selection import split_held_out
+from service.run.journal import JOURNAL_NAME, read_events
+from service.spec.loading import parse_spec
+from service.training.checkpoint import newest_checkpoint
 from service.training.data import WorkerData
-from service.training.world import World
+from service.training.distributed import World
+from service.training.factory import build_task
 
 
 def test_a_kept_last_batch_counts_every_image_once(make_content):
     content = make_content(
-        training={"global_batch_size": 96, "micro_batch_size": 96, "last_batch": "keep"},
+        training={"global_batch_size": 96, "micro_batch_size": 96, "drop_last": False},
         resources={"num_workers": 1, "cpus_per_worker": 1},
         schedule={"num_epochs": 1, "milestones": []},
         optimizer={"learning_rate": 1e-6},
@@ -125,7 +125,7 @@ def test_dataset_that_cannot_be_staged_refuses_the_run(make_content, tmp_path):
         make_content(dataset=dataset, augmentation={"crop": "random_resized", "size": 12})
     )
     run_alone(spec)
-    text = json.loads((spec.run_path / "refusal.json").read_text())["text"]
+    text = json.loads((spec.run_path / "abort.json").read_text())["text"]
     assert text.startswith("dataset.train: ")
     assert "/proc/nowhere cannot be used as a cache" in text
     assert newest_checkpoint(spec.run_path) is None
@@ -135,7 +135,7 @@ def test_held_out_images_are_evaluated_and_not_trained_on(make_content, tmp_path
     write_stripes(tmp_path / "val.beton", 20, seed=2)
     content = make_content(
         dataset={"val": str(tmp_path / "val.beton"), "held_out": {"num_images": 60}},
-        training={"global_batch_size": 96, "micro_batch_size": 96, "last_batch": "keep"},
+        training={"global_batch_size": 96, "micro_batch_size": 96, "drop_last": False},
         resources={"num_workers": 1, "cpus_per_worker": 1},
     )
     spec = parse_spec(content)

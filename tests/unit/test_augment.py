@@ -8,20 +8,20 @@ import torch
 from PIL import Image
 from torchvision import transforms
 
-from data_pipeline import draws
-from data_pipeline.augmentation import colour, erasing, rand_augment
+from data_pipeline.augmentation import color, erasing, rand_augment
 from data_pipeline.augmentation.samples import (
     Augmentations,
-    ColourJitter,
-    Erasing,
-    RandAugment,
+    ColorJitterParams,
+    ErasingParams,
+    RandAugmentParams,
     augment_samples,
 )
+from data_pipeline.compiled import counter_rng
 
 BLACK = np.zeros(3, np.uint8)
 NUM_DRAWS = 4000
 EVERYTHING = Augmentations(
-    RandAugment(2, 9), ColourJitter(0.4, 0.4, 0.4, 0.1), Erasing(0.7, fill="noise")
+    RandAugmentParams(2, 9), ColorJitterParams(0.4, 0.4, 0.4, 0.1), ErasingParams(0.7, fill="noise")
 )
 
 
@@ -33,7 +33,7 @@ def smooth_image(height, width, seed=0):
 
 def keys(count=NUM_DRAWS, stream=1):
     return [
-        np.uint64(draws.stream_key(np.uint64(draws.sample_key(3, 1, index)), stream))
+        np.uint64(counter_rng.stream_key(np.uint64(counter_rng.sample_key(3, 1, index)), stream))
         for index in range(count)
     ]
 
@@ -68,7 +68,7 @@ def test_rand_augment_chooses_operations_and_signs_uniformly():
 
 def test_jitter_draws_uniform_factors_in_uniform_orders():
     strengths = np.array([0.4, 1.5, 0.0, 0.1])
-    factors = np.array([colour.jitter_factors(strengths, key) for key in keys()])
+    factors = np.array([color.jitter_factors(strengths, key) for key in keys()])
     for kind, (low, high) in enumerate([(0.6, 1.4), (0.0, 2.5), (1.0, 1.0), (-0.1, 0.1)]):
         drawn, width = factors[:, kind], high - low
         assert low <= drawn.min() <= low + 0.01 * width
@@ -76,7 +76,7 @@ def test_jitter_draws_uniform_factors_in_uniform_orders():
         assert drawn.mean() == pytest.approx((low + high) / 2, abs=0.02 * width)
     # Independent series of 4000: a correlation's deviation is 0.0158.
     assert np.abs(np.corrcoef(factors[:, [0, 1, 3]].T) - np.eye(3)).max() < 0.065
-    orders = [tuple(colour.jitter_order(key)) for key in keys()]
+    orders = [tuple(color.jitter_order(key)) for key in keys()]
     counts = [orders.count(order) for order in set(orders)]
     assert len(counts) == 24
     # Chi-squared with 23 degrees of freedom: 49.7 is its 0.999 quantile.
@@ -127,7 +127,7 @@ def test_erasing_paints_its_box_and_nothing_else():
     num_erased = 0
     for key in keys(1000):
         found = image.copy()
-        erasing.erase(found, 0.3, scale, ratio, erasing.FILL_COLOUR, red, key)
+        erasing.erase(found, 0.3, scale, ratio, erasing.FILL_COLOR, red, key)
         if np.array_equal(found, image):
             continue
         num_erased += 1
@@ -151,21 +151,21 @@ def test_noise_is_uniform_in_each_channel_and_new_for_each_sample():
         # Chi-squared with 255 degrees of freedom: 330.5 is its 0.999 quantile.
         assert chi_squared(np.bincount(found[0][:, channel], minlength=256)) < 330.5
     series = np.concatenate([noise.T for noise in found]).astype(float)
-    # Channels, samples and neighbours: 36,100 pairs have a deviation of 0.0053.
+    # Channels, samples and neighbors: 36,100 pairs have a deviation of 0.0053.
     assert np.abs(np.corrcoef(series) - np.eye(6)).max() < 0.025
     assert abs(np.corrcoef(series[0, 1:], series[0, :-1])[0, 1]) < 0.025
 
 
 def test_samples_go_through_rand_augment_then_jitter_then_erasing():
     image, index, scratch = smooth_image(40, 50), 5, np.empty((40, 50, 3), np.uint8)
-    plan = EVERYTHING._replace(erasing=Erasing(1.0, colour=(200, 100, 50)))
-    expected, key = image.copy(), np.uint64(draws.sample_key(1, 2, index))
-    first, second, third = (np.uint64(draws.stream_key(key, stream)) for stream in (1, 2, 3))
+    plan = EVERYTHING._replace(erasing=ErasingParams(1.0, color=(200, 100, 50)))
+    expected, key = image.copy(), np.uint64(counter_rng.sample_key(1, 2, index))
+    first, second, third = (np.uint64(counter_rng.stream_key(key, stream)) for stream in (1, 2, 3))
     rand_augment.rand_augment(expected, 2, 9, BLACK, first, scratch)
-    colour.colour_jitter(expected, np.array(plan.colour_jitter), second)
+    color.color_jitter(expected, np.array(plan.color_jitter), second)
     scale, ratio = np.array(plan.erasing.scale), np.array(plan.erasing.ratio)
-    painted = np.array(plan.erasing.colour, np.uint8)
-    erasing.erase(expected, 1.0, scale, ratio, erasing.FILL_COLOUR, painted, third)
+    painted = np.array(plan.erasing.color, np.uint8)
+    erasing.erase(expected, 1.0, scale, ratio, erasing.FILL_COLOR, painted, third)
     assert np.array_equal(augmented(image[None], [index], plan)[0], expected)
 
 
@@ -191,14 +191,16 @@ def test_pixels_depend_on_seed_epoch_and_sample_alone():
 
 
 def test_streams_are_independent_of_the_crop_and_of_each_other():
-    crop_keys = [np.uint64(draws.sample_key(3, 1, index)) for index in range(NUM_DRAWS)]
+    crop_keys = [np.uint64(counter_rng.sample_key(3, 1, index)) for index in range(NUM_DRAWS)]
     streams = [crop_keys, *(keys(stream=stream) for stream in (1, 2, 3))]
-    numbers = [[draws.uniform(key, draw) for key in part] for part in streams for draw in range(4)]
+    numbers = [
+        [counter_rng.uniform(key, draw) for key in part] for part in streams for draw in range(4)
+    ]
     # 120 pairs of independent series: a correlation's deviation is 0.0158.
     assert np.abs(np.corrcoef(numbers) - np.eye(16)).max() < 0.065
     # The same box is erased whatever was done to the image before.
     images, indices = np.full((32, 40, 40, 3), 90, np.uint8), np.arange(32)
-    erase = Erasing(1.0, colour=(255, 0, 255))
+    erase = ErasingParams(1.0, color=(255, 0, 255))
     alone = augmented(images.copy(), indices, Augmentations(erasing=erase))
     everything = augmented(images.copy(), indices, EVERYTHING._replace(erasing=erase))
     assert np.array_equal((alone == (255, 0, 255)).all(3), (everything == (255, 0, 255)).all(3))
@@ -207,14 +209,14 @@ def test_streams_are_independent_of_the_crop_and_of_each_other():
 @pytest.mark.parametrize(
     ("augmentations", "message"),
     [
-        (Augmentations(RandAugment(num_ops=-1)), "num_ops"),
-        (Augmentations(RandAugment(magnitude=31)), "magnitude must be 0 to 30"),
-        (Augmentations(RandAugment(fill=(0, 0, 256))), "levels from 0 to 255"),
-        (Augmentations(colour_jitter=ColourJitter(contrast=-0.1)), "strengths"),
-        (Augmentations(colour_jitter=ColourJitter(hue=0.6)), r"hue must be at most 0\.5"),
-        (Augmentations(erasing=Erasing(1.1)), "probability"),
-        (Augmentations(erasing=Erasing(0.5, scale=(0.3, 0.1))), "scale"),
-        (Augmentations(erasing=Erasing(0.5, ratio=(0.0, 1.0))), "ratio"),
+        (Augmentations(RandAugmentParams(num_ops=-1)), "num_ops"),
+        (Augmentations(RandAugmentParams(magnitude=31)), "magnitude must be 0 to 30"),
+        (Augmentations(RandAugmentParams(fill=(0, 0, 256))), "levels from 0 to 255"),
+        (Augmentations(color_jitter=ColorJitterParams(contrast=-0.1)), "strengths"),
+        (Augmentations(color_jitter=ColorJitterParams(hue=0.6)), r"hue must be at most 0\.5"),
+        (Augmentations(erasing=ErasingParams(1.1)), "probability"),
+        (Augmentations(erasing=ErasingParams(0.5, scale=(0.3, 0.1))), "scale"),
+        (Augmentations(erasing=ErasingParams(0.5, ratio=(0.0, 1.0))), "ratio"),
     ],
 )
 def test_what_is_out_of_range_is_named(augmentations, message):

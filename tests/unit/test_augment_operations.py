@@ -7,11 +7,11 @@ from PIL import Image
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional
 
-from data_pipeline import draws
-from data_pipeline.augmentation import affine, colour, rand_augment, tone
+from data_pipeline.augmentation import affine, color, rand_augment, tone
+from data_pipeline.compiled import counter_rng
 
 BLACK = np.zeros(3, np.uint8)
-KEYS = [np.uint64(draws.sample_key(3, 1, index)) for index in range(40)]
+KEYS = [np.uint64(counter_rng.sample_key(3, 1, index)) for index in range(40)]
 
 
 def smooth_image(height, width, seed=0):
@@ -63,8 +63,8 @@ def largest_difference(ours, theirs, *arguments):
 
 @pytest.mark.parametrize("factor", [0.0, 0.3, 0.613, 1.0, 1.27, 1.4, 2.5])
 @pytest.mark.parametrize("name", ["brightness", "contrast", "saturation"])
-def test_adjustments_of_colour(name, factor):
-    ours, theirs = getattr(colour, f"adjust_{name}"), getattr(functional, f"adjust_{name}")
+def test_adjustments_of_color(name, factor):
+    ours, theirs = getattr(color, f"adjust_{name}"), getattr(functional, f"adjust_{name}")
     assert largest_difference(ours, theirs, factor) <= 1
 
 
@@ -79,7 +79,7 @@ def test_sharpness(factor):
 @pytest.mark.parametrize("factor", [-0.5, -0.31, -1 / 6, 0.0, 0.05, 0.1, 1 / 3, 0.5])
 def test_hue(factor):
     for image in (smooth_image(224, 224), noisy_image(224, 224), IMAGES["one level"]):
-        found = by_us(colour.adjust_hue, image, factor)
+        found = by_us(color.adjust_hue, image, factor)
         expected = by_torchvision(functional.adjust_hue, image, factor)
         assert differences(found, expected).max() <= 1
         assert (differences(found, expected) > 0).mean() < 0.005
@@ -89,7 +89,7 @@ def test_luma_is_the_integer_part_of_the_decimal_formula():
     levels = np.arange(0, 256, 3, dtype=np.uint8)
     cube = np.stack(np.meshgrid(levels, levels, levels), axis=-1).reshape(-1, 86, 3)
     red, green, blue = np.moveaxis(cube.astype(int), -1, 0)
-    found = by_us(colour.adjust_saturation, cube, 0.0)
+    found = by_us(color.adjust_saturation, cube, 0.0)
     expected = (2989 * red + 5870 * green + 1140 * blue) // 10000
     assert np.array_equal(found, np.stack([expected] * 3, axis=-1))
 
@@ -164,7 +164,7 @@ def test_a_source_midway_between_two_pixels_is_read_from_one_of_them():
         )
         for slope in (0.2 - 1e-5, 0.2 + 1e-5)
     ]
-    # One row in five is such a tie, and the two neighbours of the slope settle it differently.
+    # One row in five is such a tie, and the two neighbors of the slope settle it differently.
     assert (differences(*nearby) > 0).mean() > 0.1
     assert np.minimum(*(differences(found, expected) for expected in nearby)).max() == 0
 
@@ -189,12 +189,12 @@ def test_jitter_is_its_four_adjustments_in_the_drawn_order():
         functional.adjust_hue,
     ]
     for key in KEYS:
-        expected, factors = image, colour.jitter_factors(strengths, key)
-        for kind in colour.jitter_order(key):
+        expected, factors = image, color.jitter_factors(strengths, key)
+        for kind in color.jitter_order(key):
             expected = by_torchvision(adjustments[kind], expected, float(factors[kind]))
-        found = differences(by_us(colour.colour_jitter, image, strengths, key), expected)
+        found = differences(by_us(color.color_jitter, image, strengths, key), expected)
         # A level of difference may grow by 1.4 in each of the adjustments that follow.
         assert found.max() <= 5
         assert found.mean() < 0.1
-    unchanged = by_us(colour.colour_jitter, image, np.zeros(4), KEYS[0])
+    unchanged = by_us(color.color_jitter, image, np.zeros(4), KEYS[0])
     assert np.array_equal(unchanged, image)

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from image_makers import converted, jpeg_bytes, noisy_image, smooth_image, write_folder
 from PIL import Image
+from support.image_makers import converted, jpeg_bytes, noisy_image, smooth_image, write_folder
 
 from data_pipeline.beton import BetonError, open_beton
 from data_pipeline.encode import Encoding, UnreadableImageError, encode_image
@@ -59,7 +59,7 @@ def test_stock_ffcv_reads_the_file(tmp_path, encoding):
         folder.mkdir(parents=True)
         for index in range(3):
             image = smooth_image(32, 24, seed=10 * label + index)
-            # A grey JPEG keeps its bytes like the others.
+            # A gray JPEG keeps its bytes like the others.
             image = image.convert("L") if index == 2 else image
             (folder / f"{index}.jpg").write_bytes(jpeg_bytes(image))
     path = tmp_path / "out.beton"
@@ -154,8 +154,8 @@ def test_up_to_max_bad_unreadable_images_are_left_out_and_listed(image_folder, t
     for name in ("class0/1.JPEG", "class2/3.JPEG"):
         (image_folder / name).write_bytes(b"not an image")
     with pytest.raises(UnreadableImageError, match="class"):
-        converted(image_folder, tmp_path / "out.beton", max_bad=1)
-    manifest = converted(image_folder, tmp_path / "out.beton", max_bad=2, workers=2)
+        converted(image_folder, tmp_path / "out.beton", max_undecodable=1)
+    manifest = converted(image_folder, tmp_path / "out.beton", max_undecodable=2, workers=2)
     assert manifest["num_per_class"] == [3, 4, 3]
     assert sorted(re.findall(r"class\d/\d", " ".join(manifest["left_out"]))) == [
         "class0/1",
@@ -170,17 +170,17 @@ def test_up_to_max_bad_unreadable_images_are_left_out_and_listed(image_folder, t
 
 def test_hold_out_is_stratified_disjoint_and_fixed_by_the_seed(tmp_path):
     source = open_source(write_folder(tmp_path / "images", num_classes=3, num_per_class=8))
-    held_out = select(source, Selection(seed=3, hold_out=2, part="held out"))
-    remaining = select(source, Selection(seed=3, hold_out=2))
+    held_out = select(source.labels, source.classes, Selection(seed=3, hold_out=2, part="held out"))
+    remaining = select(source.labels, source.classes, Selection(seed=3, hold_out=2))
     assert np.bincount(source.labels[held_out]).tolist() == [2, 2, 2]
     assert sorted([*held_out, *remaining]) == list(range(24))
-    few = select(source, Selection(per_class=4, seed=3, hold_out=2))
+    few = select(source.labels, source.classes, Selection(per_class=4, seed=3, hold_out=2))
     assert np.bincount(source.labels[few]).tolist() == [4, 4, 4]
     assert not set(few) & set(held_out)
-    other = select(source, Selection(seed=4, hold_out=2, part="held out"))
+    other = select(source.labels, source.classes, Selection(seed=4, hold_out=2, part="held out"))
     assert set(other) != set(held_out)
     with pytest.raises(SourceError, match=r"class class0 has 8 images.*2 held out and 7 more"):
-        select(source, Selection(per_class=7, hold_out=2))
+        select(source.labels, source.classes, Selection(per_class=7, hold_out=2))
 
 
 def test_manifest_describes_the_file(tmp_path):
@@ -209,9 +209,9 @@ def test_identity_tells_content_and_order_apart(image_folder, tmp_path):
     image = jpeg_bytes(smooth_image(40, 30, seed=77))
     (image_folder / "class0" / "0.JPEG").write_bytes(image)
     other_content = converted(image_folder, tmp_path / "d.beton")
-    assert first["identity"] == again["identity"]
-    identities = {m["identity"] for m in (first, other_order, other_content)}
-    assert len(identities) == 3
+    assert first["fingerprint"] == again["fingerprint"]
+    fingerprints = {m["fingerprint"] for m in (first, other_order, other_content)}
+    assert len(fingerprints) == 3
 
 
 def start_conversion(source, path, *options):
@@ -340,7 +340,7 @@ def test_options_that_do_not_fit_are_refused_before_the_first_image(
 def test_what_is_no_image_is_called_so_in_words_that_repeat(image_folder, tmp_path):
     (image_folder / "class0" / "empty.jpg").write_bytes(b"")
     (image_folder / "class0" / "text.jpg").write_bytes(b"some text")
-    faults = converted(image_folder, tmp_path / "out.beton", max_bad=2)["left_out"]
+    faults = converted(image_folder, tmp_path / "out.beton", max_undecodable=2)["left_out"]
     assert sorted(fault.split("/")[-1] for fault in faults) == [
         "empty.jpg is empty; replace or remove the file",
         "text.jpg is no image; replace or remove the file",

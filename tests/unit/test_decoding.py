@@ -8,8 +8,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from image_makers import jpeg_bytes, noisy_image, smooth_image
 from PIL import Image
+from support.image_makers import jpeg_bytes, noisy_image, smooth_image
 from torchvision.transforms.v2 import functional
 
 from data_pipeline.native import library
@@ -120,7 +120,7 @@ def test_window_of_a_resized_image_and_its_mirror():
     assert np.array_equal(mirrored, window[:, ::-1])
 
 
-def test_flat_colours_stay_what_they_are():
+def test_flat_colors_stay_what_they_are():
     pixels = np.full((40, 60, 3), (250, 3, 128), np.uint8)
     numbers = np.array([0, 0, 40, 60, 17, 23, 0, 0, 17, 23], np.int64)
     out = np.zeros((17, 23, 3), np.uint8)

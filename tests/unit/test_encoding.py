@@ -4,15 +4,15 @@ import io
 
 import numpy as np
 import pytest
-from image_makers import jpeg_bytes, smooth_image
 from PIL import Image
+from support.image_makers import jpeg_bytes, smooth_image
 
 from data_pipeline.encode import Encoding, encode_image
 from data_pipeline.sources import SourceSample
 
 
 @pytest.mark.parametrize("mode", ["L", "CMYK", "RGBA", "P"])
-def test_other_colour_modes_become_rgb(mode):
+def test_other_color_modes_become_rgb(mode):
     image = smooth_image(32, 20).convert(mode)
     stream = io.BytesIO()
     image.save(stream, "JPEG" if mode in ("L", "CMYK") else "PNG")
@@ -22,12 +22,12 @@ def test_other_colour_modes_become_rgb(mode):
 
 
 def test_sixteen_bit_grey_is_scaled_not_clipped():
-    grey = (np.arange(64, dtype=np.uint16).reshape(8, 8) * 1024).astype(np.uint16)
+    gray = (np.arange(64, dtype=np.uint16).reshape(8, 8) * 1024).astype(np.uint16)
     stream = io.BytesIO()
-    Image.fromarray(grey).save(stream, "PNG")
+    Image.fromarray(gray).save(stream, "PNG")
     encoded = encode_image(SourceSample("x", stream.getvalue()), Encoding("raw"))
     found = np.frombuffer(encoded.data, np.uint8).reshape(8, 8, 3)
-    assert np.array_equal(found[:, :, 0], (grey // 256).astype(np.uint8))
+    assert np.array_equal(found[:, :, 0], (gray // 256).astype(np.uint8))
 
 
 def test_exif_rotation_is_applied():

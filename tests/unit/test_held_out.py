@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from data_pipeline.held_out import split_held_out
+from data_pipeline.selection import split_held_out
 
 LABELS = np.random.default_rng(0).choice(5, size=1003, p=[0.4, 0.3, 0.15, 0.1, 0.05])
 

@@ -7,8 +7,8 @@ import subprocess
 
 import pytest
 
-from service.tracking.journal import JOURNAL_NAME, Event, Journal, JournalReader, read_events
-from service.tracking.status import Status
+from service.run.journal import JOURNAL_NAME, Event, Journal, JournalReader, read_events
+from service.run.status import Status
 
 
 def test_journal_tells_each_event_once(tmp_path):

@@ -8,22 +8,28 @@ import numpy as np
 import psutil
 import pytest
 import torch
-from image_makers import converted, smooth_image, write_folder
 from PIL import Image
+from support.image_makers import converted, smooth_image, write_folder
 from torchvision.transforms import RandomResizedCrop
 from torchvision.transforms.v2 import functional
 
-from data_pipeline import decoders, draws
+from data_pipeline import decoders
 from data_pipeline import loader as loader_module
-from data_pipeline.augmentation.samples import Augmentations, ColourJitter, Erasing, RandAugment
+from data_pipeline.augmentation.samples import (
+    Augmentations,
+    ColorJitterParams,
+    ErasingParams,
+    RandAugmentParams,
+)
 from data_pipeline.beton import open_beton
+from data_pipeline.compiled import counter_rng
 from data_pipeline.encode import Encoding
 from data_pipeline.loader import Crop, ImageLoader, UndecodableSampleError, center_crop
-from data_pipeline.order import evaluation_batches, part_of_worker, train_batches
+from data_pipeline.order import evaluation_batches, rank_slice, train_batches
 
 BOX = Crop(decoders.RANDOM_RESIZED_CROP, 12, (0.08, 1.0), (0.75, 1.33), 0.5)
 EVERYTHING = Augmentations(
-    RandAugment(2, 9), ColourJitter(0.4, 0.4, 0.4, 0.1), Erasing(0.5, fill="noise")
+    RandAugmentParams(2, 9), ColorJitterParams(0.4, 0.4, 0.4, 0.1), ErasingParams(0.5, fill="noise")
 )
 
 
@@ -83,7 +89,7 @@ def test_pad_and_crop_is_a_window_of_the_padded_image(coordinates_file):
 def test_random_boxes_follow_the_recipe():
     areas, aspects = [], []
     for index in range(4000):
-        key = np.uint64(draws.sample_key(3, 1, index))
+        key = np.uint64(counter_rng.sample_key(3, 1, index))
         top, left, height, width = decoders.random_box(
             200, 300, np.array([0.08, 1.0]), np.array([3 / 4, 4 / 3]), key
         )
@@ -105,8 +111,8 @@ def test_random_boxes_follow_the_recipe():
 
 
 def test_uniform_numbers_are_uniform():
-    keys = [np.uint64(draws.sample_key(1, 2, index)) for index in range(20000)]
-    numbers = np.array([draws.uniform(key, i % 7) for i, key in enumerate(keys)])
+    keys = [np.uint64(counter_rng.sample_key(1, 2, index)) for index in range(20000)]
+    numbers = np.array([counter_rng.uniform(key, i % 7) for i, key in enumerate(keys)])
     assert numbers.min() >= 0
     assert numbers.max() < 1
     counts, _ = np.histogram(numbers, bins=20, range=(0, 1))
@@ -159,7 +165,7 @@ def batches_of(file, world_size, num_threads, start, *, epoch=3, augmentations=E
             4,
             seed=5,
             epoch=epoch,
-            part=part_of_worker(4, 1, rank, world_size),
+            part=rank_slice(4, 1, rank, world_size),
             start=start,
         )
         with ImageLoader(file, seed=5, num_threads=num_threads) as loader:
@@ -253,7 +259,7 @@ def test_file_truncated_under_the_loader_is_an_error_not_a_dead_process(jpeg_fil
 
 
 def test_file_that_cannot_be_read_for_a_while_is_opened_and_read_again(jpeg_file, monkeypatch):
-    monkeypatch.setattr(loader_module, "PAUSES_S", (0.0, 0.0))
+    monkeypatch.setattr(loader_module, "RETRY_PAUSES_S", (0.0, 0.0))
 
     def take(*, breaks):
         indices = iter(np.arange(12).reshape(3, 4))
@@ -270,7 +276,7 @@ def test_file_that_cannot_be_read_for_a_while_is_opened_and_read_again(jpeg_file
 
 
 def test_file_that_stays_unreadable_is_an_error(jpeg_file, monkeypatch):
-    monkeypatch.setattr(loader_module, "PAUSES_S", (0.0, 0.0))
+    monkeypatch.setattr(loader_module, "RETRY_PAUSES_S", (0.0, 0.0))
     with ImageLoader(jpeg_file, seed=0, num_threads=2, max_undecodable=12) as loader:
         directory = os.open(jpeg_file.path.parent, os.O_RDONLY)
         os.dup2(directory, loader._descriptor)

@@ -10,9 +10,9 @@ from torch import nn
 from data_pipeline.loader import Batch
 from service.distillation.task import TaskOutput
 from service.training.batchnorm import RunningStatistics
+from service.training.distributed import World
 from service.training.evaluation import evaluate
 from service.training.metrics import IntervalMetrics
-from service.training.world import World
 
 ONE_OF_TWO = World(rank=0, size=2, device=torch.device("cpu"), num_cpus=1)
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 from scipy import stats
 
-from service.spec_data_sections import Mixing
+from service.spec.data_sections import Mixing
 from service.training.mixing import draw_pairs, mix
 
 SIZE = 32

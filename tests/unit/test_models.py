@@ -14,9 +14,9 @@ from service.models.build import (
     check_image_sizes,
     num_parameters,
 )
-from service.models.names import CIFAR_MODELS, TORCHVISION_MODELS, problem_with_name
-from service.problems import BadInputError
-from service.spec_sections import Weights
+from service.spec.errors import BadInputError
+from service.spec.model_names import CIFAR_MODELS, TORCHVISION_MODELS, model_name_problem
+from service.spec.sections import Weights
 
 
 def test_allow_list_is_torchvisions_classifiers():
@@ -50,9 +50,9 @@ def test_every_small_model_classifies(name):
 
 
 def test_every_name_builds_or_is_refused():
-    assert problem_with_name("resnet18") is None
-    assert problem_with_name("timm:tf_efficientnet_lite0") is None
-    assert problem_with_name("torchvision.models.resnet18") is not None
+    assert model_name_problem("resnet18") is None
+    assert model_name_problem("timm:tf_efficientnet_lite0") is None
+    assert model_name_problem("torchvision.models.resnet18") is not None
     with pytest.raises(BadInputError, match="no model 'nonsense'"):
         build_model("timm:nonsense", 10)
 

@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 from data_pipeline.order import (
     epoch_permutation,
     evaluation_batches,
+    num_in_slice,
     num_in_step,
-    num_of_part,
     num_steps_per_epoch,
-    part_of_worker,
+    rank_slice,
     train_batches,
 )
 
@@ -19,15 +19,15 @@ from data_pipeline.order import (
 @pytest.mark.parametrize("world_size", [1, 2, 3, 4, 5, 8])
 def test_a_global_step_has_the_same_samples_in_every_world(world_size):
     per_rank = [
-        list(train_batches(1000, 64, seed=1, epoch=2, part=part))
-        for part in (part_of_worker(64, 8, rank, world_size) for rank in range(world_size))
+        list(train_batches(1000, 64, seed=1, epoch=2, local=part))
+        for part in (rank_slice(64, 8, rank, world_size) for rank in range(world_size))
     ]
     order = epoch_permutation(1000, 1, 2)
     for step, shares in enumerate(zip(*per_rank, strict=True)):
         assert np.array_equal(np.concatenate(shares), order[64 * step : 64 * (step + 1)])
     assert len(per_rank[0]) == 15
-    part = part_of_worker(64, 8, 0, world_size)
-    resumed = train_batches(1000, 64, seed=1, epoch=2, part=part, start=11)
+    part = rank_slice(64, 8, 0, world_size)
+    resumed = train_batches(1000, 64, seed=1, epoch=2, local=part, start=11)
     assert all(np.array_equal(a, b) for a, b in zip(resumed, per_rank[0][11:], strict=True))
 
 
@@ -57,19 +57,19 @@ def test_evaluation_covers_every_sample_once(world_size):
     seed=st.integers(0, 2**32 - 1),
     epoch=st.integers(0, 1000),
     start_share=st.floats(0, 1),
-    keep_last=st.booleans(),
+    drop_last=st.booleans(),
 )
 def test_any_world_and_start_give_the_same_global_batches(
-    num_samples, batches_of_eight, world_size, seed, epoch, start_share, keep_last
+    num_samples, batches_of_eight, world_size, seed, epoch, start_share, drop_last
 ):
     batch_size, micro_batch_size = 8 * batches_of_eight, batches_of_eight
     parts = [
-        part_of_worker(batch_size, micro_batch_size, rank, world_size) for rank in range(world_size)
+        rank_slice(batch_size, micro_batch_size, rank, world_size) for rank in range(world_size)
     ]
     sizes = [part.stop - part.start for part in parts]
     assert all(size % micro_batch_size == 0 for size in sizes)
     assert max(sizes) - min(sizes) <= micro_batch_size
-    num_steps = num_steps_per_epoch(num_samples, batch_size, keep_last=keep_last)
+    num_steps = num_steps_per_epoch(num_samples, batch_size, drop_last=drop_last)
     start = int(start_share * num_steps)
     shares = [
         list(
@@ -78,9 +78,9 @@ def test_any_world_and_start_give_the_same_global_batches(
                 batch_size,
                 seed=seed,
                 epoch=epoch,
-                part=part,
+                local=part,
                 start=start,
-                keep_last=keep_last,
+                drop_last=drop_last,
             )
         )
         for part in parts
@@ -92,14 +92,14 @@ def test_any_world_and_start_give_the_same_global_batches(
     for step in range(start, num_steps):
         in_step = num_in_step(num_samples, batch_size, step)
         counted = [
-            mine[step - start][: num_of_part(in_step, part)]
+            mine[step - start][: num_in_slice(in_step, part)]
             for part, mine in zip(parts, shares, strict=True)
         ]
         # Every worker has something to run, whether it counts or not.
         assert all(len(mine[step - start]) for mine in shares)
         seen.append(np.concatenate(counted))
         assert len(seen[-1]) == in_step
-    expected = order[start * batch_size : None if keep_last else num_steps * batch_size]
+    expected = order[start * batch_size : None if not drop_last else num_steps * batch_size]
     assert np.array_equal(np.concatenate([[], *seen]), expected)
 
 

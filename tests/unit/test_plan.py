@@ -4,7 +4,7 @@ import pytest
 
 from service.models.build import build_model
 from service.plan import format_plan, make_plan
-from service.spec import parse_spec
+from service.spec.loading import parse_spec
 
 
 def test_steps_rates_and_costs(make_content):

@@ -16,11 +16,14 @@ from data_pipeline.staging.remote import RemoteFile
         (None, r"train\.beton\.json does not exist"),
         ("{", "is not JSON"),
         ("[]", "not a JSON object"),
-        ('{"num_bytes": 5}', 'lacks "identity"'),
-        ('{"identity": "../../../../../../../../etc/passwd", "num_bytes": 5}', 'lacks "identity"'),
-        (json.dumps({"identity": "a" * 64}), 'lacks "num_bytes"'),
-        (json.dumps({"identity": "a" * 64, "num_bytes": 0}), 'lacks "num_bytes"'),
-        (json.dumps({"identity": "a" * 64, "num_bytes": True}), 'lacks "num_bytes"'),
+        ('{"num_bytes": 5}', 'lacks "fingerprint"'),
+        (
+            '{"fingerprint": "../../../../../../../../etc/passwd", "num_bytes": 5}',
+            'lacks "fingerprint"',
+        ),
+        (json.dumps({"fingerprint": "a" * 64}), 'lacks "num_bytes"'),
+        (json.dumps({"fingerprint": "a" * 64, "num_bytes": 0}), 'lacks "num_bytes"'),
+        (json.dumps({"fingerprint": "a" * 64, "num_bytes": True}), 'lacks "num_bytes"'),
     ],
 )
 def test_unusable_manifest_is_an_error(tmp_path, text, expected):

@@ -10,24 +10,22 @@ from pathlib import Path
 import pytest
 import torch
 
-from service.cluster.run_folder import claimed_run_folder
-from service.files import WRITER_NAME, SupersededError, WriterToken
-from service.problems import BadInputError
 from service.result import IncompleteRunError, collect_result
-from service.spec import parse_spec
-from service.tracking.journal import Journal, read_events
-from service.training import checkpoints
-from service.training.checkpoints import (
-    Progress,
+from service.run.folder import WRITER_NAME, FencedError, FencingToken, claim_run_folder
+from service.run.journal import Journal, read_events
+from service.run.progress import Progress
+from service.spec.errors import BadInputError
+from service.spec.loading import parse_spec
+from service.training.checkpoint import (
     Snapshot,
     checkpoint_paths,
-    is_whole,
+    is_intact,
     mean_of_ranks,
     newest_checkpoint,
+    quarantine_damaged,
     remove_leftovers,
-    set_damaged_aside,
 )
-from service.training.saving import CheckpointError, CheckpointSaver
+from service.training.state import CheckpointError, CheckpointSaver
 
 ROOT = Path(__file__).parents[2]
 
@@ -44,7 +42,7 @@ def journal(tmp_path):
 
 @pytest.fixture
 def saver(tmp_path, journal):
-    token = WriterToken(tmp_path)
+    token = FencingToken(tmp_path)
     return CheckpointSaver(tmp_path, "hash", 2, journal, token, pauses_s=(0.0, 0.0))
 
 
@@ -64,7 +62,7 @@ def test_the_newest_are_kept(saver, tmp_path):
     save_all(saver, 1, 2, 3, 4)
     names = [path.name for path in checkpoint_paths(tmp_path)]
     assert names == ["checkpoint_0000000004", "checkpoint_0000000003"]
-    assert all(is_whole(path) for path in checkpoint_paths(tmp_path))
+    assert all(is_intact(path) for path in checkpoint_paths(tmp_path))
     assert others(tmp_path) == []
     events = read_events(tmp_path / "logs.jsonl")
     assert [(event.kind, event.step) for event in events] == [
@@ -84,12 +82,12 @@ def test_state_before_its_evaluation_is_older_than_after_it(saver, tmp_path):
 
 def test_worker_that_was_given_up_writes_nothing_more(saver, journal, tmp_path):
     save_all(saver, 1)
-    stale = Journal(tmp_path / "logs.jsonl", 10**6, WriterToken(tmp_path))
-    WriterToken(tmp_path)
+    stale = Journal(tmp_path / "logs.jsonl", 10**6, FencingToken(tmp_path))
+    FencingToken(tmp_path)
     saver.save(snapshot(2))
-    with pytest.raises(SupersededError):
+    with pytest.raises(FencedError):
         saver.wait()
-    with pytest.raises(SupersededError):
+    with pytest.raises(FencedError):
         stale.append("interval", 9, 0, {})
     assert newest_checkpoint(tmp_path).name == "checkpoint_0000000001"
     assert [event.step for event in read_events(tmp_path / "logs.jsonl")] == [1]
@@ -101,9 +99,9 @@ def test_storage_that_fails_to_be_read_is_not_taken_for_damage(saver, tmp_path, 
     def fail(path):
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
-    monkeypatch.setattr(checkpoints, "_sha256", fail)
+    monkeypatch.setattr(checkpoint, "sha256_of", fail)
     with pytest.raises(OSError, match="Input/output error"):
-        set_damaged_aside(tmp_path)
+        quarantine_damaged(tmp_path)
     assert len(checkpoint_paths(tmp_path)) == 2
 
 
@@ -118,14 +116,14 @@ def test_what_a_killed_save_left_is_removed(saver, tmp_path):
 def failing(monkeypatch, num_failures):
     """Let the disk be full for the first saves."""
     failures = iter([True] * num_failures)
-    save_file = checkpoints.save_file
+    save_file = checkpoint.save_file
 
     def save_or_fail(tensors, path):
         save_file(tensors, path)
         if next(failures, False):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(checkpoints, "save_file", save_or_fail)
+    monkeypatch.setattr(checkpoint, "save_file", save_or_fail)
 
 
 def test_disk_that_fails_for_a_while_costs_nothing(saver, tmp_path, monkeypatch):
@@ -157,7 +155,7 @@ def test_flipped_byte_is_found_and_the_checkpoint_set_aside(saver, tmp_path, nam
         file.seek(60)
         file.write(bytes([byte ^ 1]))
     assert newest_checkpoint(tmp_path).name == "checkpoint_0000000008"
-    assert set_damaged_aside(tmp_path) == [
+    assert quarantine_damaged(tmp_path) == [
         "checkpoint_0000000009 is damaged and was set aside as damaged_checkpoint_0000000009"
     ]
     assert [path.name for path in checkpoint_paths(tmp_path)] == ["checkpoint_0000000008"]
@@ -187,7 +185,7 @@ def test_process_killed_while_it_saves_leaves_whole_checkpoints_only(tmp_path, d
     process.send_signal(signal.SIGKILL)
     process.wait()
     process.stdout.close()
-    assert all(is_whole(path) for path in checkpoint_paths(tmp_path))
+    assert all(is_intact(path) for path in checkpoint_paths(tmp_path))
     assert all(name.startswith(".checkpoint_") for name in others(tmp_path))
 
 
@@ -204,17 +202,17 @@ def test_mean_of_what_ranks_kept():
 def test_second_job_for_one_run_is_refused_while_the_first_lives(make_content):
     spec = parse_spec(make_content())
     with (
-        claimed_run_folder(spec),
+        claim_run_folder(spec),
         pytest.raises(BadInputError, match=rf"under way already, in process {os.getpid()} "),
-        claimed_run_folder(spec),
+        claim_run_folder(spec),
     ):
         pass
-    with claimed_run_folder(spec):
+    with claim_run_folder(spec):
         assert (spec.run_path / "spec.json").exists()
 
 
 def test_changed_spec_under_an_old_name_is_refused_by_validate(make_content, write_spec):
-    with claimed_run_folder(parse_spec(make_content())):
+    with claim_run_folder(parse_spec(make_content())):
         pass
     command = [sys.executable, "jobs/distill.py", str(write_spec(seed=5)), "--validate"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
@@ -233,7 +231,7 @@ def test_save_that_repeats_a_step_keeps_the_whole_one(saver, tmp_path):
 
 
 def test_full_disk_is_an_error_of_the_save_whatever_its_library_calls_it(small_disk, journal):
-    token = WriterToken(small_disk)
+    token = FencingToken(small_disk)
     saver = CheckpointSaver(small_disk, "hash", 2, journal, token, pauses_s=(0.0,))
     saver.save(snapshot(3)._replace(student={"weight": torch.zeros(1000, 1000)}))
     with pytest.raises(CheckpointError, match="No space left on device"):

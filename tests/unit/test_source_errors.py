@@ -7,7 +7,7 @@ import tarfile
 
 import numpy as np
 import pytest
-from source_makers import (
+from support.source_makers import (
     class_tars,
     devkit,
     idx,

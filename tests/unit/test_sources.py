@@ -7,7 +7,7 @@ import tarfile
 
 import numpy as np
 import pytest
-from source_makers import (
+from support.source_makers import (
     WNIDS,
     class_tars,
     idx,
@@ -21,9 +21,9 @@ from source_makers import (
     write_tar,
 )
 
-from data_pipeline.class_names import human_names, imagenet_names
 from data_pipeline.sources import SourceError, open_source
 from data_pipeline.sources.array_pickle import load_arrays
+from data_pipeline.sources.class_names import human_names, imagenet_names
 from data_pipeline.sources.names import Names
 from data_pipeline.sources.tar_images import MAX_OPEN_TARS
 from data_pipeline.sources.tar_members import read_members
@@ -224,16 +224,16 @@ def test_unpickling_runs_nothing(tmp_path):
 
 
 def test_idx_folder(tmp_path):
-    grey = np.arange(2 * 3 * 5 * 4, dtype=np.uint8).reshape(2, 3, 5, 4)
+    gray = np.arange(2 * 3 * 5 * 4, dtype=np.uint8).reshape(2, 3, 5, 4)
     for part, name in enumerate(("train", "t10k")):
         labels = np.array([part, 2, 0])
-        files = {"images-idx3": idx(grey[part]), "labels-idx1": idx(labels)}
+        files = {"images-idx3": idx(gray[part]), "labels-idx1": idx(labels)}
         for kind, content in files.items():
             suffix, content = (".gz", gzip.compress(content)) if part else ("", content)
             write_files(tmp_path / "mnist", {f"{name}-{kind}-ubyte{suffix}": content})
     for part, split in enumerate(("train", "test")):
         found = samples(open_source(tmp_path / "mnist", split=split))
         assert [label for label, _ in found] == [str(part), "2", "0"]
-        assert np.array_equal([stored for _, stored in found], np.stack([grey[part]] * 3, -1))
+        assert np.array_equal([stored for _, stored in found], np.stack([gray[part]] * 3, -1))
     path = tmp_path / "mnist" / "t10k-images-idx3-ubyte.gz"
     assert samples(open_source(path))[0][0] == "1"

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from service.problems import BadInputError
-from service.spec import JobSpec, differing_fields, load_spec, parse_spec
+from service.spec.errors import BadInputError
+from service.spec.job import JobSpec, differing_fields
+from service.spec.loading import load_spec, parse_spec
 
 ROOT = Path(__file__).parents[2]
 

@@ -3,12 +3,12 @@
 import json
 
 import pytest
-from image_makers import converted, write_folder
+from support.image_makers import converted, write_folder
 
 from data_pipeline.beton import open_beton
 from data_pipeline.manifest import manifest_path
-from service.problems import BadInputError
-from service.spec import parse_spec
+from service.spec.errors import BadInputError
+from service.spec.loading import parse_spec
 
 
 def problems_of(content):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from staging_helpers import (
+from support.staging_helpers import (
     CHUNK_BYTES,
     NUM_BYTES,
     DiskUsage,
@@ -36,8 +36,8 @@ def test_staged_file_equals_the_source_and_is_fetched_once(share, cache, log_pat
     location, content = make_dataset(share)
     path = put(location, cache)
     assert path.read_bytes() == content
-    identity = json.loads(Path(location + ".json").read_text())["identity"]
-    assert path == cache.path / identity[:32] / "train.beton"
+    fingerprint = json.loads(Path(location + ".json").read_text())["fingerprint"]
+    assert path == cache.path / fingerprint[:32] / "train.beton"
     assert json.loads(Path(f"{path}.json").read_text())["num_bytes"] == NUM_BYTES
     assert put(location, cache) == path
     assert num_fetched_bytes(log_path) == NUM_BYTES
@@ -140,7 +140,7 @@ def test_four_processes_fetch_once(share, cache, tmp_path):
 
 def test_waiting_is_said_once(share, cache, log_path):
     location, content = make_dataset(share)
-    entry = cache.entry(read_manifest_at(location)["identity"])
+    entry = cache.entry(read_manifest_at(location)["fingerprint"])
     cache.path.mkdir()
     messages, waits, staged = [], threading.Event(), []
 
@@ -193,7 +193,7 @@ def test_lasting_errors_end_the_copy_after_three_attempts(share, cache, fail_rea
     assert num_reads == {0: 3}
 
 
-@pytest.mark.parametrize("what", ["size", "identity", "removed"])
+@pytest.mark.parametrize("what", ["size", "fingerprint", "removed"])
 def test_source_that_changes_is_an_error(share, cache, log_path, monkeypatch, what):
     location, _ = make_dataset(share)
     allocate = fetch.allocate
@@ -202,8 +202,8 @@ def test_source_that_changes_is_an_error(share, cache, log_path, monkeypatch, wh
         allocate(target, num_bytes)
         if what == "size":
             os.truncate(location, NUM_BYTES // 2)
-        elif what == "identity":
-            manifest = {"identity": "0" * 64, "num_bytes": NUM_BYTES}
+        elif what == "fingerprint":
+            manifest = {"fingerprint": "0" * 64, "num_bytes": NUM_BYTES}
             Path(location + ".json").write_text(json.dumps(manifest))
         else:
             Path(location).unlink()
@@ -241,7 +241,7 @@ def test_real_dataset_is_checked_sample_by_sample(data_folder, share, cache, dam
     file = open_beton(path)
     manifest = {
         "format": FORMAT,
-        "identity": file.identity,
+        "fingerprint": file.fingerprint,
         "num_samples": file.num_samples,
         "num_bytes": len(content),
         "classes": list("abcd"),

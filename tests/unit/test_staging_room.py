@@ -3,7 +3,7 @@
 import os
 
 import pytest
-from staging_helpers import (
+from support.staging_helpers import (
     NUM_BYTES,
     DiskUsage,
     kill_while_copying,

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from service.spec_sections import Resources
+from service.spec.sections import Resources
 from service.sweep.confirm import Comparison, ConfirmTrials, confirm_specs, read_comparison, welch
-from service.sweep.room import trials_that_fit
-from service.sweep.spec import parse_sweep
+from service.sweep.loading import parse_sweep
+from service.trials.capacity import trials_that_fit
 
 BEST = {0: 0.82, 1: 0.84, 2: 0.83}
 DEFAULT = {0: 0.80, 1: 0.81, 2: 0.77}

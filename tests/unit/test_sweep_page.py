@@ -3,10 +3,10 @@ import json
 from html.parser import HTMLParser
 
 import pytest
-from sweep_records import ATTACK, make_records
+from support.sweep_records import ATTACK, make_records
 
-from service.sweep.page import render_page
-from service.sweep.records import TrialRecord
+from service.sweep.analysis import TrialRecord
+from service.sweep.pages.page import render_page
 
 
 @pytest.fixture(scope="module")

@@ -7,10 +7,10 @@ import pytest
 from matplotlib.collections import LineCollection
 from matplotlib.colors import to_rgba
 from matplotlib.contour import ContourSet
-from sweep_records import ALPHA, KIND, NAMES, TEMPERATURE, make_records
+from support.sweep_records import ALPHA, KIND, NAMES, TEMPERATURE, make_records
 
-from service.sweep.pictures import SweepFacts, draw_all, png
-from service.sweep.records import TrialRecord
+from service.sweep.analysis import TrialRecord
+from service.sweep.pages.pictures import SweepFacts, draw_all, png
 
 
 def make_facts(records, **changes):

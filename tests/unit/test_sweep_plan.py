@@ -2,15 +2,15 @@ import json
 
 import pytest
 
-from service.problems import BadInputError
-from service.spec_sections import Resources
-from service.sweep import room
+from service.run.status import StatusFile
+from service.spec.errors import BadInputError
+from service.spec.sections import Resources
 from service.sweep.job import check_same_sweep
+from service.sweep.loading import parse_sweep
 from service.sweep.plan import format_plan
 from service.sweep.progress import Progress, SweepStatus
-from service.sweep.search import Search, TrialEnd
-from service.sweep.spec import SWEEP_NAME, parse_sweep
-from service.tracking.status import StatusFile
+from service.sweep.spec import SWEEP_NAME
+from service.sweep.study import Search, TrialEnd
 
 NODE = {"CPU": 8.0, "memory": 8e9}
 
@@ -19,7 +19,7 @@ NODE = {"CPU": 8.0, "memory": 8e9}
 def make_nodes(monkeypatch):
     def make(*resources):
         nodes = [{"Alive": True, "Resources": each} for each in resources]
-        monkeypatch.setattr(room.ray, "nodes", lambda: nodes)
+        monkeypatch.setattr(capacity.ray, "nodes", lambda: nodes)
 
     return make
 
@@ -40,7 +40,7 @@ def test_trials_at_a_time_are_those_with_room_for_all_they_need(
     make_nodes(*nodes)
     resources = Resources(num_workers=1, cpus_per_worker=1)
 
-    assert room.plan_concurrency(resources, wanted) == expected
+    assert capacity.plan_concurrency(resources, wanted) == expected
 
 
 @pytest.mark.parametrize(
@@ -56,7 +56,7 @@ def test_what_has_no_room_is_refused(make_nodes, nodes, wanted, field):
     make_nodes(*nodes)
 
     with pytest.raises(BadInputError) as error:
-        room.plan_concurrency(Resources(num_workers=1, cpus_per_worker=2), wanted)
+        capacity.plan_concurrency(Resources(num_workers=1, cpus_per_worker=2), wanted)
     assert [problem.where for problem in error.value.problems] == [field]
 
 

@@ -3,17 +3,11 @@ import math
 import numpy as np
 import pytest
 
-from service.sweep import search as search_module
-from service.sweep.records import TrialRecord
-from service.sweep.search import (
-    Search,
-    TrialEnd,
-    best_record,
-    fastest_front,
-    importances,
-)
+from service.sweep import study as search_module
+from service.sweep.analysis import TrialRecord, best_record, fastest_front, importances
+from service.sweep.loading import parse_sweep
 from service.sweep.space import SearchSpace
-from service.sweep.spec import parse_sweep
+from service.sweep.study import Search, TrialEnd
 
 NUM_EPOCHS = 9
 

@@ -3,9 +3,18 @@ import math
 import optuna
 import pytest
 
-from service.spec import parse_spec
-from service.sweep.parameters import Parameter, is_integer, is_numeric, leaf_types
-from service.sweep.space import SearchSpace, decoded, encoded, own_point, with_values
+from service.spec.loading import parse_spec
+from service.sweep.space import (
+    SearchSpace,
+    decoded,
+    encoded,
+    is_integer,
+    is_numeric,
+    leaf_types,
+    own_point,
+    with_values,
+)
+from service.sweep.spec import Parameter
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 

@@ -3,11 +3,12 @@ from pathlib import Path
 
 import pytest
 
-from service.problems import BadInputError
-from service.spec import parse_spec
+from service.spec.errors import BadInputError
+from service.spec.loading import parse_spec
+from service.sweep.loading import load_sweep, parse_sweep
 from service.sweep.rules import trial_content
 from service.sweep.space import with_values
-from service.sweep.spec import SweepSpec, load_sweep, parse_sweep
+from service.sweep.spec import SweepSpec
 
 ROOT = Path(__file__).parents[2]
 

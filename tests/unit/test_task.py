@@ -8,12 +8,12 @@ from service.distillation import dtkd_loss, kd_loss
 from service.distillation.task import (
     TELEMETRY_COLUMNS,
     DistillationTask,
+    FrozenTeacher,
     PixelNormalizer,
-    Teacher,
     sample_telemetry,
 )
-from service.spec_data_sections import Normalization
-from service.spec_sections import Method
+from service.spec.data_sections import Normalization
+from service.spec.sections import Method
 
 NORMALIZATION = Normalization(mean=(0.5, 0.4, 0.3), std=(0.2, 0.25, 0.5))
 OTHER = Normalization(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
@@ -42,7 +42,7 @@ def make_task(method, teacher=True):
     return DistillationTask(
         student,
         PixelNormalizer(NORMALIZATION),
-        Teacher(Linear(2), OTHER) if teacher else None,
+        FrozenTeacher(Linear(2), OTHER) if teacher else None,
         method,
         label_smoothing=0.0,
         autocast_dtype=None,

@@ -26,7 +26,7 @@ def logsumexp(z):
 
 
 def bisected_delta(u, v, tau):
-    """Root of LSE(u / (tau + d)) - LSE(v / (tau - d)) on centred logits, by plain bisection."""
+    """Root of LSE(u / (tau + d)) - LSE(v / (tau - d)) on centered logits, by plain bisection."""
     u, v = u - u.mean(), v - v.mean()
     low, high = -tau * (1 - 1e-9), tau * (1 - 1e-9)
     for _ in range(200):
@@ -63,19 +63,19 @@ def test_norm_takes_absolute_values():
 @pytest.mark.parametrize(
     ("u", "v", "teacher"),
     [
-        # Teacher's maximum positive, student's logits all negative; centred maxima are 4 and 2.
+        # Teacher's maximum positive, student's logits all negative; centered maxima are 4 and 2.
         ([6.0, 0.0, 0.0], [-3.0, -6.0, -6.0], 8 * 4 / 6),
-        # x + y -> 0; centred maxima are 2 and 1.
+        # x + y -> 0; centered maxima are 2 and 1.
         ([1.0, -2.0, -2.0], [-1.0, -2.5, -2.5], 8 * 2 / 3),
-        # y = 0; centred maxima are 4 and 2.
+        # y = 0; centered maxima are 4 and 2.
         ([6.0, 0.0, 0.0], [0.0, -3.0, -3.0], 8 * 4 / 6),
         # x = y = 0 with all logits equal: nothing to match.
         ([0.0, 0.0, 0.0], [0.0, 0.0, 0.0], TAU),
-        # x = y = 0 otherwise; centred maxima are 2 and 1.
+        # x = y = 0 otherwise; centered maxima are 2 and 1.
         ([0.0, -3.0, -3.0], [0.0, -1.5, -1.5], 8 * 2 / 3),
-        # Both maxima negative; centred maxima are 4 and 2, so the order is not inverted.
+        # Both maxima negative; centered maxima are 4 and 2, so the order is not inverted.
         ([-1.0, -7.0, -7.0], [-5.0, -8.0, -8.0], 8 * 4 / 6),
-        # A share beyond the floor: centred maxima 300 and 1.
+        # A share beyond the floor: centered maxima 300 and 1.
         ([450.0, 0.0, 0.0], [1.5, 0.0, 0.0], 8 * 0.95),
         ([math.inf, 0.0, 0.0], [1.0, 0.0, 0.0], TAU),
         ([math.nan, 0.0, 0.0], [1.0, 0.0, 0.0], TAU),
@@ -87,7 +87,7 @@ def test_broken_samples_are_guarded_and_reported(u, v, teacher):
     assert found.clamped.tolist() == [True, False]
     assert found.teacher[0].item() == pytest.approx(teacher, rel=1e-5)
     assert found.teacher[0].item() + found.student[0].item() == pytest.approx(2 * TAU)
-    # The neighbour in the batch is untouched: x = 5, y = 3.
+    # The neighbor in the batch is untouched: x = 5, y = 3.
     assert found.teacher[1].item() == pytest.approx(5.0)
 
 

@@ -5,20 +5,25 @@ import torch
 from torch import nn
 
 from service.models.build import build_model
-from service.spec_sections import AdamW, Schedule, Sgd
+from service.run.progress import Progress
+from service.spec.sections import AdamW, Schedule, Sgd
 from service.training.batchnorm import RunningStatistics
-from service.training.checkpoints import (
-    Progress,
+from service.training.checkpoint import (
     Snapshot,
     checkpoint_name,
-    copied,
+    copied_to_cpu,
+    cpu_state_dict,
     load_checkpoint,
     newest_checkpoint,
-    plain_state,
     save_checkpoint,
 )
-from service.training.optimizers import build_average, build_optimizer, gradient_norm
-from service.training.schedule import distillation_warmup, learning_rate
+from service.training.optimizers import (
+    build_ema,
+    build_optimizer,
+    distillation_warmup,
+    gradient_norm,
+    learning_rate,
+)
 
 STEPS = 7
 
@@ -124,7 +129,7 @@ def test_gradient_norm_is_global():
 
 def test_average_follows_its_formula():
     model = nn.BatchNorm1d(1)
-    average = build_average(model, 0.75)
+    average = build_ema(model, 0.75)
     average.update_parameters(model)
     with torch.no_grad():
         model.weight.fill_(5.0)
@@ -144,7 +149,7 @@ def trained(tmp_path):
         model(torch.randn(4, 3, 8, 8)).sum().backward()
         optimizer.step()
         path = tmp_path / checkpoint_name(step)
-        weights, momenta = plain_state(model), copied(optimizer.state_dict())
+        weights, momenta = cpu_state_dict(model), copied_to_cpu(optimizer.state_dict())
         progress = Progress(step=step, epoch=step)
         save_checkpoint(path, "hash", Snapshot(weights, None, momenta, [{"kept": 7}], progress))
     return tmp_path, model, optimizer

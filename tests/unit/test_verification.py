@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from image_makers import converted, write_folder
+from support.image_makers import converted, write_folder
 
 from data_pipeline.beton import BetonError, open_beton
 from data_pipeline.encode import encoded
@@ -127,7 +127,7 @@ def test_manifests_that_are_none(path, text, expected):
 
 def test_another_files_manifest_is_refused(path):
     manifest = json.loads(manifest_path(path).read_text())
-    manifest["identity"] = "0" * 64
+    manifest["fingerprint"] = "0" * 64
     manifest_path(path).write_text(json.dumps(manifest))
     with pytest.raises(BetonError, match="not the file that its manifest describes"):
         check_quickly(path)

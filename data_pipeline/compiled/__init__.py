@@ -1,0 +1,1 @@
+"""What compiled inner loops are made with: the numba decorator and counter-based random numbers."""

@@ -1,0 +1,73 @@
+"""Counter-based random numbers: a hash of (seed, epoch, sample, draw), without state.
+
+A sample's numbers do not depend on which thread or worker draws them, on when, or on what was
+drawn before. Every function is compiled and may be called from compiled code.
+
+Source: splitmix64, Steele et al., OOPSLA 2014.
+"""
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data_pipeline.compiled.compilation import compiled
+
+GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
+MIX_2 = np.uint64(0x94D049BB133111EB)
+
+
+@compiled
+def mix(value: np.uint64) -> np.uint64:
+    """Finalizer of splitmix64: every input bit reaches every output bit."""
+    value = (value ^ (value >> np.uint64(30))) * MIX_1
+    value = (value ^ (value >> np.uint64(27))) * MIX_2
+    return value ^ (value >> np.uint64(31))
+
+
+@compiled
+def sample_key(seed: int, epoch: int, index: int) -> np.uint64:
+    """Key of one sample's random numbers in one epoch."""
+    key = mix(np.uint64(seed) + GOLDEN)
+    key = mix(key ^ (np.uint64(epoch) + GOLDEN))
+    return mix(key ^ (np.uint64(index) + GOLDEN))
+
+
+@compiled
+def stream_key(key: np.uint64, stream: int) -> np.uint64:
+    """Key of an independent stream of the same sample, for one kind of augmentation."""
+    return mix(key ^ (np.uint64(stream) * GOLDEN))
+
+
+@compiled
+def uniform(key: np.uint64, draw: int) -> float:
+    """The ``draw``-th number of a key, uniform in [0, 1)."""
+    bits = mix(key + np.uint64(draw + 1) * GOLDEN)
+    return np.float64(bits >> np.uint64(11)) * (1.0 / 9007199254740992.0)
+
+
+@compiled
+def uniforms(
+    indices: NDArray[np.int64], seed: int, epoch: int, stream: int, count: int
+) -> NDArray[np.float64]:
+    """The first ``count`` numbers of each sample's stream, [B, count]."""
+    numbers = np.empty((len(indices), count))
+    for slot in range(len(indices)):
+        key = stream_key(sample_key(seed, epoch, indices[slot]), stream)
+        for draw in range(count):
+            numbers[slot, draw] = uniform(key, draw)
+    return numbers
+
+
+@compiled
+def rectangle(
+    key: np.uint64, draw: int, area: int, scale: NDArray[np.float64], ratio: NDArray[np.float64]
+) -> tuple[int, int]:
+    """Sides of a random box: its share of ``area`` uniform in ``scale`` [2], the first side by the
+    second log-uniform in ``ratio`` [2]. Takes the draws ``draw`` and ``draw + 1``.
+    """
+    log_low, log_high = math.log(ratio[0]), math.log(ratio[1])
+    target = area * (scale[0] + (scale[1] - scale[0]) * uniform(key, draw))
+    aspect = math.exp(log_low + (log_high - log_low) * uniform(key, draw + 1))
+    return round(math.sqrt(target * aspect)), round(math.sqrt(target / aspect))

@@ -1,0 +1,105 @@
+"""Publishes finished runs in MLflow, and later sends what MLflow missed while it was away."""
+
+import logging
+import threading
+from pathlib import Path
+
+import mlflow
+from safetensors.torch import load_file
+from torch import nn
+
+from service.models.build import build_model
+from service.result import RunResult, read_result
+from service.run.folder import SPEC_NAME, claim_run_folder, read_spec, read_tags
+from service.run.journal import JOURNAL_NAME, JournalReader
+from service.run.status import read_status
+from service.spec.job import JobSpec
+from service.tracking.mlflow_run import RUN_STATUSES, MlflowRun, tracking_uri
+from service.tracking.student_model import log_student
+from service.tracking.tracker import SentPosition
+from service.training.checkpoint import STUDENT_NAME
+
+logger = logging.getLogger(__name__)
+
+NUM_PUBLISH_ATTEMPTS = 3
+# Neither torch's export nor MLflow's logging of a model is safe in two threads at a time.
+_PUBLISH_LOCK = threading.Lock()
+
+
+def publish(result: RunResult, spec: JobSpec, run: MlflowRun) -> None:
+    """Log the final metrics and the student; each is there once, however often this is called.
+
+    A run with held-out images is one of many that choose settings: its student is not logged.
+
+    Raises:
+        One of TRACKING_ERRORS: the server fails or does not answer.
+    """
+    with _PUBLISH_LOCK:
+        run.log_result(result.progress, result.time_ms)
+        if spec.dataset.held_out is None:
+            weights_path = spec.run_path / STUDENT_NAME
+            log_student(run, spec, load_student(spec, weights_path), weights_path)
+        run.end("FINISHED")
+    result.address = run.address
+    result.write(spec.run_path)
+
+
+def try_to_publish(result: RunResult, spec: JobSpec, run: MlflowRun) -> None:
+    """Publish with a few attempts; each continues what the one before had done.
+
+    Where all fail, a warning is logged and ``result`` is not published.
+    """
+    for _ in range(NUM_PUBLISH_ATTEMPTS):
+        try:
+            publish(result, spec, run)
+            return
+        except Exception as error:
+            # Of whatever kind: the student is trained, and can be sent later.
+            logger.warning("MLflow did not accept the student of %s: %s", spec.name, error)
+
+
+def load_student(spec: JobSpec, weights_path: Path) -> nn.Module:
+    """The trained student with the weights of a run's folder."""
+    student = build_model(spec.student.model, spec.dataset.num_classes)
+    student.load_state_dict(load_file(weights_path))
+    return student.eval()
+
+
+def run_folders(path: Path) -> list[Path]:
+    """The run or sweep in a folder, or those in a storage path."""
+    if (path / SPEC_NAME).is_file():
+        return [path]
+    if not path.is_dir():
+        return []
+    return sorted(entry for entry in path.iterdir() if (entry / SPEC_NAME).is_file())
+
+
+def sync_run(run_path: Path) -> str:
+    """Send MLflow what it misses of a run; returns a line for the log.
+
+    Raises:
+        BadInputError: a job holds the folder, and sends it itself.
+        One of TRACKING_ERRORS: the server fails or does not answer; what it accepted is recorded.
+    """
+    spec = read_spec(run_path)
+    with claim_run_folder(spec):
+        position, result = SentPosition(run_path), read_result(run_path)
+        events = JournalReader(run_path / JOURNAL_NAME, position.number).read()
+        if result is not None and result.is_published and not events:
+            return f"{spec.name}: MLflow has everything"
+        uri = tracking_uri(spec)
+        mlflow.set_tracking_uri(uri)
+        run = MlflowRun(spec, uri)
+        run.log_spec(read_tags(run_path))
+        if events:
+            run.log_events(events)
+            position.save(events[-1].number)
+        status = read_status(run_path)
+        run.set_tags(status.tags())
+        if result is not None:
+            publish(result, spec, run)
+        elif status.state in RUN_STATUSES:
+            run.end(RUN_STATUSES[status.state])
+        num_points = sum(len(event.values) for event in events)
+        what = "and the student" if result is not None else f"of a run that is {status.state}"
+        return f"{spec.name}: sent {num_points} points {what}, {run.address}"

@@ -1,0 +1,243 @@
+"""The run's journal: one JSON line per event, appended by the worker of rank 0.
+
+Training writes here and nowhere else. The driver reads the file, prints it and sends it to MLflow
+asynchronously, so that no tracking server can stall a step. Nor can the journal's own disk: where
+it is full, progress lines are dropped.
+"""
+
+import contextlib
+import errno
+import json
+import os
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from service.run.folder import FencingToken
+
+Kind = Literal["start", "interval", "evaluation", "teacher", "checkpoint", "note"]
+# A resumed run repeats some events of these kinds.
+SERIES = ("interval", "evaluation", "teacher", "checkpoint")
+
+JOURNAL_NAME = "journal.jsonl"
+FAILURES_NAME = "failures.jsonl"
+MAX_UNWRITTEN = 1000
+# With fewer progress lines than this, dropping half of them does not free enough space.
+MIN_THINNED = 16
+# Share of the limit that a journal over its limit is thinned to.
+THINNED_SHARE = 0.75
+
+
+class Event(NamedTuple):
+    """One line. ``step`` counts optimizer steps done; ``epoch`` is from 0; times are Unix ms.
+
+    ``number`` counts the events of a run from 1; a journal that was thinned has gaps in it.
+    """
+
+    kind: Kind
+    step: int
+    epoch: int
+    time_ms: int
+    values: dict[str, float]
+    eta_s: float | None = None
+    text: str = ""
+    number: int = 0
+
+
+class Journal:
+    """Appends events; an event that is repeated after a restart is written once.
+
+    A resumed run repeats the steps after its last checkpoint with the same values, so what the
+    journal already has is kept. ``limit_bytes``: largest size of the file. With a ``token``, only
+    the newest writer of the run's folder appends.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        limit_bytes: int,
+        token: FencingToken | None = None,
+    ):
+        self._path = path
+        self._limit_bytes, self._token = limit_bytes, token
+        self._lock = threading.Lock()
+        self._last_steps: dict[str, int] = {}
+        self._unwritten: list[Event] = []
+        self._stride, self._num_intervals = 1, 0
+        _remove_torn_line(self._path)
+        events = read_events(self._path)
+        self._number = max((event.number for event in events), default=0)
+        for event in events:
+            self._last_steps[event.kind] = max(event.step, self._last_steps.get(event.kind, -1))
+
+    def append(
+        self,
+        kind: Kind,
+        step: int,
+        epoch: int,
+        values: Mapping[str, float],
+        eta_s: float | None = None,
+        text: str = "",
+    ) -> None:
+        """Append an event, unless there is one of its kind at this step or a later one.
+
+        Events of the kinds "start" and "note" are always appended. ``eta_s``: seconds left.
+
+        Raises:
+            FencedError: another worker writes this journal now.
+        """
+        with self._lock:
+            if kind in SERIES:
+                if step <= self._last_steps.get(kind, -1):
+                    return
+                self._last_steps[kind] = step
+            if kind == "interval":
+                self._num_intervals += 1
+                if self._num_intervals % self._stride:
+                    return
+            self._number += 1
+            now_ms = int(time.time() * 1000)
+            event = Event(kind, step, epoch, now_ms, dict(values), eta_s, text, self._number)
+            self._write(event)
+
+    def note(self, text: str) -> None:
+        """Append a message for the log, such as the progress of copying a dataset."""
+        self.append("note", 0, 0, {}, text=text)
+
+    def sync(self) -> None:
+        """Flush what was written to the disk, so that it survives a loss of power.
+
+        Raises:
+            OSError: the disk fails.
+        """
+        with self._lock:
+            if self._unwritten:
+                _append_whole(self._path, _lines(self._unwritten))
+                self._unwritten.clear()
+            if self._path.exists():
+                with self._path.open("rb") as file:
+                    os.fsync(file.fileno())
+
+    def _write(self, event: Event) -> None:
+        self._unwritten.append(event)
+        try:
+            if self._token is not None:
+                self._token.check()
+            _append_whole(self._path, _lines(self._unwritten))
+            self._unwritten.clear()
+            if self._path.stat().st_size > self._limit_bytes:
+                self._thin()
+        except OSError:
+            # The next event retries; until then, memory is limited too.
+            if len(self._unwritten) > MAX_UNWRITTEN:
+                self._unwritten = _thinned(self._unwritten)
+
+    def _thin(self) -> None:
+        """Drop every other progress line, now and from now on, until the file is small enough."""
+        partial_path = self._path.with_name(self._path.name + ".partial")
+        events = read_events(self._path)
+        while len(events) > 1 and len(_lines(events)) > THINNED_SHARE * self._limit_bytes:
+            if _num_intervals(events) >= MIN_THINNED:
+                self._stride *= 2
+            events = _thinned(events)
+        try:
+            partial_path.write_bytes(_lines(events))
+            partial_path.replace(self._path)
+        finally:
+            partial_path.unlink(missing_ok=True)
+
+
+class JournalReader:
+    """Reads new events, those after a number; works while the journal is being thinned."""
+
+    def __init__(self, path: Path, after: int):
+        self._path, self._after = path, after
+        self._inode, self._offset = -1, 0
+
+    def read(self) -> list[Event]:
+        """Complete events that were not returned before; none while there is no journal.
+
+        Raises:
+            OSError: the journal exists and cannot be read.
+        """
+        if not self._path.exists():
+            return []
+        with self._path.open("rb") as file:
+            status = os.fstat(file.fileno())
+            if status.st_ino != self._inode or status.st_size < self._offset:
+                self._inode, self._offset = status.st_ino, 0
+            file.seek(self._offset)
+            data = file.read()
+        whole = data[: data.rfind(b"\n") + 1]
+        self._offset += len(whole)
+        events = [event for event in _parse(whole) if event.number > self._after]
+        self._after = max([self._after, *(event.number for event in events)])
+        return events
+
+
+def last_number(path: Path) -> int:
+    """Number of the newest event of a journal; 0 where there is none."""
+    return max((event.number for event in read_events(path)), default=0)
+
+
+def read_events(path: Path) -> list[Event]:
+    """All complete events; none where there is no journal."""
+    return JournalReader(path, -1).read()
+
+
+def _parse(lines: bytes) -> list[Event]:
+    """The events of complete lines; lines that a loss of power damaged are skipped."""
+    events = []
+    for line in lines.splitlines():
+        with contextlib.suppress(ValueError, TypeError):
+            content: dict[str, Any] = json.loads(line)
+            events.append(Event(**content))
+    return events
+
+
+def _lines(events: Sequence[Event]) -> bytes:
+    return "".join(json.dumps(event._asdict()) + "\n" for event in events).encode()
+
+
+def _num_intervals(events: Sequence[Event]) -> int:
+    return sum(event.kind == "interval" for event in events)
+
+
+def _thinned(events: list[Event]) -> list[Event]:
+    """Drop every other progress line, keeping the newest; where few are left, other events."""
+    lines = [event.number for event in events if event.kind == "interval"]
+    if len(lines) < MIN_THINNED:
+        lines = [event.number for event in events if event.kind not in ("teacher", "start")]
+    if len(lines) < 2:
+        lines = [event.number for event in events]
+    dropped = set(lines[-2::-2])
+    return [event for event in events if event.number not in dropped]
+
+
+def _append_whole(path: Path, data: bytes) -> None:
+    """Append all of ``data`` or none of it.
+
+    Raises:
+        OSError: the disk is full or fails.
+    """
+    with path.open("ab", buffering=0) as file:
+        size = file.seek(0, os.SEEK_END)
+        try:
+            if file.write(data) != len(data):
+                # A short write; the next one would raise this.
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError:
+            file.truncate(size)
+            raise
+
+
+def _remove_torn_line(path: Path) -> None:
+    """Remove the incomplete last line that a killed process left."""
+    if not path.exists():
+        return
+    data = path.read_bytes()
+    if not data.endswith(b"\n"):
+        with path.open("r+b") as file:
+            file.truncate(data.rfind(b"\n") + 1)

@@ -1,0 +1,32 @@
+"""How far a run is and what it has measured; part of each checkpoint and of the result."""
+
+from dataclasses import dataclass
+
+
+@dataclass
+class Progress:
+    """Counters and accuracies of a run.
+
+    ``step`` counts optimizer steps done, ``epoch`` whole epochs done, ``step_in_epoch`` steps of
+    the current epoch, ``skipped`` the steps among them whose gradient was not finite. Accuracies
+    are shares (0 to 1); ``best_*`` are those of the evaluation with the best top-1, after
+    ``best_epoch`` epochs.
+    """
+
+    step: int = 0
+    epoch: int = 0
+    step_in_epoch: int = 0
+    skipped: int = 0
+    last_top1: float | None = None
+    last_top5: float | None = None
+    best_top1: float | None = None
+    best_top5: float | None = None
+    best_epoch: int | None = None
+    teacher_top1: float | None = None
+    teacher_top5: float | None = None
+
+    def record_evaluation(self, top1: float, top5: float, epoch: int) -> None:
+        """Take the student's accuracy after ``epoch`` whole epochs."""
+        self.last_top1, self.last_top5 = top1, top5
+        if self.best_top1 is None or top1 > self.best_top1:
+            self.best_top1, self.best_top5, self.best_epoch = top1, top5, epoch

@@ -1,0 +1,79 @@
+"""The job's log: a line per event of the journal, and a table at the end."""
+
+from service.run.journal import Event
+from service.run.progress import Progress
+from service.spec.job import JobSpec
+
+
+def progress_line(event: Event, spec: JobSpec, last_top1: float | None) -> str:
+    """One line of the log; ``last_top1`` is that of the last evaluation before it."""
+    values, num_epochs = event.values, spec.schedule.num_epochs
+    if event.kind in ("note", "start"):
+        return event.text
+    if event.kind == "teacher":
+        return f"teacher: {_accuracies(values, 'teacher')}"
+    if event.kind == "evaluation":
+        split = spec.dataset.evaluated
+        return (
+            f"epoch {event.epoch}/{num_epochs}  step {event.step}  "
+            f"{split} {_accuracies(values, split)}  loss {values[f'{split}/loss']:.4f}"
+            f"{_undecodable(values)}"
+        )
+    line = (
+        f"epoch {event.epoch + 1}/{num_epochs}  step {event.step}  "
+        f"loss {values['train/loss']:.4f}  top-1 {percent(last_top1)}  "
+        f"lr {values['train/learning_rate']:.4g}  {values['system/images_per_s']:,.0f} img/s  "
+        f"data wait {values['system/data_wait_share']:.0%}"
+    )
+    return line if event.eta_s is None else f"{line}  ETA {duration(event.eta_s)}"
+
+
+def _accuracies(values: dict[str, float], split: str) -> str:
+    return f"top-1 {percent(values[f'{split}/top1'])}  top-5 {percent(values[f'{split}/top5'])}"
+
+
+def _undecodable(values: dict[str, float]) -> str:
+    count = values.get("system/undecodable", 0)
+    return f"  {count:.0f} undecodable images skipped or replaced" if count else ""
+
+
+class ProgressPrinter:
+    """Prints events as they come, each interval with the newest accuracy known."""
+
+    def __init__(self, spec: JobSpec):
+        self._spec = spec
+        self._last_top1: float | None = None
+
+    def __call__(self, event: Event) -> None:
+        """Print one event, if it belongs into the log."""
+        if event.kind == "checkpoint":
+            return
+        self._last_top1 = event.values.get(f"{self._spec.dataset.evaluated}/top1", self._last_top1)
+        print(progress_line(event, self._spec, self._last_top1), flush=True)
+
+
+def summary_table(progress: Progress, duration_s: float, address: str) -> str:
+    """Last, best and teacher's accuracy, the time it took, and the run's address."""
+    rows = [("", "top-1", "top-5")]
+    if progress.teacher_top1 is not None:
+        rows.append(("teacher", percent(progress.teacher_top1), percent(progress.teacher_top5)))
+    last = f"student, last (epoch {progress.epoch})"
+    best = f"student, best (epoch {progress.best_epoch})"
+    rows.append((last, percent(progress.last_top1), percent(progress.last_top5)))
+    rows.append((best, percent(progress.best_top1), percent(progress.best_top5)))
+    width = max(len(name) for name, _, _ in rows)
+    lines = [f"{name:<{width}}  {top1:>8}  {top5:>8}" for name, top1, top5 in rows]
+    lines.append(f"{progress.step:,} steps, {duration(duration_s)}")
+    lines.append(f"run: {address}")
+    return "\n".join(lines)
+
+
+def percent(share: float | None) -> str:
+    """A share (0 to 1) as a percentage; - where it is not known."""
+    return "-" if share is None else f"{share:.2%}"
+
+
+def duration(seconds: float) -> str:
+    """Seconds as h:mm:ss."""
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"

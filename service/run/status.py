@@ -1,0 +1,118 @@
+"""status.json in the run's folder: the state of a run for people, scripts and dashboards.
+
+The driver writes it, from the journal and from its own state. A run whose status is running and
+was not updated for minutes has lost its driver; submit its spec again.
+"""
+
+import contextlib
+import json
+import threading
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Generic, Literal, Protocol, TypeVar
+
+from data_pipeline.files import write_atomically
+from service.run.journal import Event
+
+STATUS_NAME = "status.json"
+REFRESH_S = 15.0
+
+State = Literal["waiting", "running", "restarting", "stopped", "failed", "finished"]
+
+
+@dataclass
+class Status:
+    """State of a run.
+
+    ``waiting``: for resources of the cluster. ``restarts`` counts restarts of the training;
+    ``step`` and ``last_checkpoint_step`` count optimizer steps done; times are Unix seconds.
+    """
+
+    name: str
+    state: State = "waiting"
+    step: int = 0
+    epoch: int = 0
+    eta_s: float | None = None
+    last_checkpoint_step: int | None = None
+    last_checkpoint_time: float | None = None
+    restarts: int = 0
+    last_failure: str | None = None
+    last_failure_time: float | None = None
+    updated_time: float = 0.0
+
+    def __post_init__(self) -> None:
+        self._has_started = False
+
+    def update(self, event: Event) -> None:
+        """Apply an event of the journal."""
+        if event.kind == "start":
+            self.restarts += self._has_started
+            self._has_started = True
+            self.state = "running"
+        if event.kind == "checkpoint":
+            self.last_checkpoint_step = event.step
+            self.last_checkpoint_time = event.time_ms / 1000
+            # Logged when it has been written, which may be some steps later.
+            if event.step > self.step:
+                self.step, self.epoch = event.step, event.epoch
+        if event.kind in ("start", "interval", "evaluation"):
+            self.step, self.epoch = event.step, event.epoch
+            self.eta_s = event.eta_s
+
+    def update_failure(self, event: Event) -> None:
+        """Apply an event of the journal of failures."""
+        self.state = "restarting"
+        self.last_failure, self.last_failure_time = event.text, event.time_ms / 1000
+
+    def tags(self) -> dict[str, str]:
+        """The same as MLflow tags."""
+        return {
+            f"status.{key}": "" if value is None else str(value)
+            for key, value in asdict(self).items()
+            if key != "name"
+        }
+
+
+class Stamped(Protocol):
+    """A dataclass with the time when it was last written."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+    updated_time: float
+
+
+S = TypeVar("S", bound=Stamped)
+
+
+class StatusFile(Generic[S]):
+    """Keeps status.json current, on a thread, which also shows that the driver is alive."""
+
+    def __init__(self, run_path: Path, status: S):
+        self._path, self._lock = run_path / STATUS_NAME, threading.Lock()
+        self.status = status
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._refresh, name="status", daemon=True)
+        self._thread.start()
+
+    def write(self) -> None:
+        """Write the current status; where the disk fails, it is skipped."""
+        with self._lock, contextlib.suppress(OSError):
+            self.status.updated_time = time.time()
+            write_atomically(self._path, json.dumps(asdict(self.status), indent=1) + "\n")
+
+    def close(self) -> None:
+        """End the thread and write the final status."""
+        self._closing.set()
+        self._thread.join()
+        self.write()
+
+    def _refresh(self) -> None:
+        self.write()
+        while not self._closing.wait(REFRESH_S):
+            self.write()
+
+
+def read_status(run_path: Path) -> Status:
+    """The status that a run's driver wrote last."""
+    path = run_path / STATUS_NAME
+    return Status(**json.loads(path.read_text())) if path.exists() else Status(run_path.name)

@@ -1,0 +1,152 @@
+"""Rules about the images a spec names: readable, labeled within the classes, large enough."""
+
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+
+from data_pipeline.facts import DatasetFacts, dataset_facts
+from data_pipeline.files import is_remote
+from data_pipeline.selection import num_held_out_per_class
+from service.spec.data_sections import Dataset
+from service.spec.errors import Problem
+from service.spec.job import JobSpec
+
+
+def read_facts(dataset: Dataset) -> tuple[dict[str, DatasetFacts], list[Problem]]:
+    """What train and val contain, by split, as far as they can be read; and why not."""
+    facts: dict[str, DatasetFacts] = {}
+    problems = []
+    for split in ("train", "val"):
+        try:
+            # Where some samples may be broken, finding one is no reason to stop.
+            checks_samples = dataset.max_undecodable == 0
+            facts[split] = dataset_facts(getattr(dataset, split), checks_samples=checks_samples)
+        except ValueError as error:
+            problems.append(_problem(f"dataset.{split}", str(error)))
+    return facts, problems
+
+
+def check_data(spec: JobSpec, facts: Mapping[str, DatasetFacts]) -> Iterator[Problem]:
+    """Labels within the classes, images large enough, a cache where one is needed.
+
+    ``facts`` are those of the splits that can be read.
+    """
+    for split in ("train", "val"):
+        location = getattr(spec.dataset, split)
+        where = f"dataset.{split}"
+        if is_remote(location) and spec.dataset.cache is None:
+            yield Problem(
+                "dataset.cache",
+                f"is absent, but {where} is {location}",
+                'give a folder on the nodes\' own disks, as in {"path": "/scratch/datasets"}',
+            )
+        if split in facts:
+            yield from _check_labels(where, location, facts[split], spec.dataset.num_classes)
+    if "train" in facts:
+        yield from _check_train_images(spec, spec.dataset.train, facts["train"])
+    if "val" in facts:
+        yield from _check_val_images(spec, spec.dataset.val, facts["val"])
+    if len(facts) == 2:
+        yield from _check_classes(facts["train"], facts["val"])
+        yield from _check_cache(spec, facts)
+
+
+def _check_classes(train: DatasetFacts, val: DatasetFacts) -> Iterator[Problem]:
+    """A label must mean the same class in both files."""
+    if train.classes is None or val.classes is None or train.classes == val.classes:
+        return
+    pairs = zip(train.classes, val.classes, strict=False)
+    difference = next(
+        (f"class {i} is {a} in train and {b} in val" for i, (a, b) in enumerate(pairs) if a != b),
+        f"train has {len(train.classes)} classes, val {len(val.classes)}",
+    )
+    yield Problem(
+        "dataset.val",
+        f"has other classes than dataset.train: {difference}",
+        "convert both from sources with the same class folders or the same devkit",
+    )
+
+
+def _check_cache(spec: JobSpec, facts: Mapping[str, DatasetFacts]) -> Iterator[Problem]:
+    cache = spec.dataset.cache
+    if cache is None:
+        return
+    if cache.path.exists() and not cache.path.is_dir():
+        yield Problem("dataset.cache.path", f"{cache.path} is a file", "give a folder")
+    sizes = {each.fingerprint: each.num_bytes for each in facts.values()}
+    if cache.limit_bytes is not None and cache.limit_bytes < sum(sizes.values()):
+        yield Problem(
+            "dataset.cache.limit_bytes",
+            f"is {cache.limit_bytes:,} but both files have {sum(sizes.values()):,} bytes",
+            "make it larger, or leave it out",
+        )
+
+
+def _problem(where: str, message: str) -> Problem:
+    text, _, remedy = message.rpartition("; ")
+    return Problem(where, text, remedy)
+
+
+def _check_labels(
+    where: str, location: str, facts: DatasetFacts, num_classes: int
+) -> Iterator[Problem]:
+    low, high = facts.lowest_label, facts.highest_label
+    if low < 0 or high >= num_classes:
+        yield Problem(
+            where,
+            f"{location} has labels {low} to {high}",
+            f"dataset.num_classes is {num_classes}: it must be at least {high + 1}",
+        )
+
+
+def _check_train_images(spec: JobSpec, location: str, facts: DatasetFacts) -> Iterator[Problem]:
+    augmentation, training = getattr(spec, "augmentation", None), getattr(spec, "training", None)
+    num_images, held_out = facts.num_images, spec.dataset.held_out
+    if held_out is not None:
+        num_images -= held_out.num_images
+        try:
+            num_held_out_per_class(np.array(facts.num_per_label), held_out.num_images)
+        except ValueError as error:
+            yield _problem("dataset.held_out.num_images", str(error))
+            return
+    if training and num_images < training.global_batch_size:
+        yield Problem(
+            "training.global_batch_size",
+            f"is {training.global_batch_size} but {location} has {num_images} images to train on",
+            "make it no larger than the training set",
+        )
+    if augmentation is None:
+        return
+    size, least, greatest = augmentation.size, facts.least_side, facts.greatest_side
+    if augmentation.crop == "pad_and_crop":
+        if (least, greatest) != (size, size):
+            span = str(least) if least == greatest else f"{least} to {greatest}"
+            yield Problem(
+                "augmentation.size",
+                f"is {size} but {location} has images of {span} pixels",
+                "pad_and_crop needs images of exactly that size; use it or random_resized",
+            )
+        return
+    yield from _check_resolution("augmentation.size", size, facts, location)
+    for index, stage in enumerate(augmentation.size_stages):
+        where = f"augmentation.size_stages.{index}.size"
+        yield from _check_resolution(where, stage.size, facts, location)
+
+
+def _check_val_images(spec: JobSpec, location: str, facts: DatasetFacts) -> Iterator[Problem]:
+    if evaluation := getattr(spec, "evaluation", None):
+        yield from _check_resolution("evaluation.crop_size", evaluation.crop_size, facts, location)
+
+
+def _check_resolution(
+    where: str, size: int, facts: DatasetFacts, location: str
+) -> Iterator[Problem]:
+    """Most images must be at least as large as what is asked of them."""
+    typical = facts.typical_short_side
+    if typical < size:
+        yield Problem(
+            where,
+            f"is {size} but the shorter side of the images in {location} is typically {typical} "
+            "pixels",
+            f"use at most {typical}, or convert the images at a higher resolution",
+        )

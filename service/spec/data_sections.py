@@ -1,0 +1,171 @@
+"""The sections of a spec that are about images: which ones, and what is done to them."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from service.spec.fields import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    Count,
+    Fraction,
+    ImageSize,
+    Location,
+    NonNegative,
+    Positive,
+    Section,
+    Share,
+)
+
+
+class Normalization(Section):
+    """Per-channel (x - mean) / std of RGB pixels scaled to [0, 1]."""
+
+    mean: tuple[Fraction, Fraction, Fraction] = IMAGENET_MEAN
+    """Mean of red, green and blue, on the scale 0 to 1."""
+    std: tuple[Positive, Positive, Positive] = IMAGENET_STD
+    """Standard deviation of red, green and blue, on the scale 0 to 1."""
+
+
+class DatasetCache(Section):
+    """Copies of datasets on each node's own disk."""
+
+    path: Path
+    """Folder on every node's own disk; it is made if it is not there."""
+    limit_bytes: Annotated[int, Field(ge=1)] | None = None
+    """Greatest size of the folder; what was used least recently goes first. Absent: the disk's."""
+
+
+class HeldOut(Section):
+    """Images of train that are evaluated in place of val, and not trained on; val is not read.
+
+    For choosing settings: what was chosen by val, val can no longer judge.
+    """
+
+    num_images: Count
+    """Images that are set aside, each class with its share of them."""
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    """Seed of the draw, apart from the run's own."""
+
+
+class Dataset(Section):
+    """Training and validation images in FFCV's format."""
+
+    train: Location
+    """The .beton file to train on: a path that every node sees, or s3://bucket/key or
+    gs://bucket/key with its manifest beside it."""
+    val: Location
+    """The .beton file that is evaluated; no gradient ever sees it."""
+    num_classes: Annotated[int, Field(ge=2)]
+    """Number of classes; labels run from 0 to num_classes - 1."""
+    normalization: Normalization = Normalization()
+    """Applied to the student's input, and to the teacher's unless it has its own."""
+    cache: DatasetCache | None = None
+    """Copy both files to each node's own disk before training. Needed for s3:// and gs://; of use
+    for a slow mount."""
+    held_out: HeldOut | None = None
+    """Absent: all of train is trained on, and val is evaluated."""
+    max_undecodable: Annotated[int, Field(ge=0)] = 0
+    """Images of a file that may fail to decode before the job stops. In training another image
+    takes the place, in an evaluation it is left out; the metric undecodable counts them."""
+
+    @property
+    def evaluated(self) -> Literal["val", "held_out"]:
+        """What is evaluated; the metrics' names begin with it."""
+        return "val" if self.held_out is None else "held_out"
+
+
+class SizeStage(Section):
+    """From an epoch on, another size."""
+
+    from_epoch: Count
+    """Epoch, counted from 0, from which on the size holds."""
+    size: ImageSize
+    """Side of the training image, in pixels."""
+
+
+class RandAugment(Section):
+    """Randomly chosen operations, Cubuk et al., arXiv 1909.13719."""
+
+    num_ops: Annotated[int, Field(ge=1, le=10)] = 2
+    """Operations applied to each image."""
+    magnitude: Annotated[int, Field(ge=0, le=30)] = 9
+    """Strength of the operations."""
+
+
+class ColorJitter(Section):
+    """Random changes of color; a factor is uniform in 1 +- strength, the hue in +- strength."""
+
+    brightness: Annotated[float, Field(ge=0, le=10)] = 0.4
+    """Strength of the change of brightness."""
+    contrast: Annotated[float, Field(ge=0, le=10)] = 0.4
+    """Strength of the change of contrast."""
+    saturation: Annotated[float, Field(ge=0, le=10)] = 0.4
+    """Strength of the change of saturation."""
+    hue: Annotated[float, Field(ge=0, le=0.5)] = 0.0
+    """Greatest turn of the hue, as a share of the circle."""
+
+
+class Erasing(Section):
+    """A random box is painted over, Zhong et al., arXiv 1708.04896."""
+
+    probability: Fraction = 0.25
+    """Chance that an image loses a box."""
+    scale: tuple[Share, Share] = (0.02, 0.33)
+    """Least and greatest share of the image's area."""
+    ratio: tuple[Positive, Positive] = (0.3, 3.3)
+    """Least and greatest height / width of the box."""
+    fill: Literal["mean", "noise"] = "mean"
+    """mean: the dataset's mean color, which normalization turns into 0. noise: random pixels."""
+
+
+class Mixing(Section):
+    """Pairs of images are mixed, labels too; the student and the teacher see the mixture."""
+
+    mixup_alpha: NonNegative = 0.0
+    """Parameter of the Beta distribution of mixup's shares, arXiv 1710.09412; 0: no mixup."""
+    cutmix_alpha: NonNegative = 0.0
+    """Parameter of the Beta distribution of CutMix's areas, arXiv 1905.04899; 0: no CutMix. With
+    both, each has half of the pairs."""
+    probability: Fraction = 1.0
+    """Chance that a pair is mixed."""
+
+
+class Augmentation(Section):
+    """How a training image is cut and changed before the student and the teacher both see it."""
+
+    crop: Literal["random_resized", "pad_and_crop"] = "random_resized"
+    """random_resized: a box of random area and shape, resized to size (ImageNet's recipe).
+    pad_and_crop: zero padding, then a random window of size (CIFAR's recipe; the images must
+    all be size x size)."""
+    size: ImageSize = 224
+    """Side of the training image, in pixels."""
+    size_stages: tuple[SizeStage, ...] = ()
+    """Progressive resolution: later epochs with other sizes, in rising order of from_epoch."""
+    scale: tuple[Share, Share] = (0.08, 1.0)
+    """random_resized: least and greatest share of the image's area that a box covers."""
+    ratio: tuple[Positive, Positive] = (3 / 4, 4 / 3)
+    """random_resized: least and greatest width / height of a box."""
+    padding: Annotated[int, Field(ge=0, le=64)] = 4
+    """pad_and_crop: pixels added on each side."""
+    flip_probability: Fraction = 0.5
+    """Chance that an image is mirrored left to right."""
+    rand_augment: RandAugment | None = None
+    """Absent: none. These three are applied after the crop, in this order."""
+    color_jitter: ColorJitter | None = None
+    """Absent: none."""
+    erasing: Erasing | None = None
+    """Absent: none."""
+    mixing: Mixing | None = None
+    """Absent: none."""
+
+    def size_at(self, epoch: int) -> int:
+        """Side of the training images in an epoch, counted from 0, in pixels."""
+        sizes = [stage.size for stage in self.size_stages if stage.from_epoch <= epoch]
+        return sizes[-1] if sizes else self.size
+
+    @property
+    def largest_size(self) -> int:
+        """Greatest side of the training images in any epoch, in pixels."""
+        return max([self.size, *(stage.size for stage in self.size_stages)])

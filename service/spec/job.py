@@ -1,0 +1,118 @@
+"""What a run is: the job spec, one JSON document.
+
+Its sections are in sections.py and, about images, data_sections.py.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Discriminator, Field, Tag
+
+from service.spec.data_sections import Augmentation, Dataset
+from service.spec.fields import Section
+from service.spec.sections import (
+    AdamW,
+    Checkpoints,
+    Evaluation,
+    Method,
+    Resources,
+    Schedule,
+    Sgd,
+    Student,
+    Teacher,
+    Tracking,
+    Training,
+)
+
+
+def _optimizer_kind(value: Any) -> str:  # noqa: ANN401 - JSON or a section
+    """SGD where the spec does not say."""
+    kind = value.get("kind", "sgd") if isinstance(value, Mapping) else getattr(value, "kind", "")
+    return str(kind)
+
+
+Optimizer = Annotated[
+    Annotated[Sgd, Tag("sgd")] | Annotated[AdamW, Tag("adamw")], Discriminator(_optimizer_kind)
+]
+
+
+class JobSpec(Section):
+    """Everything that defines a training run. Two equal specs are the same run."""
+
+    schema_version: Literal[1] = 1
+    """Version of this format."""
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
+    """Name of the run and of its folder in the storage path; letters, digits, . _ and -."""
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    """Seed of the initial weights, the order of the samples and the augmentation."""
+    dataset: Dataset
+    augmentation: Augmentation = Augmentation()
+    teacher: Teacher | None = None
+    """Absent: plain training on the labels."""
+    student: Student
+    method: Method | None = None
+    """Absent: the defaults if there is a teacher, cross-entropy alone if there is none."""
+    optimizer: Optimizer = Sgd()
+    schedule: Schedule = Schedule()
+    training: Training = Training()
+    resources: Resources = Resources()
+    checkpoints: Checkpoints
+    evaluation: Evaluation = Evaluation()
+    tracking: Tracking = Tracking()
+
+    @property
+    def run_path(self) -> Path:
+        """The run's folder."""
+        return self.checkpoints.storage_path / self.name
+
+    @property
+    def micro_batch_size(self) -> int:
+        """Images per forward pass."""
+        if self.training.micro_batch_size is not None:
+            return self.training.micro_batch_size
+        return self.training.global_batch_size // self.resources.max_workers
+
+    @property
+    def image_sizes(self) -> frozenset[int]:
+        """Sides of the images that the models get in training and evaluation, in pixels."""
+        stages = (stage.size for stage in self.augmentation.size_stages)
+        return frozenset((self.augmentation.size, *stages, self.evaluation.crop_size))
+
+    @property
+    def num_micro_batches(self) -> int:
+        """Forward passes per optimizer step, over all workers."""
+        return self.training.global_batch_size // self.micro_batch_size
+
+    def effective_method(self) -> Method:
+        """The loss weights in force, defaults resolved."""
+        if self.method is not None:
+            return self.method
+        return Method() if self.teacher else Method(alpha=0.0, beta=0.0, gamma=1.0)
+
+    def content_hash(self) -> str:
+        """SHA-256 of the spec's canonical JSON, defaults filled in; 64 hexadecimal digits.
+
+        Neither the order of the keys nor leaving out a default changes it.
+        """
+        canonical = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def differing_fields(old: Section, new: Section) -> list[str]:
+    """Paths of the fields in which two specs differ, such as ``method.alpha``."""
+    return _differences(old.model_dump(mode="json"), new.model_dump(mode="json"), "")
+
+
+def _differences(old: Any, new: Any, path: str) -> list[str]:  # noqa: ANN401 - any JSON value
+    if isinstance(old, dict) and isinstance(new, dict):
+        keys = list(old) + [key for key in new if key not in old]
+        prefix = f"{path}." if path else ""
+        return [
+            difference
+            for key in keys
+            for difference in _differences(old.get(key), new.get(key), f"{prefix}{key}")
+        ]
+    return [] if old == new else [path]

@@ -1,0 +1,286 @@
+"""Rules that involve several sections of a spec, or the files that it names.
+
+Each rule gets a spec whose required sections are valid, and yields every problem.
+"""
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from service.spec.errors import Problem
+from service.spec.job import JobSpec
+from service.spec.model_names import model_name_problem
+from service.spec.sections import Weights, is_file_source
+
+Rule = Callable[[JobSpec], Iterator[Problem]]
+
+
+def check_models(spec: JobSpec) -> Iterator[Problem]:
+    """Names on the allow-list; class counts that agree."""
+    for role, model in (("student", spec.student), ("teacher", spec.teacher)):
+        if model and (found := model_name_problem(model.model)):
+            yield Problem(f"{role}.model", *found)
+    dataset = getattr(spec, "dataset", None)
+    if not dataset or not spec.teacher or spec.teacher.num_classes is None:
+        return
+    if spec.teacher.num_classes != dataset.num_classes:
+        yield Problem(
+            "teacher.num_classes",
+            f"is {spec.teacher.num_classes} but dataset.num_classes is {dataset.num_classes}",
+            "use a teacher trained on the dataset's classes",
+        )
+
+
+def check_weights(spec: JobSpec) -> Iterator[Problem]:
+    """Weight files that exist, in a format that is safe to read, for the dataset's classes."""
+    for role, model in (("student", spec.student), ("teacher", spec.teacher)):
+        if model is None or model.weights is None:
+            continue
+        where = f"{role}.weights.source"
+        source = model.weights.source
+        if source.startswith("torchvision:") and ":" in model.model:
+            yield Problem(
+                where, f"is {source!r} for {model.model}", "torchvision has no such model"
+            )
+        if is_file_source(source):
+            yield from _check_weights_file(where, model.weights)
+            yield from _check_head(spec, role, model.weights)
+
+
+def _check_weights_file(where: str, weights: Weights) -> Iterator[Problem]:
+    path = Path(weights.source)
+    if path.suffix not in (".safetensors", ".pth", ".pt"):
+        yield Problem(
+            where,
+            f"is {weights.source!r}, of a kind that is not known",
+            "use .safetensors, .pth, models:/NAME@ALIAS, runs:/ID/PATH or torchvision:ENUM",
+        )
+    elif not path.is_file():
+        yield Problem(where, f"{path} does not exist", "give the path of a weights file")
+
+
+def _check_head(spec: JobSpec, role: str, weights: Weights) -> Iterator[Problem]:
+    """The classes a .safetensors file was made for: the first size of its last matrix."""
+    path, dataset = Path(weights.source), getattr(spec, "dataset", None)
+    if path.suffix != ".safetensors" or not path.is_file() or dataset is None:
+        return
+    shapes = safetensors_shapes(path)
+    if shapes is None:
+        yield Problem(f"{role}.weights.source", f"{path} is damaged", "copy or make it again")
+        return
+    heads = [shape[0] for name, shape in shapes.items() if name.endswith(HEAD_NAMES)]
+    if heads and dataset.num_classes not in heads:
+        yield Problem(
+            f"{role}.weights.source",
+            f"{path} has a classifier for {heads[-1]} classes",
+            f"dataset.num_classes is {dataset.num_classes}: the two must agree",
+        )
+
+
+HEAD_NAMES = ("fc.bias", "classifier.bias", "head.bias", "heads.head.bias", "linear.bias")
+
+
+def safetensors_shapes(path: Path) -> dict[str, list[int]] | None:
+    """Shape of every tensor, from the file's header alone; None if the header is damaged."""
+    try:
+        with path.open("rb") as file:
+            num_bytes = int.from_bytes(file.read(8), "little")
+            if num_bytes > path.stat().st_size:
+                return None
+            header = json.loads(file.read(num_bytes))
+        return {name: entry["shape"] for name, entry in header.items() if name != "__metadata__"}
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+def check_method(spec: JobSpec) -> Iterator[Problem]:
+    """Loss weights that train something, and a teacher where they need one."""
+    method = spec.method
+    if method is None:
+        return
+    if spec.teacher is None and (method.alpha > 0 or method.beta > 0):
+        yield Problem(
+            "method",
+            "weighs distillation losses without a teacher",
+            "add teacher, or leave method out",
+        )
+    if method.alpha == method.beta == method.gamma == 0:
+        yield Problem(
+            "method", "alpha, beta and gamma are all 0", "give at least one a positive weight"
+        )
+
+
+def check_batches(spec: JobSpec) -> Iterator[Problem]:
+    """A global batch is cut into micro-batches, of which every worker has at least one."""
+    batch, resources = spec.training.global_batch_size, spec.resources
+    workers, micro = resources.max_workers, spec.training.micro_batch_size
+    if resources.min_workers > workers:
+        yield Problem(
+            "resources.num_workers",
+            f"is [{resources.min_workers}, {workers}]",
+            "give the lesser number first",
+        )
+    elif micro is None and resources.is_elastic:
+        yield Problem(
+            "training.micro_batch_size",
+            "is not set, but resources.num_workers is a range",
+            "set it: it is what stays the same when their number changes",
+        )
+    elif micro is None and batch % workers:
+        yield Problem(
+            "training.global_batch_size",
+            f"is {batch}, not divisible by resources.num_workers = {workers}",
+            f"use {max(1, batch // workers) * workers} or {(batch // workers + 1) * workers}, or "
+            "set training.micro_batch_size",
+        )
+    elif micro is not None and batch % micro:
+        yield Problem(
+            "training.micro_batch_size",
+            f"is {micro}, which does not divide training.global_batch_size = {batch}",
+            f"use a divisor of {batch}",
+        )
+    elif micro is not None and batch // micro < workers:
+        yield Problem(
+            "resources.num_workers",
+            f"is {workers}, but a step has {batch // micro} micro-batches",
+            "ask for fewer workers, or make training.micro_batch_size smaller",
+        )
+
+
+def check_schedule(spec: JobSpec) -> Iterator[Problem]:
+    """Milestones in order and within the training; warm-up shorter than it."""
+    schedule = spec.schedule
+    if schedule.kind == "multistep":
+        milestones = list(schedule.milestones)
+        if milestones != sorted(set(milestones)):
+            yield Problem("schedule.milestones", f"are {milestones}", "give them rising, each once")
+        elif milestones and milestones[-1] >= schedule.num_epochs:
+            yield Problem(
+                "schedule.milestones",
+                f"end at {milestones[-1]} but the training has {schedule.num_epochs} epochs",
+                "scale the milestones with num_epochs, for example 30, 60 and 90 % of it",
+            )
+    if schedule.warmup_epochs >= schedule.num_epochs:
+        yield Problem(
+            "schedule.warmup_epochs",
+            f"is {schedule.warmup_epochs:g} of {schedule.num_epochs} epochs",
+            "make it shorter than the training",
+        )
+
+
+def check_optimizer(spec: JobSpec) -> Iterator[Problem]:
+    """Nesterov's momentum needs momentum."""
+    optimizer = spec.optimizer
+    if optimizer.kind == "sgd" and optimizer.nesterov and optimizer.momentum == 0:
+        yield Problem("optimizer.nesterov", "is on with momentum 0", "set momentum, such as 0.9")
+
+
+def check_augmentation(spec: JobSpec) -> Iterator[Problem]:
+    """Ranges in order; stages that can be reached; a mixture of something."""
+    augmentation = spec.augmentation
+    ranges = {"scale": augmentation.scale, "ratio": augmentation.ratio}
+    if augmentation.erasing:
+        ranges["erasing.scale"] = augmentation.erasing.scale
+        ranges["erasing.ratio"] = augmentation.erasing.ratio
+    for name, (low, high) in ranges.items():
+        if low > high:
+            yield Problem(f"augmentation.{name}", f"is ({low}, {high})", "give the lesser first")
+    yield from _check_size_stages(spec)
+    mixing = augmentation.mixing
+    if mixing and mixing.mixup_alpha == mixing.cutmix_alpha == 0:
+        yield Problem(
+            "augmentation.mixing",
+            "has mixup_alpha and cutmix_alpha 0",
+            "give at least one, such as 0.2 or 1, or leave mixing out",
+        )
+
+
+def _check_size_stages(spec: JobSpec) -> Iterator[Problem]:
+    stages = spec.augmentation.size_stages
+    if stages and spec.augmentation.crop == "pad_and_crop":
+        yield Problem(
+            "augmentation.size_stages",
+            "are given with crop pad_and_crop, whose size is the images' own",
+            "use random_resized, or leave size_stages out",
+        )
+    epochs = [stage.from_epoch for stage in stages]
+    if epochs != sorted(set(epochs)):
+        yield Problem(
+            "augmentation.size_stages", f"begin at epochs {epochs}", "give them rising, each once"
+        )
+    schedule = getattr(spec, "schedule", None)
+    if epochs and schedule and epochs[-1] >= schedule.num_epochs:
+        yield Problem(
+            "augmentation.size_stages",
+            f"begin at epoch {epochs[-1]}, after the last of {schedule.num_epochs}",
+            "let every stage begin before the training ends",
+        )
+
+
+def check_mixing(spec: JobSpec) -> Iterator[Problem]:
+    """Pairs lie within a micro-batch, so micro-batches must be even."""
+    if spec.augmentation.mixing is None or check_batches_fails(spec):
+        return
+    if spec.micro_batch_size % 2:
+        yield Problem(
+            "augmentation.mixing",
+            f"mixes pairs, but a forward pass has {spec.micro_batch_size} images",
+            "set an even training.micro_batch_size",
+        )
+
+
+def check_batches_fails(spec: JobSpec) -> bool:
+    """Whether the batch sizes do not fit each other, so that no more can be said of them."""
+    return any(True for _ in check_batches(spec))
+
+
+def check_evaluation(spec: JobSpec) -> Iterator[Problem]:
+    """A crop that fits in what it is cut from."""
+    evaluation = spec.evaluation
+    if evaluation.crop_size > evaluation.resize_size:
+        yield Problem(
+            "evaluation.crop_size",
+            f"is {evaluation.crop_size}, more than resize_size = {evaluation.resize_size}",
+            "make resize_size at least crop_size",
+        )
+
+
+def check_storage(spec: JobSpec) -> Iterator[Problem]:
+    """A storage path that is, or can become, a folder."""
+    path = spec.checkpoints.storage_path
+    existing = next((parent for parent in (path, *path.parents) if parent.exists()), Path("/"))
+    if not existing.is_dir():
+        yield Problem("checkpoints.storage_path", f"{existing} is a file", "give a folder")
+    elif not os.access(existing, os.W_OK):
+        wrong = f"{existing} cannot be written"
+        yield Problem("checkpoints.storage_path", wrong, "give a folder that you may write")
+
+
+def check_tracking(spec: JobSpec) -> Iterator[Problem]:
+    """An alias needs a registered model; file stores are refused by MLflow itself."""
+    if spec.tracking.alias and not spec.tracking.register_as:
+        yield Problem(
+            "tracking.alias", "is set but register_as is not", "name the registered model"
+        )
+    uri = spec.tracking.uri
+    if uri is not None and not uri.startswith(("http://", "https://", "sqlite:///")):
+        yield Problem(
+            "tracking.uri", f"is {uri!r}", "give http(s)://host:port or sqlite:///path/mlflow.db"
+        )
+
+
+RULES: tuple[tuple[tuple[str, ...], Rule], ...] = (
+    (("student", "teacher"), check_models),
+    (("student", "teacher"), check_weights),
+    (("method", "teacher"), check_method),
+    (("training", "resources"), check_batches),
+    (("schedule",), check_schedule),
+    (("optimizer",), check_optimizer),
+    (("augmentation",), check_augmentation),
+    (("augmentation", "training", "resources"), check_mixing),
+    (("evaluation",), check_evaluation),
+    (("checkpoints",), check_storage),
+    (("tracking",), check_tracking),
+)
+"""Every rule with the sections that it must find valid."""

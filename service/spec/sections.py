@@ -1,0 +1,262 @@
+"""The sections of a job spec. Each field says what it means and in which unit.
+
+Defaults are ImageNet's usual recipe: 100 epochs, global batch 512, SGD at 0.2 divided by ten after
+epochs 30, 60 and 90, 224-pixel random resized crops, evaluation at 256 / 224.
+"""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Discriminator, Field, Tag
+
+from service.spec.data_sections import Normalization
+from service.spec.fields import Count, Fraction, NonNegative, Positive, Section, Sha256
+
+
+class Weights(Section):
+    """Where a model's weights come from."""
+
+    source: Annotated[str, Field(min_length=1)]
+    """A .safetensors file, a .pth or .pt state dict (read with weights_only), an MLflow model URI
+    (models:/name@alias, runs:/id/path), or torchvision:ENUM such as torchvision:IMAGENET1K_V1."""
+    sha256: Sha256 | None = None
+    """If given, the file must have this SHA-256 digest (64 hexadecimal digits)."""
+    match: Literal["names", "order"] = "names"
+    """names: keys must be equal. order: the n-th tensor of the file fills the n-th of the model,
+    whatever its key, every shape checked (for state dicts of another code base)."""
+
+
+MLFLOW_SCHEMES = ("models:/", "runs:/", "mlflow-artifacts:/")
+
+
+def is_mlflow_source(source: str) -> bool:
+    """Whether a weights source is an MLflow URI."""
+    return source.startswith(MLFLOW_SCHEMES)
+
+
+def is_file_source(source: str) -> bool:
+    """Whether a weights source is a path, not an MLflow URI or a torchvision enum."""
+    return not source.startswith((*MLFLOW_SCHEMES, "torchvision:"))
+
+
+class Student(Section):
+    """The network that is trained."""
+
+    model: str
+    """torchvision classifier (resnet18), cifar:NAME (cifar:resnet20) or timm:NAME."""
+    weights: Weights | None = None
+    """Weights to start from; random ones if absent."""
+
+
+class Teacher(Section):
+    """The frozen network whose outputs the student learns from."""
+
+    model: str
+    """torchvision classifier (resnet34), cifar:NAME (cifar:resnet56) or timm:NAME."""
+    weights: Weights
+    """The teacher's trained weights."""
+    num_classes: Annotated[int, Field(ge=2)] | None = None
+    """Classes the teacher knows; must be those of the dataset, which is also the default."""
+    normalization: Normalization | None = None
+    """The normalization the teacher was trained with; the dataset's if absent."""
+    min_top1: Fraction | None = None
+    """Least top-1 accuracy (0 to 1) of the teacher on a slice of val; below it the job stops."""
+    min_top1_images: Count = 2048
+    """Number of val images that min_top1 is measured on."""
+
+
+class Method(Section):
+    """Total loss = warm-up x (alpha DTKD + beta KD) + gamma cross-entropy."""
+
+    alpha: NonNegative = 3.0
+    """Weight of the DTKD loss."""
+    beta: NonNegative = 1.0
+    """Weight of the plain KD loss at the base temperature."""
+    gamma: NonNegative = 1.0
+    """Weight of the cross-entropy with the labels."""
+    base_temperature: Annotated[float, Field(gt=0, le=1000)] = 4.0
+    """tau: the two temperatures of a sample sum to 2 tau. KD uses tau itself."""
+    sharpness: Literal["max", "norm", "logsumexp"] = "max"
+    """What is matched: the greatest logit (the authors' code), the greatest absolute logit (their
+    paper), or the logsumexp itself, solved exactly."""
+    detach: bool = False
+    """Treat the temperatures as constants; the authors' code does not."""
+    floor: Annotated[float, Field(gt=0, lt=0.5)] = 0.05
+    """Least share of 2 tau that either temperature may take; beyond it a sample is guarded."""
+    warmup_epochs: NonNegative = 20.0
+    """Epochs over which the distillation losses rise linearly to their full weight."""
+
+
+class Sgd(Section):
+    """Stochastic gradient descent with momentum."""
+
+    kind: Literal["sgd"] = "sgd"
+    learning_rate: Positive = 0.2
+    """Peak learning rate, for the global batch as it is; nothing rescales it."""
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    """Momentum."""
+    nesterov: bool = False
+    """Nesterov's momentum."""
+    weight_decay: NonNegative = 1e-4
+    """L2 penalty, added to the gradient."""
+    decay_norms_and_biases: bool = True
+    """Whether weight decay also applies to normalization layers and biases."""
+
+
+class AdamW(Section):
+    """Adam with decoupled weight decay."""
+
+    kind: Literal["adamw"]
+    learning_rate: Positive = 1e-3
+    """Peak learning rate, for the global batch as it is; nothing rescales it."""
+    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (
+        0.9,
+        0.999,
+    )
+    """Decay of the first and second moment."""
+    weight_decay: NonNegative = 0.05
+    """Decoupled weight decay."""
+    decay_norms_and_biases: bool = False
+    """Whether weight decay also applies to normalization layers and biases."""
+
+
+class Schedule(Section):
+    """Length of the training and the course of the learning rate."""
+
+    num_epochs: Count = 100
+    """Passes over the training set."""
+    kind: Literal["multistep", "cosine", "linear"] = "multistep"
+    """multistep: x decay_factor after each milestone. cosine, linear: down to final_fraction."""
+    milestones: tuple[Count, ...] = (30, 60, 90)
+    """multistep: epochs after which the learning rate is multiplied by decay_factor."""
+    decay_factor: Annotated[float, Field(gt=0, le=1)] = 0.1
+    """multistep: the multiplier."""
+    final_fraction: Fraction = 0.0
+    """cosine, linear: last learning rate as a share of the peak."""
+    warmup_epochs: NonNegative = 0.0
+    """Epochs over which the learning rate rises linearly from 0; fractions are allowed."""
+
+
+class Training(Section):
+    """Batches, precision and what regularizes a step."""
+
+    global_batch_size: Count = 512
+    """Images per optimizer step over all workers."""
+    micro_batch_size: Count | None = None
+    """Images per forward pass: the unit BatchNorm sees. Absent: global batch / workers. Set it, and
+    the arithmetic of a step does not depend on the number of workers."""
+    drop_last: bool = True
+    """Whether the images that fill no global batch at the end of an epoch are dropped; they are
+    different ones in each epoch. false: they make a smaller step, in which each image counts the
+    same."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """bfloat16: autocast in the forward passes; weights, losses and gradients stay float32."""
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Label smoothing of the cross-entropy."""
+    max_grad_norm: Positive | None = None
+    """Gradients are scaled down to this global L2 norm; absent: they are left alone."""
+    on_nonfinite: Literal["stop", "skip", "roll_back"] = "stop"
+    """What a gradient that is not finite does. No update is made of it in any case, and the samples
+    are written down beside the run. stop: the run ends. skip: it goes on with the next step.
+    roll_back: it goes on with the next step, but from the weights of its last checkpoint, so that
+    what the steps in between learned is given up with it."""
+    max_skipped_steps: Annotated[int, Field(ge=1)] = 10
+    """skip, roll_back: how often that may happen in the whole run; once more ends it."""
+    ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Decay per step of an exponential moving average of the weights. If given, the averaged
+    student is the one that is evaluated and exported."""
+
+
+def _workers_kind(value: object) -> str:
+    """A range is a pair, anything else is meant as a number."""
+    return "range" if isinstance(value, list | tuple) else "number"
+
+
+Workers = Annotated[
+    Annotated[Count, Tag("number")] | Annotated[tuple[Count, Count], Tag("range")],
+    Discriminator(_workers_kind),
+]
+
+
+class Resources(Section):
+    """What the job takes from the Ray cluster, and how long it waits for a part of it."""
+
+    num_workers: Workers = 1
+    """Training processes, each with its share of every global batch. A pair [least, most]: as many
+    as the cluster has room for at the time, without a difference to the result."""
+    cpus_per_worker: Count = 4
+    """CPU cores reserved for each worker; its decoding threads and torch's share them."""
+    gpu: bool = False
+    """One GPU per worker, NCCL between them; otherwise CPUs and gloo."""
+    max_failures: Annotated[int, Field(ge=0)] = 3
+    """Failures of a worker or its node after which the run goes on from its last checkpoint. Nodes
+    that are drained and workers that are told to end do not count."""
+    collective_timeout_s: Count = 300
+    """Seconds after which a collective operation with a silent peer is an error."""
+    heartbeat_timeout_s: Count = 60
+    """Seconds without an answer after which a worker is given up: its process hangs, or its node
+    has gone or is cut off."""
+    resize_interval_s: Count = 60
+    """A range of workers: seconds between two looks for room for more of them."""
+
+    @property
+    def min_workers(self) -> int:
+        """Fewest workers that the run goes on with."""
+        return self.num_workers if isinstance(self.num_workers, int) else self.num_workers[0]
+
+    @property
+    def max_workers(self) -> int:
+        """Most workers that the run takes."""
+        return self.num_workers if isinstance(self.num_workers, int) else self.num_workers[1]
+
+    @property
+    def is_elastic(self) -> bool:
+        """Whether the number of workers may change."""
+        return not isinstance(self.num_workers, int)
+
+
+class Checkpoints(Section):
+    """Where the run's state is kept."""
+
+    storage_path: Path
+    """Folder that every node sees; the run lives in storage_path/name."""
+    every_epochs: Count = 1
+    """Epochs between two checkpoints; the last epoch is always kept."""
+    every_steps: Count | None = None
+    """Optimizer steps between two checkpoints within epochs; null: none."""
+    every_minutes: Positive | None = 10.0
+    """Minutes after a checkpoint when the next one is due within an epoch; null: none."""
+    num_to_keep: Count = 2
+    """Newest checkpoints kept."""
+
+
+class Evaluation(Section):
+    """How val is measured: every image once, whatever the number of workers."""
+
+    resize_size: Annotated[int, Field(ge=8, le=2048)] = 256
+    """Length the shorter side is resized to, in pixels."""
+    crop_size: Annotated[int, Field(ge=8, le=2048)] = 224
+    """Side of the center crop that is classified, in pixels."""
+    batch_size: Count = 256
+    """Images per forward pass and worker; it changes speed and memory, no figure."""
+    every_epochs: Count = 1
+    """Epochs between two evaluations; the last epoch is always evaluated."""
+
+
+class Tracking(Section):
+    """What MLflow is told."""
+
+    uri: str | None = None
+    """MLflow server (http://host:port) or store; MLFLOW_TRACKING_URI overrides it. Absent: SQLite
+    in storage_path."""
+    experiment: Annotated[str, Field(min_length=1)] = "dtkd"
+    """Experiment that the run belongs to."""
+    log_every_steps: Count = 50
+    """Optimizer steps between two progress lines and metric points."""
+    journal_limit_bytes: Annotated[int, Field(ge=10_000)] = 64_000_000
+    """Most that the journal of metrics may take beside the run; beyond it, every other progress
+    line is given up, then every other one of the rest, and so on."""
+    register_as: Annotated[str, Field(pattern=r"^[^/:]+$")] | None = None
+    """Registered model that the final student becomes a version of; absent: not registered."""
+    alias: Annotated[str, Field(pattern=r"^[A-Za-z][\w-]*$")] | None = None
+    """Alias, such as champion, that is moved to that version."""

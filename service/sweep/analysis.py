@@ -1,0 +1,169 @@
+"""What is read from a sweep's trials: the best one, the front, importances, counts and values."""
+
+import json
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import optuna
+
+from service.sweep.space import SearchSpace, encoded
+from service.sweep.spec import SweepSpec
+from service.trials.source import TrialState
+
+MIN_FOR_IMPORTANCE = 4
+
+STATE_WORDS: dict[TrialState, str] = {
+    "finished": "finished",
+    "stopped": "stopped early",
+    "running": "running",
+    "waiting": "waiting",
+    "failed": "failed",
+}
+"""The states in words, in the order in which they are shown."""
+
+
+class TrialRecord(NamedTuple):
+    """One trial and its outcome.
+
+    ``params``: values by path, without those that do not apply to this trial. ``score``: the
+    metric at the last epoch reached, None before the first. ``curve``: (epochs done, metric) of
+    each evaluation. ``seconds``: wall time in training. ``error``: why it failed.
+    """
+
+    number: int
+    state: TrialState
+    params: Mapping[str, object]
+    score: float | None
+    curve: tuple[tuple[int, float], ...]
+    seconds: float
+    num_failures: int = 0
+    error: str | None = None
+
+
+def best_of(sweep: SweepSpec, records: Sequence[TrialRecord]) -> TrialRecord | None:
+    """The best finished trial by the sweep's metric; see ``best_record``."""
+    return best_record(records, maximizes=sweep.maximizes, minimize_time=sweep.minimize_time)
+
+
+def best_record(
+    records: Sequence[TrialRecord], *, maximizes: bool, minimize_time: bool = False
+) -> TrialRecord | None:
+    """The finished trial with the best finite score; None where none has finished.
+
+    Of equal ones the quickest, with ``minimize_time``, and then the first.
+    """
+    finished = [r for r in records if r.state == "finished" and finite_score(r) is not None]
+
+    def rank(record: TrialRecord) -> tuple[float, float, int]:
+        seconds = record.seconds if minimize_time else 0.0
+        return _loss(record, maximizes), seconds, record.number
+
+    return min(finished, key=rank, default=None)
+
+
+def best_so_far(records: Sequence[TrialRecord], maximizes: bool) -> TrialRecord | None:
+    """The best finished trial; before any has finished, the one with the best score so far.
+
+    Finished trials come first because scores of stopped ones are of other epochs, and the scheduler
+    stopped them for being worse at the same epoch.
+    """
+    best = best_record(records, maximizes=maximizes)
+    if best is not None:
+        return best
+    ranked = best_first([record for record in records if record.state != "failed"], maximizes)
+    return next((record for record in ranked if finite_score(record) is not None), None)
+
+
+def best_first(records: Sequence[TrialRecord], maximizes: bool) -> list[TrialRecord]:
+    """The trials from the best score to the worst, then those without one, each by number."""
+    return sorted(records, key=lambda record: (_loss(record, maximizes), record.number))
+
+
+def finite_score(record: TrialRecord) -> float | None:
+    """The trial's score, None where it has none or where it is not finite."""
+    return record.score if record.score is not None and math.isfinite(record.score) else None
+
+
+def _loss(record: TrialRecord, maximizes: bool) -> float:
+    """A number that is the smaller the better the trial's score is; infinite without a score."""
+    score = finite_score(record)
+    if score is None:
+        return math.inf
+    return -score if maximizes else score
+
+
+def fastest_front(records: list[TrialRecord], *, maximizes: bool) -> list[TrialRecord]:
+    """Finished trials that no other one beats in both metric and time, quickest first."""
+    finished = [r for r in records if r.state == "finished" and finite_score(r) is not None]
+    front: list[TrialRecord] = []
+    for record in sorted(finished, key=lambda r: (r.seconds, _loss(r, maximizes))):
+        if not front or _loss(record, maximizes) < _loss(front[-1], maximizes):
+            front.append(record)
+    return front
+
+
+def importances(records: list[TrialRecord], space: SearchSpace, epoch: int) -> Mapping[str, float]:
+    """Share of the variance of the metric at an epoch by parameter: Optuna's fANOVA, which is
+    Hutter et al., ICML 2014; of parameters that all trials have. Empty where there is too little.
+    """
+    scored = [
+        (record, dict(record.curve)[epoch]) for record in records if epoch in dict(record.curve)
+    ]
+    if len(scored) < MIN_FOR_IMPORTANCE or len({score for _, score in scored}) < 2:
+        return {}
+    study = optuna.create_study()
+    for record, score in scored:
+        trial = optuna.trial.FixedTrial(encoded(record.params))
+        space.draw(trial)
+        study.add_trial(
+            optuna.trial.create_trial(
+                params=trial.params, distributions=trial.distributions, value=score
+            )
+        )
+    try:
+        found: dict[str, Any] = optuna.importance.get_param_importances(
+            study, evaluator=optuna.importance.FanovaImportanceEvaluator(seed=0)
+        )
+    except (RuntimeError, ValueError):
+        # Where no parameter varied in all trials.
+        return {}
+    return {path: float(share) for path, share in found.items()}
+
+
+def counts_text(records: Sequence[TrialRecord]) -> str:
+    """How many settings were tried and what came of them."""
+    tried = f"{len(records)} setting{'' if len(records) == 1 else 's'} tried"
+    return f"{tried}: {states_text(records)}" if records else tried
+
+
+def states_text(records: Sequence[TrialRecord]) -> str:
+    """How many trials are in which state."""
+    counts = Counter(record.state for record in records)
+    parts = [f"{counts[state]} {words}" for state, words in STATE_WORDS.items() if counts[state]]
+    return ", ".join(parts) or "none begun"
+
+
+def is_accuracy(metric: str) -> bool:
+    """Whether the metric is a share of images, which people read in percent."""
+    return "top" in metric
+
+
+def metric_text(value: float, metric: str) -> str:
+    """A value of the metric, rounded for reading."""
+    return f"{value:.2%}" if is_accuracy(metric) else f"{value:.5g}"
+
+
+def is_number(value: object) -> bool:
+    """Whether a value belongs on a numeric axis; a bool does not."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def value_text(value: object) -> str:
+    """A parameter's value in full: text as it is, everything else as JSON."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    return json.dumps(value, sort_keys=True, ensure_ascii=False)

@@ -1,0 +1,93 @@
+"""Reads sweep specs: every mistake in one error. The base and every point must be valid jobs."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from pydantic import ValidationError
+
+from service.spec.errors import BadInputError, Problem
+from service.spec.loading import LoadedJob, problem_of, read_json, with_absolute_paths
+from service.sweep.rules import check_sweep
+from service.sweep.spec import SweepSpec
+
+UNSUPPORTED_ALGORITHMS = {
+    "bohb": "it needs trials that pause and hand each other checkpoints of Ray Tune, which trials "
+    "of Ray Train do not make; tpe with scheduler asha comes closest",
+}
+UNSUPPORTED_SCHEDULERS = {
+    "pbt": "it changes the settings of running trials and copies weights between them, but a run "
+    "here is its spec from beginning to end; use asha",
+    "hyperband": "it pauses trials through checkpoints of Ray Tune, which trials of Ray Train do "
+    "not make; use asha",
+}
+
+
+class LoadedSweep(NamedTuple):
+    """A valid sweep; ``base`` with what its datasets contain."""
+
+    sweep: SweepSpec
+    base: LoadedJob
+
+
+def load_sweep(path: Path) -> LoadedSweep:
+    """Read and check a sweep spec; relative paths in it start from the current directory.
+
+    Raises:
+        BadInputError: with every problem that the text, the fields, the files they name and the
+            points of the space show.
+    """
+    return _parse(read_json(path), subject=str(path))
+
+
+def parse_sweep(content: Any, subject: str = "sweep") -> SweepSpec:  # noqa: ANN401 - it is JSON
+    """Check a sweep spec given as JSON data and make its paths absolute.
+
+    Raises:
+        BadInputError: with every problem found.
+    """
+    return _parse(content, subject).sweep
+
+
+def _parse(content: Any, subject: str) -> LoadedSweep:  # noqa: ANN401 - it is JSON
+    if not isinstance(content, Mapping):
+        raise BadInputError(subject, [Problem("$", "is not an object", "write {...}")])
+    content = _completed(content, subject)
+    problems = _unsupported_kinds(content)
+    try:
+        sweep = SweepSpec.model_validate(content)
+    except ValidationError as error:
+        unsupported = {problem.where for problem in problems}
+        found = [problem_of(detail) for detail in error.errors()]
+        problems += [problem for problem in found if problem.where not in unsupported]
+        raise BadInputError(subject, problems) from error
+    sweep = sweep.model_copy(update={"base": with_absolute_paths(sweep.base)})
+    base, problems = check_sweep(sweep)
+    if problems or base is None:
+        raise BadInputError(subject, problems)
+    return LoadedSweep(sweep, base)
+
+
+def _completed(content: Mapping[str, Any], subject: str) -> Mapping[str, Any]:
+    """The content with the base itself instead of its file, and a scheduler that fits."""
+    completed = dict(content)
+    if isinstance(base := content.get("base"), str):
+        try:
+            completed["base"] = read_json(Path(base))
+        except BadInputError as error:
+            problems = [Problem("base", f"{base}: {p.wrong}", p.remedy) for p in error.problems]
+            raise BadInputError(subject, problems) from error
+    if content.get("minimize_time") is True:
+        completed.setdefault("scheduler", {"kind": "none"})
+    return completed
+
+
+def _unsupported_kinds(content: Mapping[str, Any]) -> list[Problem]:
+    """Known methods that cannot work here."""
+    reasons = {"algorithm": UNSUPPORTED_ALGORITHMS, "scheduler": UNSUPPORTED_SCHEDULERS}
+    problems = []
+    for section, unsupported in reasons.items():
+        kind = content[section].get("kind") if isinstance(content.get(section), Mapping) else None
+        if isinstance(kind, str) and kind in unsupported:
+            problems.append(Problem(f"{section}.kind", f"is {kind!r}", unsupported[kind]))
+    return problems

@@ -1,0 +1,182 @@
+"""Scales: where a value of a parameter, or of the metric, lies on an axis, and its labels."""
+
+import json
+import math
+import textwrap
+from collections.abc import Collection, Iterable, Sequence
+from typing import Literal, NamedTuple
+
+from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
+
+from service.sweep.analysis import TrialRecord, is_accuracy, is_number
+
+MOST_LABELS = 12
+MOST_LETTERS = 18
+DECADES_WANT_LOG = 50.0
+"""A metric whose greatest value is so many times its least is unreadable on a linear axis."""
+
+
+class Scale(NamedTuple):
+    """How the values of one parameter, or of the metric, lie along an axis.
+
+    A value's place is the number itself or, for anything else, the index of its JSON text in
+    ``categories``. ``low`` and ``high`` are the outermost places.
+    """
+
+    name: str
+    low: float
+    high: float
+    is_log: bool = False
+    is_intact: bool = False
+    in_percent: bool = False
+    categories: tuple[str, ...] = ()
+
+    def place(self, value: object) -> float:
+        """The value's coordinate on this axis."""
+        if self.categories:
+            return float(self.categories.index(_key(value)))
+        assert isinstance(value, int | float)
+        return float(value)
+
+    def share(self, place: float) -> float:
+        """How far along the axis a place lies: 0 at ``low``, 1 at ``high``."""
+        if self.low == self.high:
+            return 0.5
+        if self.is_log:
+            return math.log(place / self.low) / math.log(self.high / self.low)
+        return (place - self.low) / (self.high - self.low)
+
+    def at(self, share: float) -> float:
+        """The place so far along the axis; the inverse of ``share``."""
+        if self.is_log:
+            return self.low * (self.high / self.low) ** share
+        return self.low + (self.high - self.low) * share
+
+    def limits(self, below: float = 0.06, above: float = 0.06) -> tuple[float, float]:
+        """The ends of an axis that leaves these shares of its length free at both sides."""
+        if self.categories:
+            return self.low - 0.6, self.high + 0.6
+        if self.low == self.high:
+            room = abs(self.low) * 0.1 or 1.0
+            return self.low - room, self.high + room
+        return self.at(-below), self.at(1.0 + above)
+
+    def ticks(self) -> list[tuple[float, str]]:
+        """Places to label, and their labels."""
+        if self.categories:
+            step = math.ceil(len(self.categories) / MOST_LABELS)
+            labels = [_shortened(key) for key in self.categories]
+            return [(float(index), label) for index, label in enumerate(labels)][::step]
+        if self.low == self.high:
+            places = [self.low]
+        elif self.is_log:
+            places = _log_ticks(self.low, self.high)
+        else:
+            places = _linear_ticks(self.low, self.high, self.is_intact)
+        factor = 100 if self.in_percent else 1
+        return [(place, f"{place * factor:.6g}") for place in places]
+
+    @property
+    def label(self) -> str:
+        """The name for an axis: a path's last two parts, or the metric and its unit."""
+        name = _unmathed(".".join(self.name.split(".")[-2:]))
+        return f"{name} (%)" if self.in_percent else name
+
+    @property
+    def full_label(self) -> str:
+        """The name, and that the axis is logarithmic where it is."""
+        return f"{self.label} (log scale)" if self.is_log else self.label
+
+    def wrapped_label(self, width: int) -> str:
+        """The full name, on several lines where it has more letters than ``width``."""
+        if len(self.full_label) <= width:
+            return self.full_label
+        name, _, unit = self.full_label.partition(" ")
+        lines = textwrap.wrap(name.replace(".", ". ").replace("_", "_ "), width)
+        wrapped = "\n".join(lines).replace("_ ", "_").replace(". ", ".")
+        return f"{wrapped}\n{unit}" if unit else wrapped
+
+
+def parameter_scales(
+    records: Sequence[TrialRecord], log_params: Collection[str]
+) -> tuple[Scale, ...]:
+    """A scale for every parameter any trial used, in the order they are met."""
+    paths = dict.fromkeys(path for record in records for path in record.params)
+    return tuple(
+        _parameter_scale(
+            path,
+            [record.params[path] for record in records if path in record.params],
+            path in log_params,
+        )
+        for path in paths
+    )
+
+
+def _parameter_scale(path: str, values: Sequence[object], wants_log: bool) -> Scale:
+    numbers = [value for value in values if isinstance(value, int | float) and is_number(value)]
+    if len(numbers) < len(values):
+        categories = tuple(dict.fromkeys(_key(value) for value in sorted(values, key=_order)))
+        return Scale(path, 0.0, len(categories) - 1.0, categories=categories)
+    low, high = float(min(numbers)), float(max(numbers))
+    whole = all(isinstance(number, int) for number in numbers)
+    return Scale(path, low, high, is_log=wants_log and low > 0, is_intact=whole)
+
+
+def metric_scale(values: Iterable[float], metric: str) -> Scale:
+    """A scale for the metric; from 0 to 1 where it has not been measured."""
+    measured = list(values) or [0.0, 1.0]
+    low, high = min(measured), max(measured)
+    percent = is_accuracy(metric)
+    is_log = not percent and low > 0 and high / low > DECADES_WANT_LOG
+    return Scale(metric, low, high, is_log=is_log, in_percent=percent)
+
+
+def lay_axis(axes: Axes, which: Literal["x", "y"], scale: Scale, below: float = 0.06) -> None:
+    """Give one axis of a picture this scale, its ticks and its ends."""
+    kind = "log" if scale.is_log else "linear"
+    axes.set(**{f"{which}scale": kind, f"{which}lim": scale.limits(below)})
+    axis = axes.xaxis if which == "x" else axes.yaxis
+    places, labels = zip(*scale.ticks(), strict=True)
+    axis.set_ticks(places, labels=labels)
+    axis.set_ticks([], minor=True)
+
+
+def _key(value: object) -> str:
+    return json.dumps(value, sort_keys=True)
+
+
+def _order(value: object) -> tuple[bool, float, str]:
+    number = float(value) if isinstance(value, int | float) and is_number(value) else None
+    return number is None, number or 0.0, _key(value)
+
+
+def _shortened(key: str) -> str:
+    """A category's label; the middle is left out, as long values often differ at their ends."""
+    text = key[1:-1] if key.startswith('"') else key
+    if len(text) > MOST_LETTERS:
+        half = (MOST_LETTERS - 2) // 2
+        text = f"{text[:half]}..{text[-half:]}"
+    return _unmathed(text)
+
+
+def _unmathed(text: str) -> str:
+    """The text with its dollar signs escaped, which the figure would take for formulas."""
+    return text.replace("$", r"\$")
+
+
+def _linear_ticks(low: float, high: float, whole: bool = False) -> list[float]:
+    locator = MaxNLocator(nbins=5, steps=[1, 2, 5, 10], integer=whole, min_n_ticks=1)
+    slack = (high - low) * 1e-9
+    inside = [float(t) for t in locator.tick_values(low, high) if low - slack <= t <= high + slack]
+    return inside or [low, high]
+
+
+def _log_ticks(low: float, high: float) -> list[float]:
+    exponents = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    for mantissas in ((1,), (1, 3), (1, 2, 5)):
+        candidates = [mantissa * 10.0**exponent for exponent in exponents for mantissa in mantissas]
+        inside = [tick for tick in candidates if low * 0.999 <= tick <= high * 1.001]
+        if len(inside) >= 3:
+            return inside[:: math.ceil(len(inside) / 6)]
+    return _linear_ticks(low, high)

@@ -1,0 +1,221 @@
+"""How the pictures of a sweep look: a mark for each state of a trial, a shade for each score."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.collections import PathCollection
+from matplotlib.colors import Colormap, ListedColormap, LogNorm, Normalize
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from service.sweep.analysis import STATE_WORDS, TrialRecord, counts_text, finite_score
+from service.sweep.pages.picture_axes import Scale
+from service.trials.source import TrialState
+
+INK = "#333333"
+FAINT = "#999999"
+BEST_FACE = "#fde725"
+BEST_LINE = "#440154"
+MANY_TRIALS = 150
+SPREAD_FROM = 3
+OUTLIERS_FROM = 10
+"""With so many scores, the worst tenth shares one shade, or one bad trial makes the rest alike."""
+
+EXTENDS: dict[tuple[bool, bool], Literal["neither", "min", "max", "both"]] = {
+    (False, False): "neither",
+    (True, False): "min",
+    (False, True): "max",
+    (True, True): "both",
+}
+
+
+class Look(NamedTuple):
+    """The mark of a state."""
+
+    marker: str
+    color: str
+    is_filled: bool
+
+
+LOOKS: dict[TrialState, Look] = {
+    "finished": Look("o", "#31688e", True),
+    "stopped": Look("v", "#35a07a", False),
+    "running": Look("s", "#777777", False),
+    "waiting": Look("D", "#777777", False),
+    "failed": Look("x", "#d55e00", False),
+}
+
+
+class PictureData(NamedTuple):
+    """What every picture is drawn from."""
+
+    records: Sequence[TrialRecord]
+    scales: tuple[Scale, ...]
+    metric: Scale
+    maximizes: bool
+    best: TrialRecord | None
+
+    @property
+    def is_crowded(self) -> bool:
+        """Whether marks and lines must be small and translucent to be told apart."""
+        return len(self.records) > MANY_TRIALS
+
+    def of_state(self, state: TrialState) -> list[TrialRecord]:
+        """The trials in this state."""
+        return [record for record in self.records if record.state == state]
+
+    def scores(self) -> list[float]:
+        """The scores of the trials that have one and did not fail."""
+        return [score for record in self.records if (score := shown_score(record)) is not None]
+
+
+def shown_score(record: TrialRecord) -> float | None:
+    """The score a picture shows; a failed trial's is out of the running."""
+    return None if record.state == "failed" else finite_score(record)
+
+
+def titled_figure(what: str, data: PictureData, width: float, height: float) -> Figure:
+    """An empty figure, in inches, headed by what it shows and the number of settings tried."""
+    figure = Figure(figsize=(width, height), layout="constrained")
+    figure.suptitle(f"{what}\n{counts_text(data.records)}", fontsize=11, color=INK)
+    return figure
+
+
+def plain(axes: Axes) -> None:
+    """Take away the lines of the frame that carry no scale, and set a faint grid."""
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(color="#e6e6e6", linewidth=0.7)
+    axes.set_axisbelow(True)
+    axes.tick_params(labelsize=9, color=FAINT)
+
+
+def mark(
+    axes: Axes,
+    data: PictureData,
+    state: TrialState,
+    points: Sequence[tuple[float, float]],
+    shades: Sequence[tuple[float, ...]] | None = None,
+    on_bottom_edge: bool = False,
+) -> PathCollection:
+    """Draw the marks of the trials in one state, in the state's color or each in its shade.
+
+    On the bottom edge, a point's second number is a share of the height of the picture.
+    """
+    look = LOOKS[state]
+    colors = shades if shades is not None else look.color
+    if look.marker == "x":
+        paint: dict[str, Any] = {"color": colors}
+    else:
+        paint = {"facecolors": colors if look.is_filled else "white", "edgecolors": colors}
+    return axes.scatter(
+        [x for x, _ in points],
+        [y for _, y in points],
+        s=14 if data.is_crowded else 38,
+        marker=look.marker,
+        linewidths=0.8 if data.is_crowded else 1.3,
+        alpha=0.7 if data.is_crowded else 0.9,
+        label=STATE_WORDS[state],
+        transform=axes.get_xaxis_transform() if on_bottom_edge else axes.transData,
+        clip_on=not on_bottom_edge,
+        zorder=3,
+        **paint,
+    )
+
+
+def mark_best(axes: Axes, x: float, y: float) -> None:
+    """Put the star on the best trial."""
+    axes.add_line(_star([x], [y]))
+
+
+def add_legend(figure: Figure, data: PictureData, color: str | None = None) -> None:
+    """Explain the marks there are under the picture.
+
+    ``color``: of all but the failed, where color stands for something else than the state.
+    """
+    handles = [
+        _handle(LOOKS[state], words, None if state == "failed" else color)
+        for state, words in STATE_WORDS.items()
+        if data.of_state(state)
+    ]
+    if data.best is not None:
+        handles.append(_star([], [], f"best (trial {data.best.number})"))
+    figure.legend(handles=handles, loc="outside lower center", ncols=6, frameon=False, fontsize=9)
+
+
+def _handle(look: Look, words: str, color: str | None) -> Line2D:
+    color = color or look.color
+    return Line2D(
+        [],
+        [],
+        linestyle="none",
+        marker=look.marker,
+        markeredgecolor=color,
+        markerfacecolor=color if look.is_filled else "white",
+        label=words,
+    )
+
+
+def _star(x: list[float], y: list[float], label: str = "best") -> Line2D:
+    return Line2D(
+        x,
+        y,
+        linestyle="none",
+        marker="*",
+        markersize=14,
+        markerfacecolor=BEST_FACE,
+        markeredgecolor="black",
+        markeredgewidth=0.9,
+        label=label,
+        zorder=6,
+    )
+
+
+class Shades(NamedTuple):
+    """A color for every score; the better, the darker, so that the best stand out on white."""
+
+    norm: Normalize
+    colors: Colormap
+    scale: Scale
+
+    def of(self, scores: Iterable[float]) -> list[tuple[float, ...]]:
+        """The color of each score."""
+        return [tuple(rgba) for rgba in self.colors(self.norm(np.array(list(scores))))]
+
+    def add_bar(self, figure: Figure, axes: Axes, metric: Scale) -> None:
+        """Explain the colors at the side; a pointed end stands for everything beyond it."""
+        beyond_low, beyond_high = self.scale.low > metric.low, self.scale.high < metric.high
+        extend = EXTENDS[beyond_low, beyond_high]
+        mappable = ScalarMappable(self.norm, self.colors)
+        bar = figure.colorbar(mappable, ax=axes, extend=extend, pad=0.02, aspect=30)
+        places, labels = zip(*self.scale.ticks(), strict=True)
+        bar.set_ticks(places, labels=labels)
+        bar.minorticks_off()
+        bar.ax.tick_params(labelsize=9)
+        bar.set_label(metric.label, fontsize=9)
+
+
+def score_shades(data: PictureData) -> Shades:
+    """The colors of a picture whose color is the metric.
+
+    They are spread over the finished trials' scores, which are to be told apart; what was stopped
+    early is mostly worse than all of these and would leave them the same few shades.
+    """
+    metric = data.metric
+    scores = [score for r in data.of_state("finished") if (score := shown_score(r)) is not None]
+    if len(scores) < SPREAD_FROM:
+        scores = data.scores() or [metric.low, metric.high]
+    low, high = min(scores), max(scores)
+    if len(scores) >= OUTLIERS_FROM:
+        low = float(np.quantile(scores, 0.1)) if data.maximizes else low
+        high = high if data.maximizes else float(np.quantile(scores, 0.9))
+    if low == high:
+        low, high = metric._replace(low=low, high=high).limits()
+    scale = metric._replace(low=low, high=high)
+    norm = LogNorm(low, high) if scale.is_log else Normalize(low, high)
+    # The yellow end of viridis cannot be seen on white.
+    colors = ListedColormap(colormaps["viridis"](np.linspace(0.0, 0.93, 256)))
+    return Shades(norm, colors.reversed() if data.maximizes else colors, scale)

@@ -1,0 +1,221 @@
+"""The search: which settings to try next, which trials to stop, and the outcome of each trial.
+
+Everything is in one Optuna journal in the sweep's folder, from which a search is resumed. What is
+suggested depends only on the seed, the trial's number and the trials before it.
+"""
+
+import time
+import warnings
+from typing import NamedTuple
+
+import numpy as np
+import optuna
+from optuna.pruners import BasePruner, MedianPruner, NopPruner, SuccessiveHalvingPruner
+from optuna.samplers import BaseSampler, CmaEsSampler, RandomSampler, TPESampler
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial
+from optuna.trial import TrialState as OptunaState
+
+from service.sweep.analysis import TrialRecord
+from service.sweep.space import Point, SearchSpace, decoded, encoded, own_point
+from service.sweep.spec import SweepSpec
+from service.trials.source import TrialState
+
+STUDY_NAME = "search.log"
+SECONDS_ATTRIBUTE = "seconds_searched"
+
+
+class Suggestion(NamedTuple):
+    """A trial to start or to resume, and its settings."""
+
+    number: int
+    point: Point
+
+
+class TrialEnd(NamedTuple):
+    """The outcome of a trial: ``seconds`` of training, failures, and the last error."""
+
+    state: TrialState
+    seconds: float
+    num_failures: int = 0
+    error: str | None = None
+
+
+class Search:
+    """Suggests trials and records their outcome; one process at a time."""
+
+    def __init__(self, sweep: SweepSpec):
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        self._sweep, self._space = sweep, SearchSpace(sweep.space)
+        self._grid = self._space.grid() if sweep.algorithm.kind == "grid" else []
+        backend = JournalFileBackend(str(sweep.sweep_path / STUDY_NAME))
+        directions = [
+            StudyDirection.MAXIMIZE if sweep.maximizes else StudyDirection.MINIMIZE,
+            *([StudyDirection.MINIMIZE] if sweep.minimize_time else []),
+        ]
+        self._study = optuna.create_study(
+            study_name=sweep.name,
+            storage=JournalStorage(backend),
+            directions=directions,
+            pruner=_pruner(sweep),
+            load_if_exists=True,
+        )
+        trials = self._study.get_trials(deepcopy=False)
+        self._unfinished = [trial for trial in trials if trial.state == OptunaState.RUNNING]
+        self._curves: dict[int, dict[int, float]] = {}
+        self._trials: dict[int, optuna.Trial] = {}
+        self._seconds_before = float(self._study.user_attrs.get(SECONDS_ATTRIBUTE, 0.0))
+        self._start_s = time.monotonic()
+
+    @property
+    def num_trials(self) -> int:
+        """Number of trials of the whole search."""
+        budget = self._sweep.budget.trials
+        return min(budget, len(self._grid)) if self._grid else budget
+
+    @property
+    def is_over(self) -> bool:
+        """Whether no trial is left to run."""
+        trials = self._study.get_trials(deepcopy=False)
+        has_more = len(trials) < self.num_trials and not self.is_spent
+        return not has_more and all(trial.state.is_finished() for trial in trials)
+
+    @property
+    def seconds(self) -> float:
+        """Time spent searching, over all submissions."""
+        return self._seconds_before + time.monotonic() - self._start_s
+
+    def next(self) -> Suggestion | None:
+        """The next trial: an interrupted one, a new one, or None when there are no more."""
+        if self._unfinished:
+            frozen = self._unfinished.pop(0)
+            self._study.sampler = self._sampler(frozen.number)
+            trial = optuna.Trial(self._study, frozen._trial_id)
+            return self._suggest(trial)
+        number = len(self._study.get_trials(deepcopy=False))
+        waiting = self._study.get_trials(deepcopy=False, states=[OptunaState.WAITING])
+        if number - len(waiting) >= self.num_trials or self.is_spent:
+            return None
+        self._study.sampler = self._sampler(number)
+        if not waiting and (point := self._given_point(number)) is not None:
+            self._study.enqueue_trial(encoded(point))
+        return self._suggest(self._study.ask())
+
+    def _given_point(self, number: int) -> Point | None:
+        """A point that the algorithm does not choose: of the grid, or first the base's own."""
+        if self._grid:
+            return self._grid[number]
+        return own_point(self._sweep.base, self._space) if number == 0 else None
+
+    def _suggest(self, trial: optuna.Trial) -> Suggestion:
+        with warnings.catch_warnings():
+            # CMA-ES samples independently what it cannot model, and warns at each trial.
+            warnings.simplefilter("ignore")
+            point = self._space.draw(trial)
+        self._trials[trial.number] = trial
+        return Suggestion(trial.number, point)
+
+    @property
+    def is_spent(self) -> bool:
+        """Whether the epochs or hours of the budget are spent."""
+        budget = self._sweep.budget
+        if budget.hours is not None and self.seconds >= 3600 * budget.hours:
+            return True
+        return budget.epochs is not None and self.num_epochs >= budget.epochs
+
+    @property
+    def num_epochs(self) -> int:
+        """Epochs trained so far, over all trials."""
+        return sum(record.curve[-1][0] for record in self.records() if record.curve)
+
+    def report(self, number: int, epoch: int, score: float) -> bool:
+        """Record a trial's metric after ``epoch`` epochs; returns whether the trial must stop.
+
+        An epoch that is reported again, after an interruption, changes nothing.
+        """
+        self._curves.setdefault(number, {})[epoch] = score
+        if self._sweep.minimize_time:
+            return self.is_spent
+        trial = self._trials[number]
+        known = self._study.get_trials(deepcopy=False)[number].intermediate_values
+        if epoch not in known:
+            trial.report(score, epoch)
+        return bool(trial.should_prune()) or self.is_spent
+
+    def end(self, number: int, end: TrialEnd) -> None:
+        """Record how a trial ended."""
+        trial = self._trials.pop(number)
+        curve = sorted(self._curves.pop(number, {}).items())
+        for name, value in {**end._asdict(), "curve": curve}.items():
+            trial.set_user_attr(name, value)
+        if end.state == "finished":
+            values = [curve[-1][1], *([end.seconds] if self._sweep.minimize_time else [])]
+            self._study.tell(trial, values)
+        elif end.state == "stopped" and not self._sweep.minimize_time:
+            self._study.tell(trial, state=OptunaState.PRUNED)
+        else:
+            self._study.tell(trial, state=OptunaState.FAIL)
+        self._study.set_user_attr(SECONDS_ATTRIBUTE, self.seconds)
+
+    def stop(self) -> None:
+        """Running trials were stopped, and wait for the next submission."""
+        self._trials.clear()
+
+    def records(self) -> list[TrialRecord]:
+        """All trials so far, by number."""
+        return [self._record(trial) for trial in self._study.get_trials(deepcopy=False)]
+
+    def _record(self, trial: FrozenTrial) -> TrialRecord:
+        attributes = trial.user_attrs
+        state: TrialState = attributes.get("state", "waiting")
+        if "state" not in attributes and trial.number in self._trials:
+            state = "running"
+        known = sorted(self._curves.get(trial.number, trial.intermediate_values).items())
+        curve = tuple((epoch, score) for epoch, score in attributes.get("curve", known))
+        return TrialRecord(
+            trial.number,
+            state,
+            decoded(trial.params),
+            curve[-1][1] if curve else None,
+            curve,
+            attributes.get("seconds", 0.0),
+            attributes.get("num_failures", 0),
+            attributes.get("error"),
+        )
+
+    def _sampler(self, number: int) -> BaseSampler:
+        """The algorithm, seeded for one trial, so that an interruption changes no suggestion."""
+        algorithm = self._sweep.algorithm
+        sequence = np.random.SeedSequence([algorithm.seed, number])
+        seed = int(sequence.generate_state(1)[0])
+        if algorithm.kind == "tpe":
+            return TPESampler(n_startup_trials=algorithm.startup_trials, seed=seed)
+        if algorithm.kind == "cmaes":
+            return CmaEsSampler(
+                n_startup_trials=algorithm.startup_trials,
+                seed=seed,
+                independent_sampler=RandomSampler(seed=seed),
+                warn_independent_sampling=False,
+                consider_pruned_trials=True,
+            )
+        return RandomSampler(seed=seed)
+
+
+def _pruner(sweep: SweepSpec) -> BasePruner:
+    scheduler = sweep.scheduler
+    if scheduler.kind == "asha":
+        return SuccessiveHalvingPruner(sweep.min_epochs, scheduler.reduction_factor)
+    if scheduler.kind == "median":
+        return MedianPruner(scheduler.startup_trials, n_warmup_steps=sweep.min_epochs)
+    return NopPruner()
+
+
+def rungs(sweep: SweepSpec) -> list[int]:
+    """asha: the epochs after which trials are compared."""
+    epoch, found = sweep.min_epochs, []
+    while epoch < sweep.base.schedule.num_epochs:
+        found.append(epoch)
+        epoch *= sweep.scheduler.reduction_factor
+    return found

@@ -1,0 +1,134 @@
+"""This worker among all workers: rank and device, DDP, and what the workers decide together."""
+
+import ctypes
+import datetime
+import warnings
+from typing import NamedTuple, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+Value = TypeVar("Value")
+
+
+class World(NamedTuple):
+    """This worker's place among all workers.
+
+    ``size`` is passed in and never read from the process group: when a peer fails, Ray destroys
+    the group in workers that still train, and these must fail instead of counting as the only one.
+    """
+
+    rank: int
+    size: int
+    device: torch.device
+    num_cpus: int
+
+
+class StepFlags(NamedTuple):
+    """What a worker noticed: a checkpoint is due, or the worker must stop."""
+
+    is_save_due: bool = False
+    must_stop: bool = False
+
+
+class FlagConsensus:
+    """Combines the workers' flags at each step, so that all of them act in the same step.
+
+    A rank that receives SIGTERM, or whose clock says that a checkpoint is due, cannot act alone:
+    the others would wait for it in the next collective operation. The reduction, a few bytes
+    between CPUs, runs while the step computes. Every rank makes the same calls in the same order.
+    """
+
+    def __init__(self, world: World, timeout_s: int):
+        self._group: dist.ProcessGroup | None = None
+        self._work: dist.Work | None = None
+        if world.size > 1:
+            # A group of its own: it must wait neither for gradients nor for a GPU.
+            self._group = cpu_group(timeout_s)
+
+    def start(self, flags: StepFlags) -> None:
+        """Start to combine this worker's flags with those of the others."""
+        self._flags = torch.tensor(flags, dtype=torch.int32)
+        if self._group is not None:
+            self._work = dist.all_reduce(
+                self._flags, dist.ReduceOp.MAX, group=self._group, async_op=True
+            )
+
+    def wait(self) -> StepFlags:
+        """The flags that any worker has set; the same on all ranks."""
+        if self._work is not None:
+            self._work.wait()
+            self._work = None
+        return StepFlags(*map(bool, self._flags.tolist()))
+
+    def reduce(self, flags: StepFlags) -> StepFlags:
+        """Both at once, where there is nothing to overlap with."""
+        self.start(flags)
+        return self.wait()
+
+
+def cpu_group(timeout_s: float) -> dist.ProcessGroup:
+    """A process group of all workers over gloo; every rank must call it."""
+    timeout = datetime.timedelta(seconds=timeout_s)
+    group = dist.new_group(backend="gloo", timeout=timeout)
+    assert isinstance(group, dist.ProcessGroup), "every rank is in the group"
+    return group
+
+
+def gather_from_all(value: Value, world: World, timeout_s: float) -> list[Value]:
+    """Every rank's picklable value, by rank; waits for the slowest, for at most ``timeout_s``."""
+    if world.size == 1:
+        return [value]
+    group = cpu_group(timeout_s)
+    values: list[Value] = [value] * world.size
+    dist.all_gather_object(values, value, group=group)
+    dist.destroy_process_group(group)
+    return values
+
+
+def wrap_ddp(student: nn.Module, world: World) -> nn.Module:
+    """The student in DistributedDataParallel; as it is where there is only one worker.
+
+    Buffers are not synchronized: BatchNorm's statistics are averaged by ``batchnorm``.
+    """
+    if world.size == 1:
+        return student
+    # A 1x1 kernel has the same layout in both memory formats, which DDP takes for a mismatch.
+    warnings.filterwarnings("ignore", message="Grad strides do not match bucket view")
+    return DistributedDataParallel(
+        student,
+        device_ids=[world.device] if world.device.type == "cuda" else None,
+        forward_sync_buffers=False,
+        gradient_as_bucket_view=True,
+    )
+
+
+def prepare_process(device: torch.device) -> None:
+    """Process-wide settings for training on a device, to be made once."""
+    if device.type == "cuda":
+        torch.backends.cudnn.benchmark = True
+    else:
+        keep_freed_memory()
+
+
+# Options of mallopt(3).
+M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4
+KEPT_BYTES = (1 << 31) - 1
+STEP_BYTES = 1 << 26
+
+
+def keep_freed_memory() -> None:
+    """Let the C allocator reuse the pages of freed tensors instead of returning them.
+
+    By default each large tensor is mapped afresh, and clearing its pages costs more than filling
+    them.
+    """
+    mallopt = ctypes.CDLL(None).mallopt
+    for option, value in (
+        (M_MMAP_MAX, 0),
+        (M_TRIM_THRESHOLD, KEPT_BYTES),
+        (M_TOP_PAD, STEP_BYTES),
+    ):
+        mallopt(option, value)

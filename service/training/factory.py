@@ -1,0 +1,84 @@
+"""Builds the objects that a worker trains with from the spec's sections."""
+
+import torch
+from torch import nn
+
+from data_pipeline import decoders
+from data_pipeline.augmentation.samples import (
+    Augmentations,
+    ColorJitterParams,
+    ErasingParams,
+    RandAugmentParams,
+)
+from data_pipeline.loader import Crop
+from service.distillation.task import DistillationTask, FrozenTeacher, PixelNormalizer
+from service.models.build import build_with_weights
+from service.spec.data_sections import Augmentation
+from service.spec.job import JobSpec
+
+
+def build_task(spec: JobSpec, device: torch.device) -> DistillationTask:
+    """Student, teacher and losses on ``device``; convolutions in channels_last.
+
+    Raises:
+        BadInputError: a model or weights that cannot be used.
+    """
+    dataset = spec.dataset
+    student = build_with_weights(
+        "student", spec.student.model, dataset.num_classes, spec.student.weights
+    )
+    teacher = None
+    if spec.teacher is not None:
+        model = build_with_weights(
+            "teacher", spec.teacher.model, dataset.num_classes, spec.teacher.weights
+        )
+        normalization = spec.teacher.normalization or dataset.normalization
+        teacher = FrozenTeacher(_placed(model, device), normalization).to(device)
+    return DistillationTask(
+        _placed(student, device),
+        PixelNormalizer(dataset.normalization).to(device),
+        teacher,
+        spec.effective_method(),
+        label_smoothing=spec.training.label_smoothing,
+        autocast_dtype=torch.bfloat16 if spec.training.precision == "bfloat16" else None,
+    )
+
+
+def _placed(model: nn.Module, device: torch.device) -> nn.Module:
+    return model.to(device).to(memory_format=torch.channels_last)
+
+
+def train_crop(augmentation: Augmentation, size: int) -> Crop:
+    """The crop of training images as the loader wants it; ``size`` in pixels."""
+    kinds = {
+        "random_resized": decoders.RANDOM_RESIZED_CROP,
+        "pad_and_crop": decoders.PAD_AND_CROP,
+    }
+    return Crop(
+        kind=kinds[augmentation.crop],
+        size=size,
+        scale=augmentation.scale,
+        ratio=augmentation.ratio,
+        flip_probability=augmentation.flip_probability,
+        padding=augmentation.padding,
+    )
+
+
+def augmentations(spec: JobSpec) -> Augmentations | None:
+    """What is done to training images after their crop; None if nothing is."""
+    wanted = spec.augmentation
+    if not (wanted.rand_augment or wanted.color_jitter or wanted.erasing):
+        return None
+    red, green, blue = (round(255 * mean) for mean in spec.dataset.normalization.mean)
+    mean_color = (red, green, blue)
+    return Augmentations(
+        rand_augment=RandAugmentParams(**wanted.rand_augment.model_dump())
+        if wanted.rand_augment
+        else None,
+        color_jitter=ColorJitterParams(**wanted.color_jitter.model_dump())
+        if wanted.color_jitter
+        else None,
+        erasing=ErasingParams(**wanted.erasing.model_dump(), color=mean_color)
+        if wanted.erasing
+        else None,
+    )

@@ -1,0 +1,294 @@
+"""The training loop of one worker, from the last checkpoint to the last epoch.
+
+Every rank runs the same loop; the ranks meet in each step, evaluation and checkpoint.
+"""
+
+import contextlib
+from collections.abc import Iterator
+from contextlib import nullcontext
+from typing import NoReturn, Self
+
+import torch
+from torch import Tensor
+
+from data_pipeline.loader import Batch, UndecodableSampleError
+from service.distillation.task import TaskOutput
+from service.run.control import (
+    GracefulStop,
+    RequestWatcher,
+    RunAbortedError,
+    StopNotice,
+    abort_run,
+    write_abort_reason,
+)
+from service.spec.errors import EXIT_FAILED
+from service.spec.job import JobSpec
+from service.training.data import WorkerData, prefetch_to_device
+from service.training.distributed import FlagConsensus, StepFlags, World, wrap_ddp
+from service.training.evaluation import Accuracy, EvaluationStopped, Evaluator, low_accuracy_text
+from service.training.factory import build_task
+from service.training.gradient import GradientComputer
+from service.training.metrics import IntervalMetrics
+from service.training.nonfinite import dump_samples, stop_text
+from service.training.optimizers import (
+    build_ema,
+    build_optimizer,
+    gradient_norm,
+    learning_rate,
+    set_learning_rate,
+)
+from service.training.run_log import RunLog
+from service.training.state import CheckpointError, TrainState
+
+
+def train(spec: JobSpec, world: World, notice: StopNotice = lambda: None) -> None:
+    """Train this worker's share of ``spec`` to the last epoch.
+
+    A run that is aborted, by all ranks together, leaves the reason in its folder and ends without
+    an error.
+
+    Raises:
+        GracefulStop: ``notice``, or a request in the run's folder, asked for it; the state is
+            saved.
+        UndecodableSampleError: on one rank; the reason is written too, since a retry would fail.
+        CheckpointError: the storage fails.
+    """
+    try:
+        with contextlib.suppress(RunAbortedError), Trainer(spec, world, notice) as trainer:
+            trainer.run()
+    except UndecodableSampleError as error:
+        write_abort_reason(spec.run_path, f"{spec.name} failed: {error}", EXIT_FAILED)
+        raise
+
+
+class Trainer:
+    """One rank of a training run; use it as a context manager, which ends its threads."""
+
+    def __init__(self, spec: JobSpec, world: World, notice: StopNotice):
+        self._spec, self._world, self._notice = spec, world, notice
+        torch.set_num_threads(world.num_cpus)
+        # Every rank builds the same weights; DDP only confirms it.
+        torch.manual_seed(spec.seed)
+        self._task = build_task(spec, world.device)
+        self._student = self._task.student
+        self._log = RunLog(spec, world)
+        self._data = WorkerData(spec, world, self._log.note)
+        self._consensus = FlagConsensus(world, spec.resources.collective_timeout_s)
+        self._optimizer = build_optimizer(self._student, spec.optimizer)
+        decay = spec.training.ema_decay
+        self._ema = build_ema(self._student, decay) if decay else None
+        self._metrics = IntervalMetrics(world, spec.effective_method().base_temperature)
+        self._task.student = wrap_ddp(self._student, world)
+        self._state = TrainState(
+            spec, world, self._student, self._ema, self._optimizer, self._metrics, self._log.saver
+        )
+        self._gradient = GradientComputer(
+            spec, world, self._task, self._state.statistics, self._metrics
+        )
+        self._evaluator = Evaluator(self._task, self._data, world, self._must_stop)
+        # After DDP has broadcast rank 0's buffers: each rank has its own in the checkpoint.
+        self.progress = self._state.restore(self._log.note)
+        if self.progress.step == 0 and spec.training.on_nonfinite == "roll_back":
+            self._state.save(self.progress)
+        self._flags = StepFlags()
+        self._last_gradient_norm = torch.zeros(())
+        self._num_steps_per_epoch = self._data.num_steps_per_epoch
+        self._num_steps = spec.schedule.num_epochs * self._num_steps_per_epoch
+        workers = "1 worker" if world.size == 1 else f"{world.size} workers"
+        text = f"training on {workers}, from step {self.progress.step}"
+        self._log.start(self.progress, self._num_steps, text)
+        self._requests = RequestWatcher(spec.run_path) if world.rank == 0 else None
+
+    def run(self) -> None:
+        """Train to the last epoch; see ``train`` for what it raises."""
+        self.check_teacher()
+        while self.progress.epoch < self._spec.schedule.num_epochs:
+            for batch in self.remaining_batches():
+                output = self.step(batch)
+                self.log_if_due(output)
+                self.save_or_stop()
+            self.finish_epoch()
+
+    def remaining_batches(self) -> Iterator[Batch]:
+        """This worker's batches of the current epoch, from the current step on."""
+        progress = self.progress
+        self._student.train()
+        batches = self._data.train_batches(progress.epoch, progress.step_in_epoch)
+        return self._metrics.timed(prefetch_to_device(batches, self._world.device))
+
+    def step(self, batch: Batch) -> TaskOutput:
+        """One optimizer step; returns the last micro-batch's output."""
+        spec, progress = self._spec, self.progress
+        peak = spec.optimizer.learning_rate
+        rate = learning_rate(spec.schedule, peak, progress.step, self._num_steps_per_epoch)
+        set_learning_rate(self._optimizer, rate)
+        self._optimizer.zero_grad(set_to_none=True)
+        before = [t.clone() for t in self._state.statistics.state()], self._metrics.state()
+        self._consensus.start(self._own_flags())
+        share = self._data.step_share(progress.step_in_epoch)
+        output, loss = self._gradient.compute(batch, share, progress)
+        # The gradient is averaged over the workers, so all of them take the same branch.
+        norm = gradient_norm(self._student)
+        if torch.isfinite(norm):
+            self._update_weights(norm)
+        else:
+            self._state.statistics.restore(before[0])
+            self._metrics.restore(before[1])
+            self._skip_nonfinite_step(batch, float(loss), float(norm))
+        self._flags = self._consensus.wait()
+        progress.step += 1
+        progress.step_in_epoch += 1
+        self._last_learning_rate = rate
+        return output
+
+    def _update_weights(self, norm: Tensor) -> None:
+        max_norm = self._spec.training.max_grad_norm
+        if max_norm is not None:
+            torch.nn.utils.clip_grads_with_norm_(self._student.parameters(), max_norm, norm)
+        self._last_gradient_norm = norm
+        self._optimizer.step()
+        if self._ema is not None:
+            self._ema.update_parameters(self._student)
+
+    def log_if_due(self, output: TaskOutput) -> None:
+        """At the end of a logging interval, read the metrics and write them to the journal."""
+        step = self.progress.step
+        is_due = step % self._spec.tracking.log_every_steps == 0 or step == self._num_steps
+        if not is_due or self._metrics.is_empty:
+            return
+        values = self._metrics.read(output) | self._undecodable()
+        values["train/learning_rate"] = self._last_learning_rate
+        values["train/gradient_norm"] = float(self._last_gradient_norm)
+        if self._spec.training.on_nonfinite != "stop":
+            values["train/skipped_steps"] = self.progress.skipped
+        self._log.record("interval", self.progress, values)
+
+    def save_or_stop(self) -> None:
+        """Save a checkpoint where the spec's steps or minutes say so, or for the last time.
+
+        Raises:
+            GracefulStop: the workers must stop; the state is saved.
+        """
+        is_epoch_done = self.progress.step_in_epoch == self._num_steps_per_epoch
+        if self._flags.must_stop:
+            self._save_and_stop(is_evaluated=not is_epoch_done)
+        if self._flags.is_save_due and not is_epoch_done:
+            self._state.save(self.progress)
+
+    def finish_epoch(self) -> None:
+        """Count the epoch; evaluate and save where the spec says so, and after the last epoch.
+
+        Raises:
+            GracefulStop: the workers must stop; the state is saved.
+        """
+        spec, progress = self._spec, self.progress
+        epoch = progress.epoch + 1
+        is_last = epoch == spec.schedule.num_epochs
+        evaluates = is_last or epoch % spec.evaluation.every_epochs == 0
+        saves = is_last or epoch % spec.checkpoints.every_epochs == 0
+        with self._metrics.pause():
+            # Where the spec says and not where clocks say: averaging rounds.
+            if evaluates or saves:
+                self._state.synchronize_statistics()
+            accuracy = self._evaluate_student() if evaluates else None
+            progress.epoch, progress.step_in_epoch = epoch, 0
+            if accuracy is not None:
+                progress.record_evaluation(accuracy.top1, accuracy.top5, epoch)
+                values = accuracy.as_metrics(spec.dataset.evaluated) | self._undecodable()
+                self._log.record("evaluation", progress, values)
+            if saves or self._flags.is_save_due:
+                self._state.save(progress)
+            if is_last:
+                self._state.wait()
+
+    def _evaluate_student(self) -> Accuracy:
+        model = self._ema if self._ema is not None else self._student
+        model.eval()
+        try:
+            return self._evaluator.evaluate(lambda pixels: model(self._task.normalizer(pixels)))
+        except EvaluationStopped:
+            self._state.undo_synchronize()
+            self._save_and_stop(is_evaluated=False)
+
+    def check_teacher(self) -> None:
+        """Evaluate the teacher, once in a run; with held-out images, only against the threshold.
+
+        Raises:
+            RunAbortedError: it is below the spec's threshold.
+            GracefulStop: the workers must stop; the state is saved.
+        """
+        spec, progress, teacher = self._spec, self.progress, self._task.teacher
+        if spec.teacher is None or progress.teacher_top1 is not None or progress.step > 0:
+            return
+        assert teacher is not None
+        try:
+            if spec.teacher.min_top1 is not None:
+                found = self._evaluator.evaluate(teacher, spec.teacher.min_top1_images)
+                if found.top1 < spec.teacher.min_top1:
+                    text = low_accuracy_text(found, spec.teacher.min_top1)
+                    abort_run(spec.run_path, self._world.rank, text)
+            # A trial of a sweep is one of many with this teacher: it is not evaluated in each.
+            if spec.dataset.held_out is None:
+                accuracy = self._evaluator.evaluate(teacher)
+                progress.teacher_top1, progress.teacher_top5 = accuracy.top1, accuracy.top5
+                self._log.record("teacher", progress, accuracy.as_metrics("teacher"))
+        except EvaluationStopped:
+            self._save_and_stop()
+        self._metrics.reset()
+
+    def _own_flags(self) -> StepFlags:
+        """What this worker has noticed by now."""
+        # The step that starts has ended when the flags are acted on.
+        is_save_due = self._state.is_save_due(self.progress.step + 1)
+        return StepFlags(is_save_due, self._stop_reason() is not None)
+
+    def _must_stop(self) -> bool:
+        return self._consensus.reduce(self._own_flags()).must_stop
+
+    def _stop_reason(self) -> str | None:
+        if self._requests is not None and self._requests.request is not None:
+            return f"a {self._requests.request} was requested"
+        return self._notice()
+
+    def _save_and_stop(self, *, is_evaluated: bool = True) -> NoReturn:
+        reason = self._stop_reason() or "another worker must stop"
+        self._state.save(self.progress, is_evaluated=is_evaluated)
+        self._state.wait()
+        # No worker exits before the checkpoint is on the disk.
+        self._consensus.reduce(StepFlags())
+        raise GracefulStop(f"{reason}; everything up to step {self.progress.step} is saved")
+
+    def _skip_nonfinite_step(self, batch: Batch, loss: float, norm: float) -> None:
+        """Dump the samples of a step without an update, and skip it or abort the run.
+
+        Raises:
+            RunAbortedError: the spec says stop, or this has happened too often.
+        """
+        training, progress, rank = self._spec.training, self.progress, self._world.rank
+        dump_samples(self._spec.run_path, rank, progress, batch, loss, norm)
+        may_skip = training.on_nonfinite != "stop"
+        if not may_skip or progress.skipped >= training.max_skipped_steps:
+            abort_run(self._spec.run_path, rank, stop_text(self._spec, progress), EXIT_FAILED)
+        progress.skipped += 1
+        text = f"step {progress.step} skipped: its loss or gradient is not finite on a worker"
+        if training.on_nonfinite == "roll_back":
+            text += f"; rolled back to the weights of step {self._state.roll_back()}"
+        if rank == 0:
+            self._log.note(text)
+
+    def _undecodable(self) -> dict[str, float]:
+        """The number of undecodable images, where the spec allows any; all ranks call it."""
+        if not self._spec.dataset.max_undecodable:
+            return {}
+        return {"system/undecodable": self._data.count_undecodable()}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._data.close()
+        if self._requests is not None:
+            self._requests.close()
+        # The error that ends a run is raised, not what it did to a checkpoint.
+        with contextlib.suppress(CheckpointError) if kind else nullcontext():
+            self._state.wait()

@@ -1,0 +1,89 @@
+"""Tracks many runs at once in MLflow, beneath one parent run.
+
+A server that is away costs the trials nothing: what it misses is sent later, by jobs/sync.py.
+"""
+
+import logging
+from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+from service.publish import try_to_publish
+from service.result import read_result
+from service.run.folder import write_tags
+from service.run.status import State
+from service.spec.job import JobSpec
+from service.tracking.mlflow_run import RUN_STATUSES, TRACKING_ERRORS, MlflowRun
+from service.tracking.tracker import Tracker
+
+logger = logging.getLogger(__name__)
+
+PARENT_TAG = "mlflow.parentRunId"
+# Closing a tracker waits for a server that may be slow; the trials do not.
+NUM_CLOSING_THREADS = 4
+
+
+def find_parent(spec: JobSpec, uri: str) -> MlflowRun | None:
+    """The run of ``spec``, which is to be the parent of others; None if no server answers."""
+    try:
+        return MlflowRun(spec, uri)
+    except TRACKING_ERRORS as error:
+        logger.warning(
+            "MLflow at %s does not answer (%s); %s continues, and what MLflow misses is sent when "
+            "it is back",
+            uri,
+            error,
+            spec.name,
+        )
+        return None
+
+
+class RunTrackers:
+    """A tracker for each running trial; with a ``parent``, its run is above theirs."""
+
+    def __init__(self, uri: str, tags: Mapping[str, str], parent: MlflowRun | None):
+        self._uri, self._tags = uri, dict(tags)
+        if parent is not None:
+            self._tags[PARENT_TAG] = parent.run_id
+        self._trackers: dict[Path, Tracker] = {}
+        self._pool = ThreadPoolExecutor(NUM_CLOSING_THREADS, thread_name_prefix="mlflow")
+        self._closing: list[Future[None]] = []
+
+    def start(self, spec: JobSpec, tags: Mapping[str, str]) -> None:
+        """Track a run whose folder exists."""
+        all_tags = {**self._tags, "spec_hash": spec.content_hash(), **tags}
+        write_tags(spec.run_path, all_tags)
+        self._trackers[spec.run_path] = Tracker(spec, self._uri, all_tags, show=None)
+
+    def end(self, spec: JobSpec, state: State) -> None:
+        """Send the rest of a run that has ended, in the background."""
+        tracker = self._trackers.pop(spec.run_path)
+        self._closing.append(self._pool.submit(_close, spec, tracker, state))
+
+    def close(self) -> None:
+        """Wait until everything was sent or failed; runs that still run have been stopped."""
+        for tracker in self._trackers.values():
+            self._closing.append(self._pool.submit(_close_stopped, tracker))
+        self._trackers.clear()
+        self._pool.shutdown(wait=True)
+        for future in self._closing:
+            future.result()
+
+
+def _close_stopped(tracker: Tracker) -> None:
+    tracker.close("stopped")
+
+
+def _close(spec: JobSpec, tracker: Tracker, state: State) -> None:
+    run = tracker.close(state)
+    if run is None:
+        return
+    result = read_result(spec.run_path)
+    if result is not None and state == "finished":
+        try_to_publish(result, spec, run)
+        return
+    try:
+        run.end(RUN_STATUSES[state])
+    except Exception as error:
+        # Of whatever kind: one run that cannot be sent must not end the others.
+        logger.warning("MLflow did not accept the end of %s: %s", spec.name, error)

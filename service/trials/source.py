@@ -1,0 +1,116 @@
+"""Where trials come from: the interface, and a source with a fixed list of jobs."""
+
+import contextlib
+import shutil
+from collections.abc import Callable, Iterable, Sequence
+from typing import Literal, Protocol
+
+from service.cluster.placement import release_placement
+from service.result import read_result
+from service.run.control import request_stop
+from service.run.folder import has_spec, read_spec, write_spec
+from service.spec.job import JobSpec
+from service.trials.run_trackers import RunTrackers
+
+TrialState = Literal["waiting", "running", "finished", "stopped", "failed"]
+"""stopped: by a scheduler, before its last epoch. waiting: to be started or resumed."""
+
+
+class TrialSource(Protocol):
+    """Provides trials to ``run_trials``, and takes what happens to them."""
+
+    def next(self) -> tuple[int, JobSpec] | None:
+        """Number and spec of the next trial, whose folder exists; None when there are no more."""
+
+    def report(self, number: int, epoch: int, metrics: dict[str, float]) -> bool:
+        """Take the metrics of an evaluation; returns whether the trial must stop there."""
+
+    def failed(self, number: int) -> None:
+        """A trial failed; it is retried from its checkpoint, or ``end`` is called next."""
+
+    def end(self, number: int, state: TrialState, error: str | None) -> None:
+        """A trial has ended for good."""
+
+    def on_tick(self) -> None:
+        """Called several times a second."""
+
+    def stop(self) -> None:
+        """Everything must stop: request that running trials save and exit, to be resumed later."""
+
+
+def request_stop_of_all(specs: Iterable[JobSpec]) -> None:
+    """Request a stop of several runs; where the storage fails, Ray ends them later."""
+    for spec in specs:
+        with contextlib.suppress(OSError):
+            request_stop(spec.run_path)
+
+
+class FixedTrials:
+    """Trains those of a list of jobs that have not finished yet, each to its last epoch.
+
+    ``tag``: MLflow tag of the runs, with the job's name as its value.
+    """
+
+    def __init__(
+        self,
+        specs: Sequence[JobSpec],
+        trackers: RunTrackers,
+        tag: str,
+        show: Callable[[str], None] = print,
+    ):
+        self._specs, self._trackers, self._tag, self._show = list(specs), trackers, tag, show
+        for spec in specs:
+            _remove_other(spec)
+        self._pending = [n for n, s in enumerate(specs) if read_result(s.run_path) is None]
+        self._running: dict[int, JobSpec] = {}
+
+    @property
+    def are_finished(self) -> bool:
+        """Whether all of them have results."""
+        return not self._pending
+
+    def next(self) -> tuple[int, JobSpec] | None:
+        """The next job that has no result."""
+        if not self._pending:
+            return None
+        number = self._pending.pop(0)
+        spec = self._running[number] = self._specs[number]
+        spec.run_path.mkdir(parents=True, exist_ok=True)
+        write_spec(spec)
+        self._trackers.start(spec, {self._tag: spec.name})
+        return number, spec
+
+    def report(
+        self,
+        number: int,  # noqa: ARG002 - part of the interface
+        epoch: int,  # noqa: ARG002
+        metrics: dict[str, float],  # noqa: ARG002
+    ) -> bool:
+        """None of them is stopped."""
+        return False
+
+    def failed(self, number: int) -> None:
+        """Release what the dead job still holds."""
+        # Or what a job before it held, whose workers it was about to reuse.
+        for other, spec in enumerate(self._specs):
+            if other == number or other not in self._running:
+                release_placement(spec.run_path)
+
+    def end(self, number: int, state: TrialState, error: str | None) -> None:
+        """Show how a job ended."""
+        del self._running[number]
+        self._trackers.end(self._specs[number], state)
+        self._show(f"{self._specs[number].name}: {error or state}")
+
+    def on_tick(self) -> None:
+        """Nothing is shown between the ends."""
+
+    def stop(self) -> None:
+        """Request that the running jobs save and exit."""
+        request_stop_of_all(self._running.values())
+
+
+def _remove_other(spec: JobSpec) -> None:
+    """Remove a job's folder if it belongs to another spec of the same name."""
+    if has_spec(spec.run_path) and read_spec(spec.run_path) != spec:
+        shutil.rmtree(spec.run_path)

@@ -1,0 +1,139 @@
+"""One trial: a run of Ray Train that Ray Tune steps from evaluation to evaluation."""
+
+import contextlib
+import threading
+import time
+from typing import Any
+
+from ray import tune
+
+from service.cluster.launch import run_training
+from service.cluster.policies import failure_text
+from service.cluster.reusable_workers import ReusableWorkerGroup
+from service.result import collect_result
+from service.run.control import clear_abort, clear_request, read_abort_reason, request_stop
+from service.run.journal import JOURNAL_NAME, Event, JournalReader, read_events
+from service.spec.job import JobSpec
+
+POLL_S = 0.2
+# Workers that must stop finish their step and save first.
+STOP_TIMEOUT_S = 120.0
+
+
+class TrialFailedError(RuntimeError):
+    """The trial's run failed, and its own failure budget is spent."""
+
+
+class TrialRun:
+    """A run that trains on a thread, and returns its evaluations one by one."""
+
+    def __init__(self, spec: JobSpec):
+        self._spec = spec
+        self._failure: Exception | None = None
+        spec.run_path.mkdir(parents=True, exist_ok=True)
+        clear_request(spec.run_path, "stop")
+        clear_abort(spec.run_path)
+        self._reader = JournalReader(spec.run_path / JOURNAL_NAME, after=-1)
+        self._events: list[Event] = []
+        self._thread = threading.Thread(target=self._train, name="trial", daemon=True)
+        self._thread.start()
+
+    def _train(self) -> None:
+        try:
+            run_training(self._spec, in_process=True)
+        except Exception as error:
+            self._failure = error
+
+    def next_evaluation(self) -> dict[str, Any]:
+        """Wait for the next evaluation: its epoch and metrics, and ``done`` with the last.
+
+        Raises:
+            TrialFailedError: the run ended without it.
+        """
+        while True:
+            has_ended = not self._thread.is_alive()
+            with contextlib.suppress(OSError):
+                self._events += self._reader.read()
+            while self._events:
+                event = self._events.pop(0)
+                if event.kind == "evaluation":
+                    return self._result_of(event)
+            if has_ended:
+                raise TrialFailedError(self._reason())
+            time.sleep(POLL_S)
+
+    def _result_of(self, event: Event) -> dict[str, Any]:
+        is_last = event.epoch == self._spec.schedule.num_epochs
+        if is_last:
+            # The student exists when the run has ended.
+            self._thread.join()
+            if self._failure is not None:
+                raise TrialFailedError(self._reason())
+            collect_result(self._spec.run_path, self._spec.schedule.num_epochs, 0.0)
+        return {"epoch": event.epoch, "done": is_last, **event.values}
+
+    def _reason(self) -> str:
+        reason = read_abort_reason(self._spec.run_path)
+        if reason is not None:
+            return reason.text
+        # Otherwise it failed, or it was requested to stop.
+        return failure_text(self._failure) if self._failure else "it was stopped"
+
+    def close(self) -> None:
+        """Stop the run if it is still running.
+
+        Raises:
+            TrialFailedError: its workers do not stop; they end with this process.
+        """
+        if self._thread.is_alive():
+            request_stop(self._spec.run_path)
+            self._thread.join(STOP_TIMEOUT_S)
+        if self._thread.is_alive():
+            raise TrialFailedError(f"the workers of {self._spec.name} do not stop")
+        clear_request(self._spec.run_path, "stop")
+
+
+class Trial(tune.Trainable):  # type: ignore[misc]
+    """What Ray Tune runs for each trial; ``config["spec"]`` is the trial's spec as JSON text."""
+
+    _run: TrialRun | None = None
+
+    def setup(self, config: dict[str, Any]) -> None:
+        """Accept a trial. Its run starts or resumes with the first step, so that what fails then
+        counts as the trial's failure and is retried.
+        """
+        self._next_spec: JobSpec | None = JobSpec.model_validate_json(config["spec"])
+
+    def step(self) -> dict[str, Any]:
+        """Train up to the next evaluation."""
+        if self._next_spec is not None:
+            if self._run is not None:
+                self._run.close()
+            self._run, self._next_spec = TrialRun(self._next_spec), None
+        assert self._run is not None, "the first step started it"
+        return self._run.next_evaluation()
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        """Accept another trial in this process, which reuses the workers of the one before."""
+        self.setup(new_config)
+        return True
+
+    def cleanup(self) -> None:
+        """Stop the run and release the workers."""
+        try:
+            if self._run is not None:
+                self._run.close()
+        finally:
+            ReusableWorkerGroup.shutdown_idle()
+
+
+def training_seconds(spec: JobSpec) -> float:
+    """Wall time that a run has spent in training and evaluation, over all its attempts."""
+    seconds, start_ms, last_ms = 0.0, None, 0
+    for event in read_events(spec.run_path / JOURNAL_NAME):
+        if event.kind == "start":
+            if start_ms is not None:
+                seconds += (last_ms - start_ms) / 1000
+            start_ms = event.time_ms
+        last_ms = event.time_ms
+    return seconds + ((last_ms - start_ms) / 1000 if start_ms is not None else 0.0)

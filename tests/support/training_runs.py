@@ -1,0 +1,82 @@
+"""Training runs without Ray: one worker in this process, or several in their own."""
+
+import multiprocessing
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from safetensors.torch import load_file
+
+from service.run.journal import JOURNAL_NAME, read_events
+from service.spec.loading import parse_spec
+from service.training.checkpoint import newest_checkpoint, read_metadata
+from service.training.distributed import World
+from service.training.trainer import Worker, train
+
+CPU = torch.device("cpu")
+# What takes workers most of their start; the optimizer and DDP import torch._dynamo.
+PRELOADED = ["torch._dynamo", "service.training.loop"]
+
+
+class InterruptedRunError(Exception):
+    """Stands for a killed worker."""
+
+
+def run_alone(spec, stop_after_reports=None):
+    """Train with one worker in this process; interrupt after so many reports."""
+    spec.run_path.mkdir(parents=True, exist_ok=True)
+    count = 0
+
+    def report(metrics):
+        nonlocal count
+        count += 1
+        if count == stop_after_reports:
+            raise InterruptedRunError
+
+    train(spec, World(0, 1, CPU, 1), report)
+
+
+def run_rank(rank, content, world_size, store):
+    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=world_size)
+    train(parse_spec(content), World(rank, world_size, CPU, 1), lambda metrics: None)
+    dist.destroy_process_group()
+
+
+def run_ranks(function, arguments, world_size):
+    """Call function(rank, *arguments) in processes of their own, forked from one that has torch."""
+    multiprocessing.set_forkserver_preload(PRELOADED)
+    mp.start_processes(function, arguments, nprocs=world_size, start_method="forkserver")
+
+
+def run_together(content, world_size, tmp_path):
+    parse_spec(content).run_path.mkdir(parents=True, exist_ok=True)
+    store = tmp_path / f"store{world_size}"
+    run_ranks(run_rank, (content, world_size, store), world_size)
+
+
+def final(spec):
+    path = newest_checkpoint(spec.run_path)
+    return load_file(path / "student.safetensors"), read_metadata(path)["progress"]
+
+
+def stop_at(steps, monkeypatch_setattr):
+    """Let the worker die before its n-th step, counted over the whole run, for each n in turn."""
+    step, remaining = Worker.step, list(steps)
+
+    def step_or_die(worker, batch):
+        if remaining and worker.progress.step + 1 == remaining[0]:
+            remaining.pop(0)
+            raise InterruptedRunError
+        return step(worker, batch)
+
+    monkeypatch_setattr(Worker, "step", step_or_die)
+
+
+def loss_series(spec):
+    """The points of a run's metrics, in the order of the journal; not when it was started."""
+    events = read_events(spec.run_path / JOURNAL_NAME)
+    return [
+        (e.kind, e.step, e.values.get("loss"), e.values.get("dtkd"))
+        for e in events
+        if e.kind in ("interval", "evaluation", "teacher")
+    ]
