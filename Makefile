@@ -1,4 +1,4 @@
-.PHONY: help setup demo demo-down lint test golden
+.PHONY: help setup demo demo-down lint test test-fast golden bench
 
 PYTHON := .venv/bin/python
 
@@ -14,13 +14,20 @@ demo: setup  ## run the main job on real data: Fashion-MNIST, Ray and MLflow on 
 demo-down:  ## stop what the demo started
 	@if [ -x $(PYTHON) ]; then $(PYTHON) deploy/local/stack.py down; fi
 
-lint: setup  ## check style and types
+lint: setup  ## check style, types and layers
 	@$(PYTHON) -m ruff format --check .
 	@$(PYTHON) -m ruff check .
 	@$(PYTHON) -m mypy
+	@.venv/bin/lint-imports --no-logo
 
-test: lint  ## run style, types and all tests
+test: lint  ## check style, types and layers, and run all tests
 	@$(PYTHON) -m pytest
+
+test-fast: setup  ## run the tests that need no cluster and train nothing, in under 2 minutes
+	@$(PYTHON) -m pytest tests/unit -m "not slow"
 
 golden: setup  ## train small specs with revision BASE and with this tree, and compare bit for bit
 	@$(PYTHON) tests/golden/compare.py $(BASE) $(if $(TOLERANCE),--tolerance $(TOLERANCE))
+
+bench: setup  ## run all benchmarks, and write the results to bench.json
+	@$(PYTHON) tests/benchmarks/run_all.py --out bench.json

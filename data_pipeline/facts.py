@@ -1,37 +1,36 @@
-"""What can be told of a dataset before anything is trained, wherever it lies."""
+"""Facts about a dataset, from its tables or its manifest, before anything is trained."""
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from data_pipeline.beton import open_beton
+from data_pipeline.files import is_remote
 from data_pipeline.manifest import read_manifest
 from data_pipeline.verify import check_quickly, check_tables
 
 
 class DatasetFacts(NamedTuple):
-    """Sizes in pixels: of any side the least and the greatest, of the shorter side the median.
+    """What a dataset contains.
 
-    ``num_per_label``: images of each label that has some, by rising label.
-    ``classes`` are the manifest's, None where there is no manifest to check the file against.
+    Sizes are in pixels: least and greatest of any side, median of the shorter side.
+    ``num_per_label``: images of each label that has any, by ascending label. ``classes`` and
+    ``normalization`` (mean and std per channel, on the scale 0 to 1) are the manifest's, None for a
+    file without one.
     """
 
     fingerprint: str
     num_images: int
     lowest_label: int
     highest_label: int
-    least_side: int
-    greatest_side: int
+    min_side: int
+    max_side: int
     typical_short_side: int
     num_bytes: int
     num_per_label: tuple[int, ...]
     classes: tuple[str, ...] | None
-
-
-def is_remote(location: str) -> bool:
-    """Whether a location is in an object store."""
-    return location.startswith(("s3://", "gs://"))
+    normalization: dict[str, list[float]] | None
 
 
 def dataset_facts(location: str, *, checks_samples: bool = True) -> DatasetFacts:
@@ -66,6 +65,7 @@ def _local_facts(path: Path, checks_samples: bool) -> DatasetFacts:
         path.stat().st_size,
         tuple(np.unique(file.labels, return_counts=True)[1].tolist()),
         tuple(manifest["classes"]) if manifest is not None else None,
+        _normalization(manifest) if manifest is not None else None,
     )
 
 
@@ -88,9 +88,18 @@ def _remote_facts(location: str) -> DatasetFacts:
             manifest["num_bytes"],
             tuple(count for count in manifest["num_per_class"] if count),
             tuple(manifest["classes"]),
+            _normalization(manifest),
         )
     except (KeyError, IndexError, TypeError, ValueError) as error:
         raise StagingError(
             f"{location}.json is no manifest of this version; convert the dataset again and upload "
             "both files"
         ) from error
+
+
+def _normalization(manifest: dict[str, Any]) -> dict[str, list[float]] | None:
+    """Mean and deviation of the pixels; None where they cannot normalize (a constant channel)."""
+    pixels = manifest.get("pixels", {})
+    if not all(deviation > 0 for deviation in pixels.get("std", [0])):
+        return None
+    return {"mean": pixels["mean"], "std": pixels["std"]}

@@ -1,6 +1,8 @@
 """Train the student that a spec describes: python jobs/distill.py SPEC.json [--validate | --plan].
 
-Exit status: 0 done, 1 failed, 2 bad input, 3 stopped before its end.
+A first spec: python jobs/distill.py --new --train T.beton --val V.beton --student MODEL
+[--teacher MODEL --weights SOURCE]. Exit status: 0 done, 1 failed, 2 bad input, 3 stopped before
+its end.
 """
 
 import argparse
@@ -9,36 +11,89 @@ from pathlib import Path
 
 from service.run.folder import check_same_spec
 from service.spec.errors import EXIT_BAD_INPUT, EXIT_DONE, BadInputError
+from service.spec.job import JobSpec
 from service.spec.loading import load_job
+from service.spec.reference import format_fields, json_schema
+from service.spec.template import Choices, format_spec, new_spec
 
 
 def main(arguments: list[str]) -> int:
-    """Run, check or plan a spec and return the exit status."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("spec", type=Path, help="the JSON spec of the run")
-    mode = parser.add_mutually_exclusive_group()
-    mode.add_argument("--validate", action="store_true", help="check the spec and its files only")
-    mode.add_argument("--plan", action="store_true", help="say what the run would do and need")
+    """Run, check or plan a spec, or print one; returns the exit status."""
+    parser = _parser()
     options = parser.parse_args(arguments)
     try:
-        job = load_job(options.spec)
-        spec = job.spec
-        check_same_spec(spec)
-        if options.validate:
-            print(f"{options.spec}: valid, run {spec.name}, hash {spec.content_hash()[:16]}")
-            return EXIT_DONE
-        # What follows needs torch and ray; a spec is judged without waiting for them.
-        if options.plan:
-            from service.plan import format_plan, make_plan
-
-            print(format_plan(make_plan(job)))
-            return EXIT_DONE
-        from service.job import run_job
-
-        return run_job(job)
+        if options.fields or options.schema:
+            print(format_fields(JobSpec) if options.fields else json_schema(JobSpec))
+        elif options.new:
+            print(format_spec(new_spec(_choices(parser, options))))
+        elif options.spec is None:
+            parser.error("give a spec, or --new, --fields or --schema")
+        else:
+            return _run(options)
     except BadInputError as error:
         print(error, file=sys.stderr)
         return EXIT_BAD_INPUT
+    return EXIT_DONE
+
+
+def _run(options: argparse.Namespace) -> int:
+    job = load_job(options.spec)
+    spec = job.spec
+    check_same_spec(spec)
+    if options.validate:
+        print(f"{options.spec}: valid, run {spec.name}, hash {spec.content_hash()[:16]}")
+        return EXIT_DONE
+    # What follows needs torch and ray; a spec is checked without waiting for them.
+    if options.plan:
+        from service.plan import format_plan, make_plan
+
+        print(format_plan(make_plan(job)))
+        return EXIT_DONE
+    from service.job import run_job
+
+    return run_job(job)
+
+
+def _choices(parser: argparse.ArgumentParser, options: argparse.Namespace) -> Choices:
+    required = {f"--{name}": getattr(options, name) for name in ("train", "val", "student")}
+    missing = [name for name, value in required.items() if value is None]
+    if missing:
+        parser.error(f"--new needs {', '.join(missing)}")
+    if (options.teacher is None) != (options.weights is None):
+        parser.error("--teacher and --weights go together; give both or neither")
+    return Choices(
+        options.train,
+        options.val,
+        options.student,
+        options.teacher,
+        options.weights,
+        options.storage,
+        options.name,
+    )
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("spec", nargs="?", type=Path, help="the JSON spec of the run")
+    mode = parser.add_mutually_exclusive_group()
+    mode.add_argument("--validate", action="store_true", help="check the spec and its files only")
+    mode.add_argument("--plan", action="store_true", help="print what the run would do and need")
+    mode.add_argument("--new", action="store_true", help="print a complete spec for your data")
+    mode.add_argument("--fields", action="store_true", help="print every field of a spec")
+    mode.add_argument("--schema", action="store_true", help="print the JSON schema, for editors")
+    new = parser.add_argument_group("for --new")
+    new.add_argument("--train", metavar="T.beton", help="dataset to train on")
+    new.add_argument("--val", metavar="V.beton", help="dataset to evaluate")
+    new.add_argument("--student", metavar="MODEL", help="such as resnet18 or cifar:resnet20")
+    new.add_argument("--teacher", metavar="MODEL", help="such as resnet34; left out: no teacher")
+    new.add_argument(
+        "--weights", metavar="SOURCE", help="the teacher's: a file, torchvision:ENUM or MLflow URI"
+    )
+    new.add_argument("--storage", type=Path, default=Path("runs"), help="folder for runs")
+    new.add_argument("--name", help="name of the run; default: from the models")
+    return parser
 
 
 if __name__ == "__main__":

@@ -128,8 +128,8 @@ def _shares(spec: JobSpec) -> str:
             f"{resources.min_workers} to {resources.max_workers} workers share {count} "
             f"micro-batches of {micro} images per step"
         )
-    least, most = count // resources.max_workers, -(-count // resources.max_workers)
-    each = f"{least}" if least == most else f"{least} or {most}"
+    low, high = count // resources.max_workers, -(-count // resources.max_workers)
+    each = f"{low}" if low == high else f"{low} or {high}"
     return f"{resources.max_workers} workers x {each} micro-batches of {micro} images per step"
 
 
@@ -197,7 +197,7 @@ def _warnings(
     left_over = num_train_images % spec.training.global_batch_size
     if left_over and spec.training.drop_last:
         yield (
-            f"each epoch leaves out {left_over} images, others every time: the training set is no "
+            f"each epoch drops {left_over} images, different ones each time: the training set is not a "
             "multiple of training.global_batch_size"
         )
     method = spec.effective_method()

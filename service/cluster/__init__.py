@@ -1,1 +1,1 @@
-"""What knows Ray Train: launching a run's workers, failures, elasticity, the network."""
+"""Everything about Ray Train: launching a run's workers, failures, elasticity, the network."""

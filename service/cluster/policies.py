@@ -1,7 +1,7 @@
 """Decisions of a run's controller: whether to retry after a failure, and with how many workers.
 
-Ray's own policies do not know that workers may stop on purpose or that a failure may only repeat
-itself, and count a cluster's resources without what other jobs have of them.
+Ray's own policies retry failures that would only repeat, take workers that stop on purpose for
+failed ones, and ignore what other jobs use of a cluster's resources.
 """
 
 import contextlib
@@ -93,7 +93,7 @@ def graceful_stop_reason(error: TrainingFailedError) -> str | None:
     """Why workers stopped on purpose, if they did."""
     failures = error.worker_failures.values() if isinstance(error, WorkerGroupError) else ()
     reasons = [str(failure) for failure in failures if isinstance(failure, GracefulStop)]
-    # Only the worker that had the reason knows it.
+    # Only the worker that had a reason of its own reports it.
     own = [reason for reason in reasons if not reason.startswith("another worker")]
     return next(iter(own or reasons), None)
 
@@ -152,20 +152,20 @@ class ElasticPolicy(ScalingPolicy):  # type: ignore[misc]
     def make_decision_for_non_running_worker_group(self) -> ScalingDecision:
         """Start the most workers at once, or fewer when the number that fits has settled."""
         self._maybe_send_resource_request()
-        least, most = self.scaling_config.min_workers, self.scaling_config.max_workers
+        low, high = self.scaling_config.min_workers, self.scaling_config.max_workers
         free = self._num_fitting_per_node()
-        fitting = min(sum(free.values()) + sum(self._held[node] for node in free), most)
+        fitting = min(sum(free.values()) + sum(self._held[node] for node in free), high)
         now_s = time.monotonic()
         if fitting != self._num_fitting:
             self._num_fitting, self._since_s = fitting, now_s
         waited_s = now_s - self._since_s
-        if fitting == most or (fitting >= least and waited_s >= SETTLE_S):
+        if fitting == high or (fitting >= low and waited_s >= SETTLE_S):
             return self._start(fitting)
         if waited_s >= MAX_WAIT_S:
             # Workers that failed before they were ever polled may hold resources; Ray ends them
             # when it starts the next ones.
-            return self._start(least)
-        # The controller asks again at once.
+            return self._start(low)
+        # The controller calls again at once.
         time.sleep(0.5)
         return NoopDecision()
 

@@ -134,8 +134,8 @@ class FencedError(RuntimeError):
 class FencingToken:
     """The right to write into a run's folder: the process that created a token last has it.
 
-    A worker that was cut off or given up may still be alive beside its successor. It checks its
-    token before it writes, and finds that it was replaced.
+    A worker whose network was down may still be alive after it was replaced. It checks its token
+    before it writes, and finds that there is a newer one.
     """
 
     def __init__(self, run_path: Path):

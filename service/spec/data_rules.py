@@ -117,10 +117,10 @@ def _check_train_images(spec: JobSpec, location: str, facts: DatasetFacts) -> It
         )
     if augmentation is None:
         return
-    size, least, greatest = augmentation.size, facts.least_side, facts.greatest_side
+    size, low, high = augmentation.size, facts.min_side, facts.max_side
     if augmentation.crop == "pad_and_crop":
-        if (least, greatest) != (size, size):
-            span = str(least) if least == greatest else f"{least} to {greatest}"
+        if (low, high) != (size, size):
+            span = str(low) if low == high else f"{low} to {high}"
             yield Problem(
                 "augmentation.size",
                 f"is {size} but {location} has images of {span} pixels",
@@ -141,7 +141,7 @@ def _check_val_images(spec: JobSpec, location: str, facts: DatasetFacts) -> Iter
 def _check_resolution(
     where: str, size: int, facts: DatasetFacts, location: str
 ) -> Iterator[Problem]:
-    """Most images must be at least as large as what is asked of them."""
+    """Most images must be at least as large as the crop."""
     typical = facts.typical_short_side
     if typical < size:
         yield Problem(

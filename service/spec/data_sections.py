@@ -1,4 +1,4 @@
-"""The sections of a spec that are about images: which ones, and what is done to them."""
+"""The sections of a job spec about images: the datasets, and their augmentation."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -32,21 +32,22 @@ class DatasetCache(Section):
     """Copies of datasets on each node's own disk."""
 
     path: Path
-    """Folder on every node's own disk; it is made if it is not there."""
+    """Folder on every node's own disk; it is created if it does not exist."""
     limit_bytes: Annotated[int, Field(ge=1)] | None = None
-    """Greatest size of the folder; what was used least recently goes first. Absent: the disk's."""
+    """Largest size of the folder; the least recently used dataset is evicted first. Absent: the
+    disk's size."""
 
 
 class HeldOut(Section):
     """Images of train that are evaluated in place of val, and not trained on; val is not read.
 
-    For choosing settings: what was chosen by val, val can no longer judge.
+    For choosing settings: val cannot evaluate what was chosen by its own accuracy.
     """
 
     num_images: Count
-    """Images that are set aside, each class with its share of them."""
+    """Number of images that are held out, each class with its share."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
-    """Seed of the draw, apart from the run's own."""
+    """Seed of the selection, apart from the run's own."""
 
 
 class Dataset(Section):
@@ -62,22 +63,22 @@ class Dataset(Section):
     normalization: Normalization = Normalization()
     """Applied to the student's input, and to the teacher's unless it has its own."""
     cache: DatasetCache | None = None
-    """Copy both files to each node's own disk before training. Needed for s3:// and gs://; of use
+    """Copy both files to each node's own disk before training. Required for s3:// and gs://; useful
     for a slow mount."""
     held_out: HeldOut | None = None
     """Absent: all of train is trained on, and val is evaluated."""
     max_undecodable: Annotated[int, Field(ge=0)] = 0
-    """Images of a file that may fail to decode before the job stops. In training another image
-    takes the place, in an evaluation it is left out; the metric undecodable counts them."""
+    """Images of a file that may fail to decode before the job fails. In training another image
+    replaces them, in an evaluation they are left out; the metric system/undecodable counts them."""
 
     @property
     def evaluated(self) -> Literal["val", "held_out"]:
-        """What is evaluated; the metrics' names begin with it."""
+        """What is evaluated; the group of its metrics' names."""
         return "val" if self.held_out is None else "held_out"
 
 
 class SizeStage(Section):
-    """From an epoch on, another size."""
+    """Another image size from an epoch on."""
 
     from_epoch: Count
     """Epoch, counted from 0, from which on the size holds."""
@@ -86,7 +87,7 @@ class SizeStage(Section):
 
 
 class RandAugment(Section):
-    """Randomly chosen operations, Cubuk et al., arXiv 1909.13719."""
+    """RandAugment: random operations, Cubuk et al., arXiv 1909.13719."""
 
     num_ops: Annotated[int, Field(ge=1, le=10)] = 2
     """Operations applied to each image."""
@@ -95,7 +96,7 @@ class RandAugment(Section):
 
 
 class ColorJitter(Section):
-    """Random changes of color; a factor is uniform in 1 +- strength, the hue in +- strength."""
+    """Color jitter: factors are uniform in 1 +- strength, the shift of the hue in +- strength."""
 
     brightness: Annotated[float, Field(ge=0, le=10)] = 0.4
     """Strength of the change of brightness."""
@@ -104,36 +105,36 @@ class ColorJitter(Section):
     saturation: Annotated[float, Field(ge=0, le=10)] = 0.4
     """Strength of the change of saturation."""
     hue: Annotated[float, Field(ge=0, le=0.5)] = 0.0
-    """Greatest turn of the hue, as a share of the circle."""
+    """Largest shift of the hue, as a share of the color circle."""
 
 
 class Erasing(Section):
-    """A random box is painted over, Zhong et al., arXiv 1708.04896."""
+    """Random erasing of a box, Zhong et al., arXiv 1708.04896."""
 
     probability: Fraction = 0.25
-    """Chance that an image loses a box."""
+    """Probability that a box of an image is erased."""
     scale: tuple[Share, Share] = (0.02, 0.33)
-    """Least and greatest share of the image's area."""
+    """Minimum and maximum share of the image's area."""
     ratio: tuple[Positive, Positive] = (0.3, 3.3)
-    """Least and greatest height / width of the box."""
+    """Minimum and maximum height / width of the box."""
     fill: Literal["mean", "noise"] = "mean"
     """mean: the dataset's mean color, which normalization turns into 0. noise: random pixels."""
 
 
 class Mixing(Section):
-    """Pairs of images are mixed, labels too; the student and the teacher see the mixture."""
+    """Mixup and CutMix of pairs of images and their labels, for student and teacher alike."""
 
     mixup_alpha: NonNegative = 0.0
-    """Parameter of the Beta distribution of mixup's shares, arXiv 1710.09412; 0: no mixup."""
+    """Alpha of the Beta distribution of mixup's shares, arXiv 1710.09412; 0: no mixup."""
     cutmix_alpha: NonNegative = 0.0
-    """Parameter of the Beta distribution of CutMix's areas, arXiv 1905.04899; 0: no CutMix. With
-    both, each has half of the pairs."""
+    """Alpha of the Beta distribution of CutMix's areas, arXiv 1905.04899; 0: no CutMix. With both,
+    each is applied to half of the pairs."""
     probability: Fraction = 1.0
-    """Chance that a pair is mixed."""
+    """Probability that a pair is mixed."""
 
 
 class Augmentation(Section):
-    """How a training image is cut and changed before the student and the teacher both see it."""
+    """How training images are cropped and augmented; student and teacher get the same pixels."""
 
     crop: Literal["random_resized", "pad_and_crop"] = "random_resized"
     """random_resized: a box of random area and shape, resized to size (ImageNet's recipe).
@@ -142,15 +143,15 @@ class Augmentation(Section):
     size: ImageSize = 224
     """Side of the training image, in pixels."""
     size_stages: tuple[SizeStage, ...] = ()
-    """Progressive resolution: later epochs with other sizes, in rising order of from_epoch."""
+    """Progressive resolution: later epochs with other sizes, in ascending order of from_epoch."""
     scale: tuple[Share, Share] = (0.08, 1.0)
-    """random_resized: least and greatest share of the image's area that a box covers."""
+    """random_resized: minimum and maximum share of the image's area that a crop covers."""
     ratio: tuple[Positive, Positive] = (3 / 4, 4 / 3)
-    """random_resized: least and greatest width / height of a box."""
+    """random_resized: minimum and maximum width / height of a crop."""
     padding: Annotated[int, Field(ge=0, le=64)] = 4
     """pad_and_crop: pixels added on each side."""
     flip_probability: Fraction = 0.5
-    """Chance that an image is mirrored left to right."""
+    """Probability that an image is flipped horizontally."""
     rand_augment: RandAugment | None = None
     """Absent: none. These three are applied after the crop, in this order."""
     color_jitter: ColorJitter | None = None
@@ -167,5 +168,5 @@ class Augmentation(Section):
 
     @property
     def largest_size(self) -> int:
-        """Greatest side of the training images in any epoch, in pixels."""
+        """Largest side of the training images in any epoch, in pixels."""
         return max([self.size, *(stage.size for stage in self.size_stages)])

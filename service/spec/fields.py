@@ -1,4 +1,4 @@
-"""What the sections of a spec are made of: their base and the kinds of numbers they hold."""
+"""The base class of a spec's sections, and the types of their numbers."""
 
 from typing import Annotated
 
@@ -18,7 +18,7 @@ Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
 class Section(BaseModel):
-    """Immutable; refuses fields it does not know and numbers that are not finite."""
+    """Base of all sections: immutable, without unknown fields and numbers that are not finite."""
 
     model_config = ConfigDict(
         frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True

@@ -119,7 +119,7 @@ def check_batches(spec: JobSpec) -> Iterator[Problem]:
         yield Problem(
             "resources.num_workers",
             f"is [{resources.min_workers}, {workers}]",
-            "give the lesser number first",
+            "give the smaller number first",
         )
     elif micro is None and resources.is_elastic:
         yield Problem(
@@ -154,7 +154,11 @@ def check_schedule(spec: JobSpec) -> Iterator[Problem]:
     if schedule.kind == "multistep":
         milestones = list(schedule.milestones)
         if milestones != sorted(set(milestones)):
-            yield Problem("schedule.milestones", f"are {milestones}", "give them rising, each once")
+            yield Problem(
+                "schedule.milestones",
+                f"are {milestones}",
+                "give them in ascending order, each once",
+            )
         elif milestones and milestones[-1] >= schedule.num_epochs:
             yield Problem(
                 "schedule.milestones",
@@ -185,7 +189,7 @@ def check_augmentation(spec: JobSpec) -> Iterator[Problem]:
         ranges["erasing.ratio"] = augmentation.erasing.ratio
     for name, (low, high) in ranges.items():
         if low > high:
-            yield Problem(f"augmentation.{name}", f"is ({low}, {high})", "give the lesser first")
+            yield Problem(f"augmentation.{name}", f"is ({low}, {high})", "give the smaller first")
     yield from _check_size_stages(spec)
     mixing = augmentation.mixing
     if mixing and mixing.mixup_alpha == mixing.cutmix_alpha == 0:
@@ -207,14 +211,16 @@ def _check_size_stages(spec: JobSpec) -> Iterator[Problem]:
     epochs = [stage.from_epoch for stage in stages]
     if epochs != sorted(set(epochs)):
         yield Problem(
-            "augmentation.size_stages", f"begin at epochs {epochs}", "give them rising, each once"
+            "augmentation.size_stages",
+            f"start at epochs {epochs}",
+            "give them in ascending order, each once",
         )
     schedule = getattr(spec, "schedule", None)
     if epochs and schedule and epochs[-1] >= schedule.num_epochs:
         yield Problem(
             "augmentation.size_stages",
-            f"begin at epoch {epochs[-1]}, after the last of {schedule.num_epochs}",
-            "let every stage begin before the training ends",
+            f"start at epoch {epochs[-1]}, after the last of {schedule.num_epochs}",
+            "start every stage before the training ends",
         )
 
 
@@ -231,7 +237,7 @@ def check_mixing(spec: JobSpec) -> Iterator[Problem]:
 
 
 def check_batches_fails(spec: JobSpec) -> bool:
-    """Whether the batch sizes do not fit each other, so that no more can be said of them."""
+    """Whether the batch sizes do not fit each other, so that other rules cannot be checked."""
     return any(True for _ in check_batches(spec))
 
 

@@ -1,4 +1,4 @@
-"""The sections of a job spec. Each field says what it means and in which unit.
+"""The sections of a job spec; below each field, its meaning and its unit.
 
 Defaults are ImageNet's usual recipe: 100 epochs, global batch 512, SGD at 0.2 divided by ten after
 epochs 30, 60 and 90, 224-pixel random resized crops, evaluation at 256 / 224.
@@ -20,10 +20,10 @@ class Weights(Section):
     """A .safetensors file, a .pth or .pt state dict (read with weights_only), an MLflow model URI
     (models:/name@alias, runs:/id/path), or torchvision:ENUM such as torchvision:IMAGENET1K_V1."""
     sha256: Sha256 | None = None
-    """If given, the file must have this SHA-256 digest (64 hexadecimal digits)."""
+    """Required SHA-256 digest of the file, 64 hexadecimal digits; absent: not checked."""
     match: Literal["names", "order"] = "names"
     """names: keys must be equal. order: the n-th tensor of the file fills the n-th of the model,
-    whatever its key, every shape checked (for state dicts of another code base)."""
+    whatever its key, with every shape checked (for state dicts of another code base)."""
 
 
 MLFLOW_SCHEMES = ("models:/", "runs:/", "mlflow-artifacts:/")
@@ -56,11 +56,12 @@ class Teacher(Section):
     weights: Weights
     """The teacher's trained weights."""
     num_classes: Annotated[int, Field(ge=2)] | None = None
-    """Classes the teacher knows; must be those of the dataset, which is also the default."""
+    """Classes of the teacher; must be those of the dataset, which is also the default."""
     normalization: Normalization | None = None
-    """The normalization the teacher was trained with; the dataset's if absent."""
+    """The normalization that the teacher was trained with; absent: the dataset's."""
     min_top1: Fraction | None = None
-    """Least top-1 accuracy (0 to 1) of the teacher on a slice of val; below it the job stops."""
+    """Minimum top-1 accuracy (0 to 1) of the teacher on some val images; below it the job is
+    aborted."""
     min_top1_images: Count = 2048
     """Number of val images that min_top1 is measured on."""
 
@@ -75,14 +76,14 @@ class Method(Section):
     gamma: NonNegative = 1.0
     """Weight of the cross-entropy with the labels."""
     base_temperature: Annotated[float, Field(gt=0, le=1000)] = 4.0
-    """tau: the two temperatures of a sample sum to 2 tau. KD uses tau itself."""
+    """tau: the two temperatures of a sample sum to 2 tau. The KD loss uses tau itself."""
     sharpness: Literal["max", "norm", "logsumexp"] = "max"
-    """What is matched: the greatest logit (the authors' code), the greatest absolute logit (their
-    paper), or the logsumexp itself, solved exactly."""
+    """What is matched. max: the largest logit (the authors' code). norm: the largest absolute logit
+    (their paper). logsumexp: the logsumexp itself, solved exactly."""
     detach: bool = False
-    """Treat the temperatures as constants; the authors' code does not."""
+    """Whether the temperatures are constants in the gradient; in the authors' code they are not."""
     floor: Annotated[float, Field(gt=0, lt=0.5)] = 0.05
-    """Least share of 2 tau that either temperature may take; beyond it a sample is guarded."""
+    """Minimum share of 2 tau for either temperature; samples beyond it are clamped."""
     warmup_epochs: NonNegative = 20.0
     """Epochs over which the distillation losses rise linearly to their full weight."""
 
@@ -91,6 +92,7 @@ class Sgd(Section):
     """Stochastic gradient descent with momentum."""
 
     kind: Literal["sgd"] = "sgd"
+    """sgd."""
     learning_rate: Positive = 0.2
     """Peak learning rate, for the global batch as it is; nothing rescales it."""
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
@@ -107,6 +109,7 @@ class AdamW(Section):
     """Adam with decoupled weight decay."""
 
     kind: Literal["adamw"]
+    """adamw."""
     learning_rate: Positive = 1e-3
     """Peak learning rate, for the global batch as it is; nothing rescales it."""
     betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (
@@ -121,7 +124,7 @@ class AdamW(Section):
 
 
 class Schedule(Section):
-    """Length of the training and the course of the learning rate."""
+    """Length of the training, and the learning-rate schedule."""
 
     num_epochs: Count = 100
     """Passes over the training set."""
@@ -138,13 +141,13 @@ class Schedule(Section):
 
 
 class Training(Section):
-    """Batches, precision and what regularizes a step."""
+    """Batch sizes, precision, and regularization of a step."""
 
     global_batch_size: Count = 512
     """Images per optimizer step over all workers."""
     micro_batch_size: Count | None = None
-    """Images per forward pass: the unit BatchNorm sees. Absent: global batch / workers. Set it, and
-    the arithmetic of a step does not depend on the number of workers."""
+    """Images per forward pass, over which BatchNorm computes its statistics. Absent: global batch /
+    workers. If it is set, the arithmetic of a step does not depend on the number of workers."""
     drop_last: bool = True
     """Whether the images that fill no global batch at the end of an epoch are dropped; they are
     different ones in each epoch. false: they make a smaller step, in which each image counts the
@@ -154,21 +157,21 @@ class Training(Section):
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Label smoothing of the cross-entropy."""
     max_grad_norm: Positive | None = None
-    """Gradients are scaled down to this global L2 norm; absent: they are left alone."""
+    """Gradients are clipped to this global L2 norm; absent: they are not clipped."""
     on_nonfinite: Literal["stop", "skip", "roll_back"] = "stop"
-    """What a gradient that is not finite does. No update is made of it in any case, and the samples
-    are written down beside the run. stop: the run ends. skip: it goes on with the next step.
-    roll_back: it goes on with the next step, but from the weights of its last checkpoint, so that
-    what the steps in between learned is given up with it."""
+    """What happens when a loss or gradient is not finite. In any case it makes no update, and the
+    step's samples are written to the run's folder. stop: the run is aborted. skip: training
+    continues with the next step. roll_back: it continues with the next step, from the weights of
+    the last checkpoint."""
     max_skipped_steps: Annotated[int, Field(ge=1)] = 10
-    """skip, roll_back: how often that may happen in the whole run; once more ends it."""
+    """skip, roll_back: how often that may happen in a run before it is aborted."""
     ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = None
-    """Decay per step of an exponential moving average of the weights. If given, the averaged
-    student is the one that is evaluated and exported."""
+    """Decay per step of an exponential moving average (EMA) of the weights. If it is set, the EMA
+    is evaluated and exported."""
 
 
 def _workers_kind(value: object) -> str:
-    """A range is a pair, anything else is meant as a number."""
+    """A range is a pair; anything else is taken as a number."""
     return "range" if isinstance(value, list | tuple) else "number"
 
 
@@ -179,34 +182,34 @@ Workers = Annotated[
 
 
 class Resources(Section):
-    """What the job takes from the Ray cluster, and how long it waits for a part of it."""
+    """Resources of the Ray cluster, failures and timeouts."""
 
     num_workers: Workers = 1
-    """Training processes, each with its share of every global batch. A pair [least, most]: as many
-    as the cluster has room for at the time, without a difference to the result."""
+    """Training processes, each with its share of every global batch. A pair [min, max]: as many as
+    fit on the cluster at the time; the result is the same."""
     cpus_per_worker: Count = 4
-    """CPU cores reserved for each worker; its decoding threads and torch's share them."""
+    """CPU cores reserved for each worker, shared by its decoding threads and torch's."""
     gpu: bool = False
-    """One GPU per worker, NCCL between them; otherwise CPUs and gloo."""
+    """Whether each worker has a GPU, with NCCL between workers; otherwise CPUs and gloo."""
     max_failures: Annotated[int, Field(ge=0)] = 3
-    """Failures of a worker or its node after which the run goes on from its last checkpoint. Nodes
-    that are drained and workers that are told to end do not count."""
+    """Failures of a worker or its node that are retried from the last checkpoint. Drained nodes and
+    workers that receive SIGTERM do not count."""
     collective_timeout_s: Count = 300
-    """Seconds after which a collective operation with a silent peer is an error."""
+    """Seconds after which a collective operation that waits for a peer is an error."""
     heartbeat_timeout_s: Count = 60
-    """Seconds without an answer after which a worker is given up: its process hangs, or its node
-    has gone or is cut off."""
+    """Seconds without an answer after which a worker is taken for dead: its process hangs, its node
+    died, or its network is down."""
     resize_interval_s: Count = 60
-    """A range of workers: seconds between two looks for room for more of them."""
+    """A range of workers: seconds between two checks whether more of them fit."""
 
     @property
     def min_workers(self) -> int:
-        """Fewest workers that the run goes on with."""
+        """Minimum number of workers."""
         return self.num_workers if isinstance(self.num_workers, int) else self.num_workers[0]
 
     @property
     def max_workers(self) -> int:
-        """Most workers that the run takes."""
+        """Maximum number of workers."""
         return self.num_workers if isinstance(self.num_workers, int) else self.num_workers[1]
 
     @property
@@ -216,35 +219,35 @@ class Resources(Section):
 
 
 class Checkpoints(Section):
-    """Where the run's state is kept."""
+    """Where and when the run's state is saved."""
 
     storage_path: Path
     """Folder that every node sees; the run lives in storage_path/name."""
     every_epochs: Count = 1
-    """Epochs between two checkpoints; the last epoch is always kept."""
+    """Epochs between two checkpoints; the last epoch is always saved."""
     every_steps: Count | None = None
     """Optimizer steps between two checkpoints within epochs; null: none."""
     every_minutes: Positive | None = 10.0
-    """Minutes after a checkpoint when the next one is due within an epoch; null: none."""
+    """Minutes after a checkpoint until the next one is due within an epoch; null: none."""
     num_to_keep: Count = 2
-    """Newest checkpoints kept."""
+    """Number of newest checkpoints that are kept."""
 
 
 class Evaluation(Section):
-    """How val is measured: every image once, whatever the number of workers."""
+    """How val is evaluated: every image once, whatever the number of workers."""
 
     resize_size: Annotated[int, Field(ge=8, le=2048)] = 256
     """Length the shorter side is resized to, in pixels."""
     crop_size: Annotated[int, Field(ge=8, le=2048)] = 224
     """Side of the center crop that is classified, in pixels."""
     batch_size: Count = 256
-    """Images per forward pass and worker; it changes speed and memory, no figure."""
+    """Images per forward pass and worker; it changes speed and memory, not the accuracy."""
     every_epochs: Count = 1
     """Epochs between two evaluations; the last epoch is always evaluated."""
 
 
 class Tracking(Section):
-    """What MLflow is told."""
+    """What is logged to MLflow, and how the student is registered."""
 
     uri: str | None = None
     """MLflow server (http://host:port) or store; MLFLOW_TRACKING_URI overrides it. Absent: SQLite
@@ -254,8 +257,8 @@ class Tracking(Section):
     log_every_steps: Count = 50
     """Optimizer steps between two progress lines and metric points."""
     journal_limit_bytes: Annotated[int, Field(ge=10_000)] = 64_000_000
-    """Most that the journal of metrics may take beside the run; beyond it, every other progress
-    line is given up, then every other one of the rest, and so on."""
+    """Largest size of the journal of metrics in the run's folder; beyond it, every other progress
+    line is dropped, then every other one of the rest, and so on."""
     register_as: Annotated[str, Field(pattern=r"^[^/:]+$")] | None = None
     """Registered model that the final student becomes a version of; absent: not registered."""
     alias: Annotated[str, Field(pattern=r"^[A-Za-z][\w-]*$")] | None = None

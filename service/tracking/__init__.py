@@ -1,1 +1,1 @@
-"""What knows MLflow: a run's metrics and status, and the student as a model."""
+"""Everything about MLflow: a run's metrics and status, and the student as a model."""

@@ -65,7 +65,7 @@ class RunningStatistics:
 
 
 class _StepAverage:
-    """Averages what the forward passes of one step leave in the buffers."""
+    """Averages the statistics that the forward passes of one step write."""
 
     def __init__(
         self,

@@ -71,7 +71,7 @@ def save_checkpoint(
         if is_intact(path):
             return
         shutil.rmtree(path)
-    # A random name: a worker that was given up may still be writing one of its own.
+    # A random name: a worker that was replaced may still be writing its own.
     partial_path = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.partial")
     try:
         partial_path.mkdir(parents=True)

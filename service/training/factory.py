@@ -49,7 +49,7 @@ def _placed(model: nn.Module, device: torch.device) -> nn.Module:
 
 
 def train_crop(augmentation: Augmentation, size: int) -> Crop:
-    """The crop of training images as the loader wants it; ``size`` in pixels."""
+    """The loader's crop of training images; ``size`` in pixels."""
     kinds = {
         "random_resized": decoders.RANDOM_RESIZED_CROP,
         "pad_and_crop": decoders.PAD_AND_CROP,

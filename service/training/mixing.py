@@ -42,8 +42,8 @@ def draw_pairs(
     is_cut = is_mixed & (choice < _cutmix_chance(mixing))
     shares = np.where(is_cut, _beta(mixing.cutmix_alpha, beta), _beta(mixing.mixup_alpha, beta))
     shares[~is_mixed] = 1.0
-    # The box has the area that is given away, the image's shape, and its center anywhere; what lies
-    # outside the image is cut off, and the share follows.
+    # The box has the area of the partner's share and the image's shape, centered anywhere; it is
+    # clipped to the image, and the share corrected.
     half = 0.5 * np.sqrt(1.0 - shares)
     corners = np.stack([row - half, column - half, row + half, column + half], axis=1)
     boxes = np.rint(size * corners.clip(0.0, 1.0)).astype(np.int64)

@@ -1,6 +1,6 @@
 """The training loop of one worker, from the last checkpoint to the last epoch.
 
-Every rank runs the same loop; the ranks meet in each step, evaluation and checkpoint.
+Every rank runs the same loop; all synchronize in each step, evaluation and checkpoint.
 """
 
 import contextlib
@@ -48,8 +48,8 @@ def train(spec: JobSpec, world: World, notice: StopNotice = lambda: None) -> Non
     an error.
 
     Raises:
-        GracefulStop: ``notice``, or a request in the run's folder, asked for it; the state is
-            saved.
+        GracefulStop: ``notice`` returned a reason, or a request is in the run's folder; the state
+            is saved.
         UndecodableSampleError: on one rank; the reason is written too, since a retry would fail.
         CheckpointError: the storage fails.
     """

@@ -1,0 +1,1 @@
+"""Entry points; each is run as a script."""

@@ -1,0 +1,80 @@
+"""The reference of spec fields, printed for people as a table and for editors as a JSON schema."""
+
+import json
+import textwrap
+from collections.abc import Iterator
+from typing import Annotated, Any, NamedTuple, get_args, get_origin
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticUndefined
+
+WIDTH = 100
+INDENT = " " * 4
+
+
+class FieldEntry(NamedTuple):
+    """One field: its dotted path, its default as JSON, and what it means."""
+
+    path: str
+    default: str
+    description: str
+
+
+def format_fields(model: type[BaseModel]) -> str:
+    """Every field of a spec with its default and its meaning, one paragraph each."""
+    paragraphs = []
+    for entry in fields_of(model):
+        lines = textwrap.wrap(entry.description, WIDTH - len(INDENT))
+        head = f"{entry.path}  [{entry.default}]"
+        paragraphs.append("\n".join([head, *(INDENT + line for line in lines)]))
+    return "\n".join(paragraphs)
+
+
+def json_schema(model: type[BaseModel]) -> str:
+    """The JSON schema of a spec, with descriptions and defaults."""
+    return json.dumps(model.model_json_schema(), indent=1)
+
+
+def fields_of(model: type[BaseModel], prefix: str = "") -> Iterator[FieldEntry]:
+    """The fields of a section and of the sections within it, in order."""
+    for name, field in model.model_fields.items():
+        path = f"{prefix}{name}"
+        sections = list(_sections(field.annotation))
+        description = field.description or _first_line(sections)
+        yield FieldEntry(path, _default(field, bool(sections)), " ".join(description.split()))
+        for section in sections:
+            kind = section.model_fields.get("kind")
+            marker = f"[{get_args(kind.annotation)[0]}]" if len(sections) > 1 and kind else ""
+            yield from fields_of(section, f"{path}{marker}.")
+
+
+def _sections(annotation: Any) -> Iterator[type[BaseModel]]:  # noqa: ANN401 - any annotation
+    """The sections that a field may hold; none for a plain value, a list or a mapping."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    elif get_origin(annotation) is Annotated:
+        yield from _sections(get_args(annotation)[0])
+    elif get_origin(annotation) not in (tuple, dict):
+        for argument in get_args(annotation):
+            yield from _sections(argument)
+
+
+def _first_line(sections: list[type[BaseModel]]) -> str:
+    return next(((section.__doc__ or "").split("\n")[0] for section in sections), "")
+
+
+def _default(field: FieldInfo, is_section: bool) -> str:
+    if field.default is PydanticUndefined:
+        return "required"
+    if field.default is None:
+        return "absent"
+    return "defaults below" if is_section else _as_json(field.default)
+
+
+def _as_json(value: Any) -> str:  # noqa: ANN401 - any default
+    if isinstance(value, dict):
+        return json.dumps(
+            {key: inner.model_dump(exclude_none=True) for key, inner in value.items()}
+        )
+    return json.dumps(value)

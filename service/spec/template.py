@@ -1,0 +1,133 @@
+"""Writes a first spec for a user's own data: valid, complete, with the recipe's defaults."""
+
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from data_pipeline.facts import DatasetFacts, dataset_facts
+from service.spec.errors import BadInputError, Problem
+from service.spec.fields import IMAGENET_MEAN, IMAGENET_STD
+from service.spec.job import JobSpec
+from service.spec.loading import parse_spec
+from service.spec.sections import Sgd, Training
+
+# Images of one size up to this are padded and cropped, as the CIFAR recipe does.
+MAX_SMALL_SIDE = 64
+FULL_SIDE, RESIZE_RATIO = 224, 256 / 224
+MICRO_BATCH_SIZE = 64
+
+
+class Choices(NamedTuple):
+    """What the user chooses; paths as given. ``weights``: of the teacher, None without one."""
+
+    train: str
+    val: str
+    student: str
+    teacher: str | None
+    weights: str | None
+    storage_path: Path
+    name: str | None = None
+
+
+def new_spec(choices: Choices) -> JobSpec:
+    """A spec with the classes, normalization and sizes of the datasets.
+
+    Raises:
+        BadInputError: files that cannot be read, or models and weights that do not fit.
+    """
+    facts = _facts("--train", choices.train)
+    content: dict[str, Any] = {
+        "name": choices.name or _default_name(choices),
+        "dataset": {
+            "train": choices.train,
+            "val": choices.val,
+            "num_classes": _num_classes(facts),
+            **({"normalization": facts.normalization} if facts.normalization else {}),
+        },
+        "student": {"model": choices.student},
+        **_image_sections(facts),
+        **_batch_sections(facts.num_images),
+        "checkpoints": {"storage_path": str(choices.storage_path.absolute())},
+    }
+    if choices.teacher is not None:
+        content["teacher"] = _teacher(choices.teacher, choices.weights or "")
+    return parse_spec(content)
+
+
+def format_spec(spec: JobSpec) -> str:
+    """JSON text with every field that has a value; lists are on one line."""
+    content = spec.model_dump(mode="json", exclude_none=True)
+    if spec.teacher is not None:
+        content["method"] = spec.effective_method().model_dump(mode="json")
+    order = [name for name in JobSpec.model_fields if name in content]
+    lines = [f"  {json.dumps(name)}: {_format(content[name], 2)}" for name in order]
+    return "{\n" + ",\n".join(lines) + "\n}"
+
+
+def _format(value: Any, indent: int) -> str:  # noqa: ANN401 - any JSON value
+    if not isinstance(value, dict) or not value:
+        return json.dumps(value)
+    pad = " " * (indent + 2)
+    lines = [
+        f"{pad}{json.dumps(key)}: {_format(inner, indent + 2)}" for key, inner in value.items()
+    ]
+    return "{\n" + ",\n".join(lines) + f"\n{' ' * indent}}}"
+
+
+def _facts(option: str, location: str) -> DatasetFacts:
+    try:
+        return dataset_facts(location)
+    except ValueError as error:
+        wrong, _, remedy = str(error).rpartition("; ")
+        raise BadInputError("arguments", [Problem(option, wrong, remedy)]) from error
+
+
+def _default_name(choices: Choices) -> str:
+    """Such as resnet18-from-resnet34."""
+    models = [choices.student, *([choices.teacher] if choices.teacher else [])]
+    return "-from-".join(name.rpartition(":")[2] for name in models)
+
+
+def _num_classes(facts: DatasetFacts) -> int:
+    return len(facts.classes) if facts.classes is not None else facts.highest_label + 1
+
+
+def _image_sections(facts: DatasetFacts) -> dict[str, Any]:
+    """Crops that fit the images: CIFAR's for small images of one size, otherwise ImageNet's."""
+    side = facts.min_side
+    if facts.min_side == facts.max_side <= MAX_SMALL_SIDE:
+        return {
+            "augmentation": {"crop": "pad_and_crop", "size": side, "padding": max(1, side // 8)},
+            "evaluation": {"resize_size": side, "crop_size": side},
+        }
+    size = min(FULL_SIDE, facts.typical_short_side // 32 * 32 or facts.typical_short_side)
+    return {
+        "augmentation": {"size": size},
+        "evaluation": {"resize_size": round(size * RESIZE_RATIO), "crop_size": size},
+    }
+
+
+def _batch_sections(num_images: int) -> dict[str, Any]:
+    """The recipe's batch, or the largest power of two with ten steps per epoch, at least one image.
+
+    The learning rate is scaled with the batch size.
+    """
+    recipe, rate = Training().global_batch_size, Sgd().learning_rate
+    batch_size = recipe
+    while batch_size > 1 and batch_size * 10 > num_images:
+        batch_size //= 2
+    return {
+        "training": {
+            "global_batch_size": batch_size,
+            "micro_batch_size": min(MICRO_BATCH_SIZE, batch_size),
+        },
+        "optimizer": {"kind": "sgd", "learning_rate": rate * batch_size / recipe},
+    }
+
+
+def _teacher(model: str, weights: str) -> dict[str, Any]:
+    """Published torchvision weights were trained with ImageNet's normalization."""
+    teacher: dict[str, Any] = {"model": model, "weights": {"source": weights}}
+    if weights.startswith("torchvision:"):
+        teacher["normalization"] = {"mean": IMAGENET_MEAN, "std": IMAGENET_STD}
+    return teacher
