@@ -1,6 +1,7 @@
 """Training runs without Ray: one worker in this process, or several in their own."""
 
 import multiprocessing
+from unittest import mock
 
 import torch
 import torch.distributed as dist
@@ -11,34 +12,36 @@ from service.run.journal import JOURNAL_NAME, read_events
 from service.spec.loading import parse_spec
 from service.training.checkpoint import newest_checkpoint, read_metadata
 from service.training.distributed import World
-from service.training.trainer import Worker, train
+from service.training.trainer import Trainer, train
 
 CPU = torch.device("cpu")
-# What takes workers most of their start; the optimizer and DDP import torch._dynamo.
-PRELOADED = ["torch._dynamo", "service.training.loop"]
+# Slow imports of a worker; the optimizer and DDP import torch._dynamo.
+PRELOADED = ["torch._dynamo", "service.training.trainer"]
 
 
 class InterruptedRunError(Exception):
     """Stands for a killed worker."""
 
 
-def run_alone(spec, stop_after_reports=None):
-    """Train with one worker in this process; interrupt after so many reports."""
+def run_alone(spec, stop_after_epochs=None):
+    """Train with one worker in this process; interrupt it after this many epochs of this call."""
     spec.run_path.mkdir(parents=True, exist_ok=True)
-    count = 0
+    finish_epoch, num_done = Trainer.finish_epoch, 0
 
-    def report(metrics):
-        nonlocal count
-        count += 1
-        if count == stop_after_reports:
+    def finish_or_die(trainer):
+        nonlocal num_done
+        finish_epoch(trainer)
+        num_done += 1
+        if num_done == stop_after_epochs:
             raise InterruptedRunError
 
-    train(spec, World(0, 1, CPU, 1), report)
+    with mock.patch.object(Trainer, "finish_epoch", finish_or_die):
+        train(spec, World(0, 1, CPU, 1))
 
 
 def run_rank(rank, content, world_size, store):
     dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=world_size)
-    train(parse_spec(content), World(rank, world_size, CPU, 1), lambda metrics: None)
+    train(parse_spec(content), World(rank, world_size, CPU, 1))
     dist.destroy_process_group()
 
 
@@ -61,22 +64,22 @@ def final(spec):
 
 def stop_at(steps, monkeypatch_setattr):
     """Let the worker die before its n-th step, counted over the whole run, for each n in turn."""
-    step, remaining = Worker.step, list(steps)
+    step, remaining = Trainer.step, list(steps)
 
-    def step_or_die(worker, batch):
-        if remaining and worker.progress.step + 1 == remaining[0]:
+    def step_or_die(trainer, batch):
+        if remaining and trainer.progress.step + 1 == remaining[0]:
             remaining.pop(0)
             raise InterruptedRunError
-        return step(worker, batch)
+        return step(trainer, batch)
 
-    monkeypatch_setattr(Worker, "step", step_or_die)
+    monkeypatch_setattr(Trainer, "step", step_or_die)
 
 
 def loss_series(spec):
-    """The points of a run's metrics, in the order of the journal; not when it was started."""
+    """The metrics of a run in the order of its journal, without the starts."""
     events = read_events(spec.run_path / JOURNAL_NAME)
     return [
-        (e.kind, e.step, e.values.get("loss"), e.values.get("dtkd"))
+        (e.kind, e.step, e.values.get("train/loss"), e.values.get("train/dtkd"))
         for e in events
         if e.kind in ("interval", "evaluation", "teacher")
     ]

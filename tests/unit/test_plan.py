@@ -4,11 +4,11 @@ import pytest
 
 from service.models.build import build_model
 from service.plan import format_plan, make_plan
-from service.spec.loading import parse_spec
+from service.spec.loading import parse_job
 
 
 def test_steps_rates_and_costs(make_content):
-    plan = make_plan(parse_spec(make_content()))
+    plan = make_plan(parse_job(make_content()))
     # 256 images in batches of 64; the rate falls to a tenth after the first of two epochs.
     assert plan.num_steps_per_epoch == 4
     assert plan.rates == ((0.0, 0.05), (1.0, pytest.approx(0.005)), (2.0, pytest.approx(0.005)))
@@ -20,8 +20,8 @@ def test_steps_rates_and_costs(make_content):
 
 
 def test_memory_grows_with_the_micro_batch(make_content):
-    small = make_plan(parse_spec(make_content(training={"micro_batch_size": 16})))
-    large = make_plan(parse_spec(make_content(training={"micro_batch_size": 32})))
+    small = make_plan(parse_job(make_content(training={"micro_batch_size": 16})))
+    large = make_plan(parse_job(make_content(training={"micro_batch_size": 32})))
     growth = large.memory_bytes - small.memory_bytes
     # At least every convolution's float32 output and every one's input is kept, per image.
     assert growth > 16 * 4 * (8 * 64 + 16 * 16 + 32 * 4)
@@ -29,19 +29,18 @@ def test_memory_grows_with_the_micro_batch(make_content):
     assert growth < 16 * 4 * 10 * (8 * 64 + 16 * 16 + 32 * 4)
 
 
-def test_plan_says_what_a_person_should_know(make_content):
+def test_plan_warns_about_likely_mistakes(make_content):
     teacher = {"model": "cifar:resnet8", "weights": {"source": "models:/t@champion"}}
     content = make_content(teacher=teacher, training={"global_batch_size": 96})
-    text = format_plan(make_plan(parse_spec(content)))
+    text = format_plan(make_plan(parse_job(content)))
     assert "2 epochs x 2 steps = 4 steps of 96 images" in text
     assert "2 workers x 3 micro-batches of 16 images per step" in text
-    assert "leaves out 64 images" in text
+    assert "drops 64 images" in text
     assert "warmup_epochs is 20 of 2" in text
     assert "min_top1 is not set" in text
 
 
 def test_plan_of_a_range_of_workers(make_content):
-    spec = parse_spec(make_content(resources={"num_workers": [1, 3]}))
-    plan = make_plan(spec)
+    plan = make_plan(parse_job(make_content(resources={"num_workers": [1, 3]})))
     assert "1 to 3 workers share 4 micro-batches of 16 images per step" in format_plan(plan)
     assert any("no multiple of 3 workers" in warning for warning in plan.warnings)

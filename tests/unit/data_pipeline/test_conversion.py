@@ -23,7 +23,7 @@ from data_pipeline.selection import Selection, select
 from data_pipeline.sources import IdxImages, SourceError, SourceSample, open_source
 from data_pipeline.writer import BetonWriter
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture
@@ -179,7 +179,7 @@ def test_hold_out_is_stratified_disjoint_and_fixed_by_the_seed(tmp_path):
     assert not set(few) & set(held_out)
     other = select(source.labels, source.classes, Selection(seed=4, hold_out=2, part="held out"))
     assert set(other) != set(held_out)
-    with pytest.raises(SourceError, match=r"class class0 has 8 images.*2 held out and 7 more"):
+    with pytest.raises(ValueError, match=r"class class0 has 8 images.*2 held out and 7 more"):
         select(source.labels, source.classes, Selection(per_class=7, hold_out=2))
 
 

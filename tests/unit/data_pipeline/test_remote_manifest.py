@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from data_pipeline.staging import StagingError, is_remote, read_manifest_at, remote_manifest
+from data_pipeline.files import is_remote
+from data_pipeline.staging import StagingError, read_manifest_at, remote_manifest
 from data_pipeline.staging.remote import RemoteFile
 
 

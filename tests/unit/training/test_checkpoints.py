@@ -1,4 +1,4 @@
-"""Checkpoints are whole or absent, whatever the disk does; one job at a time has a run's folder."""
+"""Checkpoints are complete or absent, whatever the disk does."""
 
 import errno
 import os
@@ -11,11 +11,11 @@ import pytest
 import torch
 
 from service.result import IncompleteRunError, collect_result
-from service.run.folder import WRITER_NAME, FencedError, FencingToken, claim_run_folder
+from service.run.folder import FENCE_NAME, FencedError, FencingToken
 from service.run.journal import Journal, read_events
 from service.run.progress import Progress
-from service.spec.errors import BadInputError
 from service.spec.loading import parse_spec
+from service.training import checkpoint
 from service.training.checkpoint import (
     Snapshot,
     checkpoint_paths,
@@ -27,7 +27,7 @@ from service.training.checkpoint import (
 )
 from service.training.state import CheckpointError, CheckpointSaver
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 def snapshot(step):
@@ -48,7 +48,7 @@ def saver(tmp_path, journal):
 
 def others(run_path):
     """What is there beside checkpoints, the journal and the writer's token."""
-    known = {*checkpoint_paths(run_path), run_path / "logs.jsonl", run_path / WRITER_NAME}
+    known = {*checkpoint_paths(run_path), run_path / "logs.jsonl", run_path / FENCE_NAME}
     return sorted(path.name for path in run_path.iterdir() if path not in known)
 
 
@@ -146,7 +146,7 @@ def test_disk_that_stays_full_is_an_error_and_leaves_nothing_half_written(
     assert newest_checkpoint(tmp_path).name == "checkpoint_0000000007"
 
 
-@pytest.mark.parametrize("name", ["student.safetensors", "optimizer.pt", "ranks.pt"])
+@pytest.mark.parametrize("name", ["student.safetensors", "optimizer.pt", "per_rank_state.pt"])
 def test_flipped_byte_is_found_and_the_checkpoint_set_aside(saver, tmp_path, name):
     save_all(saver, 8, 9)
     with (tmp_path / "checkpoint_0000000009" / name).open("r+b") as file:
@@ -156,7 +156,7 @@ def test_flipped_byte_is_found_and_the_checkpoint_set_aside(saver, tmp_path, nam
         file.write(bytes([byte ^ 1]))
     assert newest_checkpoint(tmp_path).name == "checkpoint_0000000008"
     assert quarantine_damaged(tmp_path) == [
-        "checkpoint_0000000009 is damaged and was set aside as damaged_checkpoint_0000000009"
+        "checkpoint_0000000009 is damaged and was renamed to damaged_checkpoint_0000000009"
     ]
     assert [path.name for path in checkpoint_paths(tmp_path)] == ["checkpoint_0000000008"]
 
@@ -165,7 +165,8 @@ SAVE_UNTIL_KILLED = """
 import sys
 from pathlib import Path
 import torch
-from service.training.checkpoints import Progress, Snapshot, save_checkpoint, checkpoint_name
+from service.run.progress import Progress
+from service.training.checkpoint import Snapshot, save_checkpoint, checkpoint_name
 weights = {"weight": torch.zeros(2000, 1000)}
 print("ready", flush=True)
 for step in range(10**6):
@@ -199,30 +200,6 @@ def test_mean_of_what_ranks_kept():
     assert mean["metrics"] == {"num_steps": 3, "sums": {}}
 
 
-def test_second_job_for_one_run_is_refused_while_the_first_lives(make_content):
-    spec = parse_spec(make_content())
-    with (
-        claim_run_folder(spec),
-        pytest.raises(BadInputError, match=rf"under way already, in process {os.getpid()} "),
-        claim_run_folder(spec),
-    ):
-        pass
-    with claim_run_folder(spec):
-        assert (spec.run_path / "spec.json").exists()
-
-
-def test_changed_spec_under_an_old_name_is_refused_by_validate(make_content, write_spec):
-    with claim_run_folder(parse_spec(make_content())):
-        pass
-    command = [sys.executable, "jobs/distill.py", str(write_spec(seed=5)), "--validate"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 2
-    assert "seed: differs from the run 'run'" in done.stderr
-    command[2] = str(write_spec())
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-
-
 def test_save_that_repeats_a_step_keeps_the_whole_one(saver, tmp_path):
     save_all(saver, 5)
     before = (tmp_path / "checkpoint_0000000005" / "metadata.json").stat().st_mtime_ns
@@ -246,5 +223,5 @@ def test_run_without_its_last_checkpoint_has_no_result(make_content):
     spec = parse_spec(make_content())
     spec.run_path.mkdir(parents=True)
     with pytest.raises(IncompleteRunError, match="epoch 0"):
-        collect_result(spec, 1.0)
+        collect_result(spec.run_path, spec.schedule.num_epochs, 1.0)
     assert not (spec.run_path / "result.json").exists()

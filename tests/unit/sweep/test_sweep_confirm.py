@@ -4,10 +4,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from service.spec.sections import Resources
-from service.sweep.confirm import Comparison, ConfirmTrials, confirm_specs, read_comparison, welch
+from service.sweep.confirm import Comparison, confirm_specs, read_comparison, welch
 from service.sweep.loading import parse_sweep
-from service.trials.capacity import trials_that_fit
+from service.trials.source import FixedTrials
 
 BEST = {0: 0.82, 1: 0.84, 2: 0.83}
 DEFAULT = {0: 0.80, 1: 0.81, 2: 0.77}
@@ -35,9 +34,9 @@ def test_interval_and_p_value_are_welchs():
     assert interval == pytest.approx((difference - reach, difference + reach))
 
 
-def test_one_seed_tells_nothing():
+def test_one_seed_gives_no_interval():
     assert welch([0.8], [0.7]) == (None, None)
-    assert "cannot be told" in comparison({0: 0.8}, {0: 0.7}).verdict
+    assert "more seeds are needed" in comparison({0: 0.8}, {0: 0.7}).verdict
 
 
 def test_difference_is_noise_unless_it_is_significant():
@@ -67,25 +66,7 @@ def test_confirming_jobs_train_on_everything_and_read_val_once(make_sweep_conten
     assert len({spec.run_path for spec in specs.values()}) == 4
 
 
-@pytest.mark.parametrize(
-    ("resources", "nodes", "expected"),
-    [
-        ({"num_workers": 1, "cpus_per_worker": 1}, [{"CPU": 4}], 4),
-        ({"num_workers": 2, "cpus_per_worker": 2}, [{"CPU": 4}, {"CPU": 4}], 2),
-        # Three CPUs of each node hold one worker of two, not one and a half.
-        ({"num_workers": 1, "cpus_per_worker": 2}, [{"CPU": 3}, {"CPU": 3}], 2),
-        ({"num_workers": 3, "cpus_per_worker": 1}, [{"CPU": 1}, {"CPU": 1}], 0),
-        ({"num_workers": 1, "cpus_per_worker": 1, "gpu": True}, [{"CPU": 64, "GPU": 8}], 8),
-        ({"num_workers": 1, "cpus_per_worker": 1, "gpu": True}, [{"CPU": 64}], 0),
-        ({"num_workers": [1, 4], "cpus_per_worker": 1}, [{"CPU": 2}], 1),
-        ({"num_workers": [1, 4], "cpus_per_worker": 1}, [{"CPU": 9}], 2),
-    ],
-)
-def test_as_many_trials_run_as_fit_whole(resources, nodes, expected):
-    assert trials_that_fit(Resources(**resources), nodes) == expected
-
-
-def test_comparison_is_kept_beside_the_sweep(tmp_path):
+def test_comparison_is_stored_with_the_sweep(tmp_path):
     comparison().write(tmp_path)
     alone = comparison({0: 0.8}, {0: 0.7})
 
@@ -95,13 +76,13 @@ def test_comparison_is_kept_beside_the_sweep(tmp_path):
     assert read_comparison(tmp_path / "elsewhere") is None
 
 
-def test_runs_of_another_best_are_not_taken_for_this_ones(make_sweep_content):
+def test_runs_with_other_best_settings_are_not_reused(make_sweep_content):
     sweep = parse_sweep(make_sweep_content())
     for alpha in (1.5, 2.5):
         specs = confirm_specs(sweep, sweep.base, {"method.alpha": alpha}, num_seeds=1)
-        trials = ConfirmTrials(list(specs.values()), trackers=None)
+        trials = FixedTrials(list(specs.values()), None, "confirms")
         waiting = [spec.name for spec in specs.values() if not spec.run_path.exists()]
-        assert not trials.are_over
+        assert not trials.are_finished
         # The default's run is the same for both; the first best's is not the second's.
         assert waiting == (["best-seed-0", "default-seed-0"] if alpha == 1.5 else ["best-seed-0"])
         for spec in specs.values():

@@ -1,6 +1,5 @@
 """What a spec accepts, how it says no, and what identifies it."""
 
-import json
 import subprocess
 import sys
 import time
@@ -13,7 +12,7 @@ from service.spec.errors import BadInputError
 from service.spec.job import JobSpec, differing_fields
 from service.spec.loading import load_spec, parse_spec
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 def problems_of(content):
@@ -55,7 +54,7 @@ def test_spec_is_frozen(make_content):
         ({"training": {"micro_batch_size": 24}}, "training.micro_batch_size", "divisor of 64"),
         ({"resources": {"num_workers": 5}}, "resources.num_workers", "4 micro-batches"),
         ({"resources": {"num_workers": [2, 5]}}, "resources.num_workers", "4 micro-batches"),
-        ({"resources": {"num_workers": [3, 2]}}, "resources.num_workers", "lesser number first"),
+        ({"resources": {"num_workers": [3, 2]}}, "resources.num_workers", "smaller number first"),
         ({"resources": {"num_workers": [1, 2, 3]}}, "resources.num_workers", "2 items"),
         ({"resources": {"num_workers": "two"}}, "resources.num_workers", "valid integer"),
         (
@@ -69,7 +68,7 @@ def test_spec_is_frozen(make_content):
         ({"dataset": {"num_classes": 3}}, "dataset.train", "labels 0 to 3"),
         ({"dataset": {"val": "/no/such.beton"}}, "dataset.val", "/no/such.beton"),
         ({"augmentation": {"size": 32}}, "augmentation.size", "16 pixels"),
-        ({"augmentation": {"scale": [1.0, 0.1]}}, "augmentation.scale", "lesser first"),
+        ({"augmentation": {"scale": [1.0, 0.1]}}, "augmentation.scale", "smaller first"),
         ({"evaluation": {"resize_size": 15}}, "evaluation.crop_size", "more than resize_size"),
         ({"evaluation": {"resize_size": 64, "crop_size": 64}}, "evaluation.crop_size", "16 pixels"),
         ({"student": {"model": "resnet19"}}, "student.model", "resnet18"),
@@ -153,11 +152,6 @@ def test_differing_fields_are_paths(make_content):
     new = parse_spec(make_content(seed=1, optimizer={"learning_rate": 0.2}))
     assert differing_fields(old, new) == ["seed", "optimizer.learning_rate"]
     assert differing_fields(old, old) == []
-
-
-def test_committed_schema_is_that_of_the_code():
-    committed = json.loads((ROOT / "service" / "job_spec.schema.json").read_text())
-    assert committed == JobSpec.model_json_schema()
 
 
 def test_every_field_says_what_it_means():

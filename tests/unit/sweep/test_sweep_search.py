@@ -17,7 +17,7 @@ def make_search(make_sweep_content):
     def make(**fields):
         sweep = parse_sweep(make_sweep_content(**fields))
         sweep.sweep_path.mkdir(parents=True, exist_ok=True)
-        return Search(sweep, sweep.sweep_path)
+        return Search(sweep)
 
     return make
 

@@ -91,7 +91,7 @@ def test_damaged_sample_is_refused_unless_some_may_fail(make_image_content, tmp_
                 }
             },
             "augmentation.size_stages",
-            "rising",
+            "ascending",
         ),
         ({"augmentation": {"mixing": {}}}, "augmentation.mixing", "mixup_alpha"),
         (
@@ -105,7 +105,7 @@ def test_damaged_sample_is_refused_unless_some_may_fail(make_image_content, tmp_
         (
             {"augmentation": {"erasing": {"scale": [0.5, 0.1]}}},
             "augmentation.erasing.scale",
-            "lesser first",
+            "smaller first",
         ),
     ],
     ids=lambda value: value if isinstance(value, str) else None,

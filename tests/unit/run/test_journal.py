@@ -113,22 +113,22 @@ def test_disk_that_refuses_for_a_while_loses_nothing(tmp_path, monkeypatch):
     assert [e.step for e in read_events(tmp_path / "away" / JOURNAL_NAME)] == [1, 2, 3, 4]
 
 
-def test_status_is_told_by_the_journal():
+def test_status_follows_the_journal():
     status = Status("run")
-    status.take(Event("start", 0, 0, 1000, {}))
-    status.take(Event("interval", 10, 0, 2000, {"loss": 1.0}, eta_s=30.0))
-    status.take(Event("checkpoint", 8, 0, 3000, {}))
+    status.update(Event("start", 0, 0, 1000, {}))
+    status.update(Event("interval", 10, 0, 2000, {"loss": 1.0}, eta_s=30.0))
+    status.update(Event("checkpoint", 8, 0, 3000, {}))
     assert (status.state, status.step, status.restarts) == ("running", 10, 0)
     assert (status.eta_s, status.last_checkpoint_step, status.last_checkpoint_time) == (
         30.0,
         8,
         3.0,
     )
-    status.take(Event("checkpoint", 12, 0, 3500, {}))
+    status.update(Event("checkpoint", 12, 0, 3500, {}))
     assert (status.step, status.eta_s) == (12, 30.0)
-    status.take_failure(Event("note", 0, 0, 4000, {}, text="worker 1: its process has died"))
+    status.update_failure(Event("note", 0, 0, 4000, {}, text="worker 1: its process has died"))
     assert status.state == "restarting"
-    status.take(Event("start", 8, 0, 5000, {}))
+    status.update(Event("start", 8, 0, 5000, {}))
     assert (status.state, status.step, status.restarts) == ("running", 8, 1)
     assert status.tags()["status.last_failure"] == "worker 1: its process has died"
 

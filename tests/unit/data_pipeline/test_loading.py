@@ -165,7 +165,7 @@ def batches_of(file, world_size, num_threads, start, *, epoch=3, augmentations=E
             4,
             seed=5,
             epoch=epoch,
-            part=rank_slice(4, 1, rank, world_size),
+            local=rank_slice(4, 1, rank, world_size),
             start=start,
         )
         with ImageLoader(file, seed=5, num_threads=num_threads) as loader:

@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 
 from service.models.build import (
     build_model,
+    build_on_meta_device,
     build_with_weights,
     check_image_sizes,
     num_parameters,
@@ -122,11 +123,14 @@ def test_matching_by_order_ignores_names_but_not_shapes(resnet8, tmp_path):
 
 
 def test_image_sizes_that_a_model_cannot_take_are_refused():
-    check_image_sizes("student", "resnet18", 10, (32, 224))
-    check_image_sizes("student", "vit_b_16", 10, (224,))
-    check_image_sizes("student", "regnet_y_400mf", 10, (64,))
+    def check(name, sizes):
+        check_image_sizes("student", name, build_on_meta_device(name, 10), 10, sizes)
+
+    check("resnet18", (32, 224))
+    check("vit_b_16", (224,))
+    check("regnet_y_400mf", (64,))
     with pytest.raises(BadInputError, match=r"student\.model: vit_b_16 cannot take .* 28 x 28"):
-        check_image_sizes("student", "vit_b_16", 10, (28, 224))
+        check("vit_b_16", (28, 224))
 
 
 def test_unknown_torchvision_weights_are_listed():

@@ -15,7 +15,7 @@ from data_pipeline.manifest import manifest_path
 from data_pipeline.verify import check_quickly, check_samples, find_damage
 from data_pipeline.writer import BetonWriter
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture
