@@ -1,4 +1,4 @@
-"""Whole jobs through jobs/distill.py on a real Ray node, with MLflow's record read back."""
+"""Jobs through jobs/distill.py on a Ray node of this machine, and what MLflow has of them."""
 
 import json
 import os
@@ -25,7 +25,7 @@ from service.spec.job import JobSpec
 from service.spec.loading import load_spec
 
 ROOT = Path(__file__).parents[2]
-# For jobs of which MLflow need not know: its database takes its time to be made.
+# For jobs that need no MLflow: creating its database takes seconds.
 AWAY = {"uri": "http://127.0.0.1:9"}
 
 pytestmark = pytest.mark.slow
@@ -66,7 +66,7 @@ def teacher(tmp_path_factory):
 
 
 class FinishedJob(NamedTuple):
-    """A job that ran to its end, and MLflow's database beside it."""
+    """A job that has finished, and MLflow's database."""
 
     spec_path: Path
     spec: JobSpec
@@ -93,7 +93,7 @@ def student_of(finished):
     return student
 
 
-def test_a_job_leaves_its_whole_record(finished):
+def test_finished_job_is_completely_in_mlflow(finished):
     assert "student, last (epoch 2)" in finished.stdout
     assert "epoch 1/2  step 2  loss" in finished.stdout
     spec, client = finished.spec, MlflowClient(finished.mlflow_uri)
@@ -102,13 +102,15 @@ def test_a_job_leaves_its_whole_record(finished):
     assert run.data.params["optimizer.learning_rate"] == "0.05"
     assert run.data.tags["spec_hash"] == spec.content_hash()
     assert len(run.data.tags["teacher_sha256"]) == 64
-    assert [m.step for m in client.get_metric_history(run.info.run_id, "loss")] == [2, 4, 6, 8]
-    assert [m.step for m in client.get_metric_history(run.info.run_id, "val_top1")] == [4, 8]
-    assert {"teacher_top1", "last_top1", "best_top1", "data_wait_share"} <= set(run.data.metrics)
+    for metric, steps in (("train/loss", [2, 4, 6, 8]), ("val/top1", [4, 8])):
+        history = client.get_metric_history(run.info.run_id, metric)
+        assert [point.step for point in history] == steps
+    names = {"teacher/top1", "result/last_top1", "result/best_top1", "system/data_wait_share"}
+    assert names <= run.data.metrics.keys()
     assert "spec.json" in [file.path for file in client.list_artifacts(run.info.run_id)]
 
 
-def test_registered_model_gives_the_logits_of_the_student(finished):
+def test_registered_model_returns_the_logits_of_the_student(finished):
     mlflow.set_tracking_uri(finished.mlflow_uri)
     loaded, eager = mlflow.pytorch.load_model("models:/stripes@champion"), student_of(finished)
     for batch_size in (1, 5):
@@ -116,7 +118,7 @@ def test_registered_model_gives_the_logits_of_the_student(finished):
         torch.testing.assert_close(loaded(images), eager(images), rtol=1e-4, atol=1e-5)
 
 
-def test_finished_job_may_be_submitted_again_but_not_changed(finished, tmp_path, capsys):
+def test_finished_job_can_be_resubmitted_but_not_changed(finished, tmp_path, capsys):
     assert distill_here([str(finished.spec_path)]) == 0
     assert "finished already; nothing to train" in capsys.readouterr().out
     changed = tmp_path / "changed.json"
@@ -126,8 +128,8 @@ def test_finished_job_may_be_submitted_again_but_not_changed(finished, tmp_path,
     assert "seed: differs from the run 'run'" in capsys.readouterr().err
 
 
-def test_weak_teacher_ends_the_job_with_advice(cluster, finished, write_spec, teacher):
-    """The student begins with a registered model, which the workers find as a file."""
+def test_weak_teacher_aborts_the_job_with_advice(cluster, finished, write_spec, teacher):
+    """The student starts from a registered model, which the driver fetches for the workers."""
     path = write_spec(
         name="weak",
         student={"model": "cifar:tiny_cnn", "weights": {"source": "models:/stripes@champion"}},
@@ -141,7 +143,7 @@ def test_weak_teacher_ends_the_job_with_advice(cluster, finished, write_spec, te
     assert torch.equal(fetched["fc.weight"], student_of(finished).fc.weight)
 
 
-def test_job_too_large_for_the_cluster_is_refused(cluster, write_spec, monkeypatch, capsys):
+def test_job_too_large_for_the_cluster_is_rejected(cluster, write_spec, monkeypatch, capsys):
     # This process has joined the cluster already.
     monkeypatch.setattr(job_module, "connect", lambda: None)
     path = write_spec(resources={"cpus_per_worker": 8}, tracking=AWAY)
@@ -150,16 +152,16 @@ def test_job_too_large_for_the_cluster_is_refused(cluster, write_spec, monkeypat
     assert text in capsys.readouterr().err
 
 
-def test_wrong_weights_are_refused_before_the_cluster_is_touched(
+def test_wrong_weights_are_rejected_before_the_cluster_is_used(
     write_spec, teacher, monkeypatch, capsys
 ):
-    monkeypatch.setattr(job_module, "connect", lambda: pytest.fail("the cluster is touched"))
+    monkeypatch.setattr(job_module, "connect", lambda: pytest.fail("the cluster is used"))
     weights = {**teacher["weights"], "sha256": "0" * 64}
     assert distill_here([str(write_spec(teacher={**teacher, "weights": weights}))]) == 2
     assert "teacher.weights.sha256" in capsys.readouterr().err
 
 
-def test_image_that_does_not_decode_ends_the_job_at_once(cluster, write_spec, tmp_path):
+def test_undecodable_image_ends_the_job_at_once(cluster, write_spec, tmp_path):
     path = tmp_path / "train.beton"
     converted(write_folder(tmp_path / "images", 4, 20), path)
     manifest_path(path).unlink()
@@ -177,7 +179,7 @@ def test_image_that_does_not_decode_ends_the_job_at_once(cluster, write_spec, tm
     assert done.returncode == 1, done.stdout + done.stderr
     assert "run failed: " in done.stdout
     assert "sample 3 does not decode" in done.stdout
-    # It would fail again.
+    # A retry would fail too.
     assert done.stdout.count("training on 2 workers") == 1
     status = json.loads((load_spec(spec).run_path / "status.json").read_text())
     assert (status["state"], status["restarts"]) == ("failed", 0)

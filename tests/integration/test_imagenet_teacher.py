@@ -1,4 +1,4 @@
-"""A real ImageNet classifier recognizes real photos through this project's loading."""
+"""An ImageNet classifier recognizes photos that are decoded by this project."""
 
 import importlib.util
 import io
@@ -26,7 +26,7 @@ LITE0 = Normalization(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
 
 def package_folder(name):
     found = importlib.util.find_spec(name)
-    assert found is not None, f"{name} is part of the lock; run make setup"
+    assert found is not None, f"{name} is in the lock file; run make setup"
     return Path(found.submodule_search_locations[0])
 
 
@@ -62,22 +62,22 @@ def evaluation_batch(path):
         return next(loader.batches(indices, center_crop(256, 224)))
 
 
-def test_lite0_is_right_on_the_photos(photos, teacher):
+def test_lite0_classifies_the_photos(photos, teacher):
     path, classes = photos
     batch = evaluation_batch(path)
     labels = torch.tensor([classes[int(label)] for label in batch.labels])
     assert int((teacher(batch.images).argmax(1) == labels).sum()) >= 17
 
 
-def test_lite0_sees_what_torchvision_would_show_it(photos, teacher):
+def test_lite0_gets_the_pixels_that_torchvision_gives(photos, teacher):
     path, _ = photos
     batch, file = evaluation_batch(path), open_beton(path)
-    show = v2.Compose([v2.Resize(256, antialias=True), v2.CenterCrop(224)])
+    transform = v2.Compose([v2.Resize(256, antialias=True), v2.CenterCrop(224)])
     data = path.read_bytes()
-    expected = []
+    crops = []
     for _, _, _, position, size in file.storage(batch.indices):
         with Image.open(io.BytesIO(data[position : position + size])) as photo:
-            expected.append(torch.from_numpy(np.array(show(photo.convert("RGB")))))
-    theirs = torch.stack(expected)
-    assert (batch.images.int() - theirs.int()).abs().max() <= 1
-    assert torch.equal(teacher(batch.images).argmax(1), teacher(theirs).argmax(1))
+            crops.append(torch.from_numpy(np.array(transform(photo.convert("RGB")))))
+    expected = torch.stack(crops)
+    assert (batch.images.int() - expected.int()).abs().max() <= 1
+    assert torch.equal(teacher(batch.images).argmax(1), teacher(expected).argmax(1))

@@ -1,4 +1,4 @@
-"""Staging from a real S3 server on loopback, through a relay that counts what it delivers."""
+"""Staging from an S3 server on loopback, through a relay that counts the bytes it delivers."""
 
 import contextlib
 import http.client
@@ -25,12 +25,12 @@ from data_pipeline.staging import StagingError, read_manifest_at, remote_manifes
 pytestmark = pytest.mark.slow
 
 SECRET = "a-secret-that-no-message-may-show"
-# Headers of the answers: less than 1 kB for each of at most 30 requests.
+# Headers of the responses: less than 1 kB for each of at most 30 requests.
 OVERHEAD_BYTES = 30_000
 
 
 class Relay:
-    """Passes connections on to the server; counts the bytes of the answers, or cuts them."""
+    """Forwards connections to the server; counts the bytes of the responses, or cuts them."""
 
     def __init__(self, server_port):
         self._server_port = server_port
@@ -52,27 +52,28 @@ class Relay:
             except OSError:
                 return
             server = socket.create_connection(("127.0.0.1", self._server_port))
-            for run in (self._requests, self._answers):
-                threading.Thread(target=run, args=(client, server), daemon=True).start()
+            for forward in (self._forward_requests, self._forward_responses):
+                threading.Thread(target=forward, args=(client, server), daemon=True).start()
 
-    def _requests(self, client, server):
-        self._pass(client, server, lambda data: True)
+    def _forward_requests(self, client, server):
+        self._forward(client, server, lambda data: True)
 
-    def _answers(self, client, server):
-        self._pass(server, client, self._count)
+    def _forward_responses(self, client, server):
+        self._forward(server, client, self._count)
 
     def _count(self, data):
+        """Whether these bytes of a response are forwarded."""
         with self._lock:
             self.num_bytes += len(data)
-            # Only in the middle of a chunk: a small answer is whole in one piece.
+            # Only in the middle of a chunk: a small response is complete in one piece.
             if self.num_cuts and len(data) >= 4096:
                 self.num_cuts -= 1
                 return False
         return True
 
-    def _pass(self, source, target, may_pass):
+    def _forward(self, source, target, may_forward):
         with contextlib.suppress(OSError):
-            while (data := source.recv(16384)) and may_pass(data):
+            while (data := source.recv(16384)) and may_forward(data):
                 target.sendall(data)
         for end in (source, target):
             with contextlib.suppress(OSError):
@@ -102,7 +103,7 @@ def server_port(tmp_path_factory):
 
 @pytest.fixture
 def environment(monkeypatch):
-    """Credentials of nobody, and none of the user's configuration."""
+    """Test credentials, and none of the user's configuration."""
     for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_ENDPOINT_URL_S3", "AWS_DEFAULT_REGION"):
         monkeypatch.delenv(name, raising=False)
     for name, value in {
@@ -151,15 +152,15 @@ def test_killed_copy_resumes_with_the_missing_chunks_only(
     uploaded, relay, cache, log_path, tmp_path
 ):
     location, content = uploaded
-    num_noted = kill_while_copying(location, cache.path, tmp_path / "first")
+    num_fetched = kill_while_copying(location, cache.path, tmp_path / "first")
     relay.num_bytes = 0
     assert put(location, cache).read_bytes() == content
-    missing_bytes = NUM_BYTES - num_noted * CHUNK_BYTES
+    missing_bytes = NUM_BYTES - num_fetched * CHUNK_BYTES
     assert num_fetched_bytes(log_path) == missing_bytes
     assert missing_bytes < relay.num_bytes < missing_bytes + OVERHEAD_BYTES
 
 
-def test_cut_connections_are_tried_again(uploaded, relay, cache, log_path):
+def test_cut_connections_are_retried(uploaded, relay, cache, log_path):
     location, content = uploaded
     relay.num_cuts = 3
     assert put(location, cache).read_bytes() == content
@@ -173,12 +174,12 @@ def test_cut_connections_are_tried_again(uploaded, relay, cache, log_path):
         ("s3://no-such-bucket/train.beton", "there is no bucket no-such-bucket; "),
     ],
 )
-def test_wrong_key_and_wrong_bucket_are_told_apart(uploaded, relay, location, expected):
+def test_missing_key_and_missing_bucket_are_distinguished(uploaded, relay, location, expected):
     with pytest.raises(StagingError, match=expected):
         read_manifest_at(location)
 
 
-def test_refused_access_is_an_error(uploaded, relay, server_port, cache):
+def test_denied_access_is_an_error(uploaded, relay, server_port, cache):
     location, _ = uploaded
     _enforce_access_control(server_port, "0")
     try:
@@ -197,7 +198,7 @@ def _enforce_access_control(server_port, num_free_requests):
     connection.close()
 
 
-def test_dead_endpoint_is_an_error_in_time(environment):
+def test_endpoint_that_refuses_connections_is_an_error_in_time(environment):
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
     environment.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}")

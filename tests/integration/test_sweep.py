@@ -1,4 +1,4 @@
-"""Sweeps on a real cluster of this machine, with the real entry point and an MLflow store."""
+"""Sweeps through jobs/sweep.py on a Ray cluster of this machine, with an MLflow store."""
 
 import json
 import os
@@ -30,7 +30,7 @@ def write_sweep(make_sweep_content, tmp_path):
     def write(**fields):
         base = {
             "schedule": {"num_epochs": 3, "milestones": []},
-            # Outside of the space: the best settings are never the base's own.
+            # Outside the search space: the best settings are never the base's own.
             "method": {"base_temperature": 9},
             "training": {"global_batch_size": 64, "micro_batch_size": 64},
             "resources": {"num_workers": 1, "cpus_per_worker": 1},
@@ -60,7 +60,7 @@ def start(path, log_path, *arguments):
 
 
 def wait_for_trial(sweep, number, process, log_path):
-    """Until a trial has begun to train."""
+    """Wait until a trial has started to train."""
     deadline_s = time.monotonic() + LIMIT_S
     while not starts_of_runs(sweep).get(f"trial-{number:04d}"):
         assert process.poll() is None, log_path.read_text()
@@ -71,25 +71,25 @@ def wait_for_trial(sweep, number, process, log_path):
 def search_alone(sweep):
     """The same search in this process, without Ray, one trial after the other."""
     sweep.sweep_path.mkdir(parents=True)
-    search = Search(sweep, sweep.sweep_path)
-    while (ticket := search.next()) is not None:
-        spec = trial_spec(sweep, sweep.base, ticket.number, ticket.point)
+    search = Search(sweep)
+    while (suggestion := search.next()) is not None:
+        spec = trial_spec(sweep, sweep.base, suggestion.number, suggestion.point)
         run_alone(spec)
         events = read_events(spec.run_path / JOURNAL_NAME)
         scores = {e.epoch: e.values[sweep.metric_name] for e in events if e.kind == "evaluation"}
         state = "finished"
         for epoch, score in scores.items():
-            if search.report(ticket.number, epoch, score) and epoch < max(scores):
+            if search.report(suggestion.number, epoch, score) and epoch < max(scores):
                 state = "stopped"
                 break
-        search.end(ticket.number, TrialEnd(state, 0.0))
+        search.end(suggestion.number, TrialEnd(state, 0.0))
 
 
-def table(sweep):
-    """What a search came to, apart from what clocks say."""
+def outcome(sweep):
+    """The trials of a search, without what depends on clocks."""
     return [
         (record.number, record.state, dict(record.params), record.curve)
-        for record in Search(sweep, sweep.sweep_path).records()
+        for record in Search(sweep).records()
     ]
 
 
@@ -98,14 +98,14 @@ def status(sweep):
 
 
 def starts_of_runs(sweep):
-    """How often each trial began to train."""
+    """Number of times that each trial started to train."""
     return {
         path.parent.name: sum(event.kind == "start" for event in read_events(path))
         for path in sorted(sweep.sweep_path.glob(f"trials/*/{JOURNAL_NAME}"))
     }
 
 
-def test_sweep_that_is_killed_goes_on_to_the_same_trials(write_sweep, tmp_path):
+def test_killed_sweep_resumes_with_the_same_trials(write_sweep, tmp_path):
     fields = {
         "algorithm": {"kind": "random", "seed": 3},
         "budget": {"trials": NUM_TRIALS},
@@ -123,7 +123,7 @@ def test_sweep_that_is_killed_goes_on_to_the_same_trials(write_sweep, tmp_path):
     wait_for_trial(sweep, 1, process, log_path)
     process.terminate()
     assert process.wait(LIMIT_S) == 3, log_path.read_text()
-    assert "killed was stopped; submit the same sweep to go on" in log_path.read_text()
+    assert "killed was stopped; submit the same sweep to resume" in log_path.read_text()
     assert status(sweep)["state"] == "stopped"
 
     process = start(tmp_path / "killed.json", log_path)
@@ -131,29 +131,29 @@ def test_sweep_that_is_killed_goes_on_to_the_same_trials(write_sweep, tmp_path):
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     before = starts_of_runs(sweep)
-    last = start(tmp_path / "killed.json", log_path, "--confirm", "1")
-    assert last.wait(LIMIT_S) == 0, log_path.read_text()
+    process = start(tmp_path / "killed.json", log_path, "--confirm", "1")
+    assert process.wait(LIMIT_S) == 0, log_path.read_text()
 
-    assert table(sweep) == table(straight)
+    assert outcome(sweep) == outcome(straight)
     after = starts_of_runs(sweep)
     ended = [f"trial-{number:04d}" for number in range(3)]
     assert [after[name] for name in ended] == [before[name] for name in ended]
     assert sum(after.values()) <= NUM_TRIALS + 2
     assert not list(sweep.sweep_path.glob("trials/*/checkpoint_*"))
 
-    again = start(tmp_path / "killed.json", log_path)
-    assert again.wait(LIMIT_S) == 0
+    process = start(tmp_path / "killed.json", log_path)
+    assert process.wait(LIMIT_S) == 0
     assert "no trial is run" in log_path.read_text()
     assert starts_of_runs(sweep) == after
     assert (status(sweep)["state"], status(sweep)["num_ended"]) == ("finished", NUM_TRIALS)
-    check_answer(sweep, log_path.read_text())
+    check_outputs(sweep, log_path.read_text())
 
 
-def check_answer(sweep, log):
-    """What a finished and confirmed sweep leaves."""
+def check_outputs(sweep, log):
+    """The files, the log and the MLflow runs of a finished and confirmed sweep."""
     folder = sweep.sweep_path
     best = parse_spec(json.loads((folder / "best.json").read_text()))
-    records = Search(sweep, folder).records()
+    records = Search(sweep).records()
     winner = max((r for r in records if r.state == "finished"), key=lambda r: r.score)
     assert best.method.alpha == winner.params["method.alpha"]
     assert best.dataset == sweep.base.dataset
@@ -161,11 +161,11 @@ def check_answer(sweep, log):
     assert "<html" in (folder / "sweep.html").read_text()
     assert (folder / "pictures" / "learning_curves.png").read_bytes().startswith(b"\x89PNG")
     assert "settings tried" in log
-    assert "cannot be told; take more seeds" in log
-    # No trial was scored on val, and no checkpoint of one that is over is left.
+    assert "more seeds are needed" in log
+    # No trial was evaluated on val, and none has a checkpoint left.
     for path in folder.glob(f"trials/*/{JOURNAL_NAME}"):
         names = {name for e in read_events(path) if e.kind == "evaluation" for name in e.values}
-        assert {name.rpartition("_")[0] for name in names} == {"held_out"}
+        assert {name.partition("/")[0] for name in names} == {"held_out"}
         assert not list(path.parent.glob("checkpoint_*"))
     confirmed = folder / "confirm" / "best-seed-0" / JOURNAL_NAME
     assert [e.epoch for e in read_events(confirmed) if e.kind == "evaluation"] == [3]
@@ -179,7 +179,7 @@ def check_mlflow(sweep, winner):
     parent = runs.pop(sweep.name)
     assert parent.info.status == "FINISHED"
     assert float(parent.data.params["best.method.alpha"]) == winner.params["method.alpha"]
-    assert parent.data.metrics["num_tried"] == NUM_TRIALS
+    assert parent.data.metrics["sweep/num_tried"] == NUM_TRIALS
     assert {run.data.tags["mlflow.parentRunId"] for run in runs.values()} == {parent.info.run_id}
     assert sorted(runs) == [
         "best-seed-0",

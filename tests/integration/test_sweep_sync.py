@@ -1,21 +1,20 @@
-"""A sweep whose MLflow was away: what jobs/sync.py sends of it afterwards."""
-
-import json
+"""A sweep that ran while MLflow was away is sent afterwards."""
 
 import mlflow
 import pytest
 from support.training_runs import run_alone
 
 from data_pipeline.files import write_atomically
-from service.publish import run_folders, sync_run
+from service.publish import run_folders
 from service.result import collect_result
-from service.run.folder import TAGS_NAME, claim_run_folder
+from service.run.folder import claim_run_folder, write_spec, write_tags
 from service.run.journal import JOURNAL_NAME, read_events
 from service.sweep.loading import parse_sweep
+from service.sweep.publish import is_sweep, sync_sweep
 from service.sweep.spec import SWEEP_NAME
 from service.sweep.study import Search
 from service.sweep.trials import SearchTrials
-from service.trials.run_trackers import RunTrackers, sweep_as_job
+from service.trials.run_trackers import RunTrackers
 
 pytestmark = pytest.mark.slow
 
@@ -24,23 +23,23 @@ NUM_TRIALS = 3
 
 
 def search_alone(sweep):
-    """What a cluster does with a sweep, in this process and one trial after the other."""
-    search = Search(sweep, sweep.sweep_path)
+    """Run the sweep in this process, one trial after the other."""
+    search = Search(sweep)
     trackers = RunTrackers(AWAY, {"sweep": sweep.name}, parent=None)
-    trials = SearchTrials(sweep, sweep_as_job(sweep), search, trackers, lambda: None)
+    trials = SearchTrials(sweep, sweep.as_job(), search, trackers, lambda: None)
     while (trial := trials.next()) is not None:
         number, spec = trial
         run_alone(spec)
         for event in read_events(spec.run_path / JOURNAL_NAME):
             if event.kind == "evaluation":
                 trials.report(number, event.epoch, event.values)
-        collect_result(spec, 1.0)
+        collect_result(spec.run_path, spec.schedule.num_epochs, 1.0)
         trials.end(number, "finished", None)
     trackers.close()
     return search
 
 
-def test_sweep_that_mlflow_missed_is_sent_whole_and_once(make_sweep_content, monkeypatch, tmp_path):
+def test_sweep_that_mlflow_missed_is_sent_once(make_sweep_content, monkeypatch, tmp_path):
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     base = {
         "schedule": {"num_epochs": 2, "milestones": []},
@@ -48,18 +47,21 @@ def test_sweep_that_mlflow_missed_is_sent_whole_and_once(make_sweep_content, mon
     }
     budget, scheduler = {"trials": NUM_TRIALS}, {"kind": "none"}
     sweep = parse_sweep(make_sweep_content(base=base, budget=budget, scheduler=scheduler))
-    with claim_run_folder(sweep_as_job(sweep)):
+    spec = sweep.as_job()
+    with claim_run_folder(spec):
+        write_spec(spec)
         write_atomically(sweep.sweep_path / SWEEP_NAME, sweep.model_dump_json())
-        write_atomically(sweep.sweep_path / TAGS_NAME, json.dumps({"sweep": sweep.name}))
+        write_tags(sweep.sweep_path, {"sweep": sweep.name})
         search = search_alone(sweep)
     assert run_folders(sweep.base.checkpoints.storage_path) == [sweep.sweep_path]
+    assert is_sweep(sweep.sweep_path)
 
     store = f"sqlite:///{tmp_path / 'store.db'}"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", store)
-    sync_run(sweep.sweep_path)
+    sync_sweep(sweep.sweep_path)
     first = runs_by_name(store)
-    sync_run(sweep.sweep_path)
-    again = runs_by_name(store)
+    sync_sweep(sweep.sweep_path)
+    second = runs_by_name(store)
 
     parent = first[sweep.name]
     assert parent.info.status == "FINISHED"
@@ -69,14 +71,14 @@ def test_sweep_that_mlflow_missed_is_sent_whole_and_once(make_sweep_content, mon
         run = first[name]
         assert run.data.tags["mlflow.parentRunId"] == parent.info.run_id
         assert run.info.status == "FINISHED"
-        assert run.data.metrics["held_out_top1"] == record.score
+        assert run.data.metrics["held_out/top1"] == record.score
         assert float(run.data.params["method.alpha"]) == record.params["method.alpha"]
-    assert {name: run.info.run_id for name, run in again.items()} == {
+    assert {name: run.info.run_id for name, run in second.items()} == {
         name: run.info.run_id for name, run in first.items()
     }
     client = mlflow.MlflowClient(store)
     assert len(client.search_model_versions("name = 'student'")) == 1
-    history = client.get_metric_history(first[names[0]].info.run_id, "held_out_top1")
+    history = client.get_metric_history(first[names[0]].info.run_id, "held_out/top1")
     assert [point.value for point in history] == [s for _, s in search.records()[0].curve]
 
 

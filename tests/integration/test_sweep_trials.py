@@ -1,6 +1,6 @@
-"""Trials under Ray Tune: how many at a time, what comes of failures, what is left when they stop.
+"""Trials under Ray Tune: how many run at a time, failures, and what is left when they stop.
 
-Stand-ins that train nothing, but for what the real follower of a run holds of the cluster.
+Most are stubs that train nothing; others are runs of Ray Train, with workers that are reused.
 """
 
 import os
@@ -16,15 +16,15 @@ from ray import tune
 
 from service.cluster.launch import run_training
 from service.result import collect_result
-from service.run.folder import SPEC_NAME
+from service.run.folder import read_spec
 from service.run.journal import JOURNAL_NAME, read_events
 from service.spec.job import JobSpec
 from service.spec.loading import parse_spec
 from service.sweep.loading import parse_sweep
 from service.sweep.study import Search
-from service.sweep.trials import SearchTrials
+from service.sweep.trials import TRIALS_NAME, SearchTrials, trial_name
 from service.training.checkpoint import STUDENT_NAME, is_intact, newest_checkpoint
-from service.trials.run_trackers import RunTrackers, sweep_as_job
+from service.trials.run_trackers import RunTrackers
 from service.trials.runner import run_trials
 from service.trials.source import TrialState
 
@@ -37,7 +37,7 @@ AWAY = "http://127.0.0.1:9"
 
 @pytest.fixture(scope="module", autouse=True)
 def cluster():
-    """Without the dashboard, which a sweep does not need."""
+    """A Ray node without the dashboard, which a sweep does not need."""
     # Workers cannot import a test.
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
     ray.init("local", num_cpus=NUM_CPUS, include_dashboard=False, log_to_driver=False)
@@ -45,8 +45,8 @@ def cluster():
     ray.shutdown()
 
 
-class Pretender(tune.Trainable):
-    """Three epochs of nothing; in the second it does, once, what a file in its folder says."""
+class StubTrial(tune.Trainable):
+    """Three epochs without training; the second fails as the file ``fault`` in its folder says."""
 
     def setup(self, config):
         self._spec = JobSpec.model_validate_json(config["spec"])
@@ -59,29 +59,30 @@ class Pretender(tune.Trainable):
     def step(self):
         self._epoch += 1
         folder = self._spec.run_path
-        (folder / f"under-way-{self._epoch}").touch()
+        (folder / f"running-{self._epoch}").touch()
         time.sleep(0.2)
-        (folder / f"under-way-{self._epoch}").unlink()
-        deed = (folder / "deed").read_text() if (folder / "deed").exists() else ""
-        if self._epoch == 2 and deed:
-            if not deed.endswith("always"):
-                (folder / "deed").unlink()
-            if deed.startswith("raise"):
-                raise RuntimeError("no luck")
+        (folder / f"running-{self._epoch}").unlink()
+        fault = (folder / "fault").read_text() if (folder / "fault").exists() else ""
+        if self._epoch == 2 and fault:
+            if not fault.endswith("always"):
+                (folder / "fault").unlink()
+            if fault.startswith("raise"):
+                raise RuntimeError("injected")
             os.kill(os.getpid(), signal.SIGKILL)
         return {"epoch": self._epoch, "score": 0.1 * self._epoch, "done": self._epoch == 3}
 
 
-class Source:
-    """Jobs from a list, and what was told of them."""
+class RecordingSource:
+    """Provides jobs from a list, and records what happens to them."""
 
     def __init__(self, specs):
-        self.specs, self._left = specs, list(enumerate(specs))
+        self.specs, self._pending = specs, list(enumerate(specs))
         self.reports, self.ends, self.failures = [], {}, []
-        self.most_at_once = 0
+        self.max_running = 0
+        self.is_stopped = False
 
     def next(self):
-        return self._left.pop(0) if self._left else None
+        return self._pending.pop(0) if self._pending else None
 
     def report(self, number: int, epoch: int, metrics: dict[str, float]) -> bool:
         self.reports.append((number, epoch))
@@ -93,41 +94,38 @@ class Source:
     def end(self, number: int, state: TrialState, error: str | None) -> None:
         self.ends[number] = (state, error)
 
-    def leave(self) -> None:
-        self.was_told_to_leave = True
+    def on_tick(self) -> None:
+        num_running = sum(any(spec.run_path.glob("running-*")) for spec in self.specs)
+        self.max_running = max(self.max_running, num_running)
 
-    def look(self) -> None:
-        under_way = sum(any(spec.run_path.glob("under-way-*")) for spec in self.specs)
-        self.most_at_once = max(self.most_at_once, under_way)
+    def stop(self) -> None:
+        self.is_stopped = True
 
 
 @pytest.fixture
 def make_source(make_content):
-    def make(**deeds):
+    """A function that makes a source of stub trials from their names and faults."""
+
+    def make(**faults):
         specs = []
-        for name, deed in deeds.items():
+        for name, fault in faults.items():
             spec = parse_spec(make_content(name=name, schedule={"num_epochs": 3, "milestones": []}))
             spec.run_path.mkdir(parents=True)
-            if deed:
-                (spec.run_path / "deed").write_text(deed)
+            if fault:
+                (spec.run_path / "fault").write_text(fault)
             specs.append(spec)
-        return Source(specs)
+        return RecordingSource(specs)
 
     return make
 
 
-def run(source, tmp_path, must_stop=lambda: False, max_failures=1):
+def run_stubs(source, folder, must_stop=lambda: False):
     run_trials(
-        source,
-        tmp_path,
-        concurrency=2,
-        max_failures=max_failures,
-        must_stop=must_stop,
-        trainable=Pretender,
+        source, folder, concurrency=2, max_failures=1, must_stop=must_stop, trainable=StubTrial
     )
 
 
-def assert_nothing_is_held():
+def assert_resources_are_released():
     deadline_s = time.monotonic() + 30
     while time.monotonic() < deadline_s:
         groups = ray.util.placement_group_table().values()
@@ -138,16 +136,16 @@ def assert_nothing_is_held():
     raise AssertionError((ray.available_resources(), ray.util.placement_group_table()))
 
 
-def test_trials_finish_stop_fail_and_begin_again(make_source, tmp_path):
+def test_trials_finish_stop_fail_and_are_retried(make_source, tmp_path):
     source = make_source(
         plain="",
         stopped="",
         raised="raise",
         killed="kill",
-        doomed="raise always",
+        failing="raise always",
         last="",
     )
-    run(source, tmp_path)
+    run_stubs(source, tmp_path)
 
     states = {source.specs[number].name: end for number, end in source.ends.items()}
     assert states == {
@@ -155,70 +153,95 @@ def test_trials_finish_stop_fail_and_begin_again(make_source, tmp_path):
         "stopped": ("stopped", None),
         "raised": ("finished", None),
         "killed": ("finished", None),
-        "doomed": ("failed", "RuntimeError: no luck"),
+        "failing": ("failed", "RuntimeError: injected"),
         "last": ("finished", None),
     }
-    # One more chance each, by max_failures; the doomed one needs it in vain.
+    # Each is retried once, by max_failures; the one that always fails then fails again.
     assert sorted(source.failures) == [2, 3, 4, 4]
-    assert source.most_at_once == 2
+    assert source.max_running == 2
     assert [epoch for number, epoch in source.reports if number == 0] == [1, 2, 3]
     assert [epoch for number, epoch in source.reports if number == 1] == [1, 2]
     assert [epoch for number, epoch in source.reports if number == 2] == [1, 1, 2, 3]
     assert not (tmp_path / ".tune").exists()
-    assert_nothing_is_held()
+    assert_resources_are_released()
 
 
-def test_trials_that_are_told_to_stop_have_not_ended(make_source, tmp_path):
+def test_trials_that_run_when_everything_stops_have_not_ended(make_source, tmp_path):
     source = make_source(**{f"t{number}": "" for number in range(20)})
-    run(source, tmp_path, must_stop=lambda: len(source.ends) >= 3)
+    run_stubs(source, tmp_path, must_stop=lambda: len(source.ends) >= 3)
 
-    assert source.was_told_to_leave
+    assert source.is_stopped
     assert 3 <= len(source.ends) <= 5
     assert {state for state, _ in source.ends.values()} == {"finished"}
-    assert_nothing_is_held()
+    assert_resources_are_released()
 
 
-def worker_processes():
+def make_search(content):
+    """A search, the trackers and the source of its trials, and the sweep."""
+    sweep = parse_sweep(content)
+    sweep.sweep_path.mkdir(parents=True)
+    search, trackers = Search(sweep), RunTrackers(AWAY, {}, parent=None)
+    trials = SearchTrials(sweep, sweep.as_job(), search, trackers, lambda: None)
+    return search, trackers, trials, sweep
+
+
+def trial_path(sweep, number):
+    return sweep.sweep_path / TRIALS_NAME / trial_name(number)
+
+
+def processes_named(name):
     return [
         process
         for process in psutil.process_iter(["cmdline"])
-        if "RayTrainWorker" in " ".join(process.info["cmdline"] or [])
+        if name in " ".join(process.info["cmdline"] or [])
     ]
 
 
-def test_workers_stay_for_the_next_trial_which_they_train_as_new_ones_would(make_sweep_content):
-    """After one that finished, one that was stopped, and one after which a worker was killed.
+def kill_trial_driver(journal_path):
+    """Send SIGKILL to the trial's driver process after its second evaluation."""
+    deadline_s = time.monotonic() + LIMIT_S
+    while sum(event.kind == "evaluation" for event in read_events(journal_path)) < 2:
+        assert time.monotonic() < deadline_s
+        time.sleep(0.02)
+    for process in processes_named("Trainable"):
+        process.kill()
 
-    Of the last trial the process is killed that controls its workers, while they hold the CPUs.
+
+def assert_resumed_from_a_checkpoint(events):
+    first, second = (event.text for event in events if event.kind == "start")
+    assert first == "training on 2 workers, from step 0"
+    assert int(second.rpartition(" ")[2]) in {e.step for e in events if e.kind == "checkpoint"}
+
+
+def test_workers_are_reused_and_train_as_new_ones_do(make_sweep_content):
+    """By trials after one that finished, one that was stopped, and not after a worker was killed.
+
+    The driver of the last trial is killed while its workers hold the CPUs.
     """
-    sections = {
+    base = {
         "resources": {"num_workers": 2, "cpus_per_worker": 1},
         "tracking": {"uri": AWAY, "log_every_steps": 3},
         "schedule": {"num_epochs": 12, "milestones": []},
     }
-    algorithm, scheduler = {"kind": "random"}, {"kind": "none"}
-    search, trackers, trials, sweep = begin(
-        make_sweep_content(
-            base=sections, budget={"trials": 4}, algorithm=algorithm, scheduler=scheduler
-        )
+    fields = {"budget": {"trials": 4}, "algorithm": {"kind": "random"}}
+    search, trackers, trials, sweep = make_search(
+        make_sweep_content(base=base, scheduler={"kind": "none"}, **fields)
     )
-    report, seen = trials.report, {}
+    report, worker_pids = trials.report, {}
 
-    def report_and_look(number, epoch, metrics):
-        processes = worker_processes()
-        seen.setdefault(number, {process.pid for process in processes})
+    def report_and_record(number, epoch, metrics):
+        workers = processes_named("RayTrainWorker")
+        worker_pids.setdefault(number, {process.pid for process in workers})
         if number == 2 and epoch == 12:
-            # It has told of its last epoch: its run is over.
-            processes[0].kill()
+            # This was the last epoch: the run is over.
+            workers[0].kill()
         return report(number, epoch, metrics) or number == 1
 
-    trials.report = report_and_look
-    journal = sweep.sweep_path / "trials" / "trial-0003" / JOURNAL_NAME
-    killer = threading.Thread(target=kill_follower, args=(journal,))
+    trials.report = report_and_record
+    journal_path = trial_path(sweep, 3) / JOURNAL_NAME
+    killer = threading.Thread(target=kill_trial_driver, args=(journal_path,))
     killer.start()
-    run_trials(
-        trials, sweep.sweep_path, concurrency=1, max_failures=1, must_stop=lambda: False
-    )  # fmt: skip
+    run_trials(trials, sweep.sweep_path, concurrency=1, max_failures=1, must_stop=lambda: False)
     killer.join()
     trials.close()
     trackers.close()
@@ -226,78 +249,49 @@ def test_workers_stay_for_the_next_trial_which_they_train_as_new_ones_would(make
     states = [(record.state, record.num_failures) for record in search.records()]
     assert states == [("finished", 0), ("stopped", 0), ("finished", 0), ("finished", 1)]
     assert [epoch for epoch, _ in search.records()[3].curve] == list(range(1, 13))
-    assert_went_on(read_events(journal))
-    assert len(seen[0]) == 2
-    assert seen[0] == seen[1] == seen[2]
-    assert seen[3].isdisjoint(seen[0])
-    assert_nothing_is_held()
-    path = sweep.sweep_path / "trials" / "trial-0002"
-    spec = JobSpec.model_validate_json((path / SPEC_NAME).read_text())
-    alone = spec.model_copy(update={"name": "alone"})
+    assert_resumed_from_a_checkpoint(read_events(journal_path))
+    assert len(worker_pids[0]) == 2
+    assert worker_pids[0] == worker_pids[1] == worker_pids[2]
+    assert worker_pids[3].isdisjoint(worker_pids[0])
+    assert_resources_are_released()
+    alone = read_spec(trial_path(sweep, 2)).model_copy(update={"name": "alone"})
     alone.run_path.mkdir()
     run_training(alone)
-    collect_result(alone, 0.0)
-    assert (alone.run_path / STUDENT_NAME).read_bytes() == (path / STUDENT_NAME).read_bytes()
+    collect_result(alone.run_path, alone.schedule.num_epochs, 0.0)
+    students = [(path / STUDENT_NAME) for path in (alone.run_path, trial_path(sweep, 2))]
+    assert students[0].read_bytes() == students[1].read_bytes()
 
 
-def test_trial_is_stopped_between_evaluations_and_has_saved(make_sweep_content):
-    # There is one evaluation, at the end: nothing else would come to an end before.
-    sections = {
+def test_trial_that_is_stopped_between_evaluations_saves_a_checkpoint(make_sweep_content):
+    # The only evaluation is at the end, so the trial can stop at nothing else.
+    base = {
         "resources": {"num_workers": 1, "cpus_per_worker": 1},
         "tracking": {"uri": AWAY, "log_every_steps": 3},
         "schedule": {"num_epochs": 150, "milestones": []},
         "evaluation": {"every_epochs": 150},
     }
-    search, trackers, trials, sweep = begin(
-        make_sweep_content(base=sections, budget={"trials": 1}, scheduler={"kind": "none"})
+    search, trackers, trials, sweep = make_search(
+        make_sweep_content(base=base, budget={"trials": 1}, scheduler={"kind": "none"})
     )
-    run_path = sweep.sweep_path / "trials" / "trial-0000"
-    asked_s = []
+    run_path = trial_path(sweep, 0)
+    requested_s = []
 
     def must_stop():
         events = read_events(run_path / JOURNAL_NAME)
-        if not asked_s and any(event.kind == "interval" for event in events):
-            asked_s.append(time.monotonic())
-        return bool(asked_s)
+        if not requested_s and any(event.kind == "interval" for event in events):
+            requested_s.append(time.monotonic())
+        return bool(requested_s)
 
     run_trials(trials, sweep.sweep_path, concurrency=1, max_failures=1, must_stop=must_stop)
     trackers.close()
 
-    assert time.monotonic() - asked_s[0] < 30
+    assert time.monotonic() - requested_s[0] < 30
     record = search.records()[0]
     assert (record.state, record.curve) == ("running", ())
-    assert_nothing_is_held()
+    assert_resources_are_released()
     events = read_events(run_path / JOURNAL_NAME)
-    saved = [event.step for event in events if event.kind == "checkpoint"][-1]
-    assert saved > 0
+    last_saved = [event.step for event in events if event.kind == "checkpoint"][-1]
+    assert last_saved > 0
     newest = newest_checkpoint(run_path)
-    assert newest is not None
-    assert newest.name.startswith(f"checkpoint_{saved:010d}")
+    assert newest.name.startswith(f"checkpoint_{last_saved:010d}")
     assert is_intact(newest)
-
-
-def begin(content):
-    """A search, what is told of its trials, and the trials, of real runs."""
-    sweep = parse_sweep(content)
-    sweep.sweep_path.mkdir(parents=True)
-    search, trackers = Search(sweep, sweep.sweep_path), RunTrackers(AWAY, {}, parent=None)
-    trials = SearchTrials(sweep, sweep_as_job(sweep), search, trackers, lambda: None)
-    return search, trackers, trials, sweep
-
-
-def assert_went_on(events):
-    """There were two starts, the second where a checkpoint was."""
-    first, second = (event.text for event in events if event.kind == "start")
-    assert first == "training on 2 workers, from step 0"
-    assert int(second.rpartition(" ")[2]) in {e.step for e in events if e.kind == "checkpoint"}
-
-
-def kill_follower(journal):
-    """SIGKILL to the trial's process when it has told of a second epoch."""
-    deadline_s = time.monotonic() + LIMIT_S
-    while sum(event.kind == "evaluation" for event in read_events(journal)) < 2:
-        assert time.monotonic() < deadline_s
-        time.sleep(0.02)
-    for process in psutil.process_iter(["cmdline"]):
-        if "Trainable" in " ".join(process.info["cmdline"] or []):
-            process.kill()

@@ -1,4 +1,4 @@
-"""Training itself, without Ray: worker counts, evaluation and every optional part."""
+"""Training without Ray: numbers of workers, evaluation, and every optional part."""
 
 import json
 from pathlib import Path
@@ -19,18 +19,16 @@ from service.training.checkpoint import newest_checkpoint
     "sections",
     [
         {},
-        # 256 images make two steps of 96 and one of 64, of which a fourth worker has none.
+        # 256 images are two steps of 96 and one of 64, of which the fourth worker has none.
         {
             "training": {"global_batch_size": 96, "micro_batch_size": 8, "drop_last": False},
             "augmentation": {"mixing": {"mixup_alpha": 0.2, "cutmix_alpha": 1.0}},
             "tracking": {"log_every_steps": 3},
         },
     ],
-    ids=["plain", "smaller last batch, mixed"],
+    ids=["plain", "smaller last batch and mixing"],
 )
-def test_number_of_workers_does_not_change_the_arithmetic(
-    make_content, teacher, tmp_path, sections
-):
+def test_number_of_workers_does_not_change_the_result(make_content, teacher, tmp_path, sections):
     contents = {
         size: make_content(
             name=f"world{size}",
@@ -50,7 +48,7 @@ def test_number_of_workers_does_not_change_the_arithmetic(
         assert other_progress["last_top1"] == progress["last_top1"]
     losses = [
         [
-            event.values["loss"]
+            event.values["train/loss"]
             for event in read_events(parse_spec(c).run_path / JOURNAL_NAME)
             if event.kind == "interval"
         ]
@@ -60,7 +58,7 @@ def test_number_of_workers_does_not_change_the_arithmetic(
     np.testing.assert_allclose(losses[2], losses[0], rtol=1e-5)
 
 
-def test_training_learns_and_accuracy_is_that_of_a_plain_count(make_content):
+def test_training_learns_and_reports_the_accuracy_of_a_plain_count(make_content):
     content = make_content(schedule={"num_epochs": 12, "milestones": [8]})
     spec = parse_spec(content)
     run_alone(spec)
@@ -77,8 +75,8 @@ def test_training_learns_and_accuracy_is_that_of_a_plain_count(make_content):
     mean, std = np.array(spec.dataset.normalization.mean), np.array(spec.dataset.normalization.std)
     images = torch.tensor(((pixels / 255 - mean) / std).transpose(0, 3, 1, 2)).float()
     with torch.no_grad():
-        right = model.eval()(images).argmax(1).numpy() == file.labels
-    assert progress["last_top1"] == right.sum() / 101
+        is_correct = model.eval()(images).argmax(1).numpy() == file.labels
+    assert progress["last_top1"] == is_correct.sum() / 101
     assert progress["last_top1"] > 0.9
     assert progress["best_top1"] >= progress["last_top1"]
     assert progress["last_top5"] == 1.0
@@ -115,12 +113,12 @@ def test_optional_parts_train(make_content, teacher, sections):
     intervals = [event.values for event in events if event.kind == "interval"]
     assert len(intervals) == 4
     assert all(np.isfinite(list(values.values())).all() for values in intervals)
-    assert {"dtkd", "kd", "ce", "temperature_student_p95", "gap_after", "agreement"} <= set(
-        intervals[0]
-    )
+    names = {"train/dtkd", "train/kd", "train/ce", "train/agreement"}
+    names |= {"temperature/student_p95", "temperature/gap_after"}
+    assert names <= intervals[0].keys()
 
 
-def test_clipping_bounds_the_update(make_content):
+def test_gradient_clipping_bounds_the_update(make_content):
     content = make_content(
         training={"max_grad_norm": 1e-3},
         optimizer={"learning_rate": 1.0, "momentum": 0.0, "weight_decay": 0.0},
@@ -132,11 +130,11 @@ def test_clipping_bounds_the_update(make_content):
     start = build_model("cifar:tiny_cnn", 4)
     weights, progress = final(spec)
     moved = sum((weights[name] - p.detach()).square().sum() for name, p in start.named_parameters())
-    # Each of the steps moves by at most learning rate x norm.
+    # Each step moves by at most learning rate x norm.
     assert 0 < moved.sqrt().item() <= progress["step"] * 1e-3 * 1.001
 
 
-def test_weak_teacher_stops_the_job_before_training(make_content, teacher):
+def test_weak_teacher_aborts_the_run_before_training(make_content, teacher):
     spec = parse_spec(make_content(teacher={**teacher, "min_top1": 0.99}))
     run_alone(spec)
     text = json.loads((spec.run_path / "abort.json").read_text())["text"]

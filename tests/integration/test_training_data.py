@@ -1,4 +1,4 @@
-"""What training does with its images: sizes, last batches, broken files, staged datasets."""
+"""The images of a training run: sizes, last batches, damaged files, staged datasets."""
 
 import json
 from pathlib import Path
@@ -22,7 +22,7 @@ from service.training.distributed import World
 from service.training.factory import build_task
 
 
-def test_a_kept_last_batch_counts_every_image_once(make_content):
+def test_smaller_last_step_counts_every_image_once(make_content):
     content = make_content(
         training={"global_batch_size": 96, "micro_batch_size": 96, "drop_last": False},
         resources={"num_workers": 1, "cpus_per_worker": 1},
@@ -35,8 +35,8 @@ def test_a_kept_last_batch_counts_every_image_once(make_content):
     _, progress = final(spec)
     assert progress["step"] == 3
     events = read_events(spec.run_path / JOURNAL_NAME)
-    found = next(event.values["ce"] for event in events if event.kind == "interval")
-    # With so small a learning rate the network stands still: the mean of three means is known.
+    found = next(event.values["train/ce"] for event in events if event.kind == "interval")
+    # With a learning rate this small the weights hardly change: the mean of three means is known.
     torch.manual_seed(spec.seed)
     task = build_task(spec, CPU)
     data = WorkerData(spec, World(0, 1, CPU, 1), print)
@@ -61,7 +61,7 @@ def test_progressive_resolution_gives_each_epoch_its_size(make_content):
     assert sizes == [(8, 8), (12, 12), (12, 12), (16, 16)]
 
 
-def test_undecodable_image_within_the_budget_is_counted_and_trained_past(make_content, tmp_path):
+def test_undecodable_image_within_the_limit_is_counted_and_replaced(make_content, tmp_path):
     train_path = converted_folder(tmp_path)
     content = make_content(
         dataset={"train": str(train_path), "max_undecodable": 1},
@@ -71,7 +71,7 @@ def test_undecodable_image_within_the_budget_is_counted_and_trained_past(make_co
     spec = parse_spec(content)
     run_alone(spec)
     events = read_events(spec.run_path / JOURNAL_NAME)
-    assert [e.values["undecodable"] for e in events if e.kind == "interval"][-1] == 1
+    assert [e.values["system/undecodable"] for e in events if e.kind == "interval"][-1] == 1
     content["name"], content["dataset"]["max_undecodable"] = "strict", 0
     with pytest.raises(UndecodableSampleError, match="sample 3 "):
         run_alone(parse_spec(content))
@@ -80,7 +80,7 @@ def test_undecodable_image_within_the_budget_is_counted_and_trained_past(make_co
 def converted_folder(tmp_path):
     path = tmp_path / "jpeg.beton"
     converted(write_folder(tmp_path / "images", num_classes=4, num_per_class=32), path)
-    # Without its manifest the file is not compared with it at the start.
+    # Otherwise the damage is found at the start.
     manifest_path(path).unlink()
     return path
 
@@ -113,7 +113,7 @@ def test_staged_datasets_are_trained_on_and_released(make_content, tmp_path):
     assert any("train.beton" in note for note in notes)
 
 
-def test_dataset_that_cannot_be_staged_refuses_the_run(make_content, tmp_path):
+def test_dataset_that_cannot_be_staged_aborts_the_run(make_content, tmp_path):
     shared = tmp_path / "shared"
     converted(write_folder(tmp_path / "train", 4, 20), shared / "train.beton")
     dataset = {
@@ -139,7 +139,7 @@ def test_held_out_images_are_evaluated_and_not_trained_on(make_content, tmp_path
         resources={"num_workers": 1, "cpus_per_worker": 1},
     )
     spec = parse_spec(content)
-    # Val is not read: without it the rest goes on as it was.
+    # Val is not read.
     Path(spec.dataset.val).unlink()
     data = WorkerData(spec, World(0, 1, CPU, 1), print)
     trained = [set(indices_of(data.train_batches(epoch, 0))) for epoch in range(3)]
@@ -152,7 +152,7 @@ def test_held_out_images_are_evaluated_and_not_trained_on(make_content, tmp_path
     assert np.bincount(labels[evaluated]).tolist() == [15] * 4
 
 
-def test_held_out_images_take_no_broken_ones_place(make_content, tmp_path):
+def test_held_out_images_do_not_replace_undecodable_ones(make_content, tmp_path):
     train_path = converted_folder(tmp_path)
     content = make_content(
         dataset={
@@ -165,24 +165,24 @@ def test_held_out_images_take_no_broken_ones_place(make_content, tmp_path):
     )
     spec = parse_spec({**content, "resources": {"num_workers": 1, "cpus_per_worker": 1}})
     held_out = split_held_out(open_beton(train_path).labels, 120, 0).held_out
-    broken = next(index for index in range(128) if index not in held_out)
-    damage_sample(train_path, broken)
+    damaged = next(index for index in range(128) if index not in held_out)
+    damage_sample(train_path, damaged)
     data = WorkerData(spec, World(0, 1, CPU, 1), print)
-    # Eight images are left, so of sixty substitutes nearly all would be held-out ones.
+    # Eight images are left: nearly all of sixty random substitutes would be held-out ones.
     trained = [index for epoch in range(60) for index in indices_of(data.train_batches(epoch, 0))]
     data.close()
 
-    assert broken not in trained
+    assert damaged not in trained
     assert set(trained).isdisjoint(held_out)
 
 
-def test_run_with_held_out_images_scores_them_and_not_val(make_content):
+def test_run_with_held_out_images_evaluates_them_and_not_val(make_content):
     spec = parse_spec(make_content(dataset={"held_out": {"num_images": 60}}))
     run_alone(spec)
 
     events = read_events(spec.run_path / JOURNAL_NAME)
     names = {name for event in events if event.kind == "evaluation" for name in event.values}
-    assert names == {"held_out_top1", "held_out_top5", "held_out_loss"}
+    assert names == {"held_out/top1", "held_out/top5", "held_out/loss"}
 
 
 def indices_of(batches):

@@ -1,0 +1,179 @@
+"""Steps whose loss or gradient is not finite are skipped or rolled back, or abort the run."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from support.training_runs import final, run_alone, run_rank, run_ranks
+
+from data_pipeline.order import train_batches
+from service.distillation.task import DistillationTask
+from service.run.journal import JOURNAL_NAME, read_events
+from service.spec.loading import parse_spec
+from service.training.checkpoint import (
+    checkpoint_paths,
+    copied_to_cpu,
+    newest_checkpoint,
+    read_metadata,
+)
+from service.training.gradient import GradientComputer
+from service.training.trainer import Trainer
+
+
+def make_gradient_infinite(steps, setattr_):
+    """Make the gradient of these steps infinite."""
+    compute = GradientComputer.compute
+
+    def compute_infinite(computer, batch, share, progress):
+        gradient = compute(computer, batch, share, progress)
+        if progress.step in steps:
+            next(iter(computer._task.student.parameters())).grad.add_(float("inf"))
+        return gradient
+
+    setattr_(GradientComputer, "compute", compute_infinite)
+
+
+def make_loss_infinite(steps, setattr_, rank=0):
+    """Make the loss of these steps infinite on one rank; its gradient is unchanged."""
+    compute, call = GradientComputer.compute, DistillationTask.__call__
+    current = [-1]
+
+    def compute_and_record(computer, batch, share, progress):
+        current[0] = progress.step if computer._world.rank == rank else -1
+        return compute(computer, batch, share, progress)
+
+    def call_infinite(task, *arguments):
+        output = call(task, *arguments)
+        return output._replace(loss=output.loss + float("inf")) if current[0] in steps else output
+
+    setattr_(GradientComputer, "compute", compute_and_record)
+    setattr_(DistillationTask, "__call__", call_infinite)
+
+
+def read_dump(spec, step, rank=0):
+    """The samples that one worker dumped in a step."""
+    return json.loads((spec.run_path / f"nonfinite_step{step:010d}_rank{rank}.json").read_text())
+
+
+def notes(spec):
+    """The messages in a run's journal."""
+    return [e.text for e in read_events(spec.run_path / JOURNAL_NAME) if e.kind == "note"]
+
+
+def samples_of_step(step):
+    """The samples of a step of the first epoch."""
+    return next(train_batches(256, 64, seed=0, epoch=0, start=step)).tolist()
+
+
+def test_diverging_run_aborts_with_advice(make_content):
+    spec = parse_spec(make_content(optimizer={"learning_rate": 1e30}))
+    run_alone(spec)
+    reason = json.loads((spec.run_path / "abort.json").read_text())
+    assert "optimizer.learning_rate" in reason["text"]
+    assert reason["exit_status"] == 1
+
+
+def test_skipped_step_changes_nothing_but_the_counters(make_content, monkeypatch):
+    sections = {
+        "training": {"on_nonfinite": "skip", "max_skipped_steps": 2, "ema_decay": 0.9},
+        "schedule": {"num_epochs": 1, "milestones": []},
+        "tracking": {"log_every_steps": 4},
+    }
+    spec = parse_spec(make_content(name="skipped", **sections))
+    make_gradient_infinite({1, 3}, monkeypatch.setattr)
+    step, skip = Trainer.step, Trainer._skip_nonfinite_step
+    before, after = [], {}
+
+    def record_before(trainer, batch):
+        before.append(copied_to_cpu(trainer._student.state_dict()))
+        return step(trainer, batch)
+
+    def record_after(trainer, *arguments):
+        skip(trainer, *arguments)
+        after[trainer.progress.step] = copied_to_cpu(trainer._student.state_dict())
+
+    monkeypatch.setattr(Trainer, "step", record_before)
+    monkeypatch.setattr(Trainer, "_skip_nonfinite_step", record_after)
+    run_alone(spec)
+    assert sorted(after) == [1, 3]
+    for skipped, state in after.items():
+        assert all(torch.equal(state[name], before[skipped][name]) for name in state)
+    assert final(spec)[1]["skipped"] == 2
+    interval = next(e for e in read_events(spec.run_path / JOURNAL_NAME) if e.kind == "interval")
+    assert np.isfinite(interval.values["train/loss"])
+    assert interval.values["train/skipped_steps"] == 2
+    assert read_dump(spec, 3)["samples"] == samples_of_step(3)
+
+
+def test_interval_of_skipped_steps_has_no_metrics(make_content, monkeypatch):
+    spec = parse_spec(make_content(training={"on_nonfinite": "skip"}))
+    make_gradient_infinite({2, 3}, monkeypatch.setattr)
+    run_alone(spec)
+    events = read_events(spec.run_path / JOURNAL_NAME)
+    assert [event.step for event in events if event.kind == "interval"] == [2, 6, 8]
+    assert len(notes(spec)) == 2
+
+
+def test_one_skipped_step_too_many_aborts_the_run(make_content, monkeypatch):
+    training = {"on_nonfinite": "skip", "max_skipped_steps": 1}
+    spec = parse_spec(make_content(training=training))
+    make_gradient_infinite({2, 5}, monkeypatch.setattr)
+    run_alone(spec)
+    text = json.loads((spec.run_path / "abort.json").read_text())["text"]
+    assert "step 5 is not finite, after 1 others" in text
+    assert newest_checkpoint(spec.run_path).name == "checkpoint_0000000004"
+
+
+def test_run_rolls_back_to_its_last_checkpoint_and_continues_with_the_next_step(
+    make_content, monkeypatch
+):
+    sections = {
+        "training": {"on_nonfinite": "roll_back"},
+        "checkpoints": {"every_steps": 2, "num_to_keep": 9},
+        "schedule": {"num_epochs": 2, "milestones": []},
+    }
+    spec = parse_spec(make_content(**sections))
+    make_loss_infinite({3}, monkeypatch.setattr)
+    run_alone(spec)
+    (note,) = notes(spec)
+    assert "step 3 skipped" in note
+    assert "rolled back to the weights of step 2" in note
+    checkpoints = {path.name: path for path in checkpoint_paths(spec.run_path)}
+    before, after = (checkpoints[f"checkpoint_{step:010d}"] for step in (2, 4))
+    weights = [(path / "student.safetensors").read_bytes() for path in (before, after)]
+    assert weights[0] == weights[1]
+    assert read_metadata(after)["progress"]["skipped"] == 1
+    dump = read_dump(spec, 3)
+    assert dump["samples"] == samples_of_step(3)
+    assert dump["loss"] == "inf"
+    assert final(spec)[1]["step"] == 8
+
+
+def test_run_without_a_checkpoint_rolls_back_to_its_initial_weights(make_content, monkeypatch):
+    spec = parse_spec(make_content(training={"on_nonfinite": "roll_back"}))
+    make_loss_infinite({1}, monkeypatch.setattr)
+    run_alone(spec)
+    assert "rolled back to the weights of step 0" in notes(spec)[0]
+
+
+def run_rank_with_an_infinite_loss(rank, content, store):
+    make_loss_infinite({3}, setattr, rank=1)
+    run_rank(rank, content, 2, store)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("policy", ["stop", "skip", "roll_back"])
+def test_all_ranks_act_on_an_infinite_loss_of_one_in_the_same_step(make_content, tmp_path, policy):
+    content = make_content(training={"on_nonfinite": policy})
+    spec = parse_spec(content)
+    spec.run_path.mkdir(parents=True)
+    run_ranks(run_rank_with_an_infinite_loss, (content, tmp_path / "store"), 2)
+    for rank in (0, 1):
+        assert read_dump(spec, 3, rank)["step"] == 3
+    if policy == "stop":
+        reason = json.loads((spec.run_path / "abort.json").read_text())
+        assert "step 3" in reason["text"]
+        assert reason["exit_status"] == 1
+    else:
+        assert final(spec)[1] | {"skipped": 1, "step": 8} == final(spec)[1]
