@@ -197,8 +197,8 @@ def _warnings(
     left_over = num_train_images % spec.training.global_batch_size
     if left_over and spec.training.drop_last:
         yield (
-            f"each epoch drops {left_over} images, different ones each time: the training set is not a "
-            "multiple of training.global_batch_size"
+            f"each epoch drops {left_over} images, different ones each time: the training set is "
+            "not a multiple of training.global_batch_size"
         )
     method = spec.effective_method()
     if spec.teacher and method.alpha == method.beta == 0:

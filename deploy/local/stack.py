@@ -39,7 +39,7 @@ class Stack:
     processes: list[list[float]]
 
     def environment(self) -> dict[str, str]:
-        """Variables for whoever talks to the stack."""
+        """Environment variables for clients of the stack."""
         path = f"{ROOT / '.venv' / 'bin'}{os.pathsep}{os.environ['PATH']}"
         return {
             **os.environ,

@@ -1,4 +1,4 @@
-"""The distillation task: student, frozen teacher and losses, from pixels to named parts."""
+"""The objective: student, frozen teacher and losses, from pixels to a loss and its named parts."""
 
 from typing import NamedTuple
 
@@ -10,7 +10,7 @@ from service.distillation.temperature import Temperatures, centered, matched_tem
 from service.spec.data_sections import Normalization
 from service.spec.sections import Method
 
-# On a CPU, the bytes of one step between two operations should not leave the core's cache.
+# On a CPU, what one operation writes should still be in the cache for the next.
 NUM_IMAGES_IN_CACHE = 4
 
 
@@ -42,7 +42,7 @@ class PixelNormalizer(nn.Module):
 
 
 class FrozenTeacher(nn.Module):
-    """A frozen network with its own input normalization; it never trains and has no gradient."""
+    """A frozen network with its own input normalization; it is not trained and has no gradient."""
 
     def __init__(self, model: nn.Module, normalization: Normalization):
         super().__init__()
@@ -67,9 +67,9 @@ class TaskOutput(NamedTuple):
 
 
 class DistillationTask:
-    """What is minimized on one micro-batch.
+    """The loss of one micro-batch: warm-up x (alpha DTKD + beta KD) + gamma CE.
 
-    ``student`` may be wrapped for data-parallel training; the teacher stays outside, frozen.
+    ``student`` may be wrapped in DDP; the teacher is not.
     """
 
     def __init__(

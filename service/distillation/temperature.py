@@ -54,7 +54,7 @@ def matched_temperatures(
     a teacher's share x / (x + y) outside [floor, 1 - floor]. Its logits are then centered and the
     share is clamped; where even that is undefined both sides get ``base_temperature``.
 
-    Source: arXiv 2404.12711, eq. 5, with the erratum told at the head of this module.
+    Source: arXiv 2404.12711, eq. 5, with the erratum described at the top of this module.
 
     Raises:
         ValueError: shapes that differ, a base temperature that is not positive, a floor outside

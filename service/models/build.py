@@ -1,4 +1,4 @@
-"""Models by name, with random weights or with those a spec asks for."""
+"""Models by name, with random weights or those of a spec."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -17,7 +17,7 @@ def build_model(name: str, num_classes: int) -> nn.Module:
     """A classifier with random weights, images [B, 3, H, W] to logits [B, num_classes].
 
     Raises:
-        BadInputError: timm is not installed, or does not know the model.
+        BadInputError: timm is not installed, or has no such model.
     """
     if name.startswith(CIFAR_PREFIX):
         return build_cifar_model(name.removeprefix(CIFAR_PREFIX), num_classes)
@@ -98,6 +98,6 @@ def _build_timm_model(name: str, num_classes: int) -> nn.Module:
         raise BadInputError("spec", [problem]) from error
     if not timm.is_model(name):
         close = timm.list_models(f"*{name.split('_')[0]}*")[:5]
-        remedy = f"timm knows {', '.join(close)}" if close else "see timm.list_models()"
+        remedy = f"timm has {', '.join(close)}" if close else "see timm.list_models()"
         raise BadInputError("spec", [Problem("model", f"timm has no model {name!r}", remedy)])
     return timm.create_model(name, pretrained=False, num_classes=num_classes)

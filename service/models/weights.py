@@ -45,7 +45,7 @@ def read_state_dict(path: Path) -> StateDict:
     try:
         content: Any = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds; all mean that the file cannot be used
-        raise ValueError("is no plain state dict that weights_only=True can read") from error
+        raise ValueError("is not a plain state dict that weights_only=True can load") from error
     for key in ("state_dict", "model"):
         if isinstance(content, dict) and isinstance(content.get(key), dict):
             content = content[key]
@@ -75,7 +75,7 @@ def _torchvision_state(name: str, enum: str, where: str) -> StateDict:
     enums = torchvision.models.get_model_weights(name)
     if enum not in enums.__members__:
         known = ", ".join(enums.__members__)
-        _refuse(f"{where}.source", f"{name} has no weights {enum}", f"torchvision knows {known}")
+        _refuse(f"{where}.source", f"{name} has no weights {enum}", f"torchvision has {known}")
     try:
         return dict(enums[enum].get_state_dict(progress=False, check_hash=True))
     except OSError as error:

@@ -142,7 +142,7 @@ def states_text(records: Sequence[TrialRecord]) -> str:
     """How many trials are in which state."""
     counts = Counter(record.state for record in records)
     parts = [f"{counts[state]} {words}" for state, words in STATE_WORDS.items() if counts[state]]
-    return ", ".join(parts) or "none begun"
+    return ", ".join(parts) or "none started"
 
 
 def is_accuracy(metric: str) -> bool:

@@ -27,7 +27,7 @@ PICTURES_NAME = "pictures"
 
 class Outcome(NamedTuple):
     """Every trial; the one whose settings were chosen, None where none finished; and how these
-    compare with the base's own, None where that was not asked.
+    compare with the base's own, None without --confirm.
     """
 
     records: tuple[TrialRecord, ...]
@@ -97,7 +97,7 @@ def time_front(sweep: SweepSpec, records: Sequence[TrialRecord]) -> list[TrialRe
 
 
 def importance_epoch(sweep: SweepSpec) -> int:
-    """The epoch up to which no trial was stopped: there all of them can be compared."""
+    """The epoch before which no trial is stopped, so that all of them can be compared."""
     stops = sweep.scheduler.kind != "none"
     return sweep.min_epochs if stops else sweep.base.schedule.num_epochs
 
@@ -156,7 +156,7 @@ def table(sweep: SweepSpec, records: Sequence[TrialRecord]) -> str:
 
 
 def artifacts(folder: Path) -> list[Path]:
-    """What MLflow is given of a sweep's folder, as far as it is there."""
+    """The files of a sweep's folder that are logged to MLflow, as far as they exist."""
     names = (BEST_NAME, FRONT_NAME, TABLE_NAME, PAGE_NAME, SWEEP_NAME, COMPARISON_NAME)
     files = [folder / name for name in names]
     files += sorted((folder / PICTURES_NAME).glob("*.png"))

@@ -1,4 +1,4 @@
-"""What a sweep would do, before it is begun."""
+"""The plan of a sweep: what it would try, and how many epochs that is."""
 
 from service.sweep.space import Dimension, SearchSpace
 from service.sweep.spec import SweepSpec
@@ -6,7 +6,7 @@ from service.sweep.study import rungs
 
 
 def format_plan(sweep: SweepSpec) -> str:
-    """The plan as text for a person."""
+    """The plan as text."""
     base, budget = sweep.base, sweep.budget
     resources = sweep.resources or base.resources
     space = SearchSpace(sweep.space)
@@ -27,7 +27,7 @@ def format_plan(sweep: SweepSpec) -> str:
     ]
     if is_grid and len(space.grid()) > budget.trials:
         lines.append(
-            f"warning: the grid has {len(space.grid())} points, of which budget.trials leaves the "
+            f"warning: the grid has {len(space.grid())} points, of which budget.trials allows the "
             f"first {budget.trials}"
         )
     return "\n".join(lines)
@@ -62,7 +62,7 @@ def _scheduler_text(sweep: SweepSpec) -> str:
 
 
 def _epochs_text(sweep: SweepSpec, num_trials: int) -> str:
-    """What all trials train together."""
+    """Epochs of all trials."""
     epochs = sweep.base.schedule.num_epochs
     text = f"{num_trials * epochs:,} epochs of training at most"
     if sweep.scheduler.kind == "asha":
@@ -76,9 +76,9 @@ def _epochs_text(sweep: SweepSpec, num_trials: int) -> str:
 
 
 def expected_epochs(sweep: SweepSpec, num_trials: int) -> float:
-    """asha: epochs of all trials together, if just 1 / reduction_factor go on at each rung.
+    """asha: epochs of all trials, if exactly 1 / reduction_factor of them continue at each rung.
 
-    Those that come first are compared with few, so more of them go on than that.
+    The first trials are compared with few others, so more of them continue than that.
     """
     total, before, share = 0.0, 0, 1.0
     for epoch in [*rungs(sweep), sweep.base.schedule.num_epochs]:
@@ -90,4 +90,4 @@ def expected_epochs(sweep: SweepSpec, num_trials: int) -> float:
 def _concurrency_text(sweep: SweepSpec) -> str:
     if sweep.concurrency is not None:
         return str(sweep.concurrency)
-    return "as many as the cluster then has room for"
+    return "as many as fit on the cluster"

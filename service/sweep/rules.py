@@ -59,7 +59,7 @@ def _sweep_problems(sweep: SweepSpec) -> Iterator[Problem]:
         if sweep.minimize_time:
             yield Problem(
                 "scheduler.kind",
-                f"is {sweep.scheduler.kind!r}, but with minimize_time no one metric tells which "
+                f"is {sweep.scheduler.kind!r}, but with minimize_time no single metric says which "
                 "trials are worse",
                 'set "scheduler": {"kind": "none"}',
             )
@@ -122,7 +122,7 @@ def _space_problems(sweep: SweepSpec) -> Iterator[Problem]:
             if parameter.points is not None and sweep.algorithm.kind != "grid":
                 yield Problem(
                     f"{where}.points",
-                    f"is given, but {sweep.algorithm.kind} draws from the whole range",
+                    f"is given, but {sweep.algorithm.kind} samples the whole range",
                     'leave it out, or set "algorithm": {"kind": "grid"}',
                 )
             yield from _condition_problems(sweep, path, parameter)
@@ -146,9 +146,9 @@ def _range_problems(dimension: Dimension) -> Iterator[Problem]:
         yield Problem(where, f"is from {low:g} to {high:g}", "give the lesser first")
     if parameter.log is not None and parameter.step is not None:
         yield Problem(f"{where}.step", "is given with log", "use linear, or leave it out")
-    whole = [low, high, parameter.step or 1]
-    if dimension.is_integer and any(value != int(value) for value in whole):
-        yield Problem(where, "takes whole numbers only", "give whole ends and a whole step")
+    numbers = [low, high, parameter.step or 1]
+    if dimension.is_integer and any(value != int(value) for value in numbers):
+        yield Problem(where, "takes integers only", "give integer ends and an integer step")
     if parameter.step is not None and parameter.step > high - low:
         yield Problem(f"{where}.step", "is more than the range", "make it smaller")
 
@@ -158,7 +158,7 @@ def _condition_problems(sweep: SweepSpec, path: str, parameter: Parameter) -> It
         where = f"space.{path}.when.{other}"
         condition = sweep.space.get(other)
         if condition is None or condition.choice is None:
-            yield Problem(where, "is no parameter with a choice", "name one of this space")
+            yield Problem(where, "is not a parameter with a choice", "name one of this space")
         elif unknown := [value for value in allowed if value not in condition.choice]:
             yield Problem(where, f"{unknown[0]!r} is not among its choices", "fix the value")
         elif _depends_on(sweep, other, path):

@@ -22,16 +22,16 @@ MAX_LISTED = 64
 JSON_MARK = "json:"
 
 
-class Draw(Protocol):
-    """What chooses values; an Optuna trial is one."""
+class Chooser(Protocol):
+    """What chooses values, such as an Optuna trial."""
 
     def suggest_float(
         self, name: str, low: float, high: float, *, step: float | None, log: bool
     ) -> float:
-        """A number of a range."""
+        """A float in a range."""
 
     def suggest_int(self, name: str, low: int, high: int, *, step: int, log: bool) -> int:
-        """A whole number of a range, ends included."""
+        """An integer in a range, both ends included."""
 
     def suggest_categorical(self, name: str, choices: list[Any]) -> Any:  # noqa: ANN401
         """One of several values."""
@@ -45,24 +45,24 @@ class Dimension(NamedTuple):
 
     @property
     def is_integer(self) -> bool:
-        """Whether its values are whole numbers."""
+        """Whether its values are integers."""
         return is_integer(leaf_types(self.path))
 
     @property
     def ends(self) -> tuple[float, float]:
-        """Least and greatest value of a range."""
+        """Minimum and maximum of a range."""
         ends = self.parameter.log or self.parameter.linear
         assert ends is not None, "a choice has no ends"
         return ends
 
     def applies(self, point: Mapping[str, Any]) -> bool:
-        """Whether the values chosen so far let it apply."""
+        """Whether it applies, given the values chosen so far."""
         return all(
             path in point and point[path] in allowed
             for path, allowed in (self.parameter.when or {}).items()
         )
 
-    def draw(self, draw: Draw) -> Any:  # noqa: ANN401 - any JSON value
+    def draw(self, draw: Chooser) -> Any:  # noqa: ANN401 - any JSON value
         """One value, chosen by ``draw``."""
         parameter = self.parameter
         if parameter.choice is not None:
@@ -112,7 +112,7 @@ class SearchSpace:
     def __init__(self, space: Mapping[str, Parameter]):
         self.dimensions = _ordered(space)
 
-    def draw(self, draw: Draw) -> Point:
+    def draw(self, draw: Chooser) -> Point:
         """One point."""
         point: Point = {}
         for dimension in self.dimensions:
@@ -125,15 +125,15 @@ class SearchSpace:
         return self._combinations({d.path: d.grid() for d in self.dimensions})
 
     def num_corners(self) -> int:
-        """Combinations of telling values, conditions aside."""
+        """Number of combinations of boundary values, ignoring conditions."""
         return math.prod(len(dimension.boundary_values()) for dimension in self.dimensions)
 
     def corners(self) -> list[Point]:
-        """Every combination of telling values."""
+        """Every combination of boundary values."""
         return self._combinations({d.path: d.boundary_values() for d in self.dimensions})
 
     def random_corners(self, count: int, seed: int) -> Iterator[Point]:
-        """Combinations of telling values, drawn at random."""
+        """Random combinations of boundary values."""
         generator = np.random.default_rng(seed)
         values = {dimension.path: dimension.boundary_values() for dimension in self.dimensions}
         for _ in range(count):
@@ -158,7 +158,7 @@ class SearchSpace:
 
 
 def _ordered(space: Mapping[str, Parameter]) -> list[Dimension]:
-    """Dimensions after those that they depend on; what depends on itself comes last."""
+    """Dimensions after those that they depend on; cyclic ones come last."""
     left, ordered = dict(space), []
     while left:
         ready = [
@@ -172,14 +172,14 @@ def _ordered(space: Mapping[str, Parameter]) -> list[Dimension]:
 
 
 def given_content(spec: JobSpec) -> dict[str, Any]:
-    """A spec as JSON data, without what it leaves to defaults: these may depend on a choice."""
+    """A spec as JSON data without defaults, since these may depend on a choice."""
     return spec.model_dump(mode="json", exclude_unset=True)
 
 
 def with_values(content: Mapping[str, Any], point: Mapping[str, Any]) -> dict[str, Any]:
     """A job spec's JSON data with the values of a point in place of its own."""
     changed = copy.deepcopy(dict(content))
-    # A section that is chosen whole comes before its fields.
+    # A choice of a section comes before choices of its fields.
     for path, value in sorted(point.items(), key=lambda item: item[0].count(".")):
         *sections, leaf = path.split(".")
         place = changed
@@ -192,7 +192,7 @@ def with_values(content: Mapping[str, Any], point: Mapping[str, Any]) -> dict[st
 
 
 def own_point(spec: JobSpec, space: SearchSpace) -> Point | None:
-    """The point of a job's own settings; None where they lie outside of the space."""
+    """The point of a job's own settings; None where they are outside of the space."""
     content = spec.model_dump(mode="json")
     content["method"] = spec.effective_method().model_dump(mode="json")
     point: Point = {}
@@ -217,12 +217,12 @@ def _is_between(value: float, ends: tuple[float, float]) -> bool:
 
 
 def encoded(point: Mapping[str, Any]) -> dict[str, Any]:
-    """A point as Optuna can keep it: what is not a plain value becomes JSON text."""
+    """A point that Optuna can store: lists and objects become JSON text."""
     return {path: _encoded_value(value) for path, value in point.items()}
 
 
 def decoded(params: Mapping[str, Any]) -> Point:
-    """The point that ``encoded`` made this of."""
+    """The inverse of ``encoded``."""
     return {path: _decoded_value(value) for path, value in params.items()}
 
 
@@ -251,7 +251,7 @@ def is_numeric(types_found: set[object]) -> bool:
 
 
 def is_integer(types_found: set[object]) -> bool:
-    """Whether the field takes whole numbers only."""
+    """Whether the field takes integers only."""
     return int in types_found and float not in types_found
 
 
@@ -260,7 +260,7 @@ def _field_types(model: object, name: str) -> Iterator[object]:
         yield from _alternatives(model.model_fields[name].annotation)
 
 
-def _alternatives(annotation: Any) -> Iterator[object]:  # noqa: ANN401 - what typing has no name for
+def _alternatives(annotation: Any) -> Iterator[object]:  # noqa: ANN401 - any annotation
     """The plain types in an annotation, such as ``float | None``."""
     origin = get_origin(annotation)
     if origin is Annotated:

@@ -19,30 +19,29 @@ Finite = Annotated[float, Field(allow_inf_nan=False)]
 
 
 class Parameter(Section):
-    """Values that a field of the job spec is tried with: one of ``log``, ``linear``, ``choice``."""
+    """Values that are tried for a field of the job spec: one of ``log``, ``linear``, ``choice``."""
 
     log: tuple[Positive, Positive] | None = None
-    """Least and greatest value; their logarithms are searched evenly. Whole numbers where the field
-    takes only these."""
+    """Minimum and maximum, searched evenly on a log scale; integers for an integer field."""
     linear: tuple[Finite, Finite] | None = None
-    """Least and greatest value, searched evenly."""
+    """Minimum and maximum, searched evenly; integers for an integer field."""
     choice: Annotated[tuple[JsonValue, ...], Field(min_length=1)] | None = None
-    """The values themselves; whole sections, too."""
+    """The values themselves; they may be sections."""
     step: Positive | None = None
-    """linear: only values that are a multiple of it above the least one."""
+    """linear: only values that are a multiple of it above the minimum."""
     points: Annotated[int, Field(ge=2)] | None = None
-    """Algorithm grid: how many values of log or linear, the ends included."""
+    """Algorithm grid: number of values of log or linear, both ends included."""
     when: dict[str, tuple[JsonValue, ...]] | None = None
-    """The parameter applies only where others, which have a choice, have one of these values."""
+    """The parameter applies only where other parameters, by path, have one of these choices."""
 
     @property
     def kind(self) -> Literal["log", "linear", "choice"]:
-        """Which of the three it is; the first, where the spec wrongly gives several."""
+        """Which of the three it is; the first, if an invalid spec has several."""
         return next(kind for kind in self.kinds_given)
 
     @property
     def kinds_given(self) -> list[Literal["log", "linear", "choice"]]:
-        """Which of the three the spec gives."""
+        """Which of the three the spec has."""
         kinds: tuple[Literal["log", "linear", "choice"], ...] = ("log", "linear", "choice")
         return [kind for kind in kinds if getattr(self, kind) is not None]
 
@@ -55,15 +54,15 @@ DEFAULT_SPACE = {
 
 
 class Budget(Section):
-    """The search ends when the first of these is used up."""
+    """The search ends when the first of these is spent."""
 
     trials: Count = 24
-    """Settings that are tried."""
+    """Number of settings that are tried."""
     epochs: Count | None = None
-    """Epochs trained, over all trials; those that are under way when it is used up are stopped at
-    their next evaluation."""
+    """Epochs of training over all trials; trials that run when it is spent are stopped at their
+    next evaluation."""
     hours: Positive | None = None
-    """Hours of searching, over all submissions, in the same way."""
+    """Hours of the search over all submissions, in the same way."""
 
 
 class Algorithm(Section):
@@ -72,24 +71,24 @@ class Algorithm(Section):
     kind: Literal["tpe", "cmaes", "random", "grid"] = "tpe"
     """tpe and cmaes are Optuna's; random; grid: every combination of choices and points."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
-    """Seed of the choice."""
+    """Seed of the algorithm."""
     startup_trials: Count = 10
-    """tpe, cmaes: settings drawn at random before the first that is learned from them."""
+    """tpe, cmaes: number of random settings before the first that is modeled."""
 
 
 class Scheduler(Section):
     """Which trials are stopped before their last epoch, by the metric so far."""
 
     kind: Literal["asha", "median", "none"] = "asha"
-    """asha: at min_epochs, and at reduction_factor times as many, and so on, only the best
-    1 / reduction_factor of the trials that came so far go on. median: those go on that are no worse
-    than the median, at the same epoch, of the trials that came to their last."""
+    """asha: at min_epochs, at reduction_factor times as many, and so on, only the best
+    1 / reduction_factor of the trials that reached this epoch continue. median: those continue that
+    are not worse than the median, at the same epoch, of the trials that finished."""
     min_epochs: Count | None = None
-    """Epochs before a trial may be stopped; absent: a ninth of schedule.num_epochs, 1 at least."""
+    """Epochs before a trial may be stopped; absent: a ninth of schedule.num_epochs, at least 1."""
     reduction_factor: Annotated[int, Field(ge=2, le=10)] = 3
     """asha: see kind."""
     startup_trials: Count = 5
-    """median: trials that must have come to their last epoch before one is stopped."""
+    """median: number of trials that must have finished before one is stopped."""
 
 
 class SweepSpec(Section):
@@ -105,22 +104,22 @@ class SweepSpec(Section):
     space: dict[str, Parameter] = DEFAULT_SPACE
     """What is searched: parameters by the dotted path of the field that they set."""
     held_out: HeldOut
-    """Images of train that trials are scored on, and not trained on. Val is not looked at."""
+    """Images of train that trials are scored on, and not trained on. Val is not evaluated."""
     metric: Literal["top1", "top5", "loss"] = "top1"
-    """What is searched for: the accuracy or, as small as possible, the loss on these images."""
+    """What is optimized on these images: accuracy is maximized, loss is minimized."""
     minimize_time: bool = False
-    """Search for trials that are quick, too: all those are kept that no other one beats in both.
-    Nothing is stopped early then; scheduler is none."""
+    """Whether training time is minimized too: the result is all trials that no other one beats in
+    both. Then no trial is stopped early, and scheduler is none."""
     budget: Budget = Budget()
     algorithm: Algorithm = Algorithm()
     scheduler: Scheduler = Scheduler()
     resources: Resources | None = None
-    """What each trial has; absent: the resources of base."""
+    """Resources of each trial; absent: those of base."""
     concurrency: Count | None = None
-    """Trials at a time; absent: as many as the cluster has room for when the sweep begins."""
+    """Trials at a time; absent: as many as fit on the cluster when the sweep starts."""
     max_failures: Annotated[int, Field(ge=0)] = 1
-    """Times that a failed trial is begun again, from its checkpoint, beyond what resources allows
-    its workers; then it is marked failed."""
+    """Times that a failed trial is retried from its checkpoint, in addition to the failures that
+    resources allows its workers; then it is marked failed."""
     progress_interval_s: Count = 30
     """Seconds between two tables of progress."""
 
@@ -130,7 +129,7 @@ class SweepSpec(Section):
         return self.base.checkpoints.storage_path / self.name
 
     def as_job(self) -> JobSpec:
-        """The job spec that stands for the sweep itself: the base under the sweep's name."""
+        """The job spec that represents the sweep: the base under the sweep's name."""
         return self.base.model_copy(update={"name": self.name})
 
     @property
@@ -140,7 +139,7 @@ class SweepSpec(Section):
 
     @property
     def maximizes(self) -> bool:
-        """Whether more of the metric is better."""
+        """Whether a larger metric is better."""
         return self.metric != "loss"
 
     @property

@@ -65,7 +65,7 @@ class Evaluator:
             return evaluate(classify, self._batches(chosen), self._world)
 
     def _batches(self, chosen: NDArray[np.int64]) -> Iterator[Batch]:
-        """This worker's batches; every rank calls ``must_stop`` equally often, with a batch or not."""
+        """This worker's batches; every rank calls ``must_stop`` equally often."""
         batches = self._data.val_batches(chosen)
         for _ in range(self._data.num_val_batches(len(chosen))):
             if self._must_stop():

@@ -1,1 +1,1 @@
-"""Runs many jobs as trials of Ray Tune; what they are for is decided by whoever provides them."""
+"""Runs many jobs as trials of Ray Tune, for sweeps and for other callers."""

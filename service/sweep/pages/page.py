@@ -1,4 +1,4 @@
-"""The page of a sweep: one file with everything in it, to be opened anywhere, offline."""
+"""The page of a sweep: one self-contained HTML file that opens anywhere, offline."""
 
 import base64
 import hashlib
@@ -104,7 +104,7 @@ def render_page(
     figures: Mapping[str, bytes],
     confirm: str = "",
 ) -> str:
-    """The whole page as HTML that asks nothing of any server.
+    """The page as HTML that loads nothing from any server.
 
     ``summary``: labels and texts. ``confirm``: how the best settings compare with the default,
     shown as it is. ``figures``: PNG files by name.

@@ -1,4 +1,4 @@
-"""Scales: where a value of a parameter, or of the metric, lies on an axis, and its labels."""
+"""Scales: the coordinate of a parameter's or the metric's value on an axis, and its labels."""
 
 import json
 import math
@@ -14,11 +14,11 @@ from service.sweep.analysis import TrialRecord, is_accuracy, is_number
 MOST_LABELS = 12
 MOST_LETTERS = 18
 DECADES_WANT_LOG = 50.0
-"""A metric whose greatest value is so many times its least is unreadable on a linear axis."""
+"""A metric whose maximum is this many times its minimum is unreadable on a linear axis."""
 
 
 class Scale(NamedTuple):
-    """How the values of one parameter, or of the metric, lie along an axis.
+    """The axis of one parameter, or of the metric.
 
     A value's place is the number itself or, for anything else, the index of its JSON text in
     ``categories``. ``low`` and ``high`` are the outermost places.
@@ -28,7 +28,7 @@ class Scale(NamedTuple):
     low: float
     high: float
     is_log: bool = False
-    is_intact: bool = False
+    is_integer: bool = False
     in_percent: bool = False
     categories: tuple[str, ...] = ()
 
@@ -40,7 +40,7 @@ class Scale(NamedTuple):
         return float(value)
 
     def share(self, place: float) -> float:
-        """How far along the axis a place lies: 0 at ``low``, 1 at ``high``."""
+        """The share of the axis up to a coordinate: 0 at ``low``, 1 at ``high``."""
         if self.low == self.high:
             return 0.5
         if self.is_log:
@@ -48,13 +48,13 @@ class Scale(NamedTuple):
         return (place - self.low) / (self.high - self.low)
 
     def at(self, share: float) -> float:
-        """The place so far along the axis; the inverse of ``share``."""
+        """The coordinate at a share of the axis; the inverse of ``share``."""
         if self.is_log:
             return self.low * (self.high / self.low) ** share
         return self.low + (self.high - self.low) * share
 
     def limits(self, below: float = 0.06, above: float = 0.06) -> tuple[float, float]:
-        """The ends of an axis that leaves these shares of its length free at both sides."""
+        """The ends of an axis with these shares of its length free at both sides."""
         if self.categories:
             return self.low - 0.6, self.high + 0.6
         if self.low == self.high:
@@ -63,7 +63,7 @@ class Scale(NamedTuple):
         return self.at(-below), self.at(1.0 + above)
 
     def ticks(self) -> list[tuple[float, str]]:
-        """Places to label, and their labels."""
+        """Coordinates to label, and their labels."""
         if self.categories:
             step = math.ceil(len(self.categories) / MOST_LABELS)
             labels = [_shortened(key) for key in self.categories]
@@ -73,7 +73,7 @@ class Scale(NamedTuple):
         elif self.is_log:
             places = _log_ticks(self.low, self.high)
         else:
-            places = _linear_ticks(self.low, self.high, self.is_intact)
+            places = _linear_ticks(self.low, self.high, self.is_integer)
         factor = 100 if self.in_percent else 1
         return [(place, f"{place * factor:.6g}") for place in places]
 
@@ -101,7 +101,7 @@ class Scale(NamedTuple):
 def parameter_scales(
     records: Sequence[TrialRecord], log_params: Collection[str]
 ) -> tuple[Scale, ...]:
-    """A scale for every parameter any trial used, in the order they are met."""
+    """A scale for every parameter any trial used, in the order of first use."""
     paths = dict.fromkeys(path for record in records for path in record.params)
     return tuple(
         _parameter_scale(
@@ -120,7 +120,7 @@ def _parameter_scale(path: str, values: Sequence[object], wants_log: bool) -> Sc
         return Scale(path, 0.0, len(categories) - 1.0, categories=categories)
     low, high = float(min(numbers)), float(max(numbers))
     whole = all(isinstance(number, int) for number in numbers)
-    return Scale(path, low, high, is_log=wants_log and low > 0, is_intact=whole)
+    return Scale(path, low, high, is_log=wants_log and low > 0, is_integer=whole)
 
 
 def metric_scale(values: Iterable[float], metric: str) -> Scale:

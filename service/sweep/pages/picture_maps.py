@@ -40,7 +40,7 @@ NUM_LEVELS = 24
 BEST_WIDTH, FINISHED_WIDTH, OTHER_WIDTH = 4.0, 2.0, 1.0
 NARROW = 18
 ABSENT = -0.16
-"""Where a line passes an axis it has no value on; the axis itself is from 0 to 1."""
+"""Where a line crosses an axis on which it has no value; the axis itself is from 0 to 1."""
 
 
 def draw_temperature_alpha_map(data: PictureData) -> Figure | None:
@@ -230,7 +230,7 @@ def _explain_lines(figure: Figure, data: PictureData) -> None:
     if any(record.state == "finished" for record in others):
         handles.append(Line2D([], [], color=INK, linewidth=FINISHED_WIDTH, label="finished"))
     if any(record.state != "finished" for record in others):
-        name = "stopped early or under way"
+        name = "stopped early or running"
         handles.append(Line2D([], [], color=INK, linewidth=OTHER_WIDTH, label=name))
     if len(data.scores()) < len(data.records):
         color = LOOKS["failed"].color

@@ -23,7 +23,7 @@ BEST_LINE = "#440154"
 MANY_TRIALS = 150
 SPREAD_FROM = 3
 OUTLIERS_FROM = 10
-"""With so many scores, the worst tenth shares one shade, or one bad trial makes the rest alike."""
+"""From this many scores on, the worst tenth shares one shade, so that bad trials hide nothing."""
 
 EXTENDS: dict[tuple[bool, bool], Literal["neither", "min", "max", "both"]] = {
     (False, False): "neither",
@@ -61,7 +61,7 @@ class PictureData(NamedTuple):
 
     @property
     def is_crowded(self) -> bool:
-        """Whether marks and lines must be small and translucent to be told apart."""
+        """Whether there are so many trials that marks must be small and translucent."""
         return len(self.records) > MANY_TRIALS
 
     def of_state(self, state: TrialState) -> list[TrialRecord]:
@@ -74,7 +74,7 @@ class PictureData(NamedTuple):
 
 
 def shown_score(record: TrialRecord) -> float | None:
-    """The score a picture shows; a failed trial's is out of the running."""
+    """The score that a picture shows; None for a failed trial."""
     return None if record.state == "failed" else finite_score(record)
 
 
@@ -86,7 +86,7 @@ def titled_figure(what: str, data: PictureData, width: float, height: float) -> 
 
 
 def plain(axes: Axes) -> None:
-    """Take away the lines of the frame that carry no scale, and set a faint grid."""
+    """Remove the spines without a scale, and add a faint grid."""
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(color="#e6e6e6", linewidth=0.7)
     axes.set_axisbelow(True)
@@ -132,7 +132,7 @@ def mark_best(axes: Axes, x: float, y: float) -> None:
 
 
 def add_legend(figure: Figure, data: PictureData, color: str | None = None) -> None:
-    """Explain the marks there are under the picture.
+    """Add the legend of the marks under the picture.
 
     ``color``: of all but the failed, where color stands for something else than the state.
     """
@@ -186,7 +186,7 @@ class Shades(NamedTuple):
         return [tuple(rgba) for rgba in self.colors(self.norm(np.array(list(scores))))]
 
     def add_bar(self, figure: Figure, axes: Axes, metric: Scale) -> None:
-        """Explain the colors at the side; a pointed end stands for everything beyond it."""
+        """Add the color bar; a pointed end represents everything beyond it."""
         beyond_low, beyond_high = self.scale.low > metric.low, self.scale.high < metric.high
         extend = EXTENDS[beyond_low, beyond_high]
         mappable = ScalarMappable(self.norm, self.colors)
@@ -201,8 +201,8 @@ class Shades(NamedTuple):
 def score_shades(data: PictureData) -> Shades:
     """The colors of a picture whose color is the metric.
 
-    They are spread over the finished trials' scores, which are to be told apart; what was stopped
-    early is mostly worse than all of these and would leave them the same few shades.
+    They are spread over the finished trials' scores: trials that were stopped early are mostly
+    worse, and would leave few shades for these.
     """
     metric = data.metric
     scores = [score for r in data.of_state("finished") if (score := shown_score(r)) is not None]

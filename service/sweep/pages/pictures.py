@@ -36,7 +36,7 @@ WIDE = 36
 GOLDEN = 0.6180339887498949
 DOTS_PER_INCH = 110
 SURE_FROM = 50
-"""With fewer trials fANOVA's forest has not enough to tell the shares of parameters apart."""
+"""With fewer trials fANOVA's forest cannot separate the shares of the parameters."""
 
 
 class SweepFacts(NamedTuple):
@@ -45,7 +45,7 @@ class SweepFacts(NamedTuple):
     ``metric``: its name, such as held_out_top1. ``log_params``: paths searched on a log scale.
     ``importances``: share of the metric's variance by path, after ``importance_epoch`` epochs; may
     be empty. ``front``: trials that no other one beats in metric and time both, quickest first;
-    None where time is no aim.
+    None unless time is minimized.
     """
 
     records: Sequence[TrialRecord]
@@ -58,7 +58,7 @@ class SweepFacts(NamedTuple):
 
 
 def draw_all(facts: SweepFacts) -> dict[str, Figure]:
-    """Every picture there is data for, by name, the most telling first."""
+    """Every picture that there is data for, by name, the most informative first."""
     data = PictureData(
         records=facts.records,
         scales=parameter_scales(facts.records, facts.log_params),
@@ -147,7 +147,7 @@ def _say_unmeasured(axes: Axes) -> None:
 
 
 def _spread_place(scale: Scale, record: TrialRecord) -> float:
-    """The trial's place; within a category's strip, trials spread evenly by their numbers."""
+    """The trial's coordinate; within a category's strip, trials are spread evenly by number."""
     place = scale.place(record.params[scale.name])
     if not scale.categories:
         return place

@@ -66,7 +66,7 @@ def test_mistakes_in_the_base_are_told_with_their_path(make_sweep_content):
         ("dataset.val", {"choice": ["x"]}, "cannot be searched"),
         ("method.alpha", {"choice": [1], "step": 1}, "choice with step"),
         ("method.alpha.choice", {"choice": [1, 1]}, "has a value twice"),
-        ("method.alpha.points", {"linear": [0, 1], "points": 5}, "draws from the whole range"),
+        ("method.alpha.points", {"linear": [0, 1], "points": 5}, "samples the whole range"),
     ],
 )
 def test_parameter_that_makes_no_sense_is_named(make_sweep_content, path, parameter, wrong):
