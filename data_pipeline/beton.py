@@ -50,7 +50,7 @@ class BetonFile:
 
     ``samples`` is [N] of SAMPLE; ``data_sizes`` is [N], the bytes that each image occupies;
     ``checksums`` is [N] of CHECKSUM, None in a file that FFCV wrote; ``fingerprint`` is the SHA-256
-    digest of all tables, hexadecimal: with checksums, it stands for every pixel.
+    digest of all tables, hexadecimal: with checksums, it covers every pixel.
     """
 
     path: Path
@@ -76,7 +76,7 @@ class BetonFile:
         return np.stack([images["height"], images["width"]], axis=1).astype(np.int64)
 
     def storage(self, indices: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Where samples lie, [B, 5]: mode, height, width, position and bytes."""
+        """Storage of samples, [B, 5]: mode; height, width in pixels; position, size in bytes."""
         images = self.samples["image"][indices]
         columns = [images[name] for name in ("mode", "height", "width", "data_ptr")]
         return np.stack([*columns, self.data_sizes[indices]], axis=1).astype(np.int64)
@@ -98,7 +98,7 @@ def open_beton(path: Path) -> BetonFile:
 
 
 def checksum(data: bytes) -> int:
-    """CRC-32: tells whether stored bytes are still the same."""
+    """CRC-32 of stored bytes."""
     return zlib.crc32(data)
 
 

@@ -1,4 +1,4 @@
-"""Source to .beton with a manifest beside it."""
+"""Converts a source to a .beton with its manifest."""
 
 from collections import deque
 from collections.abc import Iterator
@@ -76,8 +76,8 @@ def convert(
         writer.complete()
         manifest = _manifest(source, writer.partial_path, encoding, selection)
         manifest |= {"pixels": statistics.as_dict(), "left_out": left_out}
-        # Before the file has its name, so that it never stands there without its manifest; an older
-        # file under that name is refused until the new one takes its place.
+        # Before the file is renamed, so that it is never without its manifest; an older file of
+        # that name does not match it, and is refused until it is replaced.
         write_manifest(path, manifest)
     return manifest
 
@@ -99,7 +99,7 @@ class _PixelStatistics:
         self._num_images += 1
 
     def as_dict(self) -> dict[str, object]:
-        """Per channel on the scale 0 to 1, as a spec's normalization wants them."""
+        """Per channel on the scale 0 to 1, as in a spec's normalization."""
         mean, square = (self._sums / max(1, self._num_pixels)).astype(np.float64)
         deviation = np.sqrt(square - mean**2)
         return {

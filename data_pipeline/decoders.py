@@ -1,9 +1,12 @@
-"""Compiled inner loop: from the bytes of a .beton to augmented pixels, without Python's lock.
+"""The compiled inner loop: from the bytes of a .beton to cropped pixels, without the GIL.
 
-The C library beside this decodes the part of an image that is wanted and resizes it; what is wanted
-is decided here, in numba functions whose machine code is cached on disk, so that a second process
-starts at once. Random numbers are a hash of (seed, epoch, sample, draw): a sample's pixels do not
-depend on who decodes it, or when.
+The C library in ``native`` decodes the part of an image that a crop needs, and resizes it. The crop
+is chosen here, in numba functions whose machine code is cached on disk. Random numbers are
+counter-based (``compiled.counter_rng``): a sample's pixels depend on (seed, epoch, sample) alone.
+
+A view [10] describes what the C library returns: ``top, left, height, width`` of the source region
+in pixels; ``resized_height, resized_width`` to which that region is resized; and ``window_top,
+window_left, window_height, window_width`` of the window that is cut from the resized region.
 """
 
 import llvmlite.binding
@@ -19,7 +22,7 @@ from data_pipeline.native import library_path
 CENTER_CROP, RANDOM_RESIZED_CROP, PAD_AND_CROP = 0, 1, 2
 DECODED, DAMAGED, NO_MEMORY, UNREADABLE = 0, -1, -2, -3
 RATIO_ATTEMPTS = 10
-FLIP_DRAW = 4 * RATIO_ATTEMPTS
+FLIP_COUNTER = 4 * RATIO_ATTEMPTS
 
 llvmlite.binding.load_library_permanently(str(library_path()))
 
@@ -50,15 +53,20 @@ def random_box(
     ratio: NDArray[np.float64],
     key: np.uint64,
 ) -> tuple[int, int, int, int]:
-    """Box (top, left, height, width) of RandomResizedCrop, Szegedy et al., arXiv 1409.4842."""
+    """Random box of RandomResizedCrop, in pixels of an image of ``height`` x ``width``.
+
+    Its share of the area is uniform in ``scale`` [2], its width / height log-uniform in ``ratio``
+    [2]; after ten boxes that do not fit, the largest central one with an allowed ratio. Returns
+    (top, left, height, width). Source: Szegedy et al., arXiv 1409.4842, as in torchvision.
+    """
     for attempt in range(RATIO_ATTEMPTS):
-        draw = 4 * attempt
-        box_width, box_height = rectangle(key, draw, height * width, scale, ratio)
+        counter = 4 * attempt
+        box_width, box_height = rectangle(key, counter, height * width, scale, ratio)
         if 0 < box_width <= width and 0 < box_height <= height:
-            top = int(uniform(key, draw + 2) * (height - box_height + 1))
-            left = int(uniform(key, draw + 3) * (width - box_width + 1))
+            top = int(uniform(key, counter + 2) * (height - box_height + 1))
+            left = int(uniform(key, counter + 3) * (width - box_width + 1))
             return top, left, box_height, box_width
-    # No box fitted: the largest central one whose shape is allowed.
+    # No box fitted: the largest central one with an allowed ratio.
     box_height, box_width = height, width
     if width / height < ratio[0]:
         box_height = min(height, round(width / ratio[0]))
@@ -69,7 +77,12 @@ def random_box(
 
 @compiled
 def center_view(height: int, width: int, resize_size: int, crop_size: int) -> NDArray[np.int64]:
-    """View of resizing the shorter side and cutting the center; sizes rounded as by torchvision."""
+    """The view [10] of an evaluation: shorter side to ``resize_size``, then a central square.
+
+    All sizes are in pixels. The ten numbers (see the top of this module): source region (0, 0,
+    height, width), resized height and width, and the window's top, left, ``crop_size`` and
+    ``crop_size``. Sizes are rounded as by torchvision's Resize and CenterCrop.
+    """
     shorter = min(height, width)
     resized_height = resize_size * height // shorter
     resized_width = resize_size * width // shorter
@@ -91,7 +104,10 @@ def half_to_even(value: int) -> int:
 def pad_and_crop(
     source: NDArray[np.uint8], padding: int, key: np.uint64, out: NDArray[np.uint8]
 ) -> None:
-    """Cut a window of the image's size from the image with black padding around it."""
+    """Cut a random window of the image's size from the image with black padding around it.
+
+    ``source`` and ``out`` are [S, S, 3]; ``padding`` is in pixels on each side.
+    """
     size = out.shape[0]
     top = int(uniform(key, 0) * (2 * padding + 1)) - padding
     left = int(uniform(key, 1) * (2 * padding + 1)) - padding
@@ -104,7 +120,7 @@ def pad_and_crop(
 
 @compiled
 def mirror(image: NDArray[np.uint8]) -> None:
-    """Mirror [H, W, 3] left to right in place."""
+    """Flip [H, W, 3] horizontally in place."""
     width = image.shape[1]
     for row in range(image.shape[0]):
         for column in range(width // 2):
@@ -116,7 +132,7 @@ def mirror(image: NDArray[np.uint8]) -> None:
 
 @compiled
 def read_bytes(file_descriptor: int, position: int, out: NDArray[np.uint8]) -> bool:
-    """Fill ``out`` from a file; False where it is too short or fails."""
+    """Fill ``out`` with the bytes at ``position``; False if the file is too short or fails."""
     done = 0
     while done < len(out):
         count = _pread(file_descriptor, out.ctypes.data + done, len(out) - done, position + done)
@@ -137,7 +153,10 @@ def cut_window(
     key: np.uint64,
     out: NDArray[np.uint8],
 ) -> int:
-    """CIFAR's augmentation of one image as large as ``out``; a status."""
+    """Pad and crop one image of the size of ``out`` [S, S, 3]; returns a status.
+
+    ``stored``: its bytes, of ``mode`` MODE_JPEG or MODE_RAW.
+    """
     pixels = stored
     if mode == MODE_JPEG:
         pixels = np.empty(height * width * 3, np.uint8)
@@ -160,7 +179,10 @@ def cut_view(
     mirrored: bool,
     out: NDArray[np.uint8],
 ) -> int:
-    """Resized part of one image; a status."""
+    """Write the ``view`` [10] of one image to ``out`` [window height, window width, 3].
+
+    ``stored``: its bytes, of ``mode`` MODE_JPEG or MODE_RAW. Returns a status.
+    """
     if mode == MODE_JPEG:
         return _view_jpeg(
             stored.ctypes.data, len(stored), height, width, view.ctypes.data, mirrored,
@@ -178,11 +200,16 @@ def decode_sample(
     key: np.uint64,
     out: NDArray[np.uint8],
 ) -> int:
-    """Decode and augment one image from its stored bytes; a status."""
+    """Decode, crop and flip one image to ``out`` [S, S, 3]; returns a status.
+
+    ``stored``: its bytes. ``row`` [5]: mode, height, width, position and size, of which the first
+    three are used. ``kind`` and ``parameters``: see ``decode_samples``. ``key``: of the sample's
+    random numbers.
+    """
     mode, height, width = row[0], row[1], row[2]
     if mode != MODE_JPEG and len(stored) != height * width * 3:
         return DAMAGED
-    mirrored = parameters[4] > 0.0 and uniform(key, FLIP_DRAW) < parameters[4]
+    mirrored = parameters[4] > 0.0 and uniform(key, FLIP_COUNTER) < parameters[4]
     if kind == PAD_AND_CROP:
         if height != out.shape[0] or width != out.shape[1]:
             return DAMAGED
@@ -211,12 +238,13 @@ def decode_samples(
     out: NDArray[np.uint8],
     statuses: NDArray[np.int8],
 ) -> None:
-    """Read, decode and cut samples into ``out`` [B, S, S, 3]; ``statuses`` [B] say how it went.
+    """Read, decode and crop samples into ``out`` [B, S, S, 3] uint8.
 
-    ``rows`` is [B, 5] of mode, height, width, position and bytes; ``kind`` is CENTER_CROP,
-    RANDOM_RESIZED_CROP or PAD_AND_CROP; ``parameters`` [6] are scale, ratio, flip probability, and
-    padding or resize size. The file is read, not mapped: one that shrinks or fails is a status and
-    not a dead process.
+    ``rows`` [B, 5]: mode, height and width in pixels, position and size in bytes. ``indices`` [B]:
+    the samples. ``kind``: CENTER_CROP, RANDOM_RESIZED_CROP or PAD_AND_CROP. ``parameters`` [6]:
+    scale [2], ratio [2], flip probability, and padding (PAD_AND_CROP) or resize size (CENTER_CROP)
+    in pixels. ``statuses`` [B] is set to DECODED, DAMAGED, NO_MEMORY or UNREADABLE. The file is
+    read, not mapped, so that a file that shrinks or fails gives a status and not a dead process.
     """
     buffer = np.empty(rows[:, 4].max(), np.uint8)
     for slot in range(len(indices)):

@@ -1,7 +1,7 @@
-"""Batches of pixels from a .beton: threads decode ahead, errors arrive where batches are taken.
+"""Batches of pixels from a .beton: threads decode ahead; errors are raised where batches are taken.
 
-The loader is told which samples to bring (see ``order``) and how to cut them; it keeps no position
-of its own, so a run can go on from any step.
+The caller passes the samples of each batch (see ``order``) and the crop. The loader has no position
+of its own, so a run can resume at any step.
 """
 
 import contextlib
@@ -26,7 +26,7 @@ from data_pipeline.files import RETRY_PAUSES_S
 
 NUM_BATCHES_AHEAD = 3
 NUM_SUBSTITUTES = 16
-# Apart from the streams that augmentations draw from.
+# A stream of its own, apart from those of the augmentations.
 SUBSTITUTE_STREAM = 1000
 
 
@@ -42,7 +42,14 @@ class Batch(NamedTuple):
 
 
 class Crop(NamedTuple):
-    """How an image is cut and changed; ``size`` is the side of the result in pixels."""
+    """How an image is cropped, resized and flipped.
+
+    ``kind``: RANDOM_RESIZED_CROP, PAD_AND_CROP or CENTER_CROP of ``decoders``. ``size``: side of
+    the result in pixels. ``scale`` and ``ratio``: minimum and maximum share of the image's area,
+    and width / height, of a random resized crop. ``flip_probability``: of a horizontal flip.
+    ``padding``: pixels on each side for PAD_AND_CROP. ``resize_size``: length of the shorter side
+    in pixels before CENTER_CROP.
+    """
 
     kind: int
     size: int
@@ -53,22 +60,24 @@ class Crop(NamedTuple):
     resize_size: int = 0
 
     def parameters(self) -> NDArray[np.float64]:
-        """The numbers that the compiled loop reads."""
+        """The numbers [6] for ``decoders.decode_samples``."""
         last = self.padding if self.kind == decoders.PAD_AND_CROP else self.resize_size
         return np.array([*self.scale, *self.ratio, self.flip_probability, last])
 
 
 def center_crop(resize_size: int, crop_size: int) -> Crop:
-    """Evaluation: shorter side to ``resize_size``, then the central ``crop_size``, in pixels."""
+    """The crop of evaluations: shorter side to ``resize_size``, then the central ``crop_size``, in
+    pixels.
+    """
     return Crop(decoders.CENTER_CROP, crop_size, resize_size=resize_size)
 
 
 class UndecodableSampleError(RuntimeError):
-    """Stored images that do not decode, more than were allowed; the message names them."""
+    """More stored images do not decode than are allowed; the message names them."""
 
 
 class _View(NamedTuple):
-    """What is made of a sample, apart from the seed."""
+    """Crop and augmentation of a sample, apart from the seed."""
 
     crop: Crop
     epoch: int
@@ -134,7 +143,7 @@ class ImageLoader:
         *,
         augmentations: Augmentations | None = None,
     ) -> Iterator[Batch]:
-        """Yield one batch for each array of indices, in order; leaving early leaks nothing.
+        """Yield one batch for each array of indices, in order; stopping early leaks nothing.
 
         Raises:
             UndecodableSampleError: naming the samples, when the batch that exceeds what is allowed
@@ -197,7 +206,7 @@ class ImageLoader:
     def _finish(self, work: _Work, view: _View) -> Batch:
         for future in work.futures:
             future.result()
-        self._read_again(work, view)
+        self._retry_unreadable(work, view)
         failed = np.flatnonzero(work.statuses)
         if len(failed) == 0:
             return work.batch
@@ -210,8 +219,8 @@ class ImageLoader:
             self._replace(batch, int(slot), view)
         return batch
 
-    def _read_again(self, work: _Work, view: _View) -> None:
-        """Give a disk that fails time to recover; a file that was truncated has no hope."""
+    def _retry_unreadable(self, work: _Work, view: _View) -> None:
+        """Retry samples that could not be read, unless the file was truncated."""
         for pause_s in RETRY_PAUSES_S:
             unreadable = np.flatnonzero(work.statuses == decoders.UNREADABLE)
             if len(unreadable) == 0 or self._is_cut_off(work.batch.indices[unreadable]):
@@ -233,17 +242,19 @@ class ImageLoader:
             return False
 
     def _reopen(self) -> None:
-        """A network mount that comes back may know its files no more by what was open."""
+        """After a network mount recovers, the old descriptor may be stale."""
         with contextlib.suppress(OSError):
             descriptor = os.open(self._file.path, os.O_RDONLY)
             os.dup2(descriptor, self._descriptor)
             os.close(descriptor)
 
     def _note_failure(self, index: int, status: int) -> None:
-        """Count a sample that did not come out.
+        """Count a sample that failed.
 
         Raises:
-            UndecodableSampleError, OSError, MemoryError: what cannot be gone over.
+            UndecodableSampleError: more samples do not decode than are allowed.
+            OSError: the sample cannot be read.
+            MemoryError: there is no memory to decode it.
         """
         if status == decoders.NO_MEMORY:
             raise MemoryError(f"no memory to decode sample {index} of {self._file.path}")
@@ -261,8 +272,8 @@ class ImageLoader:
             )
 
     def _replace(self, batch: Batch, slot: int, view: _View) -> None:
-        """Put a sample that decodes in the place of one that does not."""
-        draws = uniforms(
+        """Replace a sample that does not decode by one that does."""
+        numbers = uniforms(
             batch.indices[slot : slot + 1],
             self._seed,
             view.epoch,
@@ -270,7 +281,7 @@ class ImageLoader:
             NUM_SUBSTITUTES,
         )[0]
         status = np.empty(1, np.int8)
-        places = (draws * len(self._substitutes)).astype(int)
+        places = (numbers * len(self._substitutes)).astype(int)
         for index in self._substitutes[places].tolist():
             self._decode(np.array([index]), view, batch.images[slot : slot + 1].numpy(), status)
             if status[0] == decoders.DECODED:

@@ -1,4 +1,4 @@
-"""What stands beside a .beton, in FILE.beton.json: what it holds and how it was made."""
+"""The manifest of a .beton, FILE.beton.json: what it contains and how it was made."""
 
 import json
 from pathlib import Path
@@ -12,7 +12,7 @@ REQUIRED = ("fingerprint", "num_samples", "num_bytes", "classes", "num_per_class
 
 
 def manifest_path(path: Path) -> Path:
-    """Where a file's manifest stands."""
+    """The path of a file's manifest."""
     return path.with_name(path.name + ".json")
 
 
@@ -28,14 +28,16 @@ def read_manifest(path: Path) -> dict[str, Any] | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
-        raise BetonError(f"{place} is no manifest ({error}); convert {path.name} again") from error
+        raise BetonError(
+            f"{place} is not a manifest ({error}); convert {path.name} again"
+        ) from error
     if (
         not isinstance(manifest, dict)
         or manifest.get("format") != FORMAT
         or any(name not in manifest for name in REQUIRED)
     ):
         raise BetonError(
-            f"{place} is no manifest of format {FORMAT}; convert {path.name} again, or remove it"
+            f"{place} is not a manifest of format {FORMAT}; convert {path.name} again, or remove it"
         )
     return manifest
 

@@ -28,10 +28,10 @@ def shuffled(count: int, seed: int, epoch: int) -> NDArray[np.int32]:
     """
     key = stream_key(sample_key(seed, epoch, 0), ORDER_STREAM)
     order = np.empty(count, np.int32)
-    for place in range(count):
-        other = int(uniform(key, place) * (place + 1))
-        order[place] = order[other]
-        order[other] = place
+    for index in range(count):
+        other = int(uniform(key, index) * (index + 1))
+        order[index] = order[other]
+        order[other] = index
     return order
 
 
@@ -55,7 +55,7 @@ def rank_slice(global_batch_size: int, micro_batch_size: int, rank: int, world_s
     num_micro_batches = global_batch_size // micro_batch_size
     assert num_micro_batches >= world_size, "every worker has a micro-batch"
     first, last = (
-        num_micro_batches * place // world_size * micro_batch_size for place in (rank, rank + 1)
+        num_micro_batches * end // world_size * micro_batch_size for end in (rank, rank + 1)
     )
     return slice(first, last)
 

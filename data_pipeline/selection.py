@@ -1,6 +1,6 @@
 """Which samples are taken: of a source for a file, and of a file for training and evaluation.
 
-Both draws are functions of the labels, a seed and counts alone, class by class.
+Both are random, by class, and functions of the labels, a seed and counts alone.
 """
 
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ Indices = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Selection:
-    """Samples of a source that a file gets, drawn with ``seed``.
+    """Samples of a source that a file gets, chosen with ``seed``.
 
     ``hold_out`` images of each class form the held-out part; ``part`` says whether that part is
     taken, or what remains. ``per_class``: this many of each class of what remains; None takes all.

@@ -28,7 +28,7 @@ GAP_CHUNK_BYTES = 1 << 24
 
 
 class Damage(NamedTuple):
-    """Something that is wrong: the sample, None for what lies between samples, and what."""
+    """One fault of a file; ``sample`` is None for bytes between samples."""
 
     sample: int | None
     fault: str
@@ -73,7 +73,7 @@ def check_tables(path: Path) -> BetonFile:
 
 
 def _has_counts(file: BetonFile, num_per_class: list[int]) -> bool:
-    """Whether the labels, which are those that were written, are so many of each class."""
+    """Whether the number of labels of each class is that of the manifest."""
     counts = np.bincount(file.labels, minlength=len(num_per_class))
     return counts.tolist() == num_per_class
 

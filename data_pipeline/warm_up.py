@@ -1,6 +1,6 @@
 """Compile all inner loops into the cache: python -m data_pipeline.warm_up.
 
-Installing runs this once, so that no job begins with compiling.
+Installation runs this once, so that no job has to compile them.
 """
 
 import tempfile

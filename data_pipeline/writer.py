@@ -35,9 +35,9 @@ SYNC_FILE_RANGE_WRITE = 2
 class BetonWriter:
     """Appends images to a new file; use as a context manager.
 
-    The tables stand before the pixels, so it must be known beforehand how many samples there may
-    be at most. Leaving the context with an error removes what was written; nothing is ever at the
-    final path but a whole file.
+    The tables precede the pixels, so the maximum number of samples must be known beforehand.
+    Leaving the context with an error removes what was written; the final path only ever has a
+    complete file.
     """
 
     def __init__(self, path: Path, max_samples: int, page_size: int = PAGE_SIZE):

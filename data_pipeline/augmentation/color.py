@@ -36,16 +36,16 @@ def copy_levels(image: NDArray[np.uint8], copy: NDArray[np.uint8]) -> None:
     A loop, as an assignment of arrays takes seconds to compile: it can fail in many ways.
     """
     source, target = image.reshape(-1), copy.reshape(-1)
-    for place in range(source.size):
-        target[place] = source[place]
+    for index in range(source.size):
+        target[index] = source[index]
 
 
 @compiled
 def apply_table(image: NDArray[np.uint8], table: NDArray[np.uint8]) -> None:
     """Replace every level of [H, W, 3] by its entry in ``table`` [256]."""
     levels = image.reshape(-1)
-    for place in range(levels.size):
-        levels[place] = table[levels[place]]
+    for index in range(levels.size):
+        levels[index] = table[levels[index]]
 
 
 @compiled
@@ -76,8 +76,8 @@ def adjust_contrast(image: NDArray[np.uint8], factor: float) -> None:
     """Blend [H, W, 3] with its mean luma: 0 is plain gray, 1 leaves the image as it is."""
     pixels = image.reshape(-1, 3)
     total = 0
-    for place in range(len(pixels)):
-        total += luma(pixels[place, 0], pixels[place, 1], pixels[place, 2])
+    for index in range(len(pixels)):
+        total += luma(pixels[index, 0], pixels[index, 1], pixels[index, 2])
     apply_table(image, blend_table(factor, total / len(pixels)))
 
 
@@ -86,11 +86,11 @@ def adjust_saturation(image: NDArray[np.uint8], factor: float) -> None:
     """Blend each pixel of [H, W, 3] with its luma: 0 is gray, 1 leaves the image as it is."""
     own = np.int64(round(factor * ONE))
     pixels = image.reshape(-1, 3)
-    for place in range(len(pixels)):
-        gray = luma(pixels[place, 0], pixels[place, 1], pixels[place, 2]) * (ONE - own)
+    for index in range(len(pixels)):
+        gray = luma(pixels[index, 0], pixels[index, 1], pixels[index, 2]) * (ONE - own)
         for channel in range(3):
-            blended = (np.int64(pixels[place, channel]) * own + gray) >> FRACTION_BITS
-            pixels[place, channel] = min(max(blended, 0), 255)
+            blended = (np.int64(pixels[index, channel]) * own + gray) >> FRACTION_BITS
+            pixels[index, channel] = min(max(blended, 0), 255)
 
 
 @compiled
@@ -115,10 +115,10 @@ def adjust_hue(image: NDArray[np.uint8], factor: float) -> None:
     """
     turn = np.int64(round(factor * 6 * ONE))
     pixels = image.reshape(-1, 3)
-    for place in range(len(pixels)):
-        red = np.int64(pixels[place, 0])
-        green = np.int64(pixels[place, 1])
-        blue = np.int64(pixels[place, 2])
+    for index in range(len(pixels)):
+        red = np.int64(pixels[index, 0])
+        green = np.int64(pixels[index, 1])
+        blue = np.int64(pixels[index, 2])
         high = max(red, green, blue)
         span = high - min(red, green, blue)
         if high == red:
@@ -133,14 +133,16 @@ def adjust_hue(image: NDArray[np.uint8], factor: float) -> None:
             angle += 6 * span
         elif angle >= 6 * span:
             angle -= 6 * span
-        pixels[place, 0] = hue_level(high, span, angle + 5 * span)
-        pixels[place, 1] = hue_level(high, span, angle + 3 * span)
-        pixels[place, 2] = hue_level(high, span, angle + span)
+        pixels[index, 0] = hue_level(high, span, angle + 5 * span)
+        pixels[index, 1] = hue_level(high, span, angle + 3 * span)
+        pixels[index, 2] = hue_level(high, span, angle + span)
 
 
 @compiled
 def jitter_order(key: np.uint64) -> NDArray[np.int64]:
-    """A random order [4] of BRIGHTNESS, CONTRAST, SATURATION and HUE; uses draws 0, 1 and 2."""
+    """A random order [4] of BRIGHTNESS, CONTRAST, SATURATION and HUE; uses the key's random
+    numbers 0, 1 and 2.
+    """
     order = np.arange(4)
     for last in range(3, 0, -1):
         other = int(uniform(key, last - 1) * (last + 1))
@@ -150,7 +152,8 @@ def jitter_order(key: np.uint64) -> NDArray[np.int64]:
 
 @compiled
 def jitter_factors(strengths: NDArray[np.float64], key: np.uint64) -> NDArray[np.float64]:
-    """Factors [4] of the four adjustments for ``strengths`` [4]; uses draws 3 to 6.
+    """Factors [4] of the four adjustments for ``strengths`` [4]; uses the key's random numbers
+    3 to 6.
 
     The first three are uniform in [max(0, 1 - strength), 1 + strength], the hue in +-strength.
     """

@@ -13,9 +13,9 @@ ERASING_STREAM = 3
 FILL_COLOR, FILL_NOISE = 0, 1
 
 BOX_ATTEMPTS = 10
-CHANCE_DRAW = 0
-BOX_DRAW = 1
-NOISE_DRAW = BOX_DRAW + 4 * BOX_ATTEMPTS
+CHANCE_COUNTER = 0
+BOX_COUNTER = 1
+NOISE_COUNTER = BOX_COUNTER + 4 * BOX_ATTEMPTS
 
 
 @compiled
@@ -32,19 +32,19 @@ def erased_box(
     [2]; it is smaller than the image in both directions.
     """
     for attempt in range(BOX_ATTEMPTS):
-        draw = BOX_DRAW + 4 * attempt
-        box_height, box_width = rectangle(key, draw, height * width, scale, ratio)
+        counter = BOX_COUNTER + 4 * attempt
+        box_height, box_width = rectangle(key, counter, height * width, scale, ratio)
         if box_height < height and box_width < width:
-            top = int(uniform(key, draw + 2) * (height - box_height + 1))
-            left = int(uniform(key, draw + 3) * (width - box_width + 1))
+            top = int(uniform(key, counter + 2) * (height - box_height + 1))
+            left = int(uniform(key, counter + 3) * (width - box_width + 1))
             return top, left, box_height, box_width
     return 0, 0, 0, 0
 
 
 @compiled
-def noise(key: np.uint64, place: int) -> tuple[int, int, int]:
-    """Three levels, uniform in 0..255, of the pixel at ``place``: bits of one draw."""
-    bits = int(uniform(key, NOISE_DRAW + place) * (1 << 24))
+def noise(key: np.uint64, index: int) -> tuple[int, int, int]:
+    """Three levels, uniform in 0..255, of the pixel at ``index``: bits of one random number."""
+    bits = int(uniform(key, NOISE_COUNTER + index) * (1 << 24))
     return bits >> 16, (bits >> 8) & 0xFF, bits & 0xFF
 
 
@@ -62,7 +62,7 @@ def erase(
 
     ``fill_kind`` is FILL_COLOR, which paints ``color`` [3], or FILL_NOISE.
     """
-    if uniform(key, CHANCE_DRAW) >= probability:
+    if uniform(key, CHANCE_COUNTER) >= probability:
         return
     top, left, height, width = erased_box(image.shape[0], image.shape[1], scale, ratio, key)
     red, green, blue = int(color[0]), int(color[1]), int(color[2])

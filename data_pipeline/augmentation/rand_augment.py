@@ -80,7 +80,9 @@ def transform_levels(
 
 @compiled
 def chosen_operation(key: np.uint64, turn: int) -> tuple[int, int]:
-    """Operation and sign (1 or -1) of one turn; uses draws 2 * turn and 2 * turn + 1."""
+    """Operation and sign (1 or -1) of one turn; uses the random numbers 2 * turn and
+    2 * turn + 1 of the key.
+    """
     operation = int(uniform(key, 2 * turn) * NUM_OPERATIONS)
     sign = 1 if uniform(key, 2 * turn + 1) < 0.5 else -1
     return operation, sign

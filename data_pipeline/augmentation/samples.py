@@ -1,6 +1,6 @@
 """Random augmentations of pixels already cut: RandAugment, color jitter, random erasing.
 
-Each kind draws from its own stream of the sample's random numbers: switching one on or off changes
+Each kind has its own stream of the sample's random numbers: switching one on or off changes
 neither the crop nor the others. Describing augmentations compiles nothing; the compiled loop is on
 its own, so that only those who use it pay for it.
 """
@@ -52,7 +52,7 @@ class ErasingParams(NamedTuple):
 
 
 class Augmentations(NamedTuple):
-    """What is done to each sample after its crop, in this order; None leaves a kind out."""
+    """The augmentations of each sample after its crop, in this order; None for those not used."""
 
     rand_augment: RandAugmentParams | None = None
     color_jitter: ColorJitterParams | None = None

@@ -15,9 +15,9 @@ from data_pipeline.compiled.compilation import compiled
 def apply_tables(image: NDArray[np.uint8], tables: NDArray[np.uint8]) -> None:
     """Replace the levels of each channel of [H, W, 3] by its own table in ``tables`` [3, 256]."""
     pixels = image.reshape(-1, 3)
-    for place in range(len(pixels)):
+    for index in range(len(pixels)):
         for channel in range(3):
-            pixels[place, channel] = tables[channel, pixels[place, channel]]
+            pixels[index, channel] = tables[channel, pixels[index, channel]]
 
 
 @compiled
@@ -25,8 +25,8 @@ def posterize(image: NDArray[np.uint8], bits: int) -> None:
     """Keep the ``bits`` (0 to 8) highest bits of every level."""
     mask = np.uint8((0xFF << (8 - bits)) & 0xFF)
     levels = image.reshape(-1)
-    for place in range(levels.size):
-        levels[place] &= mask
+    for index in range(levels.size):
+        levels[index] &= mask
 
 
 @compiled
@@ -43,9 +43,9 @@ def channel_histograms(image: NDArray[np.uint8]) -> NDArray[np.int64]:
     """How often each level occurs in each channel of [H, W, 3]: [3, 256]."""
     counts = np.zeros((3, 256), np.int64)
     pixels = image.reshape(-1, 3)
-    for place in range(len(pixels)):
+    for index in range(len(pixels)):
         for channel in range(3):
-            counts[channel, pixels[place, channel]] += 1
+            counts[channel, pixels[index, channel]] += 1
     return counts
 
 
@@ -107,14 +107,14 @@ def adjust_sharpness(image: NDArray[np.uint8], factor: float, scratch: NDArray[n
     source, target = scratch.reshape(height, 3 * width), image.reshape(height, 3 * width)
     smooth_share = np.int64(round((1.0 - factor) * ONE))
     for row in range(1, height - 1):
-        for place in range(3, 3 * (width - 1)):
-            center = np.int64(source[row, place])
+        for index in range(3, 3 * (width - 1)):
+            center = np.int64(source[row, index])
             total = 4 * center
             for other in range(row - 1, row + 2):
-                total += np.int64(source[other, place - 3])
-                total += np.int64(source[other, place])
-                total += np.int64(source[other, place + 3])
+                total += np.int64(source[other, index - 3])
+                total += np.int64(source[other, index])
+                total += np.int64(source[other, index + 3])
             # A thirteenth, rounded: 13 is odd, so that there are no halves.
             smooth = (2 * total + 13) // 26
             blended = int(center + ((smooth_share * (smooth - center)) >> FRACTION_BITS))
-            target[row, place] = min(max(blended, 0), 255)
+            target[row, index] = min(max(blended, 0), 255)

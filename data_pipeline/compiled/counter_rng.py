@@ -1,7 +1,7 @@
-"""Counter-based random numbers: a hash of (seed, epoch, sample, draw), without state.
+"""Counter-based random numbers: a hash of (seed, epoch, sample, counter), without state.
 
-A sample's numbers do not depend on which thread or worker draws them, on when, or on what was
-drawn before. Every function is compiled and may be called from compiled code.
+A sample's numbers do not depend on which thread or worker computes them, on when, or on what was
+computed before. Every function is compiled and may be called from compiled code.
 
 Source: splitmix64, Steele et al., OOPSLA 2014.
 """
@@ -41,9 +41,9 @@ def stream_key(key: np.uint64, stream: int) -> np.uint64:
 
 
 @compiled
-def uniform(key: np.uint64, draw: int) -> float:
-    """The ``draw``-th number of a key, uniform in [0, 1)."""
-    bits = mix(key + np.uint64(draw + 1) * GOLDEN)
+def uniform(key: np.uint64, counter: int) -> float:
+    """Random number ``counter`` (from 0) of a key, uniform in [0, 1)."""
+    bits = mix(key + np.uint64(counter + 1) * GOLDEN)
     return np.float64(bits >> np.uint64(11)) * (1.0 / 9007199254740992.0)
 
 
@@ -55,19 +55,19 @@ def uniforms(
     numbers = np.empty((len(indices), count))
     for slot in range(len(indices)):
         key = stream_key(sample_key(seed, epoch, indices[slot]), stream)
-        for draw in range(count):
-            numbers[slot, draw] = uniform(key, draw)
+        for counter in range(count):
+            numbers[slot, counter] = uniform(key, counter)
     return numbers
 
 
 @compiled
 def rectangle(
-    key: np.uint64, draw: int, area: int, scale: NDArray[np.float64], ratio: NDArray[np.float64]
+    key: np.uint64, counter: int, area: int, scale: NDArray[np.float64], ratio: NDArray[np.float64]
 ) -> tuple[int, int]:
     """Sides of a random box: its share of ``area`` uniform in ``scale`` [2], the first side by the
-    second log-uniform in ``ratio`` [2]. Takes the draws ``draw`` and ``draw + 1``.
+    second log-uniform in ``ratio`` [2]. Uses the random numbers ``counter`` and ``counter + 1``.
     """
     log_low, log_high = math.log(ratio[0]), math.log(ratio[1])
-    target = area * (scale[0] + (scale[1] - scale[0]) * uniform(key, draw))
-    aspect = math.exp(log_low + (log_high - log_low) * uniform(key, draw + 1))
+    target = area * (scale[0] + (scale[1] - scale[0]) * uniform(key, counter))
+    aspect = math.exp(log_low + (log_high - log_low) * uniform(key, counter + 1))
     return round(math.sqrt(target * aspect)), round(math.sqrt(target / aspect))

@@ -1,4 +1,4 @@
-"""The C library that decodes and resizes; its sources are beside this file.
+"""The C library that decodes and resizes; its sources are in this folder.
 
 Compiled code calls it through LLVM's symbol table (see ``decoders``), Python through ``library``.
 """

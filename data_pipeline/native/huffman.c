@@ -13,7 +13,7 @@
 
 /* What the next LOOKAHEAD_BITS bits begin with, packed so that a look-up is one load: the length in
  * the low byte, then the skip, then the value, 16 bits. length > 0: a code with its value, `length`
- * bits in all, for the coefficient `skip` places on. length == 0: `skip` is the length of the code
+ * bits in all, for the coefficient `skip` positions ahead. length == 0: `skip` is the length of the code
  * whose symbol is `value`, or 0 where the code is longer than the look-ahead. */
 typedef uint32_t Entry;
 

@@ -10,19 +10,19 @@
 
 #include <jerror.h>
 
-/* Neighbors that chroma upsampling looks at beyond the wanted columns: with them, a partial decode
+/* Neighbors that chroma upsampling reads beyond the requested columns: with them, a partial decode
  * gives the same bytes as a full one. */
 #define UPSAMPLING_MARGIN 2
 #define ROWS_PER_READ 8
 /* blend_rows reads 16 bytes at a time. */
 #define READ_PAST_END 16
 
-/* Markers that may say that the image is not what its pixels show: turned, or one of several. */
+/* Markers of an image that may be rotated, or one of several. */
 #define EXIF_MARKER (JPEG_APP0 + 1)
 #define MULTI_PICTURE_MARKER (JPEG_APP0 + 2)
 #define MARKER_NAME_BYTES 4
 
-/* A height of 0 stands for any size. */
+/* A height of 0 means any size. */
 typedef struct {
     const uint8_t *data;
     int64_t num_bytes, height, width;
@@ -34,29 +34,29 @@ typedef struct {
     uint8_t *out;
 } ViewRequest;
 
-/* What a callback's error leaves by: damaged for good, or to be tried again with libjpeg's own
- * Huffman decoder, whose word on odd files counts. */
-enum { LEFT_DAMAGED = 1, LEFT_ODD = 2 };
+/* How a callback reports an error: damaged, or to be retried with libjpeg's own Huffman decoder,
+ * which decides about unusual files. */
+enum { FAILED_DAMAGED = 1, FAILED_UNUSUAL = 2 };
 
 typedef struct {
     struct jpeg_error_mgr errors; /* first: libjpeg hands out its address */
-    jmp_buf leave;
+    jmp_buf failure;
     struct jpeg_decompress_struct info;
     FastHuffman *huffman;
     uint8_t *pixels; /* freed with the rest */
 } Decoder;
 
-static void leave_damaged(j_common_ptr info) {
-    longjmp(((Decoder *)info->err)->leave, LEFT_DAMAGED);
+static void fail_damaged(j_common_ptr info) {
+    longjmp(((Decoder *)info->err)->failure, FAILED_DAMAGED);
 }
 
-static void leave_odd(j_common_ptr info) {
-    longjmp(((Decoder *)info->err)->leave, LEFT_ODD);
+static void fail_unusual(j_common_ptr info) {
+    longjmp(((Decoder *)info->err)->failure, FAILED_UNUSUAL);
 }
 
 /* As Pillow: odd but complete data passes, data that ends too early does not. */
-static void leave_if_truncated(j_common_ptr info, int level) {
-    if (level < 0 && info->err->msg_code == JWRN_JPEG_EOF) leave_damaged(info);
+static void fail_if_truncated(j_common_ptr info, int level) {
+    if (level < 0 && info->err->msg_code == JWRN_JPEG_EOF) fail_damaged(info);
 }
 
 /* Reads the header and gets ready for rows. False where the image has another size. */
@@ -72,7 +72,7 @@ static int start(Decoder *decoder, const Jpeg *jpeg, J_COLOR_SPACE colors, int f
     info->out_color_space = colors;
     info->dct_method = JDCT_ISLOW;
     jpeg_start_decompress(info);
-    if (fast) decoder->huffman = fast_huffman_install(info, leave_odd);
+    if (fast) decoder->huffman = fast_huffman_install(info, fail_unusual);
     return jpeg->height == 0 ||
            (info->output_height == jpeg->height && info->output_width == jpeg->width);
 }
@@ -87,7 +87,7 @@ static void read_rows(struct jpeg_decompress_struct *info, uint8_t *pixels, int6
     }
 }
 
-/* Rows above the view are skipped, rows below never reached, and columns beside it not
+/* Rows above the view are skipped, rows below are not reached, and columns outside it are not
  * transformed. */
 static int32_t decode_view(Decoder *decoder, const void *request) {
     const ViewRequest *wanted = request;
@@ -123,10 +123,10 @@ static int32_t run(const Jpeg *jpeg, J_COLOR_SPACE colors, Decode *decode, const
         Decoder decoder = {0};
         volatile int32_t status = PIXELS_DAMAGED;
         decoder.info.err = jpeg_std_error(&decoder.errors);
-        decoder.errors.error_exit = leave_damaged;
-        decoder.errors.emit_message = leave_if_truncated;
-        int left_by = setjmp(decoder.leave);
-        if (left_by == 0) {
+        decoder.errors.error_exit = fail_damaged;
+        decoder.errors.emit_message = fail_if_truncated;
+        int failure = setjmp(decoder.failure);
+        if (failure == 0) {
             if (start(&decoder, jpeg, colors, fast)) status = decode(&decoder, request);
         } else {
             status = PIXELS_DAMAGED;
@@ -134,7 +134,7 @@ static int32_t run(const Jpeg *jpeg, J_COLOR_SPACE colors, Decode *decode, const
         free(decoder.pixels);
         fast_huffman_free(decoder.huffman);
         jpeg_destroy_decompress(&decoder.info);
-        if (left_by != LEFT_ODD) return status;
+        if (failure != FAILED_UNUSUAL) return status;
     }
     return PIXELS_DAMAGED;
 }

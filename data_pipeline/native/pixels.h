@@ -10,7 +10,7 @@
 
 enum { PIXELS_OK = 0, PIXELS_DAMAGED = -1, PIXELS_NO_MEMORY = -2 };
 
-/* Which part of a resized box is wanted. The box, in source pixels, is resized to
+/* The part of a resized box that is requested. The box, in source pixels, is resized to
  * resized_height x resized_width; of that, the window is produced. */
 typedef struct {
     int64_t box_top, box_left, box_height, box_width;
@@ -18,15 +18,15 @@ typedef struct {
     int64_t window_top, window_left, window_height, window_width;
 } View;
 
-/* Four bytes a pixel: red, green, blue and one that means nothing. Rows are `stride` bytes apart,
+/* Four bytes per pixel: red, green, blue and one that is unused. Rows are `stride` bytes apart,
  * and 16 bytes past the last pixel may be read. */
 typedef struct {
     const uint8_t *pixels;
     int64_t stride;
-    int64_t top, left; /* place in the source of the first pixel */
+    int64_t top, left; /* position of the first pixel in the source */
 } Region;
 
-/* Rows [first, last) and columns of the source that a view draws on. */
+/* Rows [first, last) and columns of the source that a view reads. */
 typedef struct {
     int64_t top, left, bottom, right;
 } Extent;

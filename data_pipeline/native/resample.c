@@ -11,7 +11,7 @@
 /* Of the whole triangle's weight, what a box cuts off at its ends is less than an eighth. */
 #define MOST_GAIN 1.15
 
-/* Source positions that one output position draws on. */
+/* Source positions that contribute to one output position. */
 typedef struct {
     int32_t first, count;
 } Span;
@@ -177,7 +177,7 @@ static void blend_rows(const uint8_t *rows, int64_t stride, const Filter *filter
 }
 
 /* Columns first, then rows, with bytes between the two, as Pillow and torchvision do: the same
- * roundings in the same places. */
+ * roundings at the same steps. */
 int32_t resample(const Region *region, const View *view, int mirrored, uint8_t *out) {
     Extent extent = view_extent(view);
     int64_t width = view->window_width, num_rows = extent.bottom - extent.top;

@@ -1,6 +1,6 @@
 """Where images come from before they are converted: folders, tars, shards and arrays.
 
-A source is indexable: it knows its classes and labels at once and reads one sample at a time, so
+A source is indexable: its classes and labels are read at once and reads one sample at a time, so
 that several processes can share the work.
 """
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from data_pipeline.sources.source import SourceError
 
-# Asked of numpy itself, as the functions lie in a private module that was renamed once.
+# Looked up in numpy, since the functions are in a private module that was renamed once.
 _RECONSTRUCT = np.zeros(1).__reduce__()[0]
 _FROM_BUFFER = np.zeros(1).__reduce_ex__(5)[0]
 _ALLOWED = {
@@ -35,7 +35,7 @@ def load_arrays(path: Path) -> object:
     """What a pickle of arrays, strings, lists and dicts holds; Python 2's strings as latin-1.
 
     Raises:
-        SourceError: a pickle that is damaged or asks for anything else.
+        SourceError: a pickle that is damaged or contains anything else.
     """
     try:
         with path.open("rb") as file:

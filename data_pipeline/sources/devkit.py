@@ -73,7 +73,7 @@ def _archive_files(path: Path) -> dict[str, bytes]:
 
 
 def _wnids_by_id(meta: bytes) -> dict[int, str]:
-    """Of the leaves of the tree of synsets; its inner nodes have no images."""
+    """The leaves of the tree of synsets; its inner nodes have no images."""
     synsets = loadmat(io.BytesIO(meta), squeeze_me=True)["synsets"]
     fields = (synsets[name] for name in ("ILSVRC2012_ID", "WNID", "num_children"))
     return {

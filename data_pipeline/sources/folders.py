@@ -41,7 +41,7 @@ class ImageFolder:
                 f"{root} has no images in class folders; give a folder of <class>/<image> files"
             )
         if strays:
-            raise SourceError(f"{strays[0]} lies outside the class folders; move or remove it")
+            raise SourceError(f"{strays[0]} is outside the class folders; move or remove it")
         if {folder.name.lower() for folder in folders} <= SPLIT_NAMES:
             raise SourceError(
                 f"{root} holds splits, not classes; convert {folders[0]} and the others one by one"

@@ -25,7 +25,7 @@ class IdxImages:
 
     @staticmethod
     def open(images_path: Path) -> "IdxImages":
-        """Read NAME-images-idx3-ubyte[.gz] and the labels beside it.
+        """Read NAME-images-idx3-ubyte[.gz] and its labels file in the same folder.
 
         Raises:
             SourceError: files that are missing, damaged, empty or do not belong together.

@@ -40,7 +40,7 @@ def read_label_file(path: Path, images: Sequence[str], source: Path) -> ImageLab
     labels = np.array([int(text) for text in texts], np.int64)
     if labels.min() == 1:
         raise SourceError(
-            f"{path} has labels from 1 on, and a class index begins at 0; subtract 1, or give the "
+            f"{path} has labels from 1 on, and a class index starts at 0; subtract 1, or give the "
             "devkit where they are ILSVRC's own ids"
         )
     return ImageLabels(numbered_classes(labels), labels)
@@ -79,7 +79,7 @@ def _rows(path: Path) -> list[list[str]]:
         raise SourceError(f"{path} is no text; give a devkit or a file of labels") from error
     rows = [_columns(line) for line in lines if line.strip()]
     if rows and not _is_label(rows[0][-1]):
-        # A header; of a damaged first line, the number of lines will tell.
+        # A header; a damaged first line is noticed by the number of lines.
         del rows[0]
     if not rows:
         raise SourceError(f"{path} has no labels; give a wnid or class number in each line")

@@ -1,4 +1,4 @@
-"""Images that lie in one folder or tar, such as ILSVRC2012's val; their labels are elsewhere."""
+"""Images in a single folder or tar, such as ILSVRC2012's val, with their labels elsewhere."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -33,7 +33,7 @@ def open_flat_tar(path: Path, members: Sequence[Member], labels_path: Path | Non
 
 
 def open_flat_folder(root: Path, names: Sequence[str], labels_path: Path | None) -> ImageFolder:
-    """Images that lie in ``root`` itself; ``names`` in alphabetical order.
+    """Images in ``root`` itself; ``names`` in alphabetical order.
 
     Raises:
         SourceError: labels that are missing, damaged or not these images'.

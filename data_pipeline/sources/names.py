@@ -16,7 +16,7 @@ class Names:
 
     @staticmethod
     def of(names: Iterable[str]) -> "Names":
-        """Pack the names; file names that are no valid UTF-8 stay what they are."""
+        """Pack the names; file names that are not valid UTF-8 are kept as they are."""
         encoded = [name.encode("utf-8", "surrogateescape") for name in names]
         lengths = np.fromiter(map(len, encoded), np.int64, len(encoded))
         return Names(b"".join(encoded), np.cumsum(lengths))

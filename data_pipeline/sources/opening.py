@@ -30,11 +30,11 @@ def open_source(path: Path, *, labels: Path | None = None, split: str = "train")
 
     Args:
         path: a file, a folder, or shards such as train-{000..127}.tar.
-        labels: ILSVRC2012's devkit or a text file, for images that lie in one folder or tar.
+        labels: ILSVRC2012's devkit or a text file, for images in a single folder or tar.
         split: "train" or "test" of CIFAR or of a folder of IDX files; other sources have none.
 
     Raises:
-        SourceError: a path that does not exist, is no known source or a damaged one, or labels
+        SourceError: a path that does not exist, is not a known source or is damaged, or labels
             that are missing, not needed or not those of the images.
     """
     if split not in PREFIXES:

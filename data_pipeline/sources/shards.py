@@ -1,4 +1,4 @@
-"""WebDataset shards: tars in which KEY.jpg lies beside KEY.cls, the number of its class."""
+"""WebDataset shards: tars with KEY.jpg and KEY.cls, the number of its class."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -34,7 +34,7 @@ def expand(path: Path) -> list[Path]:
             raise SourceError(f"{shard} of {path} does not exist; copy it or correct the range")
         shards.append(Path(shard))
     if not shards:
-        raise SourceError(f"{path} has a range that ends before it begins; correct the range")
+        raise SourceError(f"{path} has a range that ends before it starts; correct the range")
     return shards
 
 
@@ -64,7 +64,7 @@ def open_shards(path: Path, shards: Sequence[Path]) -> TarImages:
             missing = ".cls" if key in images else "image"
             raise SourceError(
                 f"{shard} has no {missing} for the key {key}; "
-                "write the shard anew, or give the tar by itself if it is no shard"
+                "write the shard again, or give the tar by itself if it is not a shard"
             )
         for key, image in images.items():
             member = classes[key]

@@ -16,7 +16,7 @@ MAX_NUM_CLASSES = 1_000_000
 
 
 class SourceSample(NamedTuple):
-    """One image as it lies in the source: encoded bytes of a file, or pixels [H, W, 3] uint8."""
+    """One image as it is stored in the source: bytes of a file, or pixels [H, W, 3] uint8."""
 
     name: str
     image: bytes | NDArray[np.uint8]
@@ -48,7 +48,7 @@ def is_image(name: str) -> bool:
 
 
 def class_index(text: str) -> int | None:
-    """The class that decimal digits stand for; None if they stand for none."""
+    """The class number in decimal digits; None for other text."""
     if not (text.isascii() and text.isdigit()):
         return None
     # Converting endless digits is slow and Python refuses it.

@@ -1,4 +1,4 @@
-"""Images that are read in place from uncompressed tars."""
+"""Images that are read from uncompressed tars without extraction."""
 
 import os
 import threading
@@ -132,7 +132,7 @@ def in_order(path: Path, members: Iterable[Member]) -> list[Member]:
     ordered = sorted(members, key=lambda member: member.parts)
     for first, second in pairwise(ordered):
         if first.name == second.name:
-            raise SourceError(f"{path} holds {first.name} twice; write the tar anew")
+            raise SourceError(f"{path} holds {first.name} twice; write the tar again")
     return ordered
 
 

@@ -1,4 +1,4 @@
-"""Where each file lies in an uncompressed tar, so that it can be read in place."""
+"""The position of each file in an uncompressed tar, so that it can be read without extraction."""
 
 import tarfile
 from collections.abc import Iterator
@@ -71,7 +71,7 @@ def members_between(file: BinaryIO, path: Path, start: int, end: int) -> Iterato
                     yield member
     except (tarfile.TarError, EOFError, OverflowError) as error:
         file.seek(position)
-        # The archive ends with a block of zeros, which is no header.
+        # The archive ends with a block of zeros, which is not a header.
         block = file.read(tarfile.BLOCKSIZE)
         if block != bytes(tarfile.BLOCKSIZE) or position + tarfile.BLOCKSIZE > end:
             place = f"after its member {last}" if last else "from its beginning"
@@ -81,7 +81,7 @@ def members_between(file: BinaryIO, path: Path, start: int, end: int) -> Iterato
 
 
 def _visible(info: tarfile.TarInfo, path: Path) -> Member | None:
-    """The member, or None for what is no file or folder or is hidden."""
+    """The member, or None for what is not a file or folder, or is hidden."""
     parts = [part for part in info.name.split("/") if part not in ("", ".")]
     if not parts or any(part.startswith(".") for part in parts):
         return None

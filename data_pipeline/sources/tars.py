@@ -101,5 +101,5 @@ def _common_folder(images: Sequence[Member]) -> list[str]:
 
 
 def is_flat(images: Iterable[Member]) -> bool:
-    """Whether all images lie in one folder, which then is no class."""
+    """Whether all images are in one folder, which is then not a class."""
     return len({image.name.rpartition("/")[0] for image in images}) == 1

@@ -1,7 +1,7 @@
 """Brings a dataset to the node's own disk once, for all processes of the node.
 
 A dataset is NAME.beton with its manifest NAME.beton.json, in an object store or on a shared mount.
-It is copied under a lock, checked against its manifest, and renamed into place when it is whole.
+It is copied under a lock, checked against its manifest, and renamed when it is complete.
 """
 
 from collections.abc import Callable
@@ -53,7 +53,7 @@ def stage(location: str, cache: Cache, *, report: Report = _print) -> StagedFile
     """The dataset at s3://bucket/key, gs://bucket/key or a path, on the node's own disk.
 
     The first process of a node copies it, continuing what a killed one left; others wait for that
-    and share the copy. ``report`` is told of waiting, progress and evictions.
+    and share the copy. ``report`` is called with messages about waiting, progress and evictions.
 
     Raises:
         StagingError: the dataset cannot be read, does not match its manifest, changes while it is
@@ -78,7 +78,7 @@ def stage(location: str, cache: Cache, *, report: Report = _print) -> StagedFile
 
 
 def _whole_copy(entry: Entry, report: Report) -> Path | None:
-    """The cached file, None if there is none or if it was damaged and is now gone."""
+    """The cached file, None if there is none, or if it was damaged and was removed."""
     path = entry.find()
     if path is None:
         return None

@@ -34,7 +34,7 @@ class Cache:
     limit_bytes: int | None = None
 
     def entry(self, fingerprint: str) -> "Entry":
-        """The place of the dataset with this fingerprint."""
+        """The entry of the dataset with this fingerprint."""
         return Entry(self.path, fingerprint[:KEY_LENGTH])
 
     def entries(self) -> list["Entry"]:
@@ -96,7 +96,7 @@ class Entry:
 
     @contextmanager
     def claimed(self) -> Iterator[bool]:
-        """Whether nobody stages or reads the entry; nobody can begin to inside the context."""
+        """Whether no process stages or reads the entry; none can start to within the context."""
         with ExitStack() as stack:
             try:
                 for path in (self.cache_path / f"{self.key}.lock", self._lease_path):

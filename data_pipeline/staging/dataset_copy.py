@@ -1,4 +1,4 @@
-"""One dataset's way into the cache: room, copy, check, rename."""
+"""Copies one dataset into the cache: free space, copy, verify, rename."""
 
 import errno
 import json
@@ -13,10 +13,10 @@ from data_pipeline.beton import BetonError
 from data_pipeline.files import sync_to_disk, write_atomically
 from data_pipeline.manifest import manifest_path
 from data_pipeline.staging.cache import Cache, Entry, locked
+from data_pipeline.staging.eviction import make_room, no_room_error
 from data_pipeline.staging.fetch import allocate, chunk_log_path, fetch
 from data_pipeline.staging.remote import RemoteFile, StagingError, remote_file
 from data_pipeline.staging.remote_manifest import read_manifest_at
-from data_pipeline.staging.room import make_room, no_room_error
 
 # A store under the load of many nodes may think for a while before it sends a chunk.
 DATA_TIMEOUT_S = 30.0
@@ -73,7 +73,7 @@ class DatasetCopy:
         self._require_size(source)
         try:
             # Two datasets must not both count on the same free bytes.
-            with locked(self.cache.path / "room.lock"):
+            with locked(self.cache.path / "eviction.lock"):
                 self._remove_other_names()
                 make_room(self.cache, self.entry, self._num_bytes, self.report)
                 allocate(self._partial_path, self._num_bytes)
@@ -112,7 +112,7 @@ class DatasetCopy:
             )
 
     def _fault(self) -> BetonError | None:
-        """What is wrong with the partial file, which is then gone; None if it is sound."""
+        """The fault of the partial file, which is then removed; None if it is intact."""
         try:
             verify.check_quickly(self._partial_path)
             verify.check_samples(self._partial_path, len(os.sched_getaffinity(0)))

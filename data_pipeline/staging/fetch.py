@@ -1,7 +1,7 @@
 """Copies one large file in chunks, so that a process killed at any moment loses only a few.
 
-Chunks are written to their place in the target, flushed to disk, and only then noted in a log
-beside it. What the log does not name is fetched again.
+Chunks are written to the target, flushed to disk, and only then recorded in a log. Chunks that are
+not in the log are fetched again.
 """
 
 import os
@@ -82,7 +82,7 @@ def _read(source: RemoteFile, offset: int, size: int, num_bytes: int) -> memoryv
             data = source.read_range(offset, size)
         except OSError as error:
             if attempt == NUM_ATTEMPTS:
-                # A source that was replaced or removed tells more than the failed request.
+                # That a source was replaced or removed says more than the failed request.
                 _check_size(source, num_bytes)
                 raise explain(source.location, error) from error
             time.sleep(BACKOFF_S * 2 ** (attempt - 1))

@@ -3,7 +3,7 @@
 Credentials and endpoints come from the environment alone, so that no spec holds a secret:
 AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN, AWS_REGION or AWS_DEFAULT_REGION, and
 AWS_ENDPOINT_URL_S3 or AWS_ENDPOINT_URL for s3://; GOOGLE_APPLICATION_CREDENTIALS, and
-STORAGE_EMULATOR_HOST for a store that speaks Google's protocol, for gs://.
+STORAGE_EMULATOR_HOST for a store with Google's protocol, for gs://.
 """
 
 import os
@@ -69,8 +69,8 @@ class RemoteFile:
     def read_range(self, offset: int, num_bytes: int) -> bytes:
         """Bytes from ``offset`` on; fewer than ``num_bytes`` where the file ends before.
 
-        Each call opens the file anew: a shared handle would serialize the reads of gs://, and would
-        keep a broken connection.
+        Each call opens the file again: a shared handle would serialize the reads of gs://, and
+        would keep a broken connection.
 
         Raises:
             OSError: whatever went wrong, of which another attempt may be free; see ``explain``.
@@ -79,7 +79,7 @@ class RemoteFile:
             return bytes(stream.read_at(num_bytes, offset))
 
     def _missing(self) -> StagingError:
-        """Stores answer "no such key" for a bucket that is missing too; ask for the bucket."""
+        """Stores answer "no such key" for a bucket that is missing too; check the bucket."""
         if is_remote(self.location):
             bucket = self.path.split("/", 1)[0]
             try:
@@ -166,7 +166,7 @@ def explain(location: str, error: OSError) -> StagingError:
         return StagingError(
             f"{location}: the bucket is in another region; set AWS_REGION to the bucket's region"
         )
-    return StagingError(f"{location} cannot be read ({_brief(text)}); mend that and start again")
+    return StagingError(f"{location} cannot be read ({_brief(text)}); fix that and start again")
 
 
 def _mend_access(location: str) -> str:
@@ -177,7 +177,7 @@ def _mend_access(location: str) -> str:
         )
     if location.startswith("gs://"):
         return "set GOOGLE_APPLICATION_CREDENTIALS to the key file of an account that may read it"
-    return "let this user read the file and enter its folders"
+    return "give this user permission to read the file and its folders"
 
 
 def _endpoint_variable(location: str) -> str:
@@ -185,7 +185,7 @@ def _endpoint_variable(location: str) -> str:
 
 
 def _brief(text: str) -> str:
-    """The cause, which stands last in a client's chain of messages."""
+    """The cause, which is last in a client's chain of messages."""
     text = text.split(" error_info=")[0]
     for mark in ("Details: ", "last message of ", "AWS Error "):
         text = text.rsplit(mark, 1)[-1]

@@ -1,4 +1,4 @@
-"""The manifest of a dataset wherever it is: the first question asked of a location."""
+"""The manifest of a dataset at any location, read before anything else."""
 
 import json
 import queue
@@ -15,7 +15,7 @@ _FINGERPRINT = re.compile(r"[0-9a-f]{32,}")
 
 
 def read_manifest_at(location: str) -> dict[str, Any]:
-    """The manifest beside the .beton at s3://bucket/key, gs://bucket/key or a path.
+    """The manifest of the .beton at s3://bucket/key, gs://bucket/key or a path.
 
     Answers within ANSWER_LIMIT_S seconds, also where the store or the mount is dead.
 
@@ -52,9 +52,9 @@ def _fault(manifest: object) -> str | None:
 
 
 def _within_limit(place: str, read: Callable[[], bytes]) -> bytes:
-    """What ``read`` returns, given up after ANSWER_LIMIT_S.
+    """What ``read`` returns, within ANSWER_LIMIT_S.
 
-    A mount whose server is gone blocks its reader in the kernel, and a store's client tries again
+    A mount whose server is down blocks its reader in the kernel, and a store's client retries
     for longer than a user waits; neither can be interrupted, hence a thread left behind.
     """
     answers: queue.SimpleQueue[bytes | Exception] = queue.SimpleQueue()

@@ -24,7 +24,7 @@ from support.staging_helpers import (
 
 from data_pipeline.beton import BetonError, open_beton
 from data_pipeline.manifest import FORMAT, read_manifest, write_manifest
-from data_pipeline.staging import Cache, StagingError, fetch, read_manifest_at, room, stage
+from data_pipeline.staging import Cache, StagingError, eviction, fetch, read_manifest_at, stage
 from data_pipeline.staging.remote import RemoteFile, remote_file
 
 
@@ -61,9 +61,9 @@ def test_killed_copy_resumes_with_the_missing_chunks_only(
     location, content = make_dataset(share)
     num_noted = kill_while_copying(location, cache.path, tmp_path / "first")
     assert 5 <= num_noted < 16
-    # The partial file has its room already: no more than the margin need be free.
+    # The partial file has its space already: no more than the margin need be free.
     usage = DiskUsage(4_000_000, 0, 50_000)
-    monkeypatch.setattr(room.shutil, "disk_usage", lambda path: usage)
+    monkeypatch.setattr(eviction.shutil, "disk_usage", lambda path: usage)
     messages = []
     with stage(location, cache, report=messages.append) as staged:
         assert staged.path.read_bytes() == content

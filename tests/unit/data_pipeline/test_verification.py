@@ -114,9 +114,9 @@ def test_file_that_grew_is_refused(path):
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("{", "is no manifest"),
-        ("[]", "is no manifest of format 2"),
-        ('{"format": 1}', "is no manifest of format 2"),
+        ("{", "is not a manifest"),
+        ("[]", "is not a manifest of format 2"),
+        ('{"format": 1}', "is not a manifest of format 2"),
     ],
 )
 def test_manifests_that_are_none(path, text, expected):

@@ -13,7 +13,7 @@ from support.staging_helpers import (
     quiet,
 )
 
-from data_pipeline.staging import Cache, StagingError, fetch, room, stage
+from data_pipeline.staging import Cache, StagingError, eviction, fetch, stage
 
 
 def stage_in_order(share, cache, count, num_bytes=NUM_BYTES):
@@ -53,7 +53,7 @@ def test_lease_protects_until_it_is_closed(share, cache, log_path):
     cache = Cache(cache.path, NUM_BYTES + 10_000)
     new, content = make_dataset(share / "new", "new", seed=9)
     with stage(location, cache, report=quiet) as staged:
-        with pytest.raises(StagingError, match=r"no room.*1\.05 MB.*limit is 1\.06 MB.*; raise"):
+        with pytest.raises(StagingError, match=r"no space.*1\.05 MB.*limit is 1\.06 MB.*; raise"):
             put(new, cache)
         assert staged.path.exists()
     assert put(new, cache).read_bytes() == content
@@ -63,7 +63,7 @@ def test_lease_protects_until_it_is_closed(share, cache, log_path):
 def test_nothing_is_evicted_for_what_cannot_fit(share, cache, log_path):
     paths = stage_in_order(share, Cache(cache.path, 3 * NUM_BYTES), 2)
     location, _ = make_dataset(share / "new", "new", 9, 4 * NUM_BYTES)
-    with pytest.raises(StagingError, match="no room"):
+    with pytest.raises(StagingError, match="no space"):
         put(location, Cache(cache.path, 3 * NUM_BYTES))
     assert all(path.exists() for path in paths)
 
@@ -82,7 +82,7 @@ def test_free_space_with_a_margin_is_required(
 ):
     location, content = make_dataset(share)
     usage = DiskUsage(4_000_000, 0, free_bytes)  # 1 % of it is 40,000 bytes
-    monkeypatch.setattr(room.shutil, "disk_usage", lambda path: usage)
+    monkeypatch.setattr(eviction.shutil, "disk_usage", lambda path: usage)
     if fits:
         assert put(location, cache).read_bytes() == content
         return
@@ -97,10 +97,10 @@ def test_full_disk_is_an_error_and_leaves_nothing(share, small_disk, log_path, m
     location, _ = make_dataset(share, num_bytes=8 << 20)
     if found != "before":
         usage = DiskUsage(1 << 40, 0, 1 << 40)  # as if another program took the space meanwhile
-        monkeypatch.setattr(room.shutil, "disk_usage", lambda path: usage)
+        monkeypatch.setattr(eviction.shutil, "disk_usage", lambda path: usage)
     if found == "when writing":
         monkeypatch.setattr(fetch.os, "posix_fallocate", lambda fd, start, size: None)
-    with pytest.raises(StagingError, match=r"no room for a dataset of 8\.39 MB.*; .*larger disk"):
+    with pytest.raises(StagingError, match=r"no space for a dataset of 8\.39 MB.*; .*larger disk"):
         put(location, Cache(small_disk))
     statistics = os.statvfs(small_disk)
     assert statistics.f_bfree > 0.99 * statistics.f_blocks

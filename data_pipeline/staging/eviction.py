@@ -13,7 +13,7 @@ MARGIN_BYTES = 1 << 30
 
 @dataclass(frozen=True)
 class _Lack:
-    """Bytes short of the limit and of the disk; not positive where there is room."""
+    """Bytes short of the limit and of the disk; not positive where they suffice."""
 
     of_limit: int
     of_disk: int
@@ -32,7 +32,7 @@ def make_room(cache: Cache, entry: Entry, num_bytes: int, report: Callable[[str]
 
     Partial copies go first, then what was used least recently; never what a process stages or
     holds a lease on. Nothing is evicted where that would not be enough. The caller keeps other
-    processes from making room at the same time.
+    processes from evicting at the same time.
 
     Raises:
         StagingError: the dataset cannot fit; says what it needs, what is there and the remedy.
@@ -61,7 +61,7 @@ def no_room_error(cache: Cache, entry: Entry, num_bytes: int) -> StagingError:
     others_bytes = sum(other.num_bytes() for other in others)
     limit = "none" if cache.limit_bytes is None else format_bytes(cache.limit_bytes)
     return StagingError(
-        f"{cache.path} has no room for a dataset of {format_bytes(num_bytes)}: the disk has "
+        f"{cache.path} has no space for a dataset of {format_bytes(num_bytes)}: the disk has "
         f"{format_bytes(shutil.disk_usage(cache.path).free)} free, the cache's limit is {limit}, "
         f"and other datasets there take {format_bytes(others_bytes)}, of which those in use must "
         "stay; raise the limit, free the disk, or give a cache path on a larger disk"
