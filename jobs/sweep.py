@@ -1,6 +1,6 @@
-"""Search a job's settings: python jobs/sweep.py SWEEP.json [--validate | --plan | --confirm N].
+"""Search for the best settings of a job: python jobs/sweep.py SWEEP.json [--validate | --plan | --confirm N].
 
-Exit status: 0 done, 1 failed, 2 bad input, 3 stopped before its end.
+Exit status: 0 done, 1 failed, 2 bad input, 3 stopped and resumable.
 """
 
 import argparse
@@ -8,55 +8,73 @@ import sys
 from pathlib import Path
 
 from service.spec.errors import EXIT_BAD_INPUT, EXIT_DONE, BadInputError
+from service.spec.reference import format_fields, json_schema
 from service.sweep.loading import load_sweep
+from service.sweep.spec import SweepSpec
 
 
 def main(arguments: list[str]) -> int:
-    """Run, check or plan a sweep and return the exit status."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("sweep", type=Path, help="the JSON spec of the sweep")
-    mode = parser.add_mutually_exclusive_group()
-    mode.add_argument("--validate", action="store_true", help="check the sweep and its files only")
-    mode.add_argument("--plan", action="store_true", help="say what the sweep would do")
-    mode.add_argument(
-        "--confirm",
-        type=number_of_seeds,
-        default=0,
-        metavar="N",
-        help="then train the best and the default settings with N seeds each, and compare",
-    )
+    """Run, check or plan a sweep, or print the reference; returns the exit status."""
+    parser = _parser()
     options = parser.parse_args(arguments)
+    if options.fields or options.schema:
+        print(format_fields(SweepSpec) if options.fields else json_schema(SweepSpec))
+        return EXIT_DONE
+    if options.sweep is None:
+        parser.error("give the spec of a sweep, or --fields or --schema")
     try:
-        loaded = load_sweep(options.sweep)
-        sweep = loaded.sweep
-        if options.validate:
-            print(f"{options.sweep}: valid, sweep {sweep.name}, {len(sweep.space)} parameters")
-            return EXIT_DONE
-        # What follows needs torch, ray and optuna; a spec is judged without waiting for them.
-        if options.plan:
-            from service.sweep.plan import format_plan
-
-            print(format_plan(sweep))
-            return EXIT_DONE
-        from service.sweep.job import run_sweep
-
-        return run_sweep(loaded, options.confirm)
+        return _run(options)
     except BadInputError as error:
         print(error, file=sys.stderr)
         return EXIT_BAD_INPUT
 
 
-def number_of_seeds(text: str) -> int:
-    """A whole number from 1.
+def _run(options: argparse.Namespace) -> int:
+    loaded = load_sweep(options.sweep)
+    sweep = loaded.sweep
+    if options.validate:
+        print(f"{options.sweep}: valid, sweep {sweep.name}, {len(sweep.space)} parameters")
+        return EXIT_DONE
+    # What follows needs torch, ray and optuna; a spec is checked without waiting for them.
+    if options.plan:
+        from service.sweep.plan import format_plan
+
+        print(format_plan(sweep))
+        return EXIT_DONE
+    from service.sweep.job import run_sweep
+
+    return run_sweep(loaded, options.confirm)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("sweep", nargs="?", type=Path, help="the JSON spec of the sweep")
+    mode = parser.add_mutually_exclusive_group()
+    mode.add_argument("--validate", action="store_true", help="only check the sweep and its files")
+    mode.add_argument("--plan", action="store_true", help="print what the sweep would do")
+    mode.add_argument(
+        "--confirm",
+        type=_num_seeds,
+        default=0,
+        metavar="N",
+        help="then train the best and the default settings with N seeds each, and compare",
+    )
+    mode.add_argument("--fields", action="store_true", help="print every field of a sweep")
+    mode.add_argument("--schema", action="store_true", help="print the JSON schema, for editors")
+    return parser
+
+
+def _num_seeds(text: str) -> int:
+    """A positive integer.
 
     Raises:
-        ValueError: it is none.
+        ValueError: it is not.
     """
     number = int(text)
     if number < 1:
-        raise ValueError("take at least one seed")
+        raise ValueError("use at least one seed")
     return number
 
 

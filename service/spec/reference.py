@@ -37,27 +37,36 @@ def json_schema(model: type[BaseModel]) -> str:
 
 
 def fields_of(model: type[BaseModel], prefix: str = "") -> Iterator[FieldEntry]:
-    """The fields of a section and of the sections within it, in order."""
+    """The fields of a section and of the sections within it, in order.
+
+    ``[kind]`` in a path marks alternatives, ``[]`` the entries of a list, ``<key>`` those of a
+    mapping. A spec within the spec, with a version of its own, is not expanded.
+    """
     for name, field in model.model_fields.items():
         path = f"{prefix}{name}"
-        sections = list(_sections(field.annotation))
-        description = field.description or _first_line(sections)
-        yield FieldEntry(path, _default(field, bool(sections)), " ".join(description.split()))
-        for section in sections:
+        nested = list(_nested(field.annotation))
+        description = field.description or _first_line([section for _, section in nested])
+        yield FieldEntry(path, _default(field, bool(nested)), " ".join(description.split()))
+        for suffix, section in nested:
+            if "schema_version" in section.model_fields:
+                continue
             kind = section.model_fields.get("kind")
-            marker = f"[{get_args(kind.annotation)[0]}]" if len(sections) > 1 and kind else ""
-            yield from fields_of(section, f"{path}{marker}.")
+            marker = f"[{get_args(kind.annotation)[0]}]" if len(nested) > 1 and kind else ""
+            yield from fields_of(section, f"{path}{marker}{suffix}.")
 
 
-def _sections(annotation: Any) -> Iterator[type[BaseModel]]:  # noqa: ANN401 - any annotation
-    """The sections that a field may hold; none for a plain value, a list or a mapping."""
+def _nested(annotation: Any, suffix: str = "") -> Iterator[tuple[str, type[BaseModel]]]:  # noqa: ANN401 - any annotation
+    """The sections that a field may hold, each with the suffix of its path."""
+    origin, arguments = get_origin(annotation), get_args(annotation)
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        yield annotation
-    elif get_origin(annotation) is Annotated:
-        yield from _sections(get_args(annotation)[0])
-    elif get_origin(annotation) not in (tuple, dict):
-        for argument in get_args(annotation):
-            yield from _sections(argument)
+        yield suffix, annotation
+    elif origin is Annotated:
+        yield from _nested(arguments[0], suffix)
+    elif origin is dict:
+        yield from _nested(arguments[1], ".<key>")
+    else:
+        for argument in arguments:
+            yield from _nested(argument, "[]" if origin is tuple else suffix)
 
 
 def _first_line(sections: list[type[BaseModel]]) -> str:

@@ -100,6 +100,14 @@ def test_reference_shows_defaults_and_alternatives():
     assert entries["schedule.num_epochs"] == "100"
     assert entries["optimizer[sgd].learning_rate"] == "0.2"
     assert entries["optimizer[adamw].weight_decay"] == "0.05"
+    assert entries["augmentation.size_stages[].size"] == "required"
+
+
+def test_reference_of_a_sweep_does_not_repeat_the_jobs_fields():
+    paths = {entry.path for entry in fields_of(SweepSpec)}
+
+    assert {"base", "space.<key>.log", "held_out.num_images"} <= paths
+    assert not any(path.startswith("base.") for path in paths)
 
 
 def test_schema_is_json_with_descriptions():
