@@ -4,8 +4,8 @@ Layout (FFCV 1.0, version 2, little-endian): a header, one descriptor per field,
 per sample, then page-aligned image data, and at the end a table of (sample, position, size). An
 image is stored as JPEG or as raw RGB bytes.
 
-Files written here also have checksums, one for each sample, in the gap before the first page, where
-FFCV does not look: CHECKSUM_MAGIC, then the CRC-32 of each sample's stored bytes.
+Files written here also have checksums, in the gap before the first page, which FFCV does not read:
+CHECKSUM_MAGIC, then the CRC-32 of each sample's stored bytes.
 """
 
 import hashlib
@@ -41,16 +41,19 @@ ALLOCATION = np.dtype([("sample_id", "<u8"), ("ptr", "<u8"), ("size", "<u8")])
 
 
 class BetonError(ValueError):
-    """A file that is not a usable .beton; the message names it and says what to do."""
+    """A file that is not a usable .beton; the message names it and the remedy."""
 
 
 @dataclass(frozen=True, eq=False)
 class BetonFile:
-    """What a .beton says about its samples; the pixels stay on disk.
+    """The tables of a .beton; the pixels stay on disk.
 
-    ``samples`` is [N] of SAMPLE; ``data_sizes`` is [N], the bytes that each image occupies;
-    ``checksums`` is [N] of CHECKSUM, None in a file that FFCV wrote; ``fingerprint`` is the SHA-256
-    digest of all tables, hexadecimal: with checksums, it covers every pixel.
+    Attributes:
+        samples: [N] of SAMPLE; ``data_ptr`` is a position in the file in bytes.
+        data_sizes: [N], the bytes that each image occupies.
+        checksums: [N] of CHECKSUM, None in a file that FFCV wrote.
+        fingerprint: SHA-256 digest of all tables, 64 hexadecimal digits; with checksums it covers
+            every pixel.
     """
 
     path: Path
@@ -76,7 +79,7 @@ class BetonFile:
         return np.stack([images["height"], images["width"]], axis=1).astype(np.int64)
 
     def storage(self, indices: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Storage of samples, [B, 5]: mode; height, width in pixels; position, size in bytes."""
+        """Rows [B, 5] of samples: mode; height, width in pixels; position, size in bytes."""
         images = self.samples["image"][indices]
         columns = [images[name] for name in ("mode", "height", "width", "data_ptr")]
         return np.stack([*columns, self.data_sizes[indices]], axis=1).astype(np.int64)
@@ -138,7 +141,7 @@ def _read_checksums(path: Path, start: int, count: int) -> NDArray[np.uint32] | 
 
 
 def _read(path: Path, dtype: np.dtype, count: int, offset: int) -> NDArray[np.void]:
-    # Asked first, so that a damaged count does not become a huge allocation.
+    # Checked first, so that a damaged count does not become a huge allocation.
     if offset + count * dtype.itemsize > path.stat().st_size:
         raise BetonError(f"{path} is truncated or not a .beton file; convert it again")
     return np.fromfile(path, dtype, count, offset=offset)

@@ -22,18 +22,18 @@ from data_pipeline.encode import (
 from data_pipeline.manifest import FORMAT, write_manifest
 from data_pipeline.selection import Selection, select
 from data_pipeline.sources import Source
-from data_pipeline.sources.class_names import human_names
+from data_pipeline.sources.image_labels import human_names
 from data_pipeline.writer import BetonWriter
 
 CHUNK = 16
 NUM_CHUNKS_AHEAD_PER_WORKER = 8
-# Decoding costs more than all the rest of a conversion: mean and deviation are taken of a sample.
+# Mean and std are measured on some images only: decoding takes longer than the conversion itself.
 MIN_MEASURED = 256
 MEASURED_SHARE = 32
 
 
 class _Item(NamedTuple):
-    """What became of one image: encoded, or why not; ``sums`` where its pixels were measured."""
+    """Result of one image: encoded, or its fault; ``sums`` [2, 3] if its pixels were measured."""
 
     image: EncodedImage | None
     fault: str
@@ -51,11 +51,15 @@ def convert(
     """Write ``path`` and its manifest ``path.json``; returns the manifest.
 
     Equal input gives equal bytes, whatever the number of workers. Up to ``max_undecodable`` images
-    that cannot be decoded are left out, and listed in the manifest.
+    that cannot be decoded are left out, and listed in the manifest. After an error, ``path`` is as
+    it was before.
 
     Raises:
-        UnreadableImageError: one image more than that; nothing is left at ``path``.
-        SourceError: a selection that the source cannot satisfy.
+        UnreadableImageError: more images than that cannot be decoded, or none can.
+        SourceError: a source that changed since it was opened.
+        ValueError: a selection that the source cannot satisfy, an image larger than a page, or
+            another conversion to the same path.
+        OSError: the storage fails.
     """
     indices = select(source.labels, source.classes, selection)
     left_out: list[str] = []
@@ -76,14 +80,14 @@ def convert(
         writer.complete()
         manifest = _manifest(source, writer.partial_path, encoding, selection)
         manifest |= {"pixels": statistics.as_dict(), "left_out": left_out}
-        # Before the file is renamed, so that it is never without its manifest; an older file of
-        # that name does not match it, and is refused until it is replaced.
+        # Written before the file is renamed, so that the file always has its manifest. An older
+        # file of that name does not match it and is rejected until it is replaced.
         write_manifest(path, manifest)
     return manifest
 
 
 class _PixelStatistics:
-    """Mean and deviation of the pixels of some of the images."""
+    """Mean and std of the pixels of the measured images."""
 
     def __init__(self) -> None:
         self._sums = np.zeros((2, 3), dtype=object)
@@ -91,7 +95,7 @@ class _PixelStatistics:
         self._num_images = 0
 
     def add(self, item: _Item) -> None:
-        """Take up an image, if it was measured."""
+        """Add an image, if it was measured."""
         if item.sums is None or item.image is None:
             return
         self._sums += item.sums.astype(object)
@@ -99,7 +103,7 @@ class _PixelStatistics:
         self._num_images += 1
 
     def as_dict(self) -> dict[str, object]:
-        """Per channel on the scale 0 to 1, as in a spec's normalization."""
+        """Mean and std per channel on the scale 0 to 1, and the number of measured images."""
         mean, square = (self._sums / max(1, self._num_pixels)).astype(np.float64)
         deviation = np.sqrt(square - mean**2)
         return {
@@ -112,10 +116,10 @@ class _PixelStatistics:
 def _encode_all(
     source: Source, indices: NDArray[np.int64], encoding: Encoding, num_workers: int
 ) -> Iterator[_Item]:
-    """What becomes of each of ``indices``, in their order.
+    """Encode the samples ``indices``, in their order.
 
-    Reading, hashing, decoding and encoding run without the interpreter's lock, so threads do; what
-    they make need not be copied between processes.
+    Reading, hashing, decoding and encoding release the GIL, so threads suffice; their results need
+    not be copied between processes.
     """
     is_measured = np.zeros(len(indices), dtype=bool)
     num_measured = min(len(indices), max(MIN_MEASURED, len(indices) // MEASURED_SHARE))
@@ -126,7 +130,7 @@ def _encode_all(
         pairs = zip(indices[chunk].tolist(), is_measured[chunk].tolist(), strict=True)
         return [_encode_one(source, index, encoding, measured) for index, measured in pairs]
 
-    # No further ahead than the writer can follow: a dataset does not fit into memory.
+    # Bounded, as a dataset may not fit into memory.
     pending: deque[Future[list[_Item]]] = deque()
     with ThreadPoolExecutor(num_workers, thread_name_prefix="encode") as pool:
         try:

@@ -4,9 +4,13 @@ The C library in ``native`` decodes the part of an image that a crop needs, and 
 is chosen here, in numba functions whose machine code is cached on disk. Random numbers are
 counter-based (``compiled.counter_rng``): a sample's pixels depend on (seed, epoch, sample) alone.
 
-A view [10] describes what the C library returns: ``top, left, height, width`` of the source region
-in pixels; ``resized_height, resized_width`` to which that region is resized; and ``window_top,
-window_left, window_height, window_width`` of the window that is cut from the resized region.
+A view [10] describes what the C library returns; all numbers are in pixels (``View`` in
+native/pixels.h):
+
+    0-3  box_top, box_left, box_height, box_width: the box to cut from the stored image
+    4-5  resized_height, resized_width: the size to which the box is resized
+    6-9  window_top, window_left, window_height, window_width: the part of the resized box that is
+         returned
 """
 
 import llvmlite.binding
@@ -26,7 +30,7 @@ FLIP_COUNTER = 4 * RATIO_ATTEMPTS
 
 llvmlite.binding.load_library_permanently(str(library_path()))
 
-# Pointers travel as integers of their size.
+# Pointers are passed as integers of their size.
 _view_jpeg = types.ExternalFunction(
     "pixels_view_jpeg",
     types.int32(
@@ -56,8 +60,9 @@ def random_box(
     """Random box of RandomResizedCrop, in pixels of an image of ``height`` x ``width``.
 
     Its share of the area is uniform in ``scale`` [2], its width / height log-uniform in ``ratio``
-    [2]; after ten boxes that do not fit, the largest central one with an allowed ratio. Returns
-    (top, left, height, width). Source: Szegedy et al., arXiv 1409.4842, as in torchvision.
+    [2]; after ten boxes that do not fit, the largest central one with an allowed ratio. Each
+    attempt uses four random numbers of ``key``. Returns (top, left, height, width). Source: Szegedy
+    et al., arXiv 1409.4842, as in torchvision's RandomResizedCrop.
     """
     for attempt in range(RATIO_ATTEMPTS):
         counter = 4 * attempt
@@ -79,9 +84,9 @@ def random_box(
 def center_view(height: int, width: int, resize_size: int, crop_size: int) -> NDArray[np.int64]:
     """The view [10] of an evaluation: shorter side to ``resize_size``, then a central square.
 
-    All sizes are in pixels. The ten numbers (see the top of this module): source region (0, 0,
-    height, width), resized height and width, and the window's top, left, ``crop_size`` and
-    ``crop_size``. Sizes are rounded as by torchvision's Resize and CenterCrop.
+    All sizes are in pixels. The box (0, 0, ``height``, ``width``) is the full image; it is resized
+    to (resized_height, resized_width); the window is ``crop_size`` x ``crop_size`` in the center.
+    Sizes are rounded as by torchvision's Resize and CenterCrop.
     """
     shorter = min(height, width)
     resized_height = resize_size * height // shorter
@@ -106,7 +111,8 @@ def pad_and_crop(
 ) -> None:
     """Cut a random window of the image's size from the image with black padding around it.
 
-    ``source`` and ``out`` are [S, S, 3]; ``padding`` is in pixels on each side.
+    ``source`` and ``out`` are [S, S, 3]; ``padding`` is in pixels on each side. Uses the random
+    numbers 0 and 1 of ``key``.
     """
     size = out.shape[0]
     top = int(uniform(key, 0) * (2 * padding + 1)) - padding
@@ -153,9 +159,9 @@ def cut_window(
     key: np.uint64,
     out: NDArray[np.uint8],
 ) -> int:
-    """Pad and crop one image of the size of ``out`` [S, S, 3]; returns a status.
+    """Pad and crop one image of the size of ``out`` [S, S, 3].
 
-    ``stored``: its bytes, of ``mode`` MODE_JPEG or MODE_RAW.
+    ``stored``: its bytes, of ``mode`` MODE_JPEG or MODE_RAW. Returns DECODED, DAMAGED or NO_MEMORY.
     """
     pixels = stored
     if mode == MODE_JPEG:
@@ -181,7 +187,8 @@ def cut_view(
 ) -> int:
     """Write the ``view`` [10] of one image to ``out`` [window height, window width, 3].
 
-    ``stored``: its bytes, of ``mode`` MODE_JPEG or MODE_RAW. Returns a status.
+    ``stored``: its bytes, of ``mode`` MODE_JPEG or MODE_RAW; ``mirrored``: flip horizontally.
+    Returns DECODED, DAMAGED or NO_MEMORY.
     """
     if mode == MODE_JPEG:
         return _view_jpeg(
@@ -200,11 +207,12 @@ def decode_sample(
     key: np.uint64,
     out: NDArray[np.uint8],
 ) -> int:
-    """Decode, crop and flip one image to ``out`` [S, S, 3]; returns a status.
+    """Decode, crop and flip one image to ``out`` [S, S, 3] uint8 RGB.
 
-    ``stored``: its bytes. ``row`` [5]: mode, height, width, position and size, of which the first
-    three are used. ``kind`` and ``parameters``: see ``decode_samples``. ``key``: of the sample's
-    random numbers.
+    ``stored``: its bytes. ``row`` [5]: mode, height and width in pixels, position and size in
+    bytes, of which the first three are used. ``kind`` and ``parameters`` [6]: see
+    ``decode_samples``. ``key``: key of the sample's random numbers. Returns DECODED, DAMAGED (also
+    for an image whose size does not suit PAD_AND_CROP) or NO_MEMORY.
     """
     mode, height, width = row[0], row[1], row[2]
     if mode != MODE_JPEG and len(stored) != height * width * 3:
@@ -238,13 +246,14 @@ def decode_samples(
     out: NDArray[np.uint8],
     statuses: NDArray[np.int8],
 ) -> None:
-    """Read, decode and crop samples into ``out`` [B, S, S, 3] uint8.
+    """Read, decode and crop samples into ``out`` [B, S, S, 3] uint8 RGB.
 
-    ``rows`` [B, 5]: mode, height and width in pixels, position and size in bytes. ``indices`` [B]:
-    the samples. ``kind``: CENTER_CROP, RANDOM_RESIZED_CROP or PAD_AND_CROP. ``parameters`` [6]:
-    scale [2], ratio [2], flip probability, and padding (PAD_AND_CROP) or resize size (CENTER_CROP)
-    in pixels. ``statuses`` [B] is set to DECODED, DAMAGED, NO_MEMORY or UNREADABLE. The file is
-    read, not mapped, so that a file that shrinks or fails gives a status and not a dead process.
+    ``rows`` [B, 5]: mode, height and width in pixels, position and size in bytes (see
+    ``BetonFile.storage``). ``indices`` [B]: the samples, from which their random numbers follow.
+    ``kind``: CENTER_CROP, RANDOM_RESIZED_CROP or PAD_AND_CROP. ``parameters`` [6]: scale [2], ratio
+    [2], flip probability, and padding (PAD_AND_CROP) or resize size (CENTER_CROP) in pixels.
+    ``statuses`` [B] is set to DECODED, DAMAGED, NO_MEMORY or UNREADABLE. The file is read, not
+    mapped: a mapped file that shrinks or fails would kill the process.
     """
     buffer = np.empty(rows[:, 4].max(), np.uint8)
     for slot in range(len(indices)):

@@ -1,4 +1,4 @@
-"""How one source image becomes the bytes that a .beton stores."""
+"""Encodes one source image to the bytes that a .beton stores."""
 
 import ctypes
 import io
@@ -13,12 +13,16 @@ from data_pipeline.native import library
 from data_pipeline.sources import SourceSample
 
 EXIF_ORIENTATION = 0x0112
-# What a .beton can say of an image's size.
+# A .beton stores heights and widths in 16 bits.
 MAX_SIDE = 65535
 
 
 class Encoding(NamedTuple):
-    """How images are stored. ``max_side`` and ``short_side`` are in pixels, None for no limit."""
+    """How images are stored.
+
+    ``quality``: JPEG quality, 1 to 100. ``max_side`` and ``short_side``: limits of the longer and
+    of the shorter side in pixels, None for no limit.
+    """
 
     format: Literal["jpeg", "raw"] = "jpeg"
     quality: int = 90
@@ -27,7 +31,7 @@ class Encoding(NamedTuple):
 
 
 class EncodedImage(NamedTuple):
-    """What is written: ``mode`` is the .beton's code for JPEG or raw pixels."""
+    """An image as it is written: ``mode`` is MODE_JPEG or MODE_RAW, sizes are in pixels."""
 
     mode: int
     width: int
@@ -50,7 +54,7 @@ def encode_image(sample: SourceSample, encoding: Encoding) -> EncodedImage:
         if not isinstance(sample.image, bytes):
             return _encode(Image.fromarray(sample.image), encoding)
         if encoding.format == "jpeg":
-            # Most images, without Pillow and mostly without the interpreter's lock.
+            # Most images take this path, without Pillow and mostly without the GIL.
             size = _simple_jpeg_size(sample.image)
             if size is not None and size == _target_size(*size, encoding):
                 return encoded(MODE_JPEG, *size, sample.image)
@@ -97,7 +101,7 @@ def pixel_sums(image: EncodedImage) -> NDArray[np.uint64]:
 
 
 def _simple_jpeg_size(data: bytes) -> tuple[int, int] | None:
-    """Width and height of a JPEG that decodes and needs no second look, None of anything else."""
+    """Width and height of a JPEG that decodes and can be stored as it is; None for other data."""
     size = (ctypes.c_int64 * 2)()
     if library().pixels_describe_jpeg(data, ctypes.c_int64(len(data)), size) != 0:
         return None
@@ -105,7 +109,7 @@ def _simple_jpeg_size(data: bytes) -> tuple[int, int] | None:
 
 
 def decodes(data: bytes, width: int, height: int) -> bool:
-    """Whether the loader will make an image of this JPEG: the same library decides there."""
+    """Whether this JPEG decodes, checked with the library that the loader uses."""
     return bool(library().pixels_check_jpeg(*_jpeg_arguments(data, width, height)) == 0)
 
 
@@ -115,7 +119,7 @@ def _jpeg_arguments(data: bytes, width: int, height: int) -> tuple[object, ...]:
 
 
 def _is_plain_jpeg(image: Image.Image, encoding: Encoding) -> bool:
-    """Whether the file's own bytes show the right pixels at the right size to any decoder."""
+    """Whether any decoder shows the right pixels at the right size for the file's own bytes."""
     return (
         image.format == "JPEG"
         and image.mode in ("RGB", "L")

@@ -14,10 +14,11 @@ from data_pipeline.verify import check_quickly, check_tables
 class DatasetFacts(NamedTuple):
     """What a dataset contains.
 
-    Sizes are in pixels: least and greatest of any side, median of the shorter side.
-    ``num_per_label``: images of each label that has any, by ascending label. ``classes`` and
-    ``normalization`` (mean and std per channel, on the scale 0 to 1) are the manifest's, None for a
-    file without one.
+    ``min_side`` and ``max_side``: minimum and maximum over all heights and widths;
+    ``typical_short_side``: median of the shorter side; all in pixels. ``num_per_label``: images of
+    each label that has any, by ascending label. ``classes`` and ``normalization`` (mean and std per
+    channel, on the scale 0 to 1) are the manifest's, None for a file without one;
+    ``normalization`` is also None where a channel is constant.
     """
 
     fingerprint: str
@@ -36,7 +37,7 @@ class DatasetFacts(NamedTuple):
 def dataset_facts(location: str, *, checks_samples: bool = True) -> DatasetFacts:
     """Read a dataset's tables, or, in an object store, its manifest.
 
-    ``checks_samples``: compare some samples with their checksums, too.
+    ``checks_samples``: also compare some samples of a local file with their checksums.
 
     Raises:
         BetonError: a file that is missing, damaged or not what its manifest describes.
@@ -70,7 +71,7 @@ def _local_facts(path: Path, checks_samples: bool) -> DatasetFacts:
 
 
 def _remote_facts(location: str) -> DatasetFacts:
-    # Imported here: only this needs the object stores' libraries, which take their time.
+    # Imported here: only this needs the object stores' libraries, which are slow to import.
     from data_pipeline.staging import StagingError, read_manifest_at
 
     manifest = read_manifest_at(location)
@@ -92,13 +93,13 @@ def _remote_facts(location: str) -> DatasetFacts:
         )
     except (KeyError, IndexError, TypeError, ValueError) as error:
         raise StagingError(
-            f"{location}.json is no manifest of this version; convert the dataset again and upload "
-            "both files"
+            f"{location}.json is not a manifest of this version; convert the dataset again and "
+            "upload both files"
         ) from error
 
 
 def _normalization(manifest: dict[str, Any]) -> dict[str, list[float]] | None:
-    """Mean and deviation of the pixels; None where they cannot normalize (a constant channel)."""
+    """Mean and std of the pixels; None where a channel is constant, which cannot be normalized."""
     pixels = manifest.get("pixels", {})
     if not all(deviation > 0 for deviation in pixels.get("std", [0])):
         return None

@@ -1,4 +1,4 @@
-"""What every part of the project does with files: retry, write atomically, digest, locate."""
+"""File operations of all packages: retries, atomic writes, digests, remote locations."""
 
 import contextlib
 import hashlib
@@ -14,7 +14,7 @@ Result = TypeVar("Result")
 
 
 def retry_io(action: Callable[[], Result], pauses_s: Sequence[float] = RETRY_PAUSES_S) -> Result:
-    """Call ``action``; where it raises OSError, wait and call it again, once after each pause.
+    """Call ``action``; if it raises OSError, wait and call it again, once after each pause.
 
     Raises:
         OSError: it failed after the last pause too.
@@ -28,7 +28,7 @@ def retry_io(action: Callable[[], Result], pauses_s: Sequence[float] = RETRY_PAU
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
-    """Write a file that no reader ever sees half-written; text is encoded as UTF-8.
+    """Write a file so that no reader ever sees it incomplete; text is encoded as UTF-8.
 
     It is written and synced under a temporary name in the same folder, then renamed to ``path``.
 

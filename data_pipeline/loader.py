@@ -1,4 +1,4 @@
-"""Batches of pixels from a .beton: threads decode ahead; errors are raised where batches are taken.
+"""Batches of pixels from a .beton: threads decode ahead; the iterator of batches raises errors.
 
 The caller passes the samples of each batch (see ``order``) and the crop. The loader has no position
 of its own, so a run can resume at any step.
@@ -26,7 +26,7 @@ from data_pipeline.files import RETRY_PAUSES_S
 
 NUM_BATCHES_AHEAD = 3
 NUM_SUBSTITUTES = 16
-# A stream of its own, apart from those of the augmentations.
+# A separate stream, so that substitutes do not depend on the augmentations.
 SUBSTITUTE_STREAM = 1000
 
 
@@ -44,11 +44,15 @@ class Batch(NamedTuple):
 class Crop(NamedTuple):
     """How an image is cropped, resized and flipped.
 
-    ``kind``: RANDOM_RESIZED_CROP, PAD_AND_CROP or CENTER_CROP of ``decoders``. ``size``: side of
-    the result in pixels. ``scale`` and ``ratio``: minimum and maximum share of the image's area,
-    and width / height, of a random resized crop. ``flip_probability``: of a horizontal flip.
-    ``padding``: pixels on each side for PAD_AND_CROP. ``resize_size``: length of the shorter side
-    in pixels before CENTER_CROP.
+    Attributes:
+        kind: RANDOM_RESIZED_CROP, PAD_AND_CROP or CENTER_CROP of ``decoders``.
+        size: side of the square result in pixels. PAD_AND_CROP does not resize: images that are not
+            of this size count as damaged.
+        scale: RANDOM_RESIZED_CROP: minimum and maximum share of the image's area, in (0, 1].
+        ratio: RANDOM_RESIZED_CROP: minimum and maximum width / height.
+        flip_probability: probability of a horizontal flip, for every kind; 0 never flips.
+        padding: PAD_AND_CROP: black pixels added on each side before a random window is cut.
+        resize_size: CENTER_CROP: length of the shorter side after resizing, in pixels.
     """
 
     kind: int
@@ -60,15 +64,13 @@ class Crop(NamedTuple):
     resize_size: int = 0
 
     def parameters(self) -> NDArray[np.float64]:
-        """The numbers [6] for ``decoders.decode_samples``."""
+        """The six numbers that ``decoders.decode_samples`` reads, [6]."""
         last = self.padding if self.kind == decoders.PAD_AND_CROP else self.resize_size
         return np.array([*self.scale, *self.ratio, self.flip_probability, last])
 
 
 def center_crop(resize_size: int, crop_size: int) -> Crop:
-    """The crop of evaluations: shorter side to ``resize_size``, then the central ``crop_size``, in
-    pixels.
-    """
+    """The crop of evaluations: resize the shorter side, then cut the central square; in pixels."""
     return Crop(decoders.CENTER_CROP, crop_size, resize_size=resize_size)
 
 
@@ -77,7 +79,7 @@ class UndecodableSampleError(RuntimeError):
 
 
 class _View(NamedTuple):
-    """Crop and augmentation of a sample, apart from the seed."""
+    """Crop and augmentation of the samples of an iterator, apart from the seed."""
 
     crop: Crop
     epoch: int
@@ -95,10 +97,13 @@ class _Work(NamedTuple):
 class ImageLoader:
     """Decodes samples of one file on ``num_threads`` threads; close it, or use it in a ``with``.
 
-    Of all samples taken, ``max_undecodable`` different ones may fail to decode. In training one is
-    replaced by another sample, a function of (seed, epoch, sample) alone, so that batches keep
-    their size; in evaluation it is left out. ``substitutes`` are the samples that may take
-    another's place, all of the file by default.
+    Up to ``max_undecodable`` different samples may fail to decode. In training, such a sample is
+    replaced by another one, a function of (seed, epoch, sample) alone, so that batches keep their
+    size; with CENTER_CROP it is left out. ``substitutes`` are the samples that may replace another,
+    all of the file by default.
+
+    Raises:
+        OSError: the file cannot be opened.
     """
 
     def __init__(
@@ -129,7 +134,7 @@ class ImageLoader:
         self.close()
 
     def close(self) -> None:
-        """End the threads; batches already taken stay valid."""
+        """Stop the threads; batches already taken stay valid."""
         self._pool.shutdown(wait=True, cancel_futures=True)
         if self._descriptor >= 0:
             os.close(self._descriptor)
@@ -143,12 +148,14 @@ class ImageLoader:
         *,
         augmentations: Augmentations | None = None,
     ) -> Iterator[Batch]:
-        """Yield one batch for each array of indices, in order; stopping early leaks nothing.
+        """Yield one batch for each array [B] of indices, in order; closing it early is safe.
 
         Raises:
-            UndecodableSampleError: naming the samples, when the batch that exceeds what is allowed
-                is due.
+            UndecodableSampleError: more samples do not decode than are allowed; raised at the batch
+                that exceeds the limit, and names the samples.
             OSError: the file has become shorter, or cannot be read.
+            MemoryError: there is no memory to decode a sample.
+            ValueError: augmentations with values out of their range.
         """
         view = _View(crop, epoch, augmentations.parameters() if augmentations else None)
         pending: deque[_Work] = deque()
@@ -233,7 +240,7 @@ class ImageLoader:
                 self._decode(work.batch.indices[part], view, images, work.statuses[part])
 
     def _is_cut_off(self, indices: NDArray[np.int64]) -> bool:
-        """Whether the file ends before samples of it do."""
+        """Whether the file ends before these samples do."""
         starts = self._file.samples["image"]["data_ptr"][indices].astype(np.int64)
         end = int((starts + self._file.data_sizes[indices]).max())
         try:
@@ -281,8 +288,8 @@ class ImageLoader:
             NUM_SUBSTITUTES,
         )[0]
         status = np.empty(1, np.int8)
-        places = (numbers * len(self._substitutes)).astype(int)
-        for index in self._substitutes[places].tolist():
+        positions = (numbers * len(self._substitutes)).astype(int)
+        for index in self._substitutes[positions].tolist():
             self._decode(np.array([index]), view, batch.images[slot : slot + 1].numpy(), status)
             if status[0] == decoders.DECODED:
                 batch.indices[slot] = index
@@ -290,12 +297,12 @@ class ImageLoader:
                 return
             self._note_failure(index, int(status[0]))
         raise UndecodableSampleError(
-            f"{self._file.path}: {NUM_SUBSTITUTES} samples drawn for one that does not decode do "
-            "not decode either; convert it again"
+            f"{self._file.path}: {NUM_SUBSTITUTES} samples chosen to replace one that does not "
+            "decode do not decode either; convert it again"
         )
 
 
 def _without(batch: Batch, keep: NDArray[np.bool_]) -> Batch:
-    """The samples of a batch that are to be kept."""
+    """The samples of a batch where ``keep`` [B] is true."""
     chosen = torch.from_numpy(keep)
     return Batch(batch.images[chosen], batch.labels[chosen], batch.indices[keep])

@@ -22,14 +22,14 @@ def read_manifest(path: Path) -> dict[str, Any] | None:
     Raises:
         BetonError: a manifest that is damaged or of another format.
     """
-    place = manifest_path(path)
+    location = manifest_path(path)
     try:
-        manifest = json.loads(place.read_text())
+        manifest = json.loads(location.read_text())
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
         raise BetonError(
-            f"{place} is not a manifest ({error}); convert {path.name} again"
+            f"{location} is not a manifest ({error}); convert {path.name} again"
         ) from error
     if (
         not isinstance(manifest, dict)
@@ -37,12 +37,17 @@ def read_manifest(path: Path) -> dict[str, Any] | None:
         or any(name not in manifest for name in REQUIRED)
     ):
         raise BetonError(
-            f"{place} is not a manifest of format {FORMAT}; convert {path.name} again, or remove it"
+            f"{location} is not a manifest of format {FORMAT}; convert {path.name} again, or "
+            "remove it"
         )
     return manifest
 
 
 def write_manifest(path: Path, manifest: dict[str, Any]) -> None:
-    """Write the manifest of the .beton at ``path`` atomically."""
+    """Write the manifest of the .beton at ``path`` atomically.
+
+    Raises:
+        OSError: the storage fails.
+    """
     text = json.dumps(manifest, indent=1, ensure_ascii=False) + "\n"
     write_atomically(manifest_path(path), text)

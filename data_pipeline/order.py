@@ -10,12 +10,11 @@ from data_pipeline.compiled.counter_rng import sample_key, stream_key, uniform
 
 Indices = NDArray[np.int64]
 
-
 ORDER_STREAM = 1001
 
 
 def epoch_permutation(num_samples: int, seed: int, epoch: int) -> NDArray[np.int32]:
-    """The order of the samples in an epoch, [N]; the same on every machine."""
+    """The order of up to 2**31 - 1 samples in an epoch, [N]; the same on every machine."""
     assert num_samples < 2**31, "indices are 32-bit"
     return shuffled(num_samples, seed, epoch)
 
@@ -38,7 +37,7 @@ def shuffled(count: int, seed: int, epoch: int) -> NDArray[np.int32]:
 def num_steps_per_epoch(num_samples: int, global_batch_size: int, *, drop_last: bool) -> int:
     """Global batches in an epoch.
 
-    With ``drop_last`` the samples that fill no batch are left out, different ones in each epoch;
+    With ``drop_last``, samples that do not fill a batch are left out, different ones in each epoch;
     otherwise they make a smaller last batch.
     """
     full, left_over = divmod(num_samples, global_batch_size)
@@ -46,12 +45,12 @@ def num_steps_per_epoch(num_samples: int, global_batch_size: int, *, drop_last: 
 
 
 def num_in_step(num_samples: int, global_batch_size: int, step: int) -> int:
-    """Samples of a global batch: all are full but the smaller last one."""
+    """Number of samples in a global batch: all are full except a smaller last one."""
     return min(global_batch_size, num_samples - step * global_batch_size)
 
 
 def rank_slice(global_batch_size: int, micro_batch_size: int, rank: int, world_size: int) -> slice:
-    """A rank's places in a global batch: whole micro-batches, as evenly as possible."""
+    """A rank's slice of a global batch: full micro-batches, as evenly distributed as possible."""
     num_micro_batches = global_batch_size // micro_batch_size
     assert num_micro_batches >= world_size, "every worker has a micro-batch"
     first, last = (
@@ -61,7 +60,7 @@ def rank_slice(global_batch_size: int, micro_batch_size: int, rank: int, world_s
 
 
 def num_in_slice(num_in_batch: int, local: slice) -> int:
-    """Samples of a rank's slice of a global batch; in a smaller last batch perhaps none."""
+    """Number of samples in a rank's slice of a global batch; may be 0 in a smaller last batch."""
     return max(0, min(local.stop, num_in_batch) - local.start)
 
 
@@ -79,9 +78,9 @@ def train_batches(
 
     ``local``: the rank's slice of each global batch (see ``rank_slice``); all of it by default.
     Ranks have adjacent slices, so the batches of all ranks in order are the same whatever the
-    number of ranks. In a smaller last batch the first ranks have full slices; a rank that has no
-    samples is given the batch's first ones to compute along with, which must not count (see
-    ``num_in_slice``).
+    number of ranks. In a smaller last batch the first ranks have full slices. A rank without
+    samples gets the batch's first ones, so that it takes as many steps as the others; they must not
+    count (see ``num_in_slice``).
     """
     local = local or slice(0, global_batch_size)
     order = epoch_permutation(num_samples, seed, epoch)
@@ -95,6 +94,6 @@ def train_batches(
 def evaluation_batches(
     num_samples: int, batch_size: int, *, rank: int, world_size: int
 ) -> list[Indices]:
-    """One rank's samples of an evaluation; over all ranks each sample comes exactly once."""
+    """One rank's batches [B] of an evaluation; over all ranks each sample occurs exactly once."""
     chosen = np.arange(rank, num_samples, world_size, dtype=np.int64)
     return [chosen[start : start + batch_size] for start in range(0, len(chosen), batch_size)]

@@ -1,6 +1,6 @@
-"""Which samples are taken: of a source for a file, and of a file for training and evaluation.
+"""Selects samples: of a source for a file, and of a file for training and evaluation.
 
-Both are random, by class, and functions of the labels, a seed and counts alone.
+Both selections are random, by class, and functions of the labels, a seed and counts alone.
 """
 
 from collections.abc import Sequence
@@ -15,10 +15,11 @@ Indices = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Selection:
-    """Samples of a source that a file gets, chosen with ``seed``.
+    """Which samples of a source are written to a file, chosen with ``seed``.
 
     ``hold_out`` images of each class form the held-out part; ``part`` says whether that part is
-    taken, or what remains. ``per_class``: this many of each class of what remains; None takes all.
+    taken, or what remains. ``per_class``: how many of each class are taken of what remains; None
+    takes all.
     """
 
     per_class: int | None = None
@@ -45,13 +46,13 @@ def select(labels: Indices, classes: Sequence[str], selection: Selection) -> Ind
     if selection.per_class is None and not selection.hold_out:
         return np.random.default_rng(selection.seed).permutation(len(labels))
     num_per_class = np.bincount(labels, minlength=len(classes))
-    shuffled, places = _shuffled_places(labels, num_per_class, selection.seed)
+    shuffled, positions = _shuffled_positions(labels, num_per_class, selection.seed)
     first, last = _range_per_class(classes, num_per_class, len(labels), selection)
-    return shuffled[(places >= first) & (places < last)]
+    return shuffled[(positions >= first) & (positions < last)]
 
 
 def split_held_out(labels: Indices, num_images: int, seed: int) -> HeldOutSplit:
-    """Hold out ``num_images`` samples, each class with its share; a function of all three.
+    """Hold out ``num_images`` samples, of each class in proportion; a function of its arguments.
 
     ``labels`` [N].
 
@@ -60,8 +61,8 @@ def split_held_out(labels: Indices, num_images: int, seed: int) -> HeldOutSplit:
     """
     _, classes, counts = np.unique(labels, return_inverse=True, return_counts=True)
     quotas = num_held_out_per_class(counts, num_images)
-    shuffled, places = _shuffled_places(classes, counts, seed)
-    is_held_out = places < quotas[classes[shuffled]]
+    shuffled, positions = _shuffled_positions(classes, counts, seed)
+    is_held_out = positions < quotas[classes[shuffled]]
     return HeldOutSplit(np.sort(shuffled[~is_held_out]), np.sort(shuffled[is_held_out]))
 
 
@@ -85,21 +86,23 @@ def num_held_out_per_class(counts: Indices, num_images: int) -> Indices:
     return quotas
 
 
-def _shuffled_places(labels: Indices, num_per_class: Indices, seed: int) -> tuple[Indices, Indices]:
-    """All samples shuffled, [N], and the place of each among those of its class, [N]."""
+def _shuffled_positions(
+    labels: Indices, num_per_class: Indices, seed: int
+) -> tuple[Indices, Indices]:
+    """All samples shuffled, [N], and the position of each among those of its class, [N]."""
     shuffled = np.random.default_rng(seed).permutation(len(labels))
     # A stable sort by class keeps the shuffled order within each class.
     by_class = np.argsort(labels[shuffled], kind="stable")
     starts = np.cumsum(num_per_class) - num_per_class
-    places = np.empty(len(shuffled), dtype=np.int64)
-    places[by_class] = np.arange(len(shuffled)) - np.repeat(starts, num_per_class)
-    return shuffled, places
+    positions = np.empty(len(shuffled), dtype=np.int64)
+    positions[by_class] = np.arange(len(shuffled)) - np.repeat(starts, num_per_class)
+    return shuffled, positions
 
 
 def _range_per_class(
     classes: Sequence[str], num_per_class: Indices, num_samples: int, selection: Selection
 ) -> tuple[int, int]:
-    """First and last place within each class that is taken, the last excluded."""
+    """First and last position within each class that is taken, the last excluded."""
     if selection.part == "held out":
         first, last, needed = 0, selection.hold_out, selection.hold_out + 1
     else:

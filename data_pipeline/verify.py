@@ -1,4 +1,4 @@
-"""Whether a .beton still is what was converted: at a glance, or byte for byte."""
+"""Checks that a .beton is intact: quickly (size, tables, some samples) or byte for byte."""
 
 import mmap
 from collections.abc import Iterator
@@ -22,36 +22,40 @@ from data_pipeline.beton import (
 )
 from data_pipeline.manifest import manifest_path, read_manifest
 
-NUM_GLANCED_AT = 64
+NUM_QUICKLY_CHECKED = 64
 CHUNK = 256
 GAP_CHUNK_BYTES = 1 << 24
 
 
 class Damage(NamedTuple):
-    """One fault of a file; ``sample`` is None for bytes between samples."""
+    """One fault of a file; ``sample`` is its index, None for bytes outside the samples."""
 
     sample: int | None
     fault: str
 
 
 def check_quickly(path: Path) -> BetonFile:
-    """Compare size, tables and the checksums of 64 samples spread over the file; what it says.
+    """Compare size and tables with the manifest, and 64 samples with their checksums.
+
+    The samples are spread over the file. Returns the file's tables.
 
     Raises:
-        BetonError: a file that is damaged, or is not the one its manifest describes.
+        BetonError: a file that is missing, damaged, without a manifest, or not the one that its
+            manifest describes.
     """
     file = check_tables(path)
     if file.checksums is not None:
-        chosen = np.linspace(0, file.num_samples - 1, NUM_GLANCED_AT).astype(np.int64)
-        _refuse(path, _compare(file, np.unique(chosen)))
+        chosen = np.linspace(0, file.num_samples - 1, NUM_QUICKLY_CHECKED).astype(np.int64)
+        _raise_first(path, _compare(file, np.unique(chosen)))
     return file
 
 
 def check_tables(path: Path) -> BetonFile:
-    """Compare size and tables with the manifest, but no sample; what the file says.
+    """Compare size and tables with the manifest, but no sample; returns the file's tables.
 
     Raises:
-        BetonError: a file that is not the one its manifest describes.
+        BetonError: a file that is missing, without a manifest, or not the one that its manifest
+            describes.
     """
     file, manifest = open_beton(path), read_manifest(path)
     if manifest is None:
@@ -73,27 +77,30 @@ def check_tables(path: Path) -> BetonFile:
 
 
 def _has_counts(file: BetonFile, num_per_class: list[int]) -> bool:
-    """Whether the number of labels of each class is that of the manifest."""
+    """Whether each class has the number of samples that the manifest states."""
     counts = np.bincount(file.labels, minlength=len(num_per_class))
     return counts.tolist() == num_per_class
 
 
 def check_samples(path: Path, num_threads: int) -> None:
-    """Compare every byte with the file's checksums.
+    """Compare every sample with its checksum, and check the bytes between the samples.
 
     Raises:
-        BetonError: naming the first bad sample.
+        BetonError: a file without checksums, or the first damaged sample.
     """
     file = open_beton(path)
     if file.checksums is None:
         raise BetonError(f"{path} has no checksums; convert it with jobs/convert.py")
-    _refuse(path, find_damage(file, num_threads, decode=False))
+    _raise_first(path, find_damage(file, num_threads, decode=False))
 
 
 def find_damage(file: BetonFile, num_threads: int, *, decode: bool = True) -> Iterator[Damage]:
-    """All that is wrong with a file's content, as it is found; reads the whole file.
+    """Yield all faults of a file's content, in order; reads the complete file.
 
     Samples are compared with their checksums, if the file has them, and, with ``decode``, decoded.
+
+    Raises:
+        OSError: the file cannot be read.
     """
     chunks = np.split(np.arange(file.num_samples), range(CHUNK, file.num_samples, CHUNK))
     with ThreadPoolExecutor(num_threads) as pool:
@@ -103,7 +110,7 @@ def find_damage(file: BetonFile, num_threads: int, *, decode: bool = True) -> It
         yield from _find_dirty_gaps(file)
 
 
-def _refuse(path: Path, damages: Iterator[Damage]) -> None:
+def _raise_first(path: Path, damages: Iterator[Damage]) -> None:
     for damage in damages:
         where = "" if damage.sample is None else f"sample {damage.sample} "
         raise BetonError(f"{path}: {where}{damage.fault}; copy or convert it again")
@@ -127,7 +134,7 @@ def _compare(file: BetonFile, indices: NDArray[np.int64]) -> Iterator[Damage]:
 
 
 def _decode(file: BetonFile, indices: NDArray[np.int64]) -> Iterator[Damage]:
-    # Imported here: a glance at a file needs no decoder.
+    # Imported here: the quick check needs no decoder.
     from data_pipeline.encode import EncodedImage, pixel_sums
 
     with file.path.open("rb") as stream:
@@ -142,7 +149,7 @@ def _decode(file: BetonFile, indices: NDArray[np.int64]) -> Iterator[Damage]:
 
 
 def _find_dirty_gaps(file: BetonFile) -> Iterator[Damage]:
-    """Bytes between the tables and the samples, which are zero in a file written here."""
+    """Nonzero bytes between tables and samples; a file written here has zeros there."""
     storage = file.storage(np.arange(file.num_samples))
     tables_end = HEADER.itemsize + 2 * FIELD.itemsize + file.samples.nbytes
     tables_end += len(CHECKSUM_MAGIC) + CHECKSUM.itemsize * file.num_samples
@@ -155,8 +162,8 @@ def _find_dirty_gaps(file: BetonFile) -> Iterator[Damage]:
             for low in range(int(start), int(end), GAP_CHUNK_BYTES):
                 piece = np.frombuffer(data[low : min(low + GAP_CHUNK_BYTES, int(end))], np.uint8)
                 if piece.any():
-                    at = low + int(np.flatnonzero(piece)[0])
-                    yield Damage(None, f"byte {at:,}, between samples, has changed")
+                    position = low + int(np.flatnonzero(piece)[0])
+                    yield Damage(None, f"byte {position:,}, between samples, has changed")
         tail = data[int(ends[-1]) + ALLOCATION.itemsize * file.num_samples :]
         if tail:
             yield Damage(None, f"{len(tail):,} bytes follow the end of the file")

@@ -24,7 +24,7 @@ SIDE = 16
 
 
 def warm_up() -> None:
-    """Load a tiny dataset with every augmentation."""
+    """Load a tiny dataset with every augmentation; compiles what is not in the cache."""
     augmentations = Augmentations(
         RandAugmentParams(), ColorJitterParams(0.4, 0.4, 0.4, 0.1), ErasingParams(1.0)
     )

@@ -1,8 +1,8 @@
 """Writes .beton files sample by sample, so that equal input gives equal bytes.
 
-FFCV's own DatasetWriter hands samples to processes in no fixed order, hangs on an unreadable image
-and leaves half a file at the final path. Here a file grows under a temporary name and is renamed
-when it is whole; FFCV's loader reads it like its own.
+FFCV's own DatasetWriter passes samples to processes in no fixed order, hangs on an unreadable image
+and leaves a partial file at the final path. Here a file is written under a temporary name and
+renamed when it is complete. FFCV's loader can read it.
 """
 
 import ctypes
@@ -36,14 +36,18 @@ class BetonWriter:
     """Appends images to a new file; use as a context manager.
 
     The tables precede the pixels, so the maximum number of samples must be known beforehand.
-    Leaving the context with an error removes what was written; the final path only ever has a
-    complete file.
+    ``page_size`` is in bytes. Leaving the context with an error removes what was written; the final
+    path only ever has a complete file.
+
+    Raises:
+        ValueError: on entry, if another process is writing to this path.
+        OSError: the storage fails.
     """
 
     def __init__(self, path: Path, max_samples: int, page_size: int = PAGE_SIZE):
         self._path = path
         self.partial_path = path.with_name(path.name + ".partial")
-        """Where the file grows; it is whole there after ``complete``."""
+        """Where the file is written; it is complete there after ``complete``."""
         self._samples = np.zeros(max_samples, SAMPLE)
         self._allocations = np.zeros(max_samples, ALLOCATION)
         self._checksums = np.zeros(max_samples, CHECKSUM)
@@ -57,7 +61,7 @@ class BetonWriter:
 
     def __enter__(self) -> Self:
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        # What a killed conversion left is taken over; what a running one writes is not.
+        # The partial file of a killed conversion is overwritten; a running one holds the lock.
         self._file = os.fdopen(os.open(self.partial_path, os.O_RDWR | os.O_CREAT, 0o666), "r+b")
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -71,7 +75,7 @@ class BetonWriter:
         return self
 
     def append(self, image: EncodedImage, label: int) -> None:
-        """Add the next sample.
+        """Add the next sample; ``label`` is its class index.
 
         Raises:
             ValueError: an image larger than a page.
@@ -95,16 +99,16 @@ class BetonWriter:
         self._allocations[self._count] = (self._count, self._position, size)
         self._position += size
         self._end = self._position
-        self._begin_syncing()
+        self._start_sync()
         self._count += 1
 
-    def _begin_syncing(self) -> None:
-        """Let the disk work while images are encoded, so that the end need not wait for all."""
+    def _start_sync(self) -> None:
+        """Write to the disk while images are encoded, so that the final sync is short."""
         num_bytes = self._position - self._synced
         if num_bytes < SYNC_INTERVAL_BYTES:
             return
         self._file.flush()
-        # A hint that may fail: the sync at the end counts.
+        # A hint, whose failure does not matter: ``complete`` syncs everything.
         ctypes.CDLL(None).sync_file_range(
             self._file.fileno(),
             ctypes.c_int64(self._synced),
@@ -116,7 +120,7 @@ class BetonWriter:
     def complete(self) -> None:
         """Write the tables and wait for the disk; nothing may be appended afterwards.
 
-        Leaving the context does it too, and gives the file its name.
+        Leaving the context does this too, and renames the file.
         """
         if self._is_complete:
             return

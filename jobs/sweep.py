@@ -1,6 +1,6 @@
-"""Search for the best settings of a job: python jobs/sweep.py SWEEP.json [--validate | --plan | --confirm N].
+"""Search a job's settings: python jobs/sweep.py SWEEP.json [--validate | --plan | --confirm N].
 
-Exit status: 0 done, 1 failed, 2 bad input, 3 stopped and resumable.
+Exit status: 0 done, 1 failed, 2 bad input, 3 stopped.
 """
 
 import argparse
@@ -35,7 +35,7 @@ def _run(options: argparse.Namespace) -> int:
     if options.validate:
         print(f"{options.sweep}: valid, sweep {sweep.name}, {len(sweep.space)} parameters")
         return EXIT_DONE
-    # What follows needs torch, ray and optuna; a spec is checked without waiting for them.
+    # Imported late: --validate does not need torch, Ray and Optuna, which take seconds to import.
     if options.plan:
         from service.sweep.plan import format_plan
 

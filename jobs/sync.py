@@ -1,7 +1,7 @@
-"""Send MLflow what it missed of runs that have ended: python jobs/sync.py FOLDER ...
+"""Send the missing data of ended runs to MLflow: python jobs/sync.py FOLDER ...
 
-A FOLDER is a run's, or a storage path with runs in it. The server is MLFLOW_TRACKING_URI, or that
-of each run's spec. Exit status: 0 MLflow has everything, 1 something is left, 2 bad input.
+A FOLDER is a run's folder, or a storage path with runs in it. The server is MLFLOW_TRACKING_URI, or
+that of each run's spec. Exit status: 0 MLflow has everything, 1 something is missing, 2 bad input.
 """
 
 import argparse
@@ -14,7 +14,7 @@ from service.sweep.publish import is_sweep, sync_sweep
 
 
 def main(arguments: list[str]) -> int:
-    """Send what is left and return the exit status."""
+    """Send the missing data and return the exit status."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -37,7 +37,7 @@ def main(arguments: list[str]) -> int:
             print(error, file=sys.stderr)
             exit_status = EXIT_FAILED
         except Exception as error:
-            # One run that cannot be sent must not hold up the others.
+            # One run that cannot be sent must not block the others.
             print(f"{run_path.name}: MLflow did not accept it: {error}", file=sys.stderr)
             exit_status = EXIT_FAILED
     return exit_status

@@ -1,1 +1,1 @@
-"""What happens to a training image after its crop: RandAugment, color jitter, erasing."""
+"""Augmentations of a training image after its crop: RandAugment, color jitter, random erasing."""

@@ -1,9 +1,9 @@
 """Color jitter in place: brightness, contrast, saturation and hue of [H, W, 3] uint8 images.
 
-Meaning and rounding are those of torchvision's ColorJitter on uint8 tensors: results are cut to
-0..255 and lose their fraction. What depends on a level alone is a table of 256 entries; the rest is
-integer arithmetic in units of 1 / ONE, the same on every machine. Where the exact result is a whole
-number, torchvision's float32 may lie just below it and give one level less.
+Meaning and rounding are those of torchvision's ColorJitter on uint8 tensors: results are clamped to
+0..255 and truncated. Adjustments of a level alone use a table of 256 entries; the others use
+integers in units of 1 / ONE, so that results are the same on every machine. Where the exact result
+is an integer, torchvision's float32 may lie just below it and give one level less.
 """
 
 import numpy as np
@@ -19,21 +19,21 @@ FRACTION_BITS = 20
 ONE = 1 << FRACTION_BITS
 
 # The luma 0.2989 R + 0.587 G + 0.114 B is a multiple of 1/10000. Weights rounded up to 1 / 2**23
-# add less than that to it, so that cutting the fraction gives the exact integer part.
+# add less than that to it, so that truncating gives the exact integer part.
 LUMA_BITS = 23
 LUMA_RED = -(-2989 * 2**LUMA_BITS // 10000)
 LUMA_GREEN = -(-5870 * 2**LUMA_BITS // 10000)
 LUMA_BLUE = -(-1140 * 2**LUMA_BITS // 10000)
 
-# torchvision returns from [0, 1] to levels by this factor and cuts the fraction.
+# torchvision converts [0, 1] to levels by this factor and truncates.
 HUE_GAIN = round(255.999 / 255 * ONE)
 
 
 @compiled
 def copy_levels(image: NDArray[np.uint8], copy: NDArray[np.uint8]) -> None:
-    """Make ``copy`` equal to ``image``; both are contiguous and of one shape.
+    """Copy ``image`` to ``copy``; both are contiguous and have the same shape.
 
-    A loop, as an assignment of arrays takes seconds to compile: it can fail in many ways.
+    A loop, because numba takes seconds to compile an array assignment.
     """
     source, target = image.reshape(-1), copy.reshape(-1)
     for index in range(source.size):
@@ -50,7 +50,7 @@ def apply_table(image: NDArray[np.uint8], table: NDArray[np.uint8]) -> None:
 
 @compiled
 def blend_table(factor: float, other: float) -> NDArray[np.uint8]:
-    """Table [256] of ``factor * level + (1 - factor) * other``, cut to 0..255."""
+    """Table [256] of ``factor * level + (1 - factor) * other``, clamped to 0..255, truncated."""
     table = np.empty(256, np.uint8)
     for level in range(256):
         blended = level * factor + other * (1.0 - factor)
@@ -67,13 +67,13 @@ def luma(red: int, green: int, blue: int) -> int:
 
 @compiled
 def adjust_brightness(image: NDArray[np.uint8], factor: float) -> None:
-    """Multiply [H, W, 3] by ``factor``: 0 is black, 1 leaves the image as it is."""
+    """Multiply [H, W, 3] by ``factor``: 0 is black, 1 leaves the image unchanged."""
     apply_table(image, blend_table(factor, 0.0))
 
 
 @compiled
 def adjust_contrast(image: NDArray[np.uint8], factor: float) -> None:
-    """Blend [H, W, 3] with its mean luma: 0 is plain gray, 1 leaves the image as it is."""
+    """Blend [H, W, 3] with its mean luma: 0 is uniform gray, 1 leaves the image unchanged."""
     pixels = image.reshape(-1, 3)
     total = 0
     for index in range(len(pixels)):
@@ -83,7 +83,7 @@ def adjust_contrast(image: NDArray[np.uint8], factor: float) -> None:
 
 @compiled
 def adjust_saturation(image: NDArray[np.uint8], factor: float) -> None:
-    """Blend each pixel of [H, W, 3] with its luma: 0 is gray, 1 leaves the image as it is."""
+    """Blend each pixel of [H, W, 3] with its luma: 0 is gray, 1 leaves the image unchanged."""
     own = np.int64(round(factor * ONE))
     pixels = image.reshape(-1, 3)
     for index in range(len(pixels)):
@@ -95,11 +95,12 @@ def adjust_saturation(image: NDArray[np.uint8], factor: float) -> None:
 
 @compiled
 def hue_level(high: int, span: int, angle: int) -> int:
-    """Level of one channel: ``high`` less what its ``angle`` on the color circle takes away.
+    """Level of one channel: ``high`` minus a part of ``span`` that depends on ``angle``.
 
-    ``angle`` and ``span`` (highest less lowest channel) are in units of 1 / ONE; a sixth of the
-    circle is one span, ``angle`` lies in [0, 12) of them. Source: A. R. Smith, Color gamut
-    transform pairs, SIGGRAPH 1978, in the form without cases: max(0, min(k, 4 - k, 1)).
+    ``high``: the pixel's highest level. ``span`` (highest minus lowest channel) and ``angle`` (on
+    the color circle) are in units of 1 / ONE; a sixth of the circle is one span, and ``angle`` lies
+    in [0, 12) spans. Source: A. R. Smith, Color gamut transform pairs, SIGGRAPH 1978, in the form
+    without cases: max(0, min(k, 4 - k, 1)).
     """
     if angle >= 6 * span:
         angle -= 6 * span
@@ -109,7 +110,7 @@ def hue_level(high: int, span: int, angle: int) -> int:
 
 @compiled
 def adjust_hue(image: NDArray[np.uint8], factor: float) -> None:
-    """Turn the hue of [H, W, 3] by ``factor`` in [-0.5, 0.5] of the color circle.
+    """Shift the hue of [H, W, 3] by ``factor`` in [-0.5, 0.5] of the color circle.
 
     Everything is kept as a multiple of the pixel's own span, so that no pixel needs a division.
     """

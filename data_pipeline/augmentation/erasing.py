@@ -1,6 +1,6 @@
-"""Random erasing: a random box of the image is painted over with one color or with noise.
+"""Random erasing: a random box of the image is replaced by one color or by noise.
 
-Source: Zhong et al., arXiv 1708.04896; boxes are drawn as by torchvision's RandomErasing.
+Source: Zhong et al., arXiv 1708.04896; boxes are chosen as by torchvision's RandomErasing.
 """
 
 import numpy as np
@@ -26,10 +26,10 @@ def erased_box(
     ratio: NDArray[np.float64],
     key: np.uint64,
 ) -> tuple[int, int, int, int]:
-    """Box (top, left, height, width) to erase; empty when ten attempts found none that fits.
+    """Box (top, left, height, width) to erase, in pixels; empty if none of ten attempts fits.
 
-    Its share of the image is uniform in ``scale`` [2], its height by width log-uniform in ``ratio``
-    [2]; it is smaller than the image in both directions.
+    Its share of the image's area is uniform in ``scale`` [2], its height / width log-uniform in
+    ``ratio`` [2]; it is smaller than the image in both directions.
     """
     for attempt in range(BOX_ATTEMPTS):
         counter = BOX_COUNTER + 4 * attempt
@@ -43,7 +43,7 @@ def erased_box(
 
 @compiled
 def noise(key: np.uint64, index: int) -> tuple[int, int, int]:
-    """Three levels, uniform in 0..255, of the pixel at ``index``: bits of one random number."""
+    """Three levels, uniform in 0..255, of the pixel ``index``: 24 bits of one random number."""
     bits = int(uniform(key, NOISE_COUNTER + index) * (1 << 24))
     return bits >> 16, (bits >> 8) & 0xFF, bits & 0xFF
 
@@ -58,9 +58,10 @@ def erase(
     color: NDArray[np.uint8],
     key: np.uint64,
 ) -> None:
-    """With ``probability``, paint over a random box of [H, W, 3] in place.
+    """With ``probability``, replace a random box of [H, W, 3] in place.
 
-    ``fill_kind`` is FILL_COLOR, which paints ``color`` [3], or FILL_NOISE.
+    ``scale`` and ``ratio``: see ``erased_box``. ``fill_kind`` is FILL_COLOR, which fills the box
+    with ``color`` [3], or FILL_NOISE. ``key``: of the sample's stream ERASING_STREAM.
     """
     if uniform(key, CHANCE_COUNTER) >= probability:
         return

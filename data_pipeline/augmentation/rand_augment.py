@@ -1,4 +1,4 @@
-"""RandAugment: a few operations of equal strength, drawn at random for each image.
+"""RandAugment: a few random operations of equal magnitude for each image.
 
 Source: Cubuk et al., arXiv 1909.13719; operations, strengths and 31 magnitudes as in torchvision.
 """
@@ -29,7 +29,7 @@ MAX_MAGNITUDE = 30
 
 @compiled
 def num_pixels_moved(side: int, magnitude: int) -> int:
-    """Whole pixels that an image of ``side`` is translated by: at most 150/331 of it."""
+    """Whole pixels by which an image of ``side`` pixels is translated: at most 150/331 of it."""
     return 150 * side * magnitude // (331 * MAX_MAGNITUDE)
 
 
@@ -37,7 +37,11 @@ def num_pixels_moved(side: int, magnitude: int) -> int:
 def geometry(
     operation: int, magnitude: int, sign: int, height: int, width: int
 ) -> NDArray[np.int64]:
-    """Matrix [6] of one of SHEAR_X to ROTATE for an image of [height, width]."""
+    """Matrix [6] (see ``affine``) of one of SHEAR_X to ROTATE for an image of [height, width].
+
+    At most: shear by 0.3 pixels per pixel, translation by 150/331 of the side, rotation by 30
+    degrees.
+    """
     if operation == SHEAR_X:
         return shear(sign * magnitude / 100, 0.0)
     if operation == SHEAR_Y:
@@ -57,7 +61,10 @@ def transform_levels(
     sign: int,
     scratch: NDArray[np.uint8],
 ) -> None:
-    """Apply one of BRIGHTNESS to EQUALIZE to [H, W, 3] in place."""
+    """Apply one of BRIGHTNESS to EQUALIZE to [H, W, 3] in place.
+
+    ``scratch`` has the image's shape and is overwritten.
+    """
     factor = 1.0 + sign * magnitude * 0.03
     if operation == BRIGHTNESS:
         adjust_brightness(image, factor)
@@ -68,7 +75,7 @@ def transform_levels(
     elif operation == SHARPNESS:
         adjust_sharpness(image, factor, scratch)
     elif operation == POSTERIZE:
-        # Down to four bits, to the nearest: 8 - magnitude / 7.5.
+        # 8 to 4 bits: 8 - magnitude / 7.5, rounded to the nearest.
         posterize(image, 8 - (4 * magnitude + 15) // MAX_MAGNITUDE)
     elif operation == SOLARIZE:
         solarize(image, 255 * (MAX_MAGNITUDE - magnitude) / MAX_MAGNITUDE)
@@ -79,12 +86,13 @@ def transform_levels(
 
 
 @compiled
-def chosen_operation(key: np.uint64, turn: int) -> tuple[int, int]:
-    """Operation and sign (1 or -1) of one turn; uses the random numbers 2 * turn and
-    2 * turn + 1 of the key.
+def chosen_operation(key: np.uint64, index: int) -> tuple[int, int]:
+    """The operation ``index`` (from 0) of an image, and its sign (1 or -1).
+
+    Uses the random numbers 2 * index and 2 * index + 1 of ``key``.
     """
-    operation = int(uniform(key, 2 * turn) * NUM_OPERATIONS)
-    sign = 1 if uniform(key, 2 * turn + 1) < 0.5 else -1
+    operation = int(uniform(key, 2 * index) * NUM_OPERATIONS)
+    sign = 1 if uniform(key, 2 * index + 1) < 0.5 else -1
     return operation, sign
 
 
@@ -99,11 +107,11 @@ def rand_augment(
 ) -> None:
     """Apply ``num_ops`` random operations of ``magnitude`` (0 to 30) to [H, W, 3] in place.
 
-    ``fill`` [3] is the color of what comes from outside the image; ``scratch`` has the image's
-    shape and is overwritten.
+    ``fill`` [3] is the color of pixels from outside the image; ``key``: of the sample's stream
+    RAND_AUGMENT_STREAM; ``scratch`` has the image's shape and is overwritten.
     """
-    for turn in range(num_ops):
-        operation, sign = chosen_operation(key, turn)
+    for index in range(num_ops):
+        operation, sign = chosen_operation(key, index)
         if operation == IDENTITY:
             continue
         if operation <= ROTATE:

@@ -1,8 +1,7 @@
-"""Random augmentations of pixels already cut: RandAugment, color jitter, random erasing.
+"""Random augmentations of cropped images: RandAugment, color jitter, random erasing.
 
 Each kind has its own stream of the sample's random numbers: switching one on or off changes
-neither the crop nor the others. Describing augmentations compiles nothing; the compiled loop is on
-its own, so that only those who use it pay for it.
+neither the crop nor the others. Nothing is compiled before ``augment_samples`` is first called.
 """
 
 import itertools
@@ -20,12 +19,12 @@ from data_pipeline.compiled.counter_rng import sample_key, stream_key
 Color = tuple[int, int, int]
 Range = tuple[float, float]
 
-# The mean of ImageNet, (0.485, 0.456, 0.406), in levels.
+# The mean of ImageNet, (0.485, 0.456, 0.406), on the scale 0 to 255.
 IMAGENET_MEAN: Color = (124, 116, 104)
 
 
 class RandAugmentParams(NamedTuple):
-    """``num_ops`` operations of ``magnitude`` 0 to 30; ``fill`` is the color outside the image."""
+    """``num_ops`` operations of ``magnitude`` 0 to 30; ``fill``: RGB levels outside the image."""
 
     num_ops: int = 2
     magnitude: int = 9
@@ -33,7 +32,7 @@ class RandAugmentParams(NamedTuple):
 
 
 class ColorJitterParams(NamedTuple):
-    """How far each property may go: factors in 1 +- strength, the hue in +-strength (to 0.5)."""
+    """Strengths: factors are in 1 +- strength, the hue shift in +-strength (at most 0.5)."""
 
     brightness: float = 0.0
     contrast: float = 0.0
@@ -42,7 +41,9 @@ class ColorJitterParams(NamedTuple):
 
 
 class ErasingParams(NamedTuple):
-    """Boxes of ``scale`` of the area and ``ratio`` height by width, in ``color`` or noise."""
+    """``probability`` of erasing a box; its ``scale`` (share of the area) and ``ratio`` (height /
+    width) are (minimum, maximum); ``fill`` "mean" fills it with ``color``, RGB levels.
+    """
 
     probability: float
     scale: Range = (0.02, 0.33)
@@ -59,13 +60,13 @@ class Augmentations(NamedTuple):
     erasing: ErasingParams | None = None
 
     def parameters(self) -> NDArray[np.float64]:
-        """The numbers [18] that ``augment_samples`` reads; what is left out does nothing.
+        """The numbers [18] that ``augment_samples`` reads; an augmentation that is None does nothing.
 
         RandAugment's num_ops, magnitude, fill [3]; jitter's strengths [4]; erasing's probability,
         scale [2], ratio [2], kind of fill, color [3].
 
         Raises:
-            ValueError: naming what is out of its range.
+            ValueError: values out of their range, all of them named.
         """
         operations = self.rand_augment or RandAugmentParams(num_ops=0)
         jitter = self.color_jitter or ColorJitterParams()
@@ -112,10 +113,10 @@ def augment_samples(
     seed: int,
     epoch: int,
 ) -> None:
-    """Augment ``images`` [B, H, W, 3] of the samples ``indices`` [B] in place.
+    """Augment ``images`` [B, H, W, 3] uint8 of the samples ``indices`` [B] in place.
 
-    Pixels depend on the image, ``seed``, ``epoch``, the sample's index and ``parameters`` (see
-    ``Augmentations``) alone.
+    Pixels depend on the image, ``seed``, ``epoch``, the sample's index and ``parameters`` [18] (see
+    ``Augmentations.parameters``) alone.
     """
     num_ops, magnitude = int(parameters[0]), int(parameters[1])
     outside = parameters[2:5].astype(np.uint8)

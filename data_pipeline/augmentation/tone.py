@@ -1,4 +1,4 @@
-"""Tone and sharpness in place: what RandAugment does to levels beyond ``color``.
+"""Tone and sharpness in place: RandAugment's operations on levels that are not in ``color``.
 
 Images are [H, W, 3] uint8. Meaning and rounding are those of torchvision on uint8 tensors, computed
 with integers.
@@ -22,7 +22,7 @@ def apply_tables(image: NDArray[np.uint8], tables: NDArray[np.uint8]) -> None:
 
 @compiled
 def posterize(image: NDArray[np.uint8], bits: int) -> None:
-    """Keep the ``bits`` (0 to 8) highest bits of every level."""
+    """Keep the ``bits`` (0 to 8) highest bits of every level of [H, W, 3]."""
     mask = np.uint8((0xFF << (8 - bits)) & 0xFF)
     levels = image.reshape(-1)
     for index in range(levels.size):
@@ -31,7 +31,7 @@ def posterize(image: NDArray[np.uint8], bits: int) -> None:
 
 @compiled
 def solarize(image: NDArray[np.uint8], threshold: float) -> None:
-    """Invert every level that is at least ``threshold``."""
+    """Invert every level of [H, W, 3] that is at least ``threshold`` (0 to 255)."""
     table = np.empty(256, np.uint8)
     for level in range(256):
         table[level] = 255 - level if level >= threshold else level
@@ -40,7 +40,7 @@ def solarize(image: NDArray[np.uint8], threshold: float) -> None:
 
 @compiled
 def channel_histograms(image: NDArray[np.uint8]) -> NDArray[np.int64]:
-    """How often each level occurs in each channel of [H, W, 3]: [3, 256]."""
+    """Number of pixels of each level in each channel of [H, W, 3]: [3, 256]."""
     counts = np.zeros((3, 256), np.int64)
     pixels = image.reshape(-1, 3)
     for index in range(len(pixels)):
@@ -62,7 +62,7 @@ def level_range(counts: NDArray[np.int64]) -> tuple[int, int]:
 
 @compiled
 def autocontrast(image: NDArray[np.uint8]) -> None:
-    """Stretch each channel to 0..255; a channel of one level stays as it is."""
+    """Stretch each channel of [H, W, 3] to 0..255; a channel with one level is unchanged."""
     counts = channel_histograms(image)
     tables = np.empty((3, 256), np.uint8)
     for channel in range(3):
@@ -75,11 +75,11 @@ def autocontrast(image: NDArray[np.uint8]) -> None:
 
 @compiled
 def equalize(image: NDArray[np.uint8]) -> None:
-    """Spread the levels of each channel evenly, by Pillow's rule, which torchvision shares.
+    """Spread the levels of each channel of [H, W, 3] evenly, by Pillow's and torchvision's rule.
 
-    A step is the 255th part of the pixels that are not at the highest level; a level becomes the
-    number of steps (to the nearest) that lie below it. With less than a pixel a step, the channel
-    stays as it is.
+    A step is a 255th of the number of pixels that are not at the highest level; a level becomes the
+    number of steps (rounded to the nearest) below it. If a step is less than one pixel, the channel
+    is unchanged.
     """
     counts = channel_histograms(image)
     num_pixels = image.shape[0] * image.shape[1]
@@ -97,10 +97,10 @@ def equalize(image: NDArray[np.uint8]) -> None:
 
 @compiled
 def adjust_sharpness(image: NDArray[np.uint8], factor: float, scratch: NDArray[np.uint8]) -> None:
-    """Blend [H, W, 3] with itself smoothed: 0 is smooth, 1 leaves the image, 2 is sharper.
+    """Blend [H, W, 3] with a smoothed copy: 0 is smooth, 1 leaves the image unchanged, 2 sharpens.
 
-    The filter is 3 x 3, weights 1 around a 5; the outermost pixels stay as they are. ``scratch``
-    has the image's shape and is overwritten.
+    The filter is 3 x 3, with weight 5 in the center and 1 around it, divided by 13; the outermost
+    pixels are unchanged. ``scratch`` has the image's shape and is overwritten.
     """
     height, width = image.shape[0], image.shape[1]
     copy_levels(image, scratch)
@@ -114,7 +114,7 @@ def adjust_sharpness(image: NDArray[np.uint8], factor: float, scratch: NDArray[n
                 total += np.int64(source[other, index - 3])
                 total += np.int64(source[other, index])
                 total += np.int64(source[other, index + 3])
-            # A thirteenth, rounded: 13 is odd, so that there are no halves.
+            # total / 13, rounded; 13 is odd, so that there are no halves.
             smooth = (2 * total + 13) // 26
             blended = int(center + ((smooth_share * (smooth - center)) >> FRACTION_BITS))
             target[row, index] = min(max(blended, 0), 255)

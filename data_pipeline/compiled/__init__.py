@@ -1,1 +1,1 @@
-"""What compiled inner loops are made with: the numba decorator and counter-based random numbers."""
+"""The numba decorator and the counter-based random numbers of the compiled inner loops."""

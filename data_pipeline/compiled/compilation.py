@@ -1,4 +1,4 @@
-"""How the inner loops are compiled: without the GIL, and once for all processes.
+"""Compiles the inner loops with numba: without the GIL, and once for all processes.
 
 numba caches machine code on disk and checks for changes only the file of a function, not the files
 of the functions that it calls. Here the cache folder is named by a digest of all sources, so a
@@ -15,12 +15,12 @@ PACKAGE = Path(__file__).parents[1]
 
 
 def _cache_folder() -> Path:
-    """In NUMBA_CACHE_DIR, in the package's __pycache__, or in the user's own cache."""
+    """A folder in NUMBA_CACHE_DIR, else in the package's __pycache__, else in the user's cache."""
     sources = sorted(PACKAGE.rglob("*.py"))
     digest = hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()
     pycache = PACKAGE / "__pycache__"
-    if given := os.environ.get("NUMBA_CACHE_DIR"):
-        folder = Path(given)
+    if override := os.environ.get("NUMBA_CACHE_DIR"):
+        folder = Path(override)
     elif os.access(pycache if pycache.exists() else PACKAGE, os.W_OK):
         folder = pycache
     else:
@@ -31,4 +31,4 @@ def _cache_folder() -> Path:
 numba.config.CACHE_DIR = str(_cache_folder())
 
 compiled = numba.njit(nogil=True, cache=True)
-"""Decorator of functions that run as machine code."""
+"""Decorator of functions that are compiled to machine code when they are first called."""

@@ -1,4 +1,4 @@
-"""Counter-based random numbers: a hash of (seed, epoch, sample, counter), without state.
+"""Counter-based random numbers: a hash of (seed, epoch, sample, stream, counter), without state.
 
 A sample's numbers do not depend on which thread or worker computes them, on when, or on what was
 computed before. Every function is compiled and may be called from compiled code.
@@ -28,7 +28,7 @@ def mix(value: np.uint64) -> np.uint64:
 
 @compiled
 def sample_key(seed: int, epoch: int, index: int) -> np.uint64:
-    """Key of one sample's random numbers in one epoch."""
+    """Key of the random numbers of the sample ``index`` in one epoch."""
     key = mix(np.uint64(seed) + GOLDEN)
     key = mix(key ^ (np.uint64(epoch) + GOLDEN))
     return mix(key ^ (np.uint64(index) + GOLDEN))
@@ -51,7 +51,11 @@ def uniform(key: np.uint64, counter: int) -> float:
 def uniforms(
     indices: NDArray[np.int64], seed: int, epoch: int, stream: int, count: int
 ) -> NDArray[np.float64]:
-    """The first ``count`` numbers of each sample's stream, [B, count]."""
+    """The first ``count`` random numbers of each sample in one stream, uniform in [0, 1).
+
+    ``indices`` [B]: the samples. Returns [B, count]: row b has the numbers 0 to ``count`` - 1 of the
+    key of (seed, epoch, indices[b], stream).
+    """
     numbers = np.empty((len(indices), count))
     for slot in range(len(indices)):
         key = stream_key(sample_key(seed, epoch, indices[slot]), stream)
@@ -64,8 +68,12 @@ def uniforms(
 def rectangle(
     key: np.uint64, counter: int, area: int, scale: NDArray[np.float64], ratio: NDArray[np.float64]
 ) -> tuple[int, int]:
-    """Sides of a random box: its share of ``area`` uniform in ``scale`` [2], the first side by the
-    second log-uniform in ``ratio`` [2]. Uses the random numbers ``counter`` and ``counter + 1``.
+    """Sides of a random box, (first, second), rounded to whole pixels; they may be 0 or too large.
+
+    ``area``: of the image, in pixels. The box has a share of it that is uniform in ``scale`` [2]
+    (minimum, maximum), and a ratio first / second that is log-uniform in ``ratio`` [2]. Uses the
+    random numbers ``counter`` and ``counter + 1`` of ``key``. Source: Szegedy et al., arXiv
+    1409.4842, and Zhong et al., arXiv 1708.04896, as in torchvision.
     """
     log_low, log_high = math.log(ratio[0]), math.log(ratio[1])
     target = area * (scale[0] + (scale[1] - scale[0]) * uniform(key, counter))

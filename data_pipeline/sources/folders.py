@@ -8,8 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from data_pipeline.sources.names import Names
-from data_pipeline.sources.source import IMAGE_SUFFIXES, SourceError, SourceSample, is_image
+from data_pipeline.sources.source import IMAGE_SUFFIXES, Names, SourceError, SourceSample, is_image
 
 SPLIT_NAMES = {"train", "val", "valid", "validation", "test"}
 

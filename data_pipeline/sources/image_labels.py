@@ -1,5 +1,6 @@
-"""Labels of images in a text file: a label, or a file name and a label, in each line."""
+"""Labels of images in a text file, and the names of ImageNet's classes."""
 
+import json
 import re
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
@@ -8,11 +9,11 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from data_pipeline.sources.class_names import imagenet_names
 from data_pipeline.sources.source import SourceError, class_index, is_image, numbered_classes
 
+IMAGENET_PATH = Path(__file__).with_name("imagenet_classes.json")
 WNID = re.compile(r"n\d{8}")
-# With so many of ImageNet's classes, the others only happen to be missing.
+# With this many of ImageNet's classes, the others are only missing by chance.
 MIN_CLASSES_OF_IMAGENET = 501
 
 
@@ -127,3 +128,15 @@ def _stem(name: str) -> str:
     """The file's name without folders and suffix: label files may have neither."""
     path = PurePosixPath(name)
     return path.stem if is_image(name) else path.name
+
+
+def imagenet_names() -> dict[str, str]:
+    """Human names of ILSVRC2012's 1,000 classes, by wnid such as n01440764."""
+    names: dict[str, str] = json.loads(IMAGENET_PATH.read_text(encoding="utf-8"))
+    return names
+
+
+def human_names(classes: Sequence[str]) -> list[str]:
+    """Human names of ImageNet's classes; other classes keep their names."""
+    names = imagenet_names()
+    return [names.get(name, name) for name in classes]

@@ -6,8 +6,7 @@ from pathlib import Path
 from data_pipeline.sources.devkit import is_devkit, read_devkit
 from data_pipeline.sources.folders import ImageFolder
 from data_pipeline.sources.image_labels import ImageLabels, read_label_file
-from data_pipeline.sources.names import Names
-from data_pipeline.sources.source import SourceError
+from data_pipeline.sources.source import Names, SourceError
 from data_pipeline.sources.tar_images import (
     TarFiles,
     TarImages,

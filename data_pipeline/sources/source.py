@@ -1,6 +1,7 @@
 """What every source of labeled images offers, and what their readers share."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -39,6 +40,29 @@ class Source(Protocol):
 
 class SourceError(ValueError):
     """A source that cannot be read; the message names the path and the remedy."""
+
+
+@dataclass(frozen=True)
+class Names:
+    """Millions of names in little memory, quickly pickled: one text, and the end of each, [N]."""
+
+    text: bytes
+    ends: NDArray[np.int64]
+
+    @staticmethod
+    def of(names: Iterable[str]) -> "Names":
+        """Pack the names; file names that are not valid UTF-8 are kept as they are."""
+        encoded = [name.encode("utf-8", "surrogateescape") for name in names]
+        lengths = np.fromiter(map(len, encoded), np.int64, len(encoded))
+        return Names(b"".join(encoded), np.cumsum(lengths))
+
+    def __len__(self) -> int:
+        return len(self.ends)
+
+    def __getitem__(self, index: int) -> str:
+        end = int(self.ends[index])
+        start = int(self.ends[index - 1]) if index else 0
+        return self.text[start:end].decode("utf-8", "surrogateescape")
 
 
 def is_image(name: str) -> bool:

@@ -12,8 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from data_pipeline.sources.names import Names
-from data_pipeline.sources.source import SourceError, SourceSample, is_image
+from data_pipeline.sources.source import Names, SourceError, SourceSample, is_image
 from data_pipeline.sources.tar_members import Member
 
 # Far below the usual limit of 1,024 files for each process.

@@ -1,7 +1,7 @@
-"""The main job on real data: a teacher on all of Fashion-MNIST, students on 1,000 of its labels.
+"""Distillation on real data: a teacher on all of Fashion-MNIST, students on 1,000 of its images.
 
-Each network is trained by a Ray job of its own, submitted as a user would; the table at the end is
-read back from MLflow.
+Each network is trained by its own Ray job, submitted with ``ray job submit``. The table at the end
+is read from MLflow.
 """
 
 import json
@@ -18,9 +18,9 @@ from mlflow import MlflowClient
 from stack import FOLDER, ROOT, Stack, up
 
 SOURCE = Path("/usr/share/datasets/fashion-mnist")
-NUM_LABELS_PER_CLASS = 100
+NUM_IMAGES_PER_CLASS = 100
 SEEDS = (0, 1, 2)
-CONCURRENT_JOBS = 2
+NUM_CONCURRENT_JOBS = 2
 GRAY = {"mean": [0.286] * 3, "std": [0.353] * 3}
 METHODS: dict[str, dict[str, float] | None] = {
     "alone": None,
@@ -30,7 +30,7 @@ METHODS: dict[str, dict[str, float] | None] = {
 
 
 class Outcome(NamedTuple):
-    """One finished job: top-1 as a share, seconds from submission to exit."""
+    """One finished job: top-1 in [0, 1], seconds from submission to exit, URL of the MLflow run."""
 
     name: str
     top1: float
@@ -50,19 +50,19 @@ def main() -> int:
     def run(name: str, spec: dict[str, Any]) -> Outcome:
         return submit(stack, name, spec, runs, experiment)
 
-    print("training the teacher on 60,000 labels ...", flush=True)
+    print("training the teacher on 60,000 images ...", flush=True)
     teacher = run("teacher", teacher_spec(data))
     weights = runs / "teacher" / "student.safetensors"
-    print(f"training {len(METHODS) * len(SEEDS)} students on 1,000 labels ...", flush=True)
+    print(f"training {len(METHODS) * len(SEEDS)} students on 1,000 images ...", flush=True)
     specs = {
         f"{method}-seed{seed}": student_spec(data, weights, METHODS[method], seed)
         for method in METHODS
         for seed in SEEDS
     }
-    with ThreadPoolExecutor(CONCURRENT_JOBS) as pool:
+    with ThreadPoolExecutor(NUM_CONCURRENT_JOBS) as pool:
         outcomes = [teacher, *pool.map(run, specs.keys(), specs.values())]
     print(table(outcomes))
-    print(f"\nwhole demo: {time.monotonic() - start_s:.0f} s")
+    print(f"\ntotal time: {time.monotonic() - start_s:.0f} s")
     print(f"MLflow UI: {outcomes[0].address.split('/runs/')[0]}/runs")
     print(f"Ray dashboard: {stack.dashboard_url} (token in {FOLDER / 'ray_token'})")
     print("stop everything: make demo-down")
@@ -70,11 +70,11 @@ def main() -> int:
 
 
 def convert_all(stack: Stack) -> dict[str, str]:
-    """The three .beton files, made once."""
+    """Convert the .beton files that do not exist yet; returns their paths by name."""
     parts = {
         "train": ("train-images-idx3-ubyte.gz", []),
         "val": ("t10k-images-idx3-ubyte.gz", []),
-        "few": ("train-images-idx3-ubyte.gz", ["--per-class", str(NUM_LABELS_PER_CLASS)]),
+        "few": ("train-images-idx3-ubyte.gz", ["--per-class", str(NUM_IMAGES_PER_CLASS)]),
     }
     paths = {}
     for name, (source, options) in parts.items():
@@ -88,7 +88,7 @@ def convert_all(stack: Stack) -> dict[str, str]:
 
 
 def teacher_spec(data: dict[str, str]) -> dict[str, Any]:
-    """Plain training on all labels."""
+    """Training without distillation on all images."""
     return {
         "dataset": _dataset(data["train"], data["val"]),
         "student": {"model": "cifar:small_cnn"},
@@ -101,7 +101,7 @@ def teacher_spec(data: dict[str, str]) -> dict[str, Any]:
 def student_spec(
     data: dict[str, str], weights: Path, method: dict[str, float] | None, seed: int
 ) -> dict[str, Any]:
-    """A small student on few labels, with the teacher if there is a method."""
+    """A small student on few images; distilled from the teacher if there is a method."""
     spec: dict[str, Any] = {
         "seed": seed,
         "dataset": _dataset(data["few"], data["val"]),
@@ -126,7 +126,7 @@ def _dataset(train: str, val: str) -> dict[str, Any]:
 
 
 def submit(stack: Stack, name: str, spec: dict[str, Any], runs: Path, experiment: str) -> Outcome:
-    """Run one spec with ray job submit and read its result back."""
+    """Run one spec with ray job submit and read its result from MLflow."""
     spec = {
         "name": name,
         "augmentation": {"crop": "pad_and_crop", "size": 28, "padding": 2},
@@ -156,16 +156,16 @@ def submit(stack: Stack, name: str, spec: dict[str, Any], runs: Path, experiment
 
 
 def read_outcome(stack: Stack, name: str, runs: Path, seconds: float) -> Outcome:
-    """What MLflow has of a finished job."""
+    """The result of a finished job, read from MLflow."""
     run = MlflowClient(stack.mlflow_url).get_run(
         (runs / name / "mlflow_run_id").read_text().strip()
     )
     page = f"{stack.mlflow_url}/#/experiments/{run.info.experiment_id}/runs/{run.info.run_id}"
-    return Outcome(name, run.data.metrics["last_top1"], seconds, page)
+    return Outcome(name, run.data.metrics["result/last_top1"], seconds, page)
 
 
 def table(outcomes: Sequence[Outcome]) -> str:
-    """Mean and deviation of top-1 and mean seconds for each way of training."""
+    """Mean and standard deviation of top-1, and mean seconds, for each method."""
     lines = [f"\n{'':<10}{'seeds':>6}{'top-1 %':>16}{'s per job':>11}  runs"]
     for method in ("teacher", *METHODS):
         found = [o for o in outcomes if o.name.split("-")[0] == method]

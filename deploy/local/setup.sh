@@ -1,12 +1,12 @@
 #!/bin/bash
-# Makes .venv with the locked packages. Safe to run again, also after an interruption: what is
-# already there is kept, and when all of it is there this takes a moment.
+# Creates .venv with the locked packages. Safe to run again, also after an interruption. If everything
+# is installed, it exits at once.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
 lock=deploy/requirements.lock
 stamp=.venv/installed
-wanted=$(cat "$lock" pyproject.toml deploy/local/setup.sh data_pipeline/native/*.[ch] | sha256sum)
+expected=$(cat "$lock" pyproject.toml deploy/local/setup.sh data_pipeline/native/*.[ch] | sha256sum)
 
 debian_packages=(libjpeg62-turbo-dev libturbojpeg0-dev libopencv-dev pkg-config g++ dataset-fashion-mnist)
 
@@ -16,7 +16,7 @@ missing_debian_packages() {
         [ "$(dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null)" = installed ] ||
             echo "$package"
     done
-    # A Python from elsewhere brings these itself.
+    # A Python that is not from Debian includes these.
     python3.11 -c 'import ensurepip, venv' 2>/dev/null || echo python3.11-venv
     python3.11 -c 'import pathlib, sysconfig, sys
 sys.exit(not pathlib.Path(sysconfig.get_path("include"), "Python.h").exists())' 2>/dev/null ||
@@ -44,13 +44,12 @@ install_debian_packages() {
 
 install_python_packages() {
     if ! .venv/bin/python -m pip --version >/dev/null 2>&1; then
-        echo "setup: making .venv"
+        echo "setup: creating .venv"
         rm -rf .venv
         python3.11 -m venv .venv
     fi
     local pip=(.venv/bin/python -m pip --disable-pip-version-check -q)
-    # The lock is complete, so nothing is left to resolve. The largest packages come first, and
-    # ffcv, which is compiled, last.
+    # The lock is complete, so pip does not resolve dependencies. ffcv is compiled and comes last.
     echo "setup: 1 of 3, torch and torchvision (about a minute, 2 GB)"
     "${pip[@]}" install --no-deps $(grep -E '^(torch|torchvision)==' "$lock")
     echo "setup: 2 of 3, all other packages"
@@ -58,13 +57,13 @@ install_python_packages() {
     echo "setup: 3 of 3, compiling ffcv and the inner loops"
     "${pip[@]}" install --no-deps --no-build-isolation -r <(grep -E '^(ffcv|fastargs|assertpy)==' "$lock")
     "${pip[@]}" install --no-deps --no-build-isolation -e .
-    # So that no job begins with compiling.
+    # Compiled here so that the first job does not have to.
     .venv/bin/python -m data_pipeline.warm_up
 }
 
-if [ "$(cat $stamp 2>/dev/null)" != "$wanted" ] || [ -n "$(missing_debian_packages)" ]; then
+if [ "$(cat $stamp 2>/dev/null)" != "$expected" ] || [ -n "$(missing_debian_packages)" ]; then
     install_debian_packages
     install_python_packages
-    echo "$wanted" >$stamp
+    echo "$expected" >$stamp
     echo "setup: done"
 fi

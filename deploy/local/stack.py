@@ -1,6 +1,6 @@
-"""Ray and MLflow on this machine for the demo, both on loopback: python stack.py down stops them.
+"""Runs Ray and MLflow on this machine, on loopback, for the demo; ``stack.py down`` stops them.
 
-Everything it starts is remembered by process id and start time, so that stopping ends exactly that.
+Processes are recorded by process id and start time, so that only these are stopped.
 """
 
 import json
@@ -21,17 +21,17 @@ import psutil
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / ".demo"
 STATE_PATH = FOLDER / "stack.json"
-START_LIMIT_S = 120.0
-STOP_LIMIT_S = 20.0
-# Also loopback; Ray takes 127.0.0.1 for a mistake and replaces it by an outward address.
+START_TIMEOUT_S = 120.0
+STOP_TIMEOUT_S = 20.0
+# Also loopback; Ray replaces 127.0.0.1 with an external address.
 RAY_HOST = "127.0.0.2"
-# Two jobs at a time, two workers each: on two cores their starts overlap.
+# Two jobs at a time with two workers each; more than the two cores, so that job starts overlap.
 NUM_RAY_CPUS = 4
 
 
 @dataclass(frozen=True)
 class Stack:
-    """Addresses of the running services, and [process id, start time] of what serves them."""
+    """Addresses of the services, and [process id, start time] of their processes."""
 
     ray_address: str
     dashboard_url: str
@@ -53,7 +53,7 @@ class Stack:
 
 
 def up() -> Stack:
-    """Start Ray and MLflow, or return what is already running."""
+    """Start Ray and MLflow, or return the stack that is already running."""
     running = load()
     if running is not None and len(_alive(running)) == len(running.processes):
         return running
@@ -89,7 +89,7 @@ def up() -> Stack:
 
 
 def down() -> None:
-    """Stop what ``up`` started and nothing else."""
+    """Stop the processes that ``up`` started and their children."""
     stack = load()
     if stack is None:
         return
@@ -97,15 +97,15 @@ def down() -> None:
     family = [*parents, *(child for p in parents for child in p.children(recursive=True))]
     for process in parents:
         _signal(process, signal.SIGTERM)
-    _, left = psutil.wait_procs(family, timeout=STOP_LIMIT_S)
-    for process in left:
+    _, remaining = psutil.wait_procs(family, timeout=STOP_TIMEOUT_S)
+    for process in remaining:
         _signal(process, signal.SIGKILL)
-    psutil.wait_procs(left, timeout=STOP_LIMIT_S)
+    psutil.wait_procs(remaining, timeout=STOP_TIMEOUT_S)
     STATE_PATH.unlink()
 
 
 def load() -> Stack | None:
-    """The stack that was started last, running or not."""
+    """The stack that was started last, which may have stopped; None if there is none."""
     return Stack(**json.loads(STATE_PATH.read_text())) if STATE_PATH.exists() else None
 
 
@@ -118,7 +118,7 @@ def _start(command: list[str], environment: dict[str, str]) -> list[float]:
 
 
 def _alive(stack: Stack) -> list[psutil.Process]:
-    """Those of the stack's processes that still run; a reused id is another process."""
+    """The stack's processes that are still running; start times exclude reused process ids."""
     found = []
     for pid, started in stack.processes:
         try:
@@ -150,13 +150,13 @@ def _free_ports(count: int) -> list[int]:
 def _wait_for(url: str, token: str | None = None) -> None:
     headers = {"Authorization": f"Bearer {token}"} if token else {}
     request = urllib.request.Request(url, headers=headers)
-    deadline_s = time.monotonic() + START_LIMIT_S
+    deadline_s = time.monotonic() + START_TIMEOUT_S
     while True:
         try:
             urllib.request.urlopen(request, timeout=5).close()
         except (urllib.error.URLError, OSError) as error:
             if time.monotonic() > deadline_s:
-                raise TimeoutError(f"{url} does not answer; see the logs in {FOLDER}") from error
+                raise TimeoutError(f"{url} does not respond; see the logs in {FOLDER}") from error
             time.sleep(0.5)
         else:
             return

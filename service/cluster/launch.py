@@ -67,7 +67,7 @@ def check_cluster(resources: Resources) -> None:
             fields[kind],
             f"{resources.min_workers} workers need {count} {kind}s, the cluster has "
             f"{total.get(kind, 0):g}",
-            "ask for less in resources, or add nodes",
+            "request less in resources, or add nodes",
         )
         for kind, count in needed.items()
         if count > total.get(kind, 0)

@@ -1,4 +1,4 @@
-"""The method: pure functions of logits, and the objective that applies them to a micro-batch."""
+"""The method: losses as pure functions of logits, and the training objective built from them."""
 
 from service.distillation.losses import dtkd_loss, kd_loss
 from service.distillation.temperature import Temperatures, matched_temperatures

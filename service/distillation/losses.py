@@ -1,4 +1,8 @@
-"""Distillation losses on logits. Pure functions, float32 or wider whatever autocast says."""
+"""Distillation losses: pure functions of logits, computed in float32 or wider even under autocast.
+
+Notation: u are teacher logits, v student logits, both [B, K] for B samples and K classes. KL is in
+nats.
+"""
 
 import torch
 import torch.nn.functional as F
@@ -15,12 +19,23 @@ from service.distillation.temperature import (
 
 
 def kd_loss(teacher_logits: Tensor, student_logits: Tensor, temperature: float) -> Tensor:
-    """Mean over the batch of T^2 KL(softmax(u / T) || softmax(v / T)); logits are [B, K].
+    """Knowledge distillation: mean over the batch of T^2 KL(softmax(u / T) || softmax(v / T)).
 
-    Source: Hinton et al., arXiv 1503.02531. No gradient reaches the teacher.
+    T^2 keeps the gradient's scale roughly independent of the temperature. The teacher
+    gets no gradient.
+
+    Source: Hinton et al., arXiv 1503.02531, section 2.
+
+    Args:
+        teacher_logits: u, [B, K].
+        student_logits: v, [B, K].
+        temperature: T, the same for both.
+
+    Returns:
+        A scalar.
 
     Raises:
-        ValueError: shapes that differ, a temperature that is not positive.
+        ValueError: the shapes differ, or the temperature is not positive and finite.
     """
     check_logits(teacher_logits, student_logits)
     check_temperature(temperature, "temperature")
@@ -39,13 +54,23 @@ def dtkd_loss(
     detach: bool = False,
     floor: float = 0.05,
 ) -> Tensor:
-    """Mean over the batch of T_tea T_stu KL(softmax(u / T_tea) || softmax(v / T_stu)).
+    """DTKD: mean over the batch of T_tea T_stu KL(softmax(u / T_tea) || softmax(v / T_stu)).
 
-    Logits are [B, K]; the temperatures are those of ``matched_temperatures``. With ``detach`` they
-    are constants; without, the gradient also flows through the student's sharpness, as it does in
-    the authors' released code.
+    T_tea and T_stu are computed for each sample by ``matched_temperatures``.
 
     Source: arXiv 2404.12711, eq. 6.
+
+    Args:
+        teacher_logits: u, [B, K].
+        student_logits: v, [B, K].
+        base_temperature: half the sum of T_tea and T_stu.
+        sharpness: the rule for the temperatures; see ``service.distillation.temperature``.
+        detach: treat the temperatures as constants. Otherwise the gradient also flows through the
+            student's sharpness, as in the authors' released code.
+        floor: smallest share of either temperature in their sum.
+
+    Returns:
+        A scalar.
 
     Raises:
         ValueError: as ``matched_temperatures``.
@@ -63,7 +88,10 @@ def dtkd_loss(
 def dtkd_loss_at(
     teacher_logits: Tensor, student_logits: Tensor, temperatures: Temperatures
 ) -> Tensor:
-    """The DTKD loss at temperatures that are already known; see ``dtkd_loss``."""
+    """The DTKD loss at given temperatures: ``dtkd_loss`` without ``matched_temperatures``.
+
+    Logits are [B, K] and are not checked. Returns a scalar.
+    """
     with torch.autocast(device_type=student_logits.device.type, enabled=False):
         teacher = at_least_float32(teacher_logits.detach()) / temperatures.teacher
         student = at_least_float32(student_logits) / temperatures.student
@@ -72,12 +100,15 @@ def dtkd_loss_at(
 
 
 def cross_entropy(logits: Tensor, labels: Tensor, label_smoothing: float = 0.0) -> Tensor:
-    """Mean cross-entropy of [B, K] logits against [B] labels, in float32 or wider."""
+    """Mean cross-entropy of logits [B, K] and integer labels [B]; returns a scalar.
+
+    ``label_smoothing`` in [0, 1] is the weight of the uniform distribution in the targets.
+    """
     with torch.autocast(device_type=logits.device.type, enabled=False):
         return F.cross_entropy(at_least_float32(logits), labels, label_smoothing=label_smoothing)
 
 
 def _kl_divergence(teacher: Tensor, student: Tensor) -> Tensor:
-    """KL(softmax(teacher) || softmax(student)) of each sample, [B]."""
+    """KL(softmax(teacher) || softmax(student)) of each sample, [B], of logits already scaled."""
     log_p, log_q = F.log_softmax(teacher, dim=1), F.log_softmax(student, dim=1)
     return (log_p.exp() * (log_p - log_q)).sum(dim=1)

@@ -1,4 +1,12 @@
-"""The objective: student, frozen teacher and losses, from pixels to a loss and its named parts."""
+"""The objective: student, frozen teacher and losses, from pixels to a loss and its named parts.
+
+``DistillationTask`` computes, for one micro-batch,
+
+    loss = warmup * (alpha * DTKD + beta * KD) + gamma * cross-entropy
+
+with the losses of ``service.distillation.losses``. Without a teacher, the loss is
+the last term only.
+"""
 
 from typing import NamedTuple
 
@@ -10,12 +18,15 @@ from service.distillation.temperature import Temperatures, centered, matched_tem
 from service.spec.data_sections import Normalization
 from service.spec.sections import Method
 
-# On a CPU, what one operation writes should still be in the cache for the next.
+# On a CPU, images are normalized in groups small enough to stay in the cache.
 NUM_IMAGES_IN_CACHE = 4
 
 
 class PixelNormalizer(nn.Module):
-    """uint8 RGB [B, H, W, 3] to normalized float32 [B, 3, H, W] in channels_last memory."""
+    """Converts uint8 RGB [B, H, W, 3] to normalized float32 [B, 3, H, W] in channels_last memory.
+
+    A value x of a channel becomes (x / 255 - mean) / std.
+    """
 
     scale: Tensor
     shift: Tensor
@@ -28,8 +39,8 @@ class PixelNormalizer(nn.Module):
         self.register_buffer("shift", (-mean / std).float())
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """Permuted without copying: the result is channels_last because pixels are stored so."""
-        # Whole rows at a time: over three channels alone, nothing would be vectorized.
+        """Normalize pixels [B, H, W, 3]; the result is a permuted view of contiguous memory."""
+        # Row by row: an inner loop over only three channels would not be vectorized.
         width = pixels.shape[2]
         scale, shift = self.scale.repeat(width), self.shift.repeat(width)
         rows = pixels.flatten(2)
@@ -42,7 +53,7 @@ class PixelNormalizer(nn.Module):
 
 
 class FrozenTeacher(nn.Module):
-    """A frozen network with its own input normalization; it is not trained and has no gradient."""
+    """A network in eval mode with its own input normalization and without gradients."""
 
     def __init__(self, model: nn.Module, normalization: Normalization):
         super().__init__()
@@ -50,14 +61,21 @@ class FrozenTeacher(nn.Module):
         self.normalize = PixelNormalizer(normalization)
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """uint8 [B, H, W, 3] to logits [B, K], ordinary tensors that autograd may save."""
+        """Logits [B, K] of uint8 pixels [B, H, W, 3]."""
         with torch.inference_mode():
             logits = self.model(self.normalize(pixels))
+        # Autograd cannot save an inference tensor for backward; it can save a clone.
         return logits.clone()
 
 
 class TaskOutput(NamedTuple):
-    """``parts`` are scalars by name, ``loss`` their weighted sum; logits are [B, K]."""
+    """The result of one micro-batch.
+
+    ``loss``: scalar with a graph, to call backward on. ``parts``: detached scalars by name: loss
+    and ce, and with a teacher dtkd, kd and clamped_share, the share of samples whose temperatures
+    were clamped. ``student_logits`` and ``teacher_logits``: [B, K]. ``teacher_logits`` and
+    ``temperatures`` are None without a teacher.
+    """
 
     loss: Tensor
     parts: dict[str, Tensor]
@@ -67,9 +85,17 @@ class TaskOutput(NamedTuple):
 
 
 class DistillationTask:
-    """The loss of one micro-batch: warm-up x (alpha DTKD + beta KD) + gamma CE.
+    """Computes the loss of a micro-batch; the module's docstring has the formula.
 
-    ``student`` may be wrapped in DDP; the teacher is not.
+    Args:
+        student: the network to train, which may be wrapped in DDP; images [B, 3, H, W] to logits
+            [B, K].
+        normalizer: the student's input normalization.
+        teacher: None for training with cross-entropy only.
+        method: weights of the losses and settings of the temperatures.
+        label_smoothing: of the cross-entropy.
+        autocast_dtype: precision of the forward passes; None for float32. Losses are computed in
+            float32 or wider.
     """
 
     def __init__(
@@ -90,9 +116,9 @@ class DistillationTask:
         self._autocast_dtype = autocast_dtype
 
     def __call__(self, pixels: Tensor, labels: Tensor, warmup: float) -> TaskOutput:
-        """Loss of uint8 pixels [B, H, W, 3] and labels [B]; ``warmup`` scales the distillation.
+        """The loss for uint8 pixels [B, H, W, 3] and labels [B].
 
-        Total = warm-up x (alpha DTKD + beta KD) + gamma CE.
+        ``warmup``: factor of the distillation terms, in [0, 1].
         """
         with self.autocast(pixels.device):
             teacher_logits = self.teacher(pixels) if self.teacher else None
@@ -104,7 +130,7 @@ class DistillationTask:
         temperatures = None
         if teacher_logits is not None:
             temperatures = self._temperatures(teacher_logits, student_logits)
-            # A part of weight zero is still reported, but no gradient is spent on it.
+            # A loss of weight zero is only reported: its graph would cost time and memory.
             with torch.set_grad_enabled(method.alpha > 0):
                 parts["dtkd"] = dtkd_loss_at(teacher_logits, student_logits, temperatures)
             with torch.set_grad_enabled(method.beta > 0):
@@ -117,7 +143,7 @@ class DistillationTask:
         return TaskOutput(loss, detached, student_logits, teacher_logits, temperatures)
 
     def autocast(self, device: torch.device) -> torch.autocast:
-        """The precision of forward passes, in training and in evaluation alike."""
+        """Autocast context of forward passes, the same in training and evaluation."""
         dtype = self._autocast_dtype
         return torch.autocast(device.type, dtype=dtype, enabled=dtype is not None)
 
@@ -138,9 +164,11 @@ TELEMETRY_COLUMNS = ("teacher", "student", "gap_before", "gap_after", "agreement
 
 @torch.no_grad()
 def sample_telemetry(output: TaskOutput, base_temperature: float) -> Tensor | None:
-    """What the method did to each sample, [B, 5]: see TELEMETRY_COLUMNS; None without a teacher.
+    """Diagnostics of each sample, [B, 5] in the order of TELEMETRY_COLUMNS; None without a teacher.
 
-    Gaps are |LSE(u / T_tea) - LSE(v / T_stu)| of centered logits, before with both at the base.
+    teacher, student: the temperatures. gap_after: |LSE(u / T_tea) - LSE(v / T_stu)| of centered
+    logits. gap_before: the same with ``base_temperature`` for both. agreement: 1 where teacher and
+    student predict the same class, else 0.
     """
     if output.teacher_logits is None or output.temperatures is None:
         return None

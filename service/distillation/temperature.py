@@ -1,16 +1,17 @@
-"""Per-sample softmax temperatures that bring a teacher and a student to a common sharpness.
+"""Per-sample softmax temperatures that make a teacher and a student equally sharp.
 
-The method is DTKD, arXiv 2404.12711. With a base temperature tau, a sample gets tau + delta for the
-teacher and tau - delta for the student. Three rules choose delta:
+The method is DTKD, arXiv 2404.12711. With a base temperature tau, the teacher's temperature is
+T_tea = tau + delta and the student's T_stu = tau - delta. For a sample with teacher logits u and
+student logits v, one of three rules chooses delta:
 
-- ``max``: the closed form of the authors' released code, on the signed maximum logit of each side.
-- ``norm``: the closed form as the paper prints it, on the largest absolute logit.
-- ``logsumexp``: the paper's stated objective solved exactly, LSE(u / (tau + delta)) equal to
-  LSE(v / (tau - delta)) on centered logits.
+- ``max``: T_tea = 2 tau x / (x + y) and T_stu = 2 tau y / (x + y), where x and y are the largest
+  logits of u and v: the closed form in the authors' released code.
+- ``norm``: the same with the largest absolute logits, as printed in the paper.
+- ``logsumexp``: the numerical solution of LSE(u / T_tea) = LSE(v / T_stu) on centered logits, which
+  is the objective stated in the paper.
 
-The authors' erratum of March 2025 withdraws the step from the objective to the closed form, so the
-first two are max-logit matching: they make the two scaled maxima equal, and the logsumexp only
-roughly so.
+The authors' erratum of March 2025 withdraws the step from the objective to the closed form. ``max``
+and ``norm`` therefore make the scaled maxima equal, and the logsumexps only approximately.
 """
 
 from typing import Literal, NamedTuple, get_args
@@ -20,8 +21,8 @@ from torch import Tensor
 
 Sharpness = Literal["max", "norm", "logsumexp"]
 
-# Newton steps of the exact rule. Twelve reach float64's resolution on every logit scale that was
-# tried (1e-3 to 1e3); the count is fixed so that a GPU never waits to hear whether it is done.
+# Newton steps of the rule logsumexp. Twelve reach float64 resolution for logit scales from 1e-3 to
+# 1e3. The count is fixed because a convergence test would synchronize the GPU with the CPU.
 NUM_ROOT_STEPS = 12
 
 
@@ -29,7 +30,7 @@ class Temperatures(NamedTuple):
     """One pair of temperatures per sample.
 
     ``teacher`` and ``student`` are [B, 1] and sum to twice the base temperature. ``clamped`` is
-    [B], true where the rule did not hold on that sample's logits and the guard chose instead.
+    [B], True where the rule is undefined for the sample's logits and the fallback was used.
     """
 
     teacher: Tensor
@@ -45,20 +46,27 @@ def matched_temperatures(
     sharpness: Sharpness = "max",
     floor: float = 0.05,
 ) -> Temperatures:
-    """Temperatures that make both distributions of each sample equally sharp.
+    """Temperatures that make teacher and student equally sharp on each sample.
 
-    Logits are [B, K]; the arithmetic is float32 or wider whatever autocast says. Gradients flow
-    to the student's logits only.
+    Computed in float32 or wider even under autocast. Gradients flow to the student's logits only.
 
-    A sample is guarded where the rule is broken: a sharpness that is not positive or not finite, or
-    a teacher's share x / (x + y) outside [floor, 1 - floor]. Its logits are then centered and the
-    share is clamped; where even that is undefined both sides get ``base_temperature``.
+    A sample uses the fallback where the rule is undefined: x or y is not positive and finite, or
+    the teacher's share T_tea / (2 tau) is outside [floor, 1 - floor]. The closed forms are then
+    applied to centered logits, and the share is clamped to this range. Where that is undefined too,
+    both temperatures are ``base_temperature``.
 
     Source: arXiv 2404.12711, eq. 5, with the erratum described at the top of this module.
 
+    Args:
+        teacher_logits: u, [B, K].
+        student_logits: v, [B, K].
+        base_temperature: tau.
+        sharpness: the rule; see the top of this module.
+        floor: smallest share of either temperature in their sum 2 tau, in (0, 0.5).
+
     Raises:
-        ValueError: shapes that differ, a base temperature that is not positive, a floor outside
-            (0, 0.5), an unknown rule.
+        ValueError: the shapes differ, the base temperature is not positive and finite, the floor is
+            outside (0, 0.5), or the rule does not exist.
     """
     check_logits(teacher_logits, student_logits)
     check_temperature(base_temperature, "base_temperature")
@@ -78,7 +86,11 @@ def matched_temperatures(
 
 
 def check_logits(teacher_logits: Tensor, student_logits: Tensor) -> None:
-    """Raise ValueError unless both are [B, K] of one shape."""
+    """Check that both have the same shape [B, K].
+
+    Raises:
+        ValueError: they do not.
+    """
     if teacher_logits.ndim != 2 or teacher_logits.shape != student_logits.shape:
         raise ValueError(
             f"teacher logits are {tuple(teacher_logits.shape)} and student logits "
@@ -87,36 +99,40 @@ def check_logits(teacher_logits: Tensor, student_logits: Tensor) -> None:
 
 
 def check_temperature(temperature: float, name: str) -> None:
-    """Raise ValueError unless ``temperature`` is positive and finite."""
+    """Check that ``temperature`` is positive and finite; ``name`` is for the message.
+
+    Raises:
+        ValueError: it is not.
+    """
     if not 0.0 < temperature < float("inf"):
         raise ValueError(f"{name} is {temperature}; it must be positive and finite, for example 4")
 
 
 def at_least_float32(logits: Tensor) -> Tensor:
-    """Widen half precisions to float32; leave float32 and float64 alone."""
+    """The logits in float32 if their dtype is narrower; float32 and float64 are unchanged."""
     return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 
 def centered(logits: Tensor) -> Tensor:
-    """Each sample's logits minus their class mean; softmax does not notice."""
+    """Logits [B, K] minus each sample's mean over classes, which does not change the softmax."""
     return logits - logits.mean(dim=1, keepdim=True)
 
 
 def _closed_form_shares(
     teacher: Tensor, student: Tensor, sharpness: Sharpness, floor: float
 ) -> tuple[Tensor, Tensor]:
-    """Shares x / (x + y) and y / (x + y) of the two temperatures, [2, B]; where guarded, [B]."""
+    """Shares x / (x + y) and y / (x + y) of the two temperatures, [2, B]; fallback mask, [B]."""
     x, y = _largest(teacher, sharpness), _largest(student, sharpness)
     positive = (x > 0) & (y > 0) & torch.isfinite(x) & torch.isfinite(y)
     shares = _shares(x, y, positive)
     holds = positive & (shares >= floor).all(dim=0)
 
-    x_centerd = _largest(centered(teacher), sharpness)
-    y_centerd = _largest(centered(student), sharpness)
-    total = x_centerd + y_centerd
+    x_centered = _largest(centered(teacher), sharpness)
+    y_centered = _largest(centered(student), sharpness)
+    total = x_centered + y_centered
     defined = (total > torch.finfo(total.dtype).tiny) & torch.isfinite(total)
-    guarded = _shares(x_centerd, y_centerd, defined).clamp(floor, 1.0 - floor)
-    return torch.where(holds, shares, guarded), ~holds
+    fallback = _shares(x_centered, y_centered, defined).clamp(floor, 1.0 - floor)
+    return torch.where(holds, shares, fallback), ~holds
 
 
 def _largest(logits: Tensor, sharpness: Sharpness) -> Tensor:
@@ -125,9 +141,9 @@ def _largest(logits: Tensor, sharpness: Sharpness) -> Tensor:
 
 
 def _shares(x: Tensor, y: Tensor, where: Tensor) -> Tensor:
-    """Both shares where allowed, one half elsewhere, with finite gradients everywhere.
+    """Both shares, [2, B], one half where ``where`` is False; gradients are finite everywhere.
 
-    Each is a quotient of its own, not one minus the other: the smaller keeps all its digits.
+    Each share is divided separately: one minus the larger would lose digits of the smaller.
     """
     ones = torch.ones_like(x)
     x, y = torch.where(where, x, ones), torch.where(where, y, ones)
@@ -137,14 +153,14 @@ def _shares(x: Tensor, y: Tensor, where: Tensor) -> Tensor:
 def _logsumexp_shares(
     teacher: Tensor, student: Tensor, base_temperature: float, floor: float
 ) -> tuple[Tensor, Tensor]:
-    """Shares (tau + delta) / (2 tau) and (tau - delta) / (2 tau) at the gap's root, [2, B] float64.
+    """Shares T_tea / (2 tau) and T_stu / (2 tau) at the gap's root, [2, B]; fallback mask, [B].
 
-    On centered logits LSE(z / T) falls strictly with T, so the gap falls strictly with the share
-    and has one root. Its derivative with respect to the student's logits comes from the implicit
-    function theorem: one Newton step taken with the graph attached leaves the value where it is and
-    carries exactly that derivative.
+    Shares are float64. On centered logits LSE(z / T) decreases strictly with T, so the gap
+    decreases strictly with the teacher's share and has at most one root. The root's derivative with
+    respect to the student's logits follows from the implicit function theorem: one Newton step from
+    the root, computed with the graph, does not change the value and has exactly this derivative.
     """
-    # Scaled so that the two temperatures are the share itself and its complement.
+    # Divided by 2 tau, so that the temperatures of u and v are the share and its complement.
     u = centered(teacher.double()) / (2.0 * base_temperature)
     v = centered(student.double()) / (2.0 * base_temperature)
     finite = torch.isfinite(u).all(dim=1) & torch.isfinite(v).all(dim=1)
@@ -158,16 +174,17 @@ def _logsumexp_shares(
         share = _find_root(u, v, low, high)
         slope = _gap_slope(u, v, share)
     holds = finite & varied & ~below & ~above
-    # The step is finite on every sample, so the unused branch of `where` sends back no NaN.
+    # The step must be finite on every sample: torch.where also propagates gradients, and so NaN,
+    # through the branch that is not selected.
     attached = share - _gap(u, v, share) / torch.where(holds, slope, -1.0)
-    guarded = torch.where(below, low, torch.where(above, high, 0.5))
-    guarded = torch.where(finite & varied, guarded, 0.5)
-    share = torch.where(holds, attached, guarded)
+    fallback = torch.where(below, low, torch.where(above, high, 0.5))
+    fallback = torch.where(finite & varied, fallback, 0.5)
+    share = torch.where(holds, attached, fallback)
     return torch.stack([share, 1.0 - share]), ~holds
 
 
 def _find_root(u: Tensor, v: Tensor, low: Tensor, high: Tensor) -> Tensor:
-    """Root of the gap in [low, high]: Newton's method, bisecting where that leaves it."""
+    """Root of the gap, [B]: Newton's method, with bisection for steps outside [low, high]."""
     share = (u.amax(dim=1) / (u.amax(dim=1) + v.amax(dim=1)).clamp_min(1e-300)).clamp(low, high)
     for _ in range(NUM_ROOT_STEPS):
         gap = _gap(u, v, share)
@@ -179,12 +196,13 @@ def _find_root(u: Tensor, v: Tensor, low: Tensor, high: Tensor) -> Tensor:
 
 
 def _gap(u: Tensor, v: Tensor, share: Tensor) -> Tensor:
+    """LSE(u / share) - LSE(v / (1 - share)) of each sample, [B]."""
     teacher = torch.logsumexp(u / share[:, None], dim=1)
     return teacher - torch.logsumexp(v / (1.0 - share)[:, None], dim=1)
 
 
 def _gap_slope(u: Tensor, v: Tensor, share: Tensor) -> Tensor:
-    """Derivative of the gap with respect to the share; negative, kept away from zero."""
+    """Derivative of the gap with respect to the share, [B]; negative and bounded away from 0."""
     teacher, student = u / share[:, None], v / (1.0 - share)[:, None]
     teacher_part = (torch.softmax(teacher, dim=1) * teacher).sum(dim=1) / share
     student_part = (torch.softmax(student, dim=1) * student).sum(dim=1) / (1.0 - share)

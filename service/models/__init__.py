@@ -1,1 +1,1 @@
-"""Building models by name and loading weights safely."""
+"""Builds models by name and loads weights safely."""

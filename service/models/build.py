@@ -1,4 +1,4 @@
-"""Models by name, with random weights or those of a spec."""
+"""Builds models by name, with random weights or with the weights that a spec names."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -14,10 +14,10 @@ from service.spec.sections import Weights
 
 
 def build_model(name: str, num_classes: int) -> nn.Module:
-    """A classifier with random weights, images [B, 3, H, W] to logits [B, num_classes].
+    """Build a classifier with random weights: images [B, 3, H, W] to logits [B, num_classes].
 
     Raises:
-        BadInputError: timm is not installed, or has no such model.
+        BadInputError: timm is not installed, or does not have this model.
     """
     if name.startswith(CIFAR_PREFIX):
         return build_cifar_model(name.removeprefix(CIFAR_PREFIX), num_classes)
@@ -25,7 +25,7 @@ def build_model(name: str, num_classes: int) -> nn.Module:
         return _build_timm_model(name.removeprefix(TIMM_PREFIX), num_classes)
     import torchvision.models
 
-    # Auxiliary heads return tuples; distillation is about the one classifier.
+    # With auxiliary heads the model returns tuples; distillation needs one tensor of logits.
     options: dict[str, Any] = {}
     if name in ("googlenet", "inception_v3"):
         options = {"aux_logits": False, "init_weights": True}
@@ -35,10 +35,11 @@ def build_model(name: str, num_classes: int) -> nn.Module:
 def build_with_weights(
     role: str, name: str, num_classes: int, weights: Weights | None
 ) -> nn.Module:
-    """A model for ``role`` (teacher or student) with its weights filled in.
+    """Build the model of ``role`` (teacher or student) and load ``weights`` if given.
 
     Raises:
-        BadInputError: weights that cannot be had, have another digest, or do not fit the model.
+        BadInputError: the model cannot be built, or its weights cannot be read, have a different
+            SHA-256 digest or do not fit the model.
     """
     try:
         model = build_model(name, num_classes)
@@ -53,10 +54,10 @@ def build_with_weights(
 def check_image_sizes(
     role: str, name: str, model: nn.Module, num_classes: int, sizes: Iterable[int]
 ) -> None:
-    """Pass an image without memory through ``model``, on the meta device, at each size in pixels.
+    """Check that ``model``, on the meta device, takes square images of each size in pixels.
 
     Raises:
-        BadInputError: the model is made for another size, or gives no logits [1, num_classes].
+        BadInputError: the model fails at this size, or does not return logits [1, num_classes].
     """
     model.eval()
     for size in sorted(set(sizes)):
@@ -64,27 +65,31 @@ def check_image_sizes(
             with torch.no_grad():
                 logits = model(torch.empty(1, 3, size, size, device="meta"))
             fits = isinstance(logits, torch.Tensor) and logits.shape == (1, num_classes)
-            fault = "" if fits else "it gives no logits of one image"
+            fault = "" if fits else f"it does not return logits [1, {num_classes}]"
         except (RuntimeError, AssertionError, ValueError) as error:
             fault = str(error).splitlines()[0]
         if fault:
             wrong = f"{name} cannot take images of {size} x {size} pixels ({fault})"
-            remedy = "set augmentation.size and evaluation.crop_size to what the model is made for"
+            remedy = "set augmentation.size and evaluation.crop_size to a size that it takes"
             raise BadInputError("spec", [Problem(f"{role}.model", wrong, remedy)])
 
 
 def num_parameters(model: nn.Module) -> int:
-    """Number of trainable scalars."""
+    """Number of scalars in the model's parameters."""
     return sum(parameter.numel() for parameter in model.parameters())
 
 
 def build_on_meta_device(name: str, num_classes: int) -> nn.Module:
-    """The model's shapes without its memory."""
+    """Build the model without allocating its weights.
+
+    Raises:
+        BadInputError: as ``build_model``.
+    """
     try:
         with torch.device("meta"):
             return build_model(name, num_classes)
     except NotImplementedError:
-        # RegNets compute their widths with tensors, which must have values.
+        # RegNets compute their widths from tensor values, which the meta device does not have.
         return build_model(name, num_classes).to("meta")
 
 
@@ -93,11 +98,13 @@ def _build_timm_model(name: str, num_classes: int) -> nn.Module:
         import timm
     except ImportError as error:
         problem = Problem(
-            "model", f"is timm:{name} but timm is not installed", "pip install 'dtkd-service[timm]'"
+            "model",
+            f"is timm:{name}, but timm is not installed",
+            "pip install 'dtkd-service[timm]'",
         )
         raise BadInputError("spec", [problem]) from error
     if not timm.is_model(name):
         close = timm.list_models(f"*{name.split('_')[0]}*")[:5]
-        remedy = f"timm has {', '.join(close)}" if close else "see timm.list_models()"
+        remedy = f"use {', '.join(close)}" if close else "see timm.list_models()"
         raise BadInputError("spec", [Problem("model", f"timm has no model {name!r}", remedy)])
     return timm.create_model(name, pretrained=False, num_classes=num_classes)

@@ -1,7 +1,8 @@
-"""Small networks for images of about 32 pixels, as the distillation literature uses them.
+"""Small networks for images of about 32 x 32 pixels, common in the distillation literature.
 
-ResNets of depth 6n + 2 after He et al., arXiv 1512.03385, section 4.2 (the x4 ones have four times
-the width); wide ResNets of depth 6n + 4 after Zagoruyko and Komodakis, arXiv 1605.07146.
+ResNets of depth 6n + 2 are from He et al., arXiv 1512.03385, section 4.2 (the stages of
+those with suffix x4 are four times as wide). Wide ResNets of depth 6n + 4 are from Zagoruyko and
+Komodakis, arXiv 1605.07146.
 """
 
 import re
@@ -53,7 +54,7 @@ class WideBlock(nn.Module):
 
 
 class ResNet(nn.Module):
-    """Three stages of basic blocks; ``widths`` are those of the stem and the stages."""
+    """Three stages of basic blocks; ``widths``: channels of the stem and of each stage."""
 
     def __init__(self, num_blocks: int, widths: tuple[int, int, int, int], num_classes: int):
         super().__init__()
@@ -69,7 +70,7 @@ class ResNet(nn.Module):
 
 
 class WideResNet(nn.Module):
-    """Three stages of wide blocks, normalized once more before pooling."""
+    """Three stages of wide blocks, with a final normalization before pooling."""
 
     def __init__(self, num_blocks: int, width: int, num_classes: int):
         super().__init__()
@@ -86,7 +87,7 @@ class WideResNet(nn.Module):
 
 
 class PlainCnn(nn.Module):
-    """Three convolutions with stride 2, for trials and tests on two cores."""
+    """Three convolutions with stride 2, small enough for demos and tests on a CPU."""
 
     def __init__(self, width: int, num_classes: int):
         super().__init__()
@@ -106,7 +107,7 @@ class PlainCnn(nn.Module):
 
 
 def build_cifar_model(name: str, num_classes: int) -> nn.Module:
-    """Build a network of ``names.CIFAR_MODELS`` with random weights."""
+    """Build one of ``service.spec.model_names.CIFAR_MODELS`` with random weights (He, fan out)."""
     if found := re.fullmatch(r"resnet(\d+)(x4)?", name):
         widths = (32, 64, 128, 256) if found[2] else (16, 16, 32, 64)
         model: nn.Module = ResNet((int(found[1]) - 2) // 6, widths, num_classes)

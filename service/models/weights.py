@@ -1,4 +1,4 @@
-"""Weights for a model, from a file or torchvision; loading them never runs pickled code."""
+"""Loads a model's weights from a file or torchvision, without executing pickled code."""
 
 from pathlib import Path
 from typing import Any, NoReturn
@@ -16,15 +16,18 @@ StateDict = dict[str, Tensor]
 
 
 def load_weights(model: nn.Module, name: str, weights: Weights, where: str) -> None:
-    """Fill ``model`` (built as ``name``) from ``weights``; ``where`` names the spec's section.
+    """Load ``weights`` into ``model``.
+
+    ``name``: the model's name. ``where``: path of the weights in the spec, for error messages.
 
     Raises:
-        BadInputError: a source that cannot be read, another digest, keys or shapes that differ.
+        BadInputError: the source cannot be read, has a different SHA-256 digest, or has other keys
+            or shapes than the model.
     """
     if weights.source.startswith("torchvision:"):
         state = _torchvision_state(name, weights.source.removeprefix("torchvision:"), where)
     else:
-        assert is_file_source(weights.source), "other sources are fetched first"
+        assert is_file_source(weights.source), "other sources are downloaded first"
         state = _file_state(Path(weights.source), weights.sha256, where)
     expected = model.state_dict()
     fit = _fit_by_order if weights.match == "order" else _fit_by_name
@@ -32,10 +35,10 @@ def load_weights(model: nn.Module, name: str, weights: Weights, where: str) -> N
 
 
 def read_state_dict(path: Path) -> StateDict:
-    """Tensors of a .safetensors or .pth file.
+    """The tensors in a .safetensors or .pth file, by name.
 
     Raises:
-        ValueError: a file that is damaged, or that holds anything but tensors by name.
+        ValueError: the file is damaged, or contains anything but tensors by name.
     """
     if path.suffix == ".safetensors":
         try:
@@ -44,13 +47,13 @@ def read_state_dict(path: Path) -> StateDict:
             raise ValueError(f"is not a readable safetensors file ({error})") from error
     try:
         content: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many kinds; all mean that the file cannot be used
+    except Exception as error:  # torch raises many types; each means an unusable file
         raise ValueError("is not a plain state dict that weights_only=True can load") from error
     for key in ("state_dict", "model"):
         if isinstance(content, dict) and isinstance(content.get(key), dict):
             content = content[key]
     if not isinstance(content, dict) or not all(isinstance(v, Tensor) for v in content.values()):
-        raise ValueError("holds something else than tensors by name")
+        raise ValueError("contains something other than tensors by name")
     return {key.removeprefix("module."): tensor for key, tensor in content.items()}
 
 
@@ -61,7 +64,7 @@ def _file_state(path: Path, sha256: str | None, where: str) -> StateDict:
         _refuse(
             f"{where}.sha256",
             f"{path} has digest {actual}",
-            "use the file that was pinned, or pin this one",
+            "use the file with the pinned digest, or pin this one",
         )
     try:
         return read_state_dict(path)
@@ -74,8 +77,8 @@ def _torchvision_state(name: str, enum: str, where: str) -> StateDict:
 
     enums = torchvision.models.get_model_weights(name)
     if enum not in enums.__members__:
-        known = ", ".join(enums.__members__)
-        _refuse(f"{where}.source", f"{name} has no weights {enum}", f"torchvision has {known}")
+        names = ", ".join(enums.__members__)
+        _refuse(f"{where}.source", f"{name} has no weights {enum}", f"torchvision has {names}")
     try:
         return dict(enums[enum].get_state_dict(progress=False, check_hash=True))
     except OSError as error:
@@ -88,21 +91,21 @@ def _torchvision_state(name: str, enum: str, where: str) -> StateDict:
 
 def _fit_by_name(expected: StateDict, state: StateDict, where: str) -> StateDict:
     missing, unknown = expected.keys() - state.keys(), state.keys() - expected.keys()
-    # Old files lack BatchNorm's step counters, which nothing here reads.
+    # Old files lack BatchNorm's step counters, which this service does not use.
     missing = {key for key in missing if not key.endswith("num_batches_tracked")}
     if missing or unknown:
         _refuse(
             f"{where}.source",
             f"lacks {_some(missing)} and has unknown {_some(unknown)}",
-            'use weights of this very model, or match by "order"',
+            'use weights of this model, or set match to "order"',
         )
     _check_shapes([(key, key) for key in state], expected, state, where)
     return {key: state.get(key, expected[key]) for key in expected}
 
 
 def _fit_by_order(expected: StateDict, state: StateDict, where: str) -> StateDict:
-    """The n-th tensor fills the n-th: for the same network written with other names."""
-    # BatchNorm's step counters, the only scalars, are there in some code bases and not in others.
+    """Match tensors by position: for the same architecture with other tensor names."""
+    # BatchNorm's step counters, the only scalars, are absent in some implementations.
     targets = [key for key in expected if expected[key].ndim > 0]
     sources = [key for key in state if state[key].ndim > 0]
     if len(targets) != len(sources):

@@ -144,7 +144,7 @@ def check_batches(spec: JobSpec) -> Iterator[Problem]:
         yield Problem(
             "resources.num_workers",
             f"is {workers}, but a step has {batch // micro} micro-batches",
-            "ask for fewer workers, or make training.micro_batch_size smaller",
+            "request fewer workers, or make training.micro_batch_size smaller",
         )
 
 

@@ -1,4 +1,4 @@
-"""What is read from a sweep's trials: the best one, the front, importances, counts and values."""
+"""Analyzes a sweep's trials: best trial, Pareto front, importances; and formats their values."""
 
 import json
 import math
@@ -21,15 +21,15 @@ STATE_WORDS: dict[TrialState, str] = {
     "waiting": "waiting",
     "failed": "failed",
 }
-"""The states in words, in the order in which they are shown."""
+"""Labels of the states, in the order in which they are shown."""
 
 
 class TrialRecord(NamedTuple):
     """One trial and its outcome.
 
-    ``params``: values by path, without those that do not apply to this trial. ``score``: the
-    metric at the last epoch reached, None before the first. ``curve``: (epochs done, metric) of
-    each evaluation. ``seconds``: wall time in training. ``error``: why it failed.
+    ``params``: values by dotted path, without parameters that do not apply. ``score``: the metric
+    of the last evaluation, None before the first. ``curve``: (epochs done, metric) of each
+    evaluation. ``seconds``: wall time of training and evaluation. ``error``: why it failed.
     """
 
     number: int
@@ -50,9 +50,9 @@ def best_of(sweep: SweepSpec, records: Sequence[TrialRecord]) -> TrialRecord | N
 def best_record(
     records: Sequence[TrialRecord], *, maximizes: bool, minimize_time: bool = False
 ) -> TrialRecord | None:
-    """The finished trial with the best finite score; None where none has finished.
+    """The finished trial with the best finite score; None if there is none.
 
-    Of equal ones the quickest, with ``minimize_time``, and then the first.
+    Of trials with equal scores, the fastest with ``minimize_time``, then the first.
     """
     finished = [r for r in records if r.state == "finished" and finite_score(r) is not None]
 
@@ -64,10 +64,10 @@ def best_record(
 
 
 def best_so_far(records: Sequence[TrialRecord], maximizes: bool) -> TrialRecord | None:
-    """The best finished trial; before any has finished, the one with the best score so far.
+    """The best finished trial; until one has finished, the one with the best score so far.
 
-    Finished trials come first because scores of stopped ones are of other epochs, and the scheduler
-    stopped them for being worse at the same epoch.
+    A stopped trial's score is from an earlier epoch and cannot be compared with a finished trial's;
+    at the same epoch, the scheduler found it worse.
     """
     best = best_record(records, maximizes=maximizes)
     if best is not None:
@@ -77,17 +77,17 @@ def best_so_far(records: Sequence[TrialRecord], maximizes: bool) -> TrialRecord 
 
 
 def best_first(records: Sequence[TrialRecord], maximizes: bool) -> list[TrialRecord]:
-    """The trials from the best score to the worst, then those without one, each by number."""
+    """The trials from best to worst score, then those without one; ties by number."""
     return sorted(records, key=lambda record: (_loss(record, maximizes), record.number))
 
 
 def finite_score(record: TrialRecord) -> float | None:
-    """The trial's score, None where it has none or where it is not finite."""
+    """The trial's score, None if it is missing or not finite."""
     return record.score if record.score is not None and math.isfinite(record.score) else None
 
 
 def _loss(record: TrialRecord, maximizes: bool) -> float:
-    """A number that is the smaller the better the trial's score is; infinite without a score."""
+    """The score as a quantity to minimize; infinite without a score."""
     score = finite_score(record)
     if score is None:
         return math.inf
@@ -95,7 +95,7 @@ def _loss(record: TrialRecord, maximizes: bool) -> float:
 
 
 def fastest_front(records: list[TrialRecord], *, maximizes: bool) -> list[TrialRecord]:
-    """Finished trials that no other one beats in both metric and time, quickest first."""
+    """The Pareto front of metric and time: finished trials, fastest first."""
     finished = [r for r in records if r.state == "finished" and finite_score(r) is not None]
     front: list[TrialRecord] = []
     for record in sorted(finished, key=lambda r: (r.seconds, _loss(r, maximizes))):
@@ -105,8 +105,13 @@ def fastest_front(records: list[TrialRecord], *, maximizes: bool) -> list[TrialR
 
 
 def importances(records: list[TrialRecord], space: SearchSpace, epoch: int) -> Mapping[str, float]:
-    """Share of the variance of the metric at an epoch by parameter: Optuna's fANOVA, which is
-    Hutter et al., ICML 2014; of parameters that all trials have. Empty where there is too little.
+    """Share of the metric's variance that each parameter explains, by path.
+
+    ``epoch``: the metric after this many epochs is used. Only parameters that all trials have are
+    included. The result is empty with fewer than MIN_FOR_IMPORTANCE trials or without variance.
+
+    Source: Optuna's fANOVA, which is Hutter et al., "An Efficient Approach for Assessing
+    Hyperparameter Importance", ICML 2014.
     """
     scored = [
         (record, dict(record.curve)[epoch]) for record in records if epoch in dict(record.curve)
@@ -127,41 +132,41 @@ def importances(records: list[TrialRecord], space: SearchSpace, epoch: int) -> M
             study, evaluator=optuna.importance.FanovaImportanceEvaluator(seed=0)
         )
     except (RuntimeError, ValueError):
-        # Where no parameter varied in all trials.
+        # No parameter varies over all trials.
         return {}
     return {path: float(share) for path, share in found.items()}
 
 
 def counts_text(records: Sequence[TrialRecord]) -> str:
-    """How many settings were tried and what came of them."""
+    """How many settings were tried, and how many trials are in each state."""
     tried = f"{len(records)} setting{'' if len(records) == 1 else 's'} tried"
     return f"{tried}: {states_text(records)}" if records else tried
 
 
 def states_text(records: Sequence[TrialRecord]) -> str:
-    """How many trials are in which state."""
+    """How many trials are in each state."""
     counts = Counter(record.state for record in records)
     parts = [f"{counts[state]} {words}" for state, words in STATE_WORDS.items() if counts[state]]
     return ", ".join(parts) or "none started"
 
 
 def is_accuracy(metric: str) -> bool:
-    """Whether the metric is a share of images, which people read in percent."""
+    """Whether the metric is an accuracy, which is shown in percent."""
     return "top" in metric
 
 
 def metric_text(value: float, metric: str) -> str:
-    """A value of the metric, rounded for reading."""
+    """A value of the metric, rounded for display."""
     return f"{value:.2%}" if is_accuracy(metric) else f"{value:.5g}"
 
 
 def is_number(value: object) -> bool:
-    """Whether a value belongs on a numeric axis; a bool does not."""
+    """Whether a value can be placed on a numeric axis: a finite number, but not a bool."""
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def value_text(value: object) -> str:
-    """A parameter's value in full: text as it is, everything else as JSON."""
+    """A parameter's value as text: strings unchanged, everything else as JSON."""
     if isinstance(value, str):
         return value
     if isinstance(value, float):

@@ -1,6 +1,6 @@
-"""Whether the best settings are better than the base's own: both trained with several seeds.
+"""Compares the best settings with the base's own: both are trained with several seeds.
 
-These runs train on all of train, and each evaluates val once, at its end.
+These runs train on all images of train, and each evaluates val once, after its last epoch.
 """
 
 import json
@@ -32,7 +32,7 @@ ROLES: tuple[Role, ...] = ("best", "default")
 def confirm_specs(
     sweep: SweepSpec, base: JobSpec, best: Point, num_seeds: int
 ) -> dict[tuple[Role, int], JobSpec]:
-    """The jobs, by setting and seed; the seeds go up from the base's own."""
+    """The job specs by role and seed; seeds are consecutive, starting with the base's."""
     specs = {}
     for seed in range(sweep.base.seed, sweep.base.seed + num_seeds):
         for role in ROLES:
@@ -52,10 +52,11 @@ def confirm_specs(
 
 @dataclass(frozen=True)
 class Comparison:
-    """Scores on val by seed, and Welch's test of the difference of their means.
+    """Scores on val by seed, and Welch's t-test of the difference of their means.
 
-    ``interval``: of the difference, at 95 %. It and ``p_value`` are None for one seed, or where the
-    scores do not vary. ``num_tried``: settings that the best was chosen among.
+    ``difference``: mean of best minus mean of default. ``interval``: its 95 % confidence interval.
+    ``interval`` and ``p_value`` are None for one seed, or if the scores do not vary. ``num_tried``:
+    number of settings from which the best was chosen.
     """
 
     metric: str
@@ -69,16 +70,16 @@ class Comparison:
 
     @property
     def verdict(self) -> str:
-        """Whether the difference is more than noise."""
+        """Whether the difference is significant, in words."""
         if self.p_value is None:
-            return "more seeds are needed to tell it from noise"
+            return "more seeds are needed to distinguish it from noise"
         if self.p_value >= SIGNIFICANCE:
             return "no more than noise"
         is_better = (self.difference > 0) == self.maximizes
         return f"more than noise: the best settings are {'better' if is_better else 'WORSE'}"
 
     def write(self, folder: Path) -> None:
-        """Store it in the sweep's folder."""
+        """Write the comparison to the sweep's folder."""
         content = {**asdict(self), "verdict": self.verdict}
         write_atomically(folder / COMPARISON_NAME, json.dumps(content, indent=1) + "\n")
 
@@ -108,7 +109,7 @@ class Comparison:
 
 
 def read_comparison(folder: Path) -> Comparison | None:
-    """The comparison in a sweep's folder; None if nothing was compared."""
+    """The comparison in a sweep's folder; None if there is none."""
     path = folder / COMPARISON_NAME
     if not path.exists():
         return None
@@ -124,7 +125,7 @@ def read_comparison(folder: Path) -> Comparison | None:
 def compare(
     sweep: SweepSpec, specs: dict[tuple[Role, int], JobSpec], num_tried: int
 ) -> Comparison | None:
-    """The comparison, of the seeds that finished with both settings; None if there is none."""
+    """Compare the seeds that finished with both settings; None if there are none."""
     scores: dict[Role, dict[int, float]] = {"best": {}, "default": {}}
     for (role, seed), spec in specs.items():
         if read_result(spec.run_path) is not None:
@@ -150,12 +151,15 @@ def last_score(spec: JobSpec, name: str) -> float:
 def welch(
     first: Sequence[float], second: Sequence[float]
 ) -> tuple[tuple[float, float] | None, float | None]:
-    """95 % interval of the difference of two means and its p-value, without assuming that both
-    scatter alike (Welch, Biometrika 1947); None, None where scatter is not known.
+    """Welch's t-test: 95 % confidence interval of the difference of two means, and its p-value.
+
+    The variances may differ. Both are None with fewer than two values or without any variance.
+
+    Source: Welch, Biometrika 34 (1947).
     """
     if min(len(first), len(second)) < 2 or np.std(first) == np.std(second) == 0:
         return None, None
     found = stats.ttest_ind(first, second, equal_var=False)
     interval = found.confidence_interval(1 - SIGNIFICANCE)
-    assert math.isfinite(found.pvalue), "the scatter is known"
+    assert math.isfinite(found.pvalue), "the variance is not zero"
     return (float(interval.low), float(interval.high)), float(found.pvalue)

@@ -1,4 +1,4 @@
-"""A sweep, from spec to answer: load, claim the folder, build, search, confirm, publish."""
+"""Runs a sweep: claim the folder, build, search, confirm, publish."""
 
 import signal
 from collections.abc import Iterator
@@ -32,19 +32,19 @@ from service.trials.run_trackers import RunTrackers, find_parent
 from service.trials.runner import run_trials
 from service.trials.source import FixedTrials
 
-# Fields that may change when a sweep is resumed: they change no existing trial.
+# Fields that may change when a sweep is resumed: they do not affect existing trials.
 CHANGEABLE = ("budget", "concurrency", "max_failures", "progress_interval_s")
 
 STATES: dict[int, State] = {EXIT_DONE: "finished", EXIT_FAILED: "failed", EXIT_STOPPED: "stopped"}
 
 
 def run_sweep(loaded: LoadedSweep, num_seeds: int = 0) -> int:
-    """Run a sweep to its end and return the exit status.
+    """Run a sweep and return the exit status.
 
-    ``num_seeds``: seeds with which the best settings and the base's own are compared at the end.
+    ``num_seeds``: number of seeds to compare the best settings and the base's own; 0 for none.
 
     Raises:
-        BadInputError: before any training, where the sweep, its files or the cluster do not fit.
+        BadInputError: before training, if the sweep, its files or the cluster are not suitable.
     """
     sweep = loaded.sweep
     check_same_sweep(sweep)
@@ -52,7 +52,7 @@ def run_sweep(loaded: LoadedSweep, num_seeds: int = 0) -> int:
     check_models(sweep)
     spec = sweep.as_job()
     with claim_run_folder(spec):
-        # Weights are fetched once, into the sweep's folder; every trial reads the same file.
+        # Weights are downloaded once, to the sweep's folder; all trials read the same file.
         built = build_job(spec)
         tags = provenance_tags(loaded.base._replace(spec=spec), built.teacher_sha256)
         tags |= {"sweep": sweep.name}
@@ -63,10 +63,10 @@ def run_sweep(loaded: LoadedSweep, num_seeds: int = 0) -> int:
 
 
 def check_models(sweep: SweepSpec) -> None:
-    """Refuse models of any trial that cannot take its images, or cannot be built.
+    """Check that the models of all trials can be built and accept the image sizes.
 
     Raises:
-        BadInputError: naming the model.
+        BadInputError: a model cannot be built or does not accept its image size.
     """
     seen = set()
     for point in boundary_points(sweep):
@@ -78,10 +78,10 @@ def check_models(sweep: SweepSpec) -> None:
 
 
 def check_same_sweep(sweep: SweepSpec) -> None:
-    """Refuse a changed sweep under the name of one that exists: that one would be resumed.
+    """Check that an existing sweep of the same name, which would be resumed, has the same spec.
 
     Raises:
-        BadInputError: naming each field that differs.
+        BadInputError: with each field that differs.
     """
     path = sweep.sweep_path / SWEEP_NAME
     if path.exists():
@@ -91,20 +91,20 @@ def check_same_sweep(sweep: SweepSpec) -> None:
 
 
 class StopRequest:
-    """Whether a stop of the sweep was requested."""
+    """A flag: whether a stop of the sweep was requested."""
 
     is_set = False
 
     def __call__(self) -> bool:
-        """Whether it was."""
+        """Whether a stop was requested."""
         return self.is_set
 
 
 @contextmanager
 def stop_on_signals(request: StopRequest) -> Iterator[None]:
-    """Let SIGTERM and SIGINT set ``request``: trials save and exit, and the sweep stops."""
+    """Set ``request`` on SIGTERM and SIGINT: trials save and exit, and the sweep stops."""
 
-    def set_request(*_: Any) -> None:  # noqa: ANN401 - a signal's number and frame
+    def set_request(*_: Any) -> None:  # noqa: ANN401 - signal number and frame
         request.is_set = True
 
     handlers = {kind: signal.signal(kind, set_request) for kind in (signal.SIGTERM, signal.SIGINT)}
@@ -116,9 +116,9 @@ def stop_on_signals(request: StopRequest) -> Iterator[None]:
 
 
 class SweepRun:
-    """One submission of a sweep, in a folder that it holds.
+    """One submission of a sweep, whose folder is claimed.
 
-    ``base``: the base with weights in local files, under the sweep's name.
+    ``base``: the base under the sweep's name, with the paths of downloaded weights.
     """
 
     def __init__(self, sweep: SweepSpec, base: JobSpec, tags: dict[str, str]):
@@ -129,7 +129,7 @@ class SweepRun:
         self._file = StatusFile(sweep.sweep_path, SweepStatus(sweep.name, sweep.metric_name))
 
     def run(self, num_seeds: int) -> int:
-        """Search, confirm and publish; returns the exit status."""
+        """Search, confirm and publish; return the exit status."""
         status, state = self._file.status, STATES[EXIT_FAILED]
         try:
             exit_status = self._run(num_seeds)
@@ -163,10 +163,10 @@ class SweepRun:
         trials = SearchTrials(self._sweep, self._base, self._search, trackers, progress)
         if self._search.is_over:
             print(
-                f"{self._sweep.name} has finished its search already; no trial is run", flush=True
+                f"the search of {self._sweep.name} is already finished; no trial is run", flush=True
             )
         else:
-            # Another trial may become the best, which an earlier comparison does not cover.
+            # A new trial may become the best, and an earlier comparison would not be of it.
             (self._sweep.sweep_path / COMPARISON_NAME).unlink(missing_ok=True)
             self._run_trials(trials)
             self._search.stop()
@@ -175,10 +175,10 @@ class SweepRun:
     def _confirm(
         self, trackers: RunTrackers, outcome: Outcome, num_seeds: int
     ) -> Comparison | None:
-        assert outcome.best is not None, "there is something to confirm"
+        assert outcome.best is not None, "the caller checks it"
         point = dict(outcome.best.params)
         if point == own_point(self._sweep.base, SearchSpace(self._sweep.space)):
-            print("the best settings are the base's own; there is nothing to compare", flush=True)
+            print("the best settings are the base's own: no comparison is run", flush=True)
             return None
         specs = confirm_specs(self._sweep, self._base, point, num_seeds)
         trials = FixedTrials(list(specs.values()), trackers, "confirms")
@@ -199,7 +199,7 @@ class SweepRun:
             resources = self._sweep.resources or self._sweep.base.resources
             self._concurrency = plan_concurrency(resources, self._sweep.concurrency)
             print(f"{self._concurrency} trials at a time", flush=True)
-        # Ray installed its own handlers when it was connected.
+        # After connect(), in which Ray installs its own handlers.
         with stop_on_signals(self._stop):
             run_trials(
                 trials,

@@ -1,4 +1,4 @@
-"""Reads sweep specs: every mistake in one error. The base and every point must be valid jobs."""
+"""Reads and checks sweep specs: the base and every point of the space must be valid jobs."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,30 +12,30 @@ from service.sweep.rules import check_sweep
 from service.sweep.spec import SweepSpec
 
 UNSUPPORTED_ALGORITHMS = {
-    "bohb": "it needs trials that pause and hand each other checkpoints of Ray Tune, which trials "
-    "of Ray Train do not make; tpe with scheduler asha comes closest",
+    "bohb": "it needs trials that pause and exchange checkpoints of Ray Tune, which trials of Ray "
+    "Train do not have; tpe with scheduler asha comes closest",
 }
 UNSUPPORTED_SCHEDULERS = {
     "pbt": "it changes the settings of running trials and copies weights between them, but a run "
-    "here is its spec from beginning to end; use asha",
-    "hyperband": "it pauses trials through checkpoints of Ray Tune, which trials of Ray Train do "
-    "not make; use asha",
+    "here has the same settings from start to end; use asha",
+    "hyperband": "it pauses trials with checkpoints of Ray Tune, which trials of Ray Train do not "
+    "have; use asha",
 }
 
 
 class LoadedSweep(NamedTuple):
-    """A valid sweep; ``base`` with what its datasets contain."""
+    """A valid sweep; ``base`` with the facts about its dataset files."""
 
     sweep: SweepSpec
     base: LoadedJob
 
 
 def load_sweep(path: Path) -> LoadedSweep:
-    """Read and check a sweep spec; relative paths in it start from the current directory.
+    """Read and check a sweep spec; its relative paths are relative to the current directory.
 
     Raises:
-        BadInputError: with every problem that the text, the fields, the files they name and the
-            points of the space show.
+        BadInputError: with every problem found in the JSON text, the fields, the files that they
+            name and the points of the space.
     """
     return _parse(read_json(path), subject=str(path))
 
@@ -69,7 +69,7 @@ def _parse(content: Any, subject: str) -> LoadedSweep:  # noqa: ANN401 - it is J
 
 
 def _completed(content: Mapping[str, Any], subject: str) -> Mapping[str, Any]:
-    """The content with the base itself instead of its file, and a scheduler that fits."""
+    """The content with the base's spec in place of its path, and with the default scheduler."""
     completed = dict(content)
     if isinstance(base := content.get("base"), str):
         try:
@@ -83,7 +83,7 @@ def _completed(content: Mapping[str, Any], subject: str) -> Mapping[str, Any]:
 
 
 def _unsupported_kinds(content: Mapping[str, Any]) -> list[Problem]:
-    """Known methods that cannot work here."""
+    """Problems for well-known algorithms and schedulers that are not supported."""
     reasons = {"algorithm": UNSUPPORTED_ALGORITHMS, "scheduler": UNSUPPORTED_SCHEDULERS}
     problems = []
     for section, unsupported in reasons.items():

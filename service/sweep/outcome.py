@@ -1,4 +1,4 @@
-"""Files in a sweep's folder: the best settings as a job, the table of trials, page and pictures."""
+"""Writes a sweep's files: the best settings as a job, the table of trials, page and pictures."""
 
 import csv
 import io
@@ -26,8 +26,10 @@ PICTURES_NAME = "pictures"
 
 
 class Outcome(NamedTuple):
-    """Every trial; the one whose settings were chosen, None where none finished; and how these
-    compare with the base's own, None without --confirm.
+    """The outcome of a sweep.
+
+    ``best``: the best trial, None if none finished. ``comparison``: of its settings with the base's
+    own, None without --confirm.
     """
 
     records: tuple[TrialRecord, ...]
@@ -36,13 +38,13 @@ class Outcome(NamedTuple):
 
 
 def job_with(sweep: SweepSpec, point: Point, name: str) -> JobSpec:
-    """The base as a job of its own with a point's settings; nothing is held out."""
+    """The base with a point's settings as a job called ``name``, without held-out images."""
     content = with_values(given_content(sweep.base), point)
     return parse_spec({**content, "name": name})
 
 
 def write_outcome(sweep: SweepSpec, records: Sequence[TrialRecord]) -> Outcome:
-    """Write all files about the sweep so far."""
+    """Write all files for the trials so far, and return the outcome."""
     folder = sweep.sweep_path
     best = best_of(sweep, records)
     outcome = Outcome(tuple(records), best, read_comparison(folder))
@@ -75,7 +77,7 @@ def write_outcome(sweep: SweepSpec, records: Sequence[TrialRecord]) -> Outcome:
 
 
 def draw_pictures(sweep: SweepSpec, records: Sequence[TrialRecord]) -> dict[str, bytes]:
-    """PNG images by name."""
+    """The pictures of a sweep: PNG images by name."""
     epoch = importance_epoch(sweep)
     facts = SweepFacts(
         records,
@@ -90,14 +92,14 @@ def draw_pictures(sweep: SweepSpec, records: Sequence[TrialRecord]) -> dict[str,
 
 
 def time_front(sweep: SweepSpec, records: Sequence[TrialRecord]) -> list[TrialRecord] | None:
-    """Trials that no other one beats in both metric and time; None unless time is minimized."""
+    """The Pareto front of metric and time; None unless time is minimized."""
     if not sweep.minimize_time:
         return None
     return fastest_front(list(records), maximizes=sweep.maximizes)
 
 
 def importance_epoch(sweep: SweepSpec) -> int:
-    """The epoch before which no trial is stopped, so that all of them can be compared."""
+    """The epoch of the metric for importances: the last before which no trial is stopped early."""
     stops = sweep.scheduler.kind != "none"
     return sweep.min_epochs if stops else sweep.base.schedule.num_epochs
 
@@ -107,12 +109,12 @@ def page_summary(sweep: SweepSpec, outcome: Outcome) -> list[tuple[str, str]]:
     best = outcome.best
     rows = [
         ("Settings tried", f"{len(outcome.records)}: {states_text(outcome.records)}"),
-        ("Searched by", f"{sweep.algorithm.kind}, seed {sweep.algorithm.seed}"),
-        ("Stopped by", sweep.scheduler.kind),
+        ("Algorithm", f"{sweep.algorithm.kind}, seed {sweep.algorithm.seed}"),
+        ("Scheduler", sweep.scheduler.kind),
         (
             "Scored on",
             f"{sweep.held_out.num_images} images of train, held out by class with seed "
-            f"{sweep.held_out.seed}; val was not looked at",
+            f"{sweep.held_out.seed}; val was not evaluated",
         ),
     ]
     if best is not None:
@@ -122,13 +124,13 @@ def page_summary(sweep: SweepSpec, outcome: Outcome) -> list[tuple[str, str]]:
                 f"trial {best.number}, {sweep.metric_name} {score_text(sweep, best.score)}, of "
                 f"{len(outcome.records)} settings tried",
             ),
-            ("Its settings", point_text(best)),
+            ("Best settings", point_text(best)),
         ]
     return rows
 
 
 def table(sweep: SweepSpec, records: Sequence[TrialRecord]) -> str:
-    """All trials, failed and stopped ones too, as CSV."""
+    """All trials, including failed and stopped ones, as CSV."""
     paths = list(sweep.space)
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -156,7 +158,7 @@ def table(sweep: SweepSpec, records: Sequence[TrialRecord]) -> str:
 
 
 def artifacts(folder: Path) -> list[Path]:
-    """The files of a sweep's folder that are logged to MLflow, as far as they exist."""
+    """The existing files of a sweep's folder that are logged to MLflow."""
     names = (BEST_NAME, FRONT_NAME, TABLE_NAME, PAGE_NAME, SWEEP_NAME, COMPARISON_NAME)
     files = [folder / name for name in names]
     files += sorted((folder / PICTURES_NAME).glob("*.png"))

@@ -1,4 +1,4 @@
-"""The plan of a sweep: what it would try, and how many epochs that is."""
+"""The plan of a sweep: what it would try, and how many epochs that takes."""
 
 from service.sweep.space import Dimension, SearchSpace
 from service.sweep.spec import SweepSpec
@@ -18,7 +18,7 @@ def format_plan(sweep: SweepSpec) -> str:
         f"{num_trials} trials of at most {epochs} epochs, chosen by {sweep.algorithm.kind}",
         *(f"  {_dimension_text(dimension, is_grid)}" for dimension in space.dimensions),
         f"scored by {sweep.metric_name} on {sweep.held_out.num_images:,} images of train, which no "
-        "trial is trained on; val is not looked at",
+        "trial is trained on; val is not evaluated",
         _scheduler_text(sweep),
         _epochs_text(sweep, num_trials),
         f"each trial: {resources.max_workers} x {resources.cpus_per_worker} CPUs"
@@ -56,29 +56,27 @@ def _scheduler_text(sweep: SweepSpec) -> str:
     if scheduler.kind == "median":
         return f"from epoch {sweep.min_epochs} on, trials below the median of the others stop"
     epochs = ", ".join(map(str, rungs(sweep)))
-    return (
-        f"after epoch {epochs} the best 1 / {scheduler.reduction_factor} of the trials so far go on"
-    )
+    return f"after epoch {epochs}, the best 1 / {scheduler.reduction_factor} of the trials continue"
 
 
 def _epochs_text(sweep: SweepSpec, num_trials: int) -> str:
-    """Epochs of all trials."""
+    """Epochs of training over all trials, and the limits of the budget."""
     epochs = sweep.base.schedule.num_epochs
     text = f"{num_trials * epochs:,} epochs of training at most"
     if sweep.scheduler.kind == "asha":
-        text += f", about {expected_epochs(sweep, num_trials):,.0f} where each stop keeps its share"
+        text += f", about {expected_epochs(sweep, num_trials):,.0f} expected with asha"
     budget = sweep.budget
     if budget.epochs is not None:
-        text += f"; budget.epochs ends it after {budget.epochs:,}"
+        text += f"; budget.epochs stops the search after {budget.epochs:,}"
     if budget.hours is not None:
-        text += f"; budget.hours ends it after {budget.hours:g} hours"
+        text += f"; budget.hours stops the search after {budget.hours:g} hours"
     return text
 
 
 def expected_epochs(sweep: SweepSpec, num_trials: int) -> float:
     """asha: epochs of all trials, if exactly 1 / reduction_factor of them continue at each rung.
 
-    The first trials are compared with few others, so more of them continue than that.
+    The true number is higher: early trials are compared with few others, so more of them continue.
     """
     total, before, share = 0.0, 0, 1.0
     for epoch in [*rungs(sweep), sweep.base.schedule.num_epochs]:
@@ -90,4 +88,4 @@ def expected_epochs(sweep: SweepSpec, num_trials: int) -> float:
 def _concurrency_text(sweep: SweepSpec) -> str:
     if sweep.concurrency is not None:
         return str(sweep.concurrency)
-    return "as many as fit on the cluster"
+    return "the most that fit on the cluster"

@@ -1,4 +1,4 @@
-"""The progress of a sweep: the table in its log, its status file, and the summary at its end."""
+"""The progress of a sweep: the table in the log, the status file, and the final summary."""
 
 import json
 import math
@@ -25,11 +25,11 @@ STATUS_INTERVAL_S = 5.0
 
 @dataclass
 class SweepStatus:
-    """status.json of a sweep: for a person, a script or a page.
+    """The content of a sweep's status.json.
 
-    ``num_trials``: settings that there will be; ``num_ended`` of them are finished, stopped by the
-    scheduler or failed. ``best_score``: the metric of the best finished trial. ``seconds``: of
-    searching, over all submissions. Times are Unix seconds.
+    ``num_trials``: trials in the budget. ``num_ended``: trials that are finished, stopped by the
+    scheduler or failed. ``best_score``: the metric of the best finished trial. ``seconds``: wall
+    time of the search, over all submissions. ``updated_time``: Unix time in seconds.
     """
 
     name: str
@@ -46,7 +46,7 @@ class SweepStatus:
     updated_time: float = 0.0
 
     def update(self, sweep: SweepSpec, search: Search) -> None:
-        """Take the state of the search."""
+        """Copy the state of the search."""
         records = search.records()
         best = best_of(sweep, records)
         self.num_trials, self.num_ended = search.num_trials, num_ended(records)
@@ -72,7 +72,7 @@ class ProgressReporter:
         self._shown_s, self._updated_s = time.monotonic(), -math.inf
 
     def __call__(self) -> None:
-        """Print the table and update the status if they are due; may be called at any rate."""
+        """Print the table and update the status if they are due."""
         now_s = time.monotonic()
         if now_s - self._updated_s >= STATUS_INTERVAL_S:
             self._updated_s = now_s
@@ -86,21 +86,21 @@ class ProgressReporter:
 
 
 def num_ended(records: Sequence[TrialRecord]) -> int:
-    """Trials that are over."""
+    """Number of trials that will not run again."""
     return sum(record.state in ("finished", "stopped", "failed") for record in records)
 
 
 def eta_s(num_ended: int, num_trials: int, seconds: float) -> float | None:
-    """Seconds until the last trial has ended, if all take as long as those so far."""
+    """Estimated seconds until all trials have ended; None before the first has ended."""
     return seconds / num_ended * (num_trials - num_ended) if num_ended else None
 
 
 def progress_table(
     sweep: SweepSpec, records: Sequence[TrialRecord], num_trials: int, seconds: float
 ) -> str:
-    """The progress of the sweep, with the running trials and the best ones so far.
+    """The progress of the sweep as a table, with the running trials and the best ones so far.
 
-    ``seconds``: time spent so far.
+    ``seconds``: wall time of the search.
     """
     running = [record for record in records if record.state in ("running", "waiting")]
     shown = {record.number: record for record in [*running, *_leaders(sweep, records)]}
@@ -132,25 +132,25 @@ def _headline(
     ended = num_ended(records)
     line = f"{sweep.name}: {ended} of {num_trials} settings tried ({states_text(records)})"
     line += f", {duration(seconds)}"
-    if left_s := eta_s(ended, num_trials, seconds):
-        line += f", ETA {duration(left_s)}"
+    if remaining_s := eta_s(ended, num_trials, seconds):
+        line += f", ETA {duration(remaining_s)}"
     return line
 
 
 def _leaders(sweep: SweepSpec, records: Sequence[TrialRecord]) -> list[TrialRecord]:
-    """The best of the finished trials; before there is one, of those that were stopped."""
+    """The best finished trials; until one has finished, the best stopped ones."""
     finished = [record for record in records if record.state == "finished"]
     ended = finished or [record for record in records if record.state == "stopped"]
     return best_first(ended, sweep.maximizes)[:NUM_BEST]
 
 
 def score_text(sweep: SweepSpec, score: float | None) -> str:
-    """The metric, rounded for reading."""
+    """The metric, rounded for display."""
     return "-" if score is None else metric_text(score, sweep.metric_name)
 
 
 def point_text(record: TrialRecord) -> str:
-    """A trial's settings on one line, each field by the last part of its path."""
+    """A trial's settings on one line, with the last part of each path as the name."""
     values = []
     for path, value in record.params.items():
         text = f"{value:.4g}" if isinstance(value, float) else json.dumps(value)
@@ -159,7 +159,7 @@ def point_text(record: TrialRecord) -> str:
 
 
 def summary(sweep: SweepSpec, records: Sequence[TrialRecord]) -> str:
-    """The end of a search's log: the best settings, and among how many they are the best."""
+    """The last lines of a search's log: the number of trials and the best settings."""
     best = best_of(sweep, records)
     if best is None:
         return f"{counts_text(records)}; no trial reached its last epoch"

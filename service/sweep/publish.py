@@ -1,4 +1,4 @@
-"""A sweep's own run in MLflow: best settings, table and pictures; and its winner, registered."""
+"""Logs a sweep to MLflow: best settings, table and pictures; and registers the best student."""
 
 import contextlib
 import json
@@ -34,9 +34,9 @@ PUBLISHED_NAME = "mlflow_address"
 def publish_sweep(
     sweep: SweepSpec, tags: dict[str, str], outcome: Outcome, *, is_stopped: bool
 ) -> str | None:
-    """Send MLflow the sweep's outcome; returns the address of its run, None if that failed.
+    """Log the sweep's outcome to MLflow and return the URL of its run; None if that failed.
 
-    Everything is there once, however often this is called.
+    The function is idempotent: repeated calls create no duplicates.
     """
     parent = find_parent(sweep.as_job(), tracking_uri(sweep.base))
     if parent is None:
@@ -48,7 +48,7 @@ def publish_sweep(
             register_winner(sweep, outcome)
         parent.end("KILLED" if is_stopped else "FINISHED" if outcome.best else "FAILED")
     except Exception as error:
-        # Of whatever kind: the sweep is done, and can be sent later.
+        # Any error: the sweep itself is complete and can be sent later.
         logger.warning(
             "MLflow did not accept all of the sweep (%s); python jobs/sync.py %s sends the rest",
             error,
@@ -60,13 +60,13 @@ def publish_sweep(
 
 
 def run_folders(sweep: SweepSpec) -> Iterator[Path]:
-    """The folders of the sweep's runs, trials first."""
+    """The folders of the sweep's runs: trials, then confirming runs."""
     for name in (TRIALS_NAME, CONFIRM_NAME):
         yield from sorted(path.parent for path in (sweep.sweep_path / name).glob(f"*/{SPEC_NAME}"))
 
 
 def adopt_runs(sweep: SweepSpec, parent: MlflowRun) -> None:
-    """Make the sweep's runs children of its own, also those that started without the server."""
+    """Make the sweep's runs children of ``parent``, including those started without the server."""
     for run_path in run_folders(sweep):
         tags = read_tags(run_path)
         if tags.get(PARENT_TAG) == parent.run_id:
@@ -97,8 +97,8 @@ def _log_outcome(
         params = {f"best.{path}": json.dumps(value) for path, value in best.params.items()}
         all_tags |= {key: value[:MAX_PARAM_LENGTH] for key, value in params.items()}
         if is_final:
-            # Parameters of a run cannot be changed: where a search with a larger budget finds
-            # better ones, only the tags have them.
+            # Parameters of a run cannot be changed: if a search with a larger budget finds better
+            # settings, only the tags show them.
             with contextlib.suppress(MlflowException):
                 entries = [Param(key, value[:MAX_PARAM_LENGTH]) for key, value in params.items()]
                 client.log_batch(parent.run_id, params=entries)
@@ -107,30 +107,30 @@ def _log_outcome(
             f"sweep/best_{sweep.metric}": best.score,
             "sweep/num_tried": len(outcome.records),
         }
-        # The same time whenever it is sent, so that MLflow keeps it once.
+        # A fixed time, so that MLflow drops the duplicate when it is sent again.
         result = read_result(sweep.sweep_path / TRIALS_NAME / trial_name(best.number))
         assert result is not None, "the best has finished"
         metrics = [Metric(key, float(value), result.time_ms, 0) for key, value in figures.items()]
         client.log_batch(parent.run_id, metrics=metrics)
     parent.set_tags(all_tags)
     for path in artifacts(sweep.sweep_path):
-        place = PICTURES_NAME if path.parent.name == PICTURES_NAME else None
-        client.log_artifact(parent.run_id, str(path), place)
+        artifact_folder = PICTURES_NAME if path.parent.name == PICTURES_NAME else None
+        client.log_artifact(parent.run_id, str(path), artifact_folder)
 
 
 def register_winner(sweep: SweepSpec, outcome: Outcome) -> None:
-    """Make the winner's student a version of the base's registered model, if it names one.
+    """Register the student with the best settings under the base's register_as, if that is set.
 
-    That is the student of the first confirming run, or of the best trial if there is none: which
-    seed has the best accuracy on val must not decide.
+    It is the student of the first confirming run, or of the best trial without confirming runs. It
+    is not the best of the confirming runs, because that would select a seed on val.
 
     Raises:
-        One of TRACKING_ERRORS: the server fails or does not answer.
+        One of TRACKING_ERRORS: the server fails or does not respond.
     """
     tracking = sweep.base.tracking
     if tracking.register_as is None:
         return
-    assert outcome.best is not None, "there is a winner"
+    assert outcome.best is not None, "the caller checks it"
     run_path = sweep.sweep_path / CONFIRM_NAME / f"best-seed-{sweep.base.seed}"
     if outcome.comparison is None or read_result(run_path) is None:
         run_path = sweep.sweep_path / TRIALS_NAME / trial_name(outcome.best.number)
@@ -144,16 +144,17 @@ def register_winner(sweep: SweepSpec, outcome: Outcome) -> None:
 
 
 def is_sweep(path: Path) -> bool:
-    """Whether a folder is a sweep's."""
+    """Whether the folder is that of a sweep."""
     return (path / SWEEP_NAME).exists()
 
 
 def sync_sweep(sweep_path: Path) -> str:
-    """Send MLflow what it misses of a sweep and its runs; returns a line for the log.
+    """Send the missing data of a sweep and its runs to MLflow; returns a line for the log.
 
     Raises:
-        BadInputError: a job holds the folder, and sends it itself.
-        One of TRACKING_ERRORS: the server fails or does not answer; what it accepted is recorded.
+        BadInputError: a running job has claimed the folder; it sends the data itself.
+        One of TRACKING_ERRORS: the server fails or does not respond; data that it accepted is not
+            sent again.
     """
     sweep = SweepSpec.model_validate_json((sweep_path / SWEEP_NAME).read_text())
     spec = sweep.as_job()

@@ -1,4 +1,4 @@
-"""Rules for a sweep: its base is a valid job, and so is every point of its space."""
+"""Rules for a sweep: its base and every point of its space must be valid jobs."""
 
 import itertools
 import json
@@ -20,23 +20,23 @@ from service.sweep.space import (
 from service.sweep.spec import Parameter, SweepSpec
 
 FIXED_SECTIONS = {
-    "schema_version": "it is the format's",
+    "schema_version": "it is the version of the format",
     "name": "each trial has its own",
     "seed": "settings are searched with one seed; --confirm N tries the best with several",
     "dataset": "trials on other data cannot be compared",
-    "evaluation": "trials that are measured in other ways cannot be compared",
-    "resources": "trials of other sizes cannot be planned together; see resources of the sweep",
-    "checkpoints": "they are the sweep's",
-    "tracking": "it is the sweep's",
+    "evaluation": "trials that are evaluated differently cannot be compared",
+    "resources": "all trials have the same size; set resources of the sweep",
+    "checkpoints": "all trials share those of the sweep",
+    "tracking": "all trials share that of the sweep",
 }
-"""What a space may not contain, and why."""
+"""Sections that a space must not contain, and why."""
 
 MAX_CORNERS = 512
 MAX_POINT_PROBLEMS = 5
 
 
 def check_sweep(sweep: SweepSpec) -> tuple[LoadedJob | None, list[Problem]]:
-    """Every problem of a sweep whose fields are valid; and its base, where that is a valid job."""
+    """The base, None if it is not a valid job; and every problem of a sweep with valid fields."""
     base: LoadedJob | None = None
     problems = []
     try:
@@ -59,15 +59,15 @@ def _sweep_problems(sweep: SweepSpec) -> Iterator[Problem]:
         if sweep.minimize_time:
             yield Problem(
                 "scheduler.kind",
-                f"is {sweep.scheduler.kind!r}, but with minimize_time no single metric says which "
-                "trials are worse",
+                f"is {sweep.scheduler.kind!r}, but with minimize_time no single metric ranks the "
+                "trials",
                 'set "scheduler": {"kind": "none"}',
             )
         if "schedule.num_epochs" in sweep.space or "schedule" in sweep.space:
             yield Problem(
                 "space.schedule.num_epochs",
                 f"is searched, but {sweep.scheduler.kind} compares trials of equal length",
-                'leave it out, or set "scheduler": {"kind": "none"}',
+                'remove it, or set "scheduler": {"kind": "none"}',
             )
         if sweep.min_epochs >= epochs > 1:
             yield Problem(
@@ -89,11 +89,11 @@ def _sweep_problems(sweep: SweepSpec) -> Iterator[Problem]:
             "use tpe, random or grid",
         )
     if not sweep.space:
-        yield Problem("space", "is empty", "name a field, or leave space out for the default")
+        yield Problem("space", "is empty", "name a field, or omit space for the default")
 
 
 def _trial_problems(sweep: SweepSpec) -> Iterator[Problem]:
-    """What makes every trial invalid, whatever its settings."""
+    """Problems that make every trial invalid, regardless of its settings."""
     for problem in _problems_of(trial_content(sweep, sweep.base)):
         yield problem._replace(where=problem.where.removeprefix("dataset."))
     if sweep.base.teacher is None and "teacher" not in sweep.space:
@@ -102,7 +102,7 @@ def _trial_problems(sweep: SweepSpec) -> Iterator[Problem]:
             yield Problem(
                 "base.teacher",
                 f"is absent, but {paths[0]} is searched",
-                "add a teacher, or give a space of other fields",
+                "add a teacher, or search other fields",
             )
 
 
@@ -116,14 +116,14 @@ def _space_problems(sweep: SweepSpec) -> Iterator[Problem]:
         elif not types:
             yield Problem(where, "is not a field of a job spec", "fix its name")
         elif len(parameter.kinds_given) != 1:
-            yield Problem(where, "needs one of log, linear and choice", "give just one of them")
+            yield Problem(where, "needs one of log, linear and choice", "give exactly one of them")
         else:
             yield from _range_problems(Dimension(path, parameter))
             if parameter.points is not None and sweep.algorithm.kind != "grid":
                 yield Problem(
                     f"{where}.points",
                     f"is given, but {sweep.algorithm.kind} samples the whole range",
-                    'leave it out, or set "algorithm": {"kind": "grid"}',
+                    'remove it, or set "algorithm": {"kind": "grid"}',
                 )
             yield from _condition_problems(sweep, path, parameter)
     for path, other in itertools.permutations(sweep.space, 2):
@@ -135,7 +135,7 @@ def _range_problems(dimension: Dimension) -> Iterator[Problem]:
     where, parameter = f"space.{dimension.path}", dimension.parameter
     if parameter.choice is not None:
         if parameter.step is not None or parameter.points is not None:
-            yield Problem(where, "is a choice with step or points", "leave these out")
+            yield Problem(where, "is a choice with step or points", "remove these")
         if len({json.dumps(value) for value in parameter.choice}) < len(parameter.choice):
             yield Problem(f"{where}.choice", "has a value twice", "give each once")
         return
@@ -143,9 +143,9 @@ def _range_problems(dimension: Dimension) -> Iterator[Problem]:
     if not is_numeric(leaf_types(dimension.path)):
         yield Problem(where, "is not a number", 'give its values, as in {"choice": [...]}')
     if low >= high:
-        yield Problem(where, f"is from {low:g} to {high:g}", "give the lesser first")
+        yield Problem(where, f"is from {low:g} to {high:g}", "give the minimum first")
     if parameter.log is not None and parameter.step is not None:
-        yield Problem(f"{where}.step", "is given with log", "use linear, or leave it out")
+        yield Problem(f"{where}.step", "is given with log", "use linear, or remove it")
     numbers = [low, high, parameter.step or 1]
     if dimension.is_integer and any(value != int(value) for value in numbers):
         yield Problem(where, "takes integers only", "give integer ends and an integer step")
@@ -179,7 +179,7 @@ def _depends_on(sweep: SweepSpec, path: str, other: str) -> bool:
 
 
 def _point_problems(sweep: SweepSpec) -> Iterator[Problem]:
-    """Problems of points, each kind of mistake once, with a point that shows it."""
+    """Problems of points, each kind of problem once, with an example point."""
     seen: set[tuple[str, str]] = set()
     content = trial_content(sweep, sweep.base)
     for point in boundary_points(sweep):
@@ -191,15 +191,18 @@ def _point_problems(sweep: SweepSpec) -> Iterator[Problem]:
             yield Problem(
                 f"space: {problem.where}",
                 f"{problem.wrong}, where {at}",
-                f"{problem.remedy}; every point must be a valid job, and when keeps a parameter "
-                "from those where it does not apply",
+                f"{problem.remedy}; every point must be a valid job, and when excludes a parameter "
+                "from points where it does not apply",
             )
             if len(seen) == MAX_POINT_PROBLEMS:
                 return
 
 
 def boundary_points(sweep: SweepSpec) -> Iterator[Point]:
-    """Points that show whether all of the space are valid jobs: all points of a small space."""
+    """Combinations of boundary values, to check that all points are valid jobs.
+
+    A sample of MAX_CORNERS in a large space; a grid's own points come first.
+    """
     space = SearchSpace(sweep.space)
     if sweep.algorithm.kind == "grid":
         yield from itertools.islice(space.grid(), MAX_CORNERS)
@@ -210,7 +213,7 @@ def boundary_points(sweep: SweepSpec) -> Iterator[Point]:
 
 
 def trial_content(sweep: SweepSpec, base: JobSpec) -> dict[str, Any]:
-    """The JSON data of a trial's spec, but for its point, its name and its place."""
+    """The JSON data of a trial's spec, without the values of its point, its name and its folder."""
     content = given_content(base)
     content["dataset"]["held_out"] = sweep.held_out.model_dump(mode="json")
     if sweep.resources is not None:

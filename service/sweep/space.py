@@ -1,4 +1,4 @@
-"""The search space as points: values by path, and the job that each of them is."""
+"""The search space: its dimensions, its points, and the job spec of a point."""
 
 import copy
 import itertools
@@ -15,15 +15,15 @@ from service.spec.job import JobSpec
 from service.sweep.spec import Parameter
 
 Point = dict[str, Any]
-"""Values by path; a parameter that does not apply is absent."""
+"""Values by dotted path; parameters that do not apply are absent."""
 
 DEFAULT_GRID_POINTS = 3
 MAX_LISTED = 64
 JSON_MARK = "json:"
 
 
-class Chooser(Protocol):
-    """What chooses values, such as an Optuna trial."""
+class Sampler(Protocol):
+    """Chooses values for parameters; Optuna's trials implement it."""
 
     def suggest_float(
         self, name: str, low: float, high: float, *, step: float | None, log: bool
@@ -31,7 +31,7 @@ class Chooser(Protocol):
         """A float in a range."""
 
     def suggest_int(self, name: str, low: int, high: int, *, step: int, log: bool) -> int:
-        """An integer in a range, both ends included."""
+        """An integer in a range, including both ends."""
 
     def suggest_categorical(self, name: str, choices: list[Any]) -> Any:  # noqa: ANN401
         """One of several values."""
@@ -56,26 +56,26 @@ class Dimension(NamedTuple):
         return ends
 
     def applies(self, point: Mapping[str, Any]) -> bool:
-        """Whether it applies, given the values chosen so far."""
+        """Whether the parameter applies, given the values chosen so far."""
         return all(
             path in point and point[path] in allowed
             for path, allowed in (self.parameter.when or {}).items()
         )
 
-    def draw(self, draw: Chooser) -> Any:  # noqa: ANN401 - any JSON value
-        """One value, chosen by ``draw``."""
+    def draw(self, sampler: Sampler) -> Any:  # noqa: ANN401 - any JSON value
+        """A value chosen by ``sampler``."""
         parameter = self.parameter
         if parameter.choice is not None:
             choices = [_encoded_value(value) for value in parameter.choice]
-            return _decoded_value(draw.suggest_categorical(self.path, choices))
+            return _decoded_value(sampler.suggest_categorical(self.path, choices))
         (low, high), is_log = self.ends, parameter.log is not None
         if self.is_integer:
             step = int(parameter.step or 1)
-            return draw.suggest_int(self.path, int(low), int(high), step=step, log=is_log)
-        return draw.suggest_float(self.path, low, high, step=parameter.step, log=is_log)
+            return sampler.suggest_int(self.path, int(low), int(high), step=step, log=is_log)
+        return sampler.suggest_float(self.path, low, high, step=parameter.step, log=is_log)
 
     def grid(self) -> list[Any]:
-        """Its values in a grid."""
+        """The parameter's values in a grid."""
         if self.parameter.choice is not None:
             return list(self.parameter.choice)
         low, high = self.ends
@@ -89,12 +89,12 @@ class Dimension(NamedTuple):
             values = low + np.round((values - low) / step) * step
         if self.is_integer:
             values = np.round(values)
-        # Rounding must not push an end out of the range, nor two values onto each other.
+        # Rounding can move a value out of the range or make two values equal.
         unique = dict.fromkeys(float(min(max(value, low), high)) for value in values)
         return [int(value) if self.is_integer else value for value in unique]
 
     def boundary_values(self) -> list[Any]:
-        """Values that show whether all of them are valid: all of a few, otherwise the ends."""
+        """Values to check for validity: all if they are few or a choice, otherwise both ends."""
         if self.parameter.choice is not None:
             return list(self.parameter.choice)
         low, high = self.ends
@@ -107,17 +107,17 @@ class Dimension(NamedTuple):
 
 
 class SearchSpace:
-    """The dimensions, those before others that depend on them."""
+    """All dimensions, ordered so that each follows those that it depends on."""
 
     def __init__(self, space: Mapping[str, Parameter]):
         self.dimensions = _ordered(space)
 
-    def draw(self, draw: Chooser) -> Point:
-        """One point."""
+    def draw(self, sampler: Sampler) -> Point:
+        """A point chosen by ``sampler``."""
         point: Point = {}
         for dimension in self.dimensions:
             if dimension.applies(point):
-                point[dimension.path] = dimension.draw(draw)
+                point[dimension.path] = dimension.draw(sampler)
         return point
 
     def grid(self) -> list[Point]:
@@ -152,47 +152,47 @@ class SearchSpace:
             for dimension in self.dimensions:
                 if dimension.applies(point):
                     point[dimension.path] = chosen[dimension.path]
-            # Where a parameter does not apply, combinations of its values are one point.
+            # Combinations that differ only in a parameter that does not apply are the same point.
             points.setdefault(json.dumps(point), point)
         return list(points.values())
 
 
 def _ordered(space: Mapping[str, Parameter]) -> list[Dimension]:
-    """Dimensions after those that they depend on; cyclic ones come last."""
-    left, ordered = dict(space), []
-    while left:
+    """Topological order by dependency; dimensions in a cycle come last."""
+    remaining, ordered = dict(space), []
+    while remaining:
         ready = [
             path
-            for path, parameter in left.items()
-            if not any(other in left for other in parameter.when or {})
+            for path, parameter in remaining.items()
+            if not any(other in remaining for other in parameter.when or {})
         ]
-        for path in ready or list(left):
-            ordered.append(Dimension(path, left.pop(path)))
+        for path in ready or list(remaining):
+            ordered.append(Dimension(path, remaining.pop(path)))
     return ordered
 
 
 def given_content(spec: JobSpec) -> dict[str, Any]:
-    """A spec as JSON data without defaults, since these may depend on a choice."""
+    """A spec as JSON data without default values, because some defaults depend on other fields."""
     return spec.model_dump(mode="json", exclude_unset=True)
 
 
 def with_values(content: Mapping[str, Any], point: Mapping[str, Any]) -> dict[str, Any]:
-    """A job spec's JSON data with the values of a point in place of its own."""
+    """A job spec's JSON data in which the values of a point replace those of the job."""
     changed = copy.deepcopy(dict(content))
     # A choice of a section comes before choices of its fields.
     for path, value in sorted(point.items(), key=lambda item: item[0].count(".")):
         *sections, leaf = path.split(".")
-        place = changed
+        target = changed
         for section in sections:
-            if not isinstance(place.get(section), dict):
-                place[section] = {}
-            place = place[section]
-        place[leaf] = copy.deepcopy(value)
+            if not isinstance(target.get(section), dict):
+                target[section] = {}
+            target = target[section]
+        target[leaf] = copy.deepcopy(value)
     return changed
 
 
 def own_point(spec: JobSpec, space: SearchSpace) -> Point | None:
-    """The point of a job's own settings; None where they are outside of the space."""
+    """The point with a job's own settings; None if they are outside the space."""
     content = spec.model_dump(mode="json")
     content["method"] = spec.effective_method().model_dump(mode="json")
     point: Point = {}
@@ -217,7 +217,7 @@ def _is_between(value: float, ends: tuple[float, float]) -> bool:
 
 
 def encoded(point: Mapping[str, Any]) -> dict[str, Any]:
-    """A point that Optuna can store: lists and objects become JSON text."""
+    """A point as Optuna can store it, with lists and objects as JSON text."""
     return {path: _encoded_value(value) for path, value in point.items()}
 
 
@@ -237,7 +237,7 @@ def _decoded_value(value: Any) -> Any:  # noqa: ANN401 - any JSON value
 
 
 def leaf_types(path: str) -> set[object]:
-    """Types that the field at a dotted path of a job spec may have; empty if there is none."""
+    """Types that the field at a dotted path of a job spec accepts; empty if it does not exist."""
     models: set[object] = {JobSpec}
     *sections, leaf = path.split(".")
     for section in sections:
@@ -246,12 +246,12 @@ def leaf_types(path: str) -> set[object]:
 
 
 def is_numeric(types_found: set[object]) -> bool:
-    """Whether the field takes a range of numbers."""
+    """Whether a field of these types can be searched over a range."""
     return bool(types_found & {int, float})
 
 
 def is_integer(types_found: set[object]) -> bool:
-    """Whether the field takes integers only."""
+    """Whether a field of these types accepts integers only."""
     return int in types_found and float not in types_found
 
 
@@ -261,7 +261,7 @@ def _field_types(model: object, name: str) -> Iterator[object]:
 
 
 def _alternatives(annotation: Any) -> Iterator[object]:  # noqa: ANN401 - any annotation
-    """The plain types in an annotation, such as ``float | None``."""
+    """The types in an annotation, such as float and NoneType in ``float | None``."""
     origin = get_origin(annotation)
     if origin is Annotated:
         yield from _alternatives(get_args(annotation)[0])

@@ -1,4 +1,4 @@
-"""What a sweep is: a job, the settings of it that are searched, and how.
+"""The sweep spec: a job, the settings that are searched, and the search algorithm.
 
 Imports neither torch nor ray, like the job spec.
 """
@@ -19,16 +19,16 @@ Finite = Annotated[float, Field(allow_inf_nan=False)]
 
 
 class Parameter(Section):
-    """Values that are tried for a field of the job spec: one of ``log``, ``linear``, ``choice``."""
+    """Values that are tried for a field of the job spec: exactly one of log, linear and choice."""
 
     log: tuple[Positive, Positive] | None = None
-    """Minimum and maximum, searched evenly on a log scale; integers for an integer field."""
+    """Minimum and maximum, searched uniformly on a log scale; integers for an integer field."""
     linear: tuple[Finite, Finite] | None = None
-    """Minimum and maximum, searched evenly; integers for an integer field."""
+    """Minimum and maximum, searched uniformly; integers for an integer field."""
     choice: Annotated[tuple[JsonValue, ...], Field(min_length=1)] | None = None
-    """The values themselves; they may be sections."""
+    """The values, of any type that the field takes; a value may be a section."""
     step: Positive | None = None
-    """linear: only values that are a multiple of it above the minimum."""
+    """linear: only the minimum plus multiples of it are tried."""
     points: Annotated[int, Field(ge=2)] | None = None
     """Algorithm grid: number of values of log or linear, both ends included."""
     when: dict[str, tuple[JsonValue, ...]] | None = None
@@ -36,12 +36,12 @@ class Parameter(Section):
 
     @property
     def kind(self) -> Literal["log", "linear", "choice"]:
-        """Which of the three it is; the first, if an invalid spec has several."""
+        """Which of the three the spec has; the first, if an invalid spec has several."""
         return next(kind for kind in self.kinds_given)
 
     @property
     def kinds_given(self) -> list[Literal["log", "linear", "choice"]]:
-        """Which of the three the spec has."""
+        """All of the three that the spec has; a valid spec has one."""
         kinds: tuple[Literal["log", "linear", "choice"], ...] = ("log", "linear", "choice")
         return [kind for kind in kinds if getattr(self, kind) is not None]
 
@@ -54,74 +54,75 @@ DEFAULT_SPACE = {
 
 
 class Budget(Section):
-    """The search ends when the first of these is spent."""
+    """Limits of the search, which ends when the first of them is reached."""
 
     trials: Count = 24
-    """Number of settings that are tried."""
+    """Number of trials, each with its own settings."""
     epochs: Count | None = None
-    """Epochs of training over all trials; trials that run when it is spent are stopped at their
-    next evaluation."""
+    """Epochs of training, summed over all trials. Trials that are running when it is reached are
+    stopped at their next evaluation."""
     hours: Positive | None = None
-    """Hours of the search over all submissions, in the same way."""
+    """Wall time of the search in hours, summed over all submissions. Running trials are stopped as
+    for epochs."""
 
 
 class Algorithm(Section):
-    """How settings are chosen."""
+    """How the settings of the next trial are chosen."""
 
     kind: Literal["tpe", "cmaes", "random", "grid"] = "tpe"
-    """tpe and cmaes are Optuna's; random; grid: every combination of choices and points."""
+    """tpe, cmaes and random: Optuna's samplers. grid: every combination of choices and points."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     """Seed of the algorithm."""
     startup_trials: Count = 10
-    """tpe, cmaes: number of random settings before the first that is modeled."""
+    """tpe, cmaes: number of trials with random settings before the model is used."""
 
 
 class Scheduler(Section):
-    """Which trials are stopped before their last epoch, by the metric so far."""
+    """Which trials are stopped before their last epoch because of their metric so far."""
 
     kind: Literal["asha", "median", "none"] = "asha"
-    """asha: at min_epochs, at reduction_factor times as many, and so on, only the best
-    1 / reduction_factor of the trials that reached this epoch continue. median: those continue that
-    are not worse than the median, at the same epoch, of the trials that finished."""
+    """asha: at epochs min_epochs, min_epochs * reduction_factor and so on, only the best
+    1 / reduction_factor of the trials that reached this epoch continue. median: a trial is stopped
+    if it is worse than the median of the finished trials at the same epoch."""
     min_epochs: Count | None = None
-    """Epochs before a trial may be stopped; absent: a ninth of schedule.num_epochs, at least 1."""
+    """Epochs before a trial may be stopped. Absent: a ninth of schedule.num_epochs, at least 1."""
     reduction_factor: Annotated[int, Field(ge=2, le=10)] = 3
-    """asha: see kind."""
+    """asha: one in this many trials continues; see kind."""
     startup_trials: Count = 5
-    """median: number of trials that must have finished before one is stopped."""
+    """median: number of trials that must finish before any trial is stopped."""
 
 
 class SweepSpec(Section):
-    """Everything that a sweep is. Two equal specs are the same sweep."""
+    """A complete sweep. Two equal specs are the same sweep."""
 
     schema_version: Literal[1] = 1
     """Version of this format."""
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
     """Name of the sweep and of its folder in the base's storage path."""
     base: JobSpec
-    """The job whose settings are searched: a job spec, or the path of a file with one, from the
-    current directory. Its tracking.register_as and alias are for the winner."""
+    """The job whose settings are searched: a job spec, or the path of its file, relative to the
+    current directory. Its tracking.register_as and tracking.alias apply to the best student."""
     space: dict[str, Parameter] = DEFAULT_SPACE
-    """What is searched: parameters by the dotted path of the field that they set."""
+    """The parameters that are searched, by the dotted path of the field that they set."""
     held_out: HeldOut
-    """Images of train that trials are scored on, and not trained on. Val is not evaluated."""
+    """Images of train that trials are scored on and not trained on. Val is not evaluated."""
     metric: Literal["top1", "top5", "loss"] = "top1"
-    """What is optimized on these images: accuracy is maximized, loss is minimized."""
+    """The metric on these images: accuracy is maximized, loss is minimized."""
     minimize_time: bool = False
-    """Whether training time is minimized too: the result is all trials that no other one beats in
-    both. Then no trial is stopped early, and scheduler is none."""
+    """Whether training time is minimized too. The result is then the Pareto front: the trials that
+    no other trial beats in both. No trial is stopped early: scheduler.kind must be none."""
     budget: Budget = Budget()
     algorithm: Algorithm = Algorithm()
     scheduler: Scheduler = Scheduler()
     resources: Resources | None = None
-    """Resources of each trial; absent: those of base."""
+    """Resources of each trial. Absent: those of base."""
     concurrency: Count | None = None
-    """Trials at a time; absent: as many as fit on the cluster when the sweep starts."""
+    """Number of concurrent trials. Absent: the most that fit on the cluster at the start."""
     max_failures: Annotated[int, Field(ge=0)] = 1
-    """Times that a failed trial is retried from its checkpoint, in addition to the failures that
-    resources allows its workers; then it is marked failed."""
+    """Times that a failed trial is retried from its checkpoint, in addition to the worker failures
+    that resources allows. After that it is marked failed."""
     progress_interval_s: Count = 30
-    """Seconds between two tables of progress."""
+    """Seconds between two progress tables in the log."""
 
     @property
     def sweep_path(self) -> Path:

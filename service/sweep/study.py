@@ -1,7 +1,7 @@
-"""The search: which settings to try next, which trials to stop, and the outcome of each trial.
+"""The search: suggests settings, decides which trials stop early, and records all outcomes.
 
-Everything is in one Optuna journal in the sweep's folder, from which a search is resumed. What is
-suggested depends only on the seed, the trial's number and the trials before it.
+Its state is an Optuna journal in the sweep's folder, from which the search is resumed. A suggestion
+depends only on the seed, the trial's number and the trials recorded before it.
 """
 
 import time
@@ -44,7 +44,7 @@ class TrialEnd(NamedTuple):
 
 
 class Search:
-    """Suggests trials and records their outcome; one process at a time."""
+    """Suggests trials and records their outcomes. Only one process may use a sweep's search."""
 
     def __init__(self, sweep: SweepSpec):
         optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -71,24 +71,24 @@ class Search:
 
     @property
     def num_trials(self) -> int:
-        """Number of trials of the whole search."""
+        """Number of trials in the budget; of a grid, at most the number of its points."""
         budget = self._sweep.budget.trials
         return min(budget, len(self._grid)) if self._grid else budget
 
     @property
     def is_over(self) -> bool:
-        """Whether no trial is left to run."""
+        """Whether there are no more trials to run."""
         trials = self._study.get_trials(deepcopy=False)
         has_more = len(trials) < self.num_trials and not self.is_spent
         return not has_more and all(trial.state.is_finished() for trial in trials)
 
     @property
     def seconds(self) -> float:
-        """Time spent searching, over all submissions."""
+        """Wall time of the search in seconds, over all submissions."""
         return self._seconds_before + time.monotonic() - self._start_s
 
     def next(self) -> Suggestion | None:
-        """The next trial: an interrupted one, a new one, or None when there are no more."""
+        """The next trial, interrupted ones first; None when there are no more."""
         if self._unfinished:
             frozen = self._unfinished.pop(0)
             self._study.sampler = self._sampler(frozen.number)
@@ -104,14 +104,14 @@ class Search:
         return self._suggest(self._study.ask())
 
     def _given_point(self, number: int) -> Point | None:
-        """A point that the algorithm does not choose: of the grid, or first the base's own."""
+        """A point that is not sampled: of the grid, or the base's own settings as trial 0."""
         if self._grid:
             return self._grid[number]
         return own_point(self._sweep.base, self._space) if number == 0 else None
 
     def _suggest(self, trial: optuna.Trial) -> Suggestion:
         with warnings.catch_warnings():
-            # CMA-ES samples independently what it cannot model, and warns at each trial.
+            # CMA-ES warns in each trial about parameters that it cannot model.
             warnings.simplefilter("ignore")
             point = self._space.draw(trial)
         self._trials[trial.number] = trial
@@ -119,7 +119,7 @@ class Search:
 
     @property
     def is_spent(self) -> bool:
-        """Whether the epochs or hours of the budget are spent."""
+        """Whether the budget's epochs or hours are used up."""
         budget = self._sweep.budget
         if budget.hours is not None and self.seconds >= 3600 * budget.hours:
             return True
@@ -127,20 +127,20 @@ class Search:
 
     @property
     def num_epochs(self) -> int:
-        """Epochs trained so far, over all trials."""
+        """Epochs trained so far, summed over all trials."""
         return sum(record.curve[-1][0] for record in self.records() if record.curve)
 
     def report(self, number: int, epoch: int, score: float) -> bool:
         """Record a trial's metric after ``epoch`` epochs; returns whether the trial must stop.
 
-        An epoch that is reported again, after an interruption, changes nothing.
+        An epoch that is reported again after a resume is ignored by the study.
         """
         self._curves.setdefault(number, {})[epoch] = score
         if self._sweep.minimize_time:
             return self.is_spent
         trial = self._trials[number]
-        known = self._study.get_trials(deepcopy=False)[number].intermediate_values
-        if epoch not in known:
+        recorded = self._study.get_trials(deepcopy=False)[number].intermediate_values
+        if epoch not in recorded:
             trial.report(score, epoch)
         return bool(trial.should_prune()) or self.is_spent
 
@@ -160,11 +160,11 @@ class Search:
         self._study.set_user_attr(SECONDS_ATTRIBUTE, self.seconds)
 
     def stop(self) -> None:
-        """Running trials were stopped, and wait for the next submission."""
+        """Mark running trials as interrupted; the next submission resumes them."""
         self._trials.clear()
 
     def records(self) -> list[TrialRecord]:
-        """All trials so far, by number."""
+        """All trials so far, in the order of their numbers."""
         return [self._record(trial) for trial in self._study.get_trials(deepcopy=False)]
 
     def _record(self, trial: FrozenTrial) -> TrialRecord:
@@ -172,8 +172,8 @@ class Search:
         state: TrialState = attributes.get("state", "waiting")
         if "state" not in attributes and trial.number in self._trials:
             state = "running"
-        known = sorted(self._curves.get(trial.number, trial.intermediate_values).items())
-        curve = tuple((epoch, score) for epoch, score in attributes.get("curve", known))
+        evaluated = sorted(self._curves.get(trial.number, trial.intermediate_values).items())
+        curve = tuple((epoch, score) for epoch, score in attributes.get("curve", evaluated))
         return TrialRecord(
             trial.number,
             state,
@@ -186,7 +186,7 @@ class Search:
         )
 
     def _sampler(self, number: int) -> BaseSampler:
-        """The algorithm, seeded for one trial, so that an interruption changes no suggestion."""
+        """The sampler, seeded for each trial so that resuming a search changes no suggestion."""
         algorithm = self._sweep.algorithm
         sequence = np.random.SeedSequence([algorithm.seed, number])
         seed = int(sequence.generate_state(1)[0])
@@ -213,7 +213,10 @@ def _pruner(sweep: SweepSpec) -> BasePruner:
 
 
 def rungs(sweep: SweepSpec) -> list[int]:
-    """asha: the epochs after which trials are compared."""
+    """asha: the rungs, which are the epochs after which trials are compared.
+
+    Source: Li et al., arXiv 1810.05934.
+    """
     epoch, found = sweep.min_epochs, []
     while epoch < sweep.base.schedule.num_epochs:
         found.append(epoch)

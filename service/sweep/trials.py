@@ -1,4 +1,4 @@
-"""The trials of a search as jobs: their specs, their folders, and their cleanup."""
+"""The trials of a search as jobs: their specs, folders and cleanup."""
 
 import shutil
 from collections.abc import Callable
@@ -21,14 +21,14 @@ TRIALS_NAME = "trials"
 
 
 def trial_name(number: int) -> str:
-    """Name of a trial's run and of its folder."""
+    """Name of a trial's run and folder."""
     return f"trial-{number:04d}"
 
 
 def trial_spec(sweep: SweepSpec, base: JobSpec, number: int, point: dict[str, Any]) -> JobSpec:
-    """The job of a trial: the base with a point's values, scored on the held-out images.
+    """The job spec of a trial: the base with a point's values, scored on the held-out images.
 
-    ``base``: the sweep's, with weights that were fetched once for all trials.
+    ``base``: the sweep's base, with the paths of weights that were downloaded for all trials.
     """
     content = with_values(trial_content(sweep, base), point)
     content["name"] = trial_name(number)
@@ -38,7 +38,7 @@ def trial_spec(sweep: SweepSpec, base: JobSpec, number: int, point: dict[str, An
 
 
 class SearchTrials:
-    """The trials of a search, as ``run_trials`` takes them; their outcomes go to the search."""
+    """A ``TrialSource`` that runs the suggestions of a search and reports their outcomes to it."""
 
     def __init__(
         self,
@@ -54,14 +54,14 @@ class SearchTrials:
         self._specs: dict[int, JobSpec] = {}
         self._num_failures: dict[int, int] = {}
         folder = sweep.sweep_path / TRIALS_NAME
-        # Including those that an earlier submission had no time to clean up.
+        # Including trials that an earlier submission did not clean up before it stopped.
         self._pending_cleanup = [
             folder / trial_name(record.number)
             for record in search.records()
             if record.state in ("finished", "stopped")
         ]
         for run_path in self._pending_cleanup:
-            # Whatever it had ended with that submission.
+            # Resources recorded here were released when that submission ended.
             clear_placement(run_path)
 
     def next(self) -> tuple[int, JobSpec] | None:
@@ -77,14 +77,14 @@ class SearchTrials:
         return suggestion.number, spec
 
     def report(self, number: int, epoch: int, metrics: dict[str, float]) -> bool:
-        """Whether the trial must stop, by its metric so far."""
+        """Record an evaluation; returns whether the trial must stop now."""
         return self._search.report(number, epoch, metrics[self._sweep.metric_name])
 
     def failed(self, number: int) -> None:
-        """Count a failure, and release what the dead trial still holds."""
+        """Count the failure and release the resources that the failed trial still holds."""
         self._num_failures[number] = self._num_failures.get(number, 0) + 1
-        # Its process may have been about to reuse the workers of an earlier trial, which are then
-        # recorded there. Where another process is, its next trial starts new workers.
+        # The failed process may have been about to reuse the workers of a trial that has ended,
+        # which are recorded in that trial's folder. Other processes start new workers instead.
         for run_path in [self._specs[number].run_path, *self._pending_cleanup]:
             release_placement(run_path)
 
@@ -104,7 +104,7 @@ class SearchTrials:
         request_stop_of_all(self._specs.values())
 
     def close(self) -> None:
-        """Release what trials still hold, when all have ended or were stopped."""
+        """Release the resources of all trials, after they have ended or were stopped."""
         stopped = [spec.run_path for spec in self._specs.values()]
         for run_path in [*self._pending_cleanup, *stopped]:
             release_placement(run_path)

@@ -1,4 +1,4 @@
-"""How many trials fit on a cluster at a time."""
+"""Computes how many trials fit on a cluster at the same time."""
 
 from collections.abc import Mapping
 
@@ -7,17 +7,17 @@ import ray
 from service.spec.errors import BadInputError, Problem
 from service.spec.sections import Resources
 
-# Memory of a process that has imported Ray, torch and this service.
+# Resident memory of a process that has imported Ray, torch and this service.
 TRIAL_DRIVER_BYTES = 500_000_000
 
 
-def plan_concurrency(resources: Resources, wanted: int | None) -> int:
-    """Trials at a time: as many as fit entirely, so that none waits for some of its workers.
+def plan_concurrency(resources: Resources, requested: int | None) -> int:
+    """Number of concurrent trials whose workers all fit, so that no trial waits for workers.
 
-    ``wanted``: the number in the spec; None for as many as fit.
+    ``requested``: the number in the spec; None for the largest that fits.
 
     Raises:
-        BadInputError: not one trial fits, or fewer than wanted.
+        BadInputError: no trial fits, or fewer than ``requested``.
     """
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     num_fitting = trials_that_fit(resources, nodes)
@@ -27,38 +27,38 @@ def plan_concurrency(resources: Resources, wanted: int | None) -> int:
             "resources",
             f"a trial has {resources.min_workers} workers of {each}, which do not fit on the "
             "cluster",
-            "ask for less, or add nodes",
+            "request less, or add nodes",
         )
         raise BadInputError("sweep", [problem])
     num_drivers = max_trial_drivers(nodes)
-    if num_drivers < (wanted or 1):
+    if num_drivers < (requested or 1):
         problem = Problem(
             "concurrency",
             f"each trial has a driver process of {TRIAL_DRIVER_BYTES / 1e6:.0f} MB, and the "
             f"cluster's nodes have memory for {num_drivers}",
-            "ask for fewer, or start ray with more --memory",
+            "request fewer trials, or start Ray with more --memory",
         )
         raise BadInputError("sweep", [problem])
-    if wanted is not None and wanted > num_fitting:
+    if requested is not None and requested > num_fitting:
         problem = Problem(
             "concurrency",
-            f"is {wanted}, but {num_fitting} trials fit on the cluster",
-            "ask for fewer, give each fewer resources, or add nodes",
+            f"is {requested}, but {num_fitting} trials fit on the cluster",
+            "request fewer trials, give each fewer resources, or add nodes",
         )
         raise BadInputError("sweep", [problem])
-    return wanted or min(num_fitting, num_drivers)
+    return requested or min(num_fitting, num_drivers)
 
 
 def max_trial_drivers(nodes: list[Mapping[str, float]]) -> int:
-    """Trial drivers that fit into the memory of the nodes, each on one node."""
+    """Number of trial drivers that fit into the memory of the nodes."""
     return sum(int(node.get("memory", 0.0) // TRIAL_DRIVER_BYTES) for node in nodes)
 
 
 def trials_that_fit(resources: Resources, nodes: list[Mapping[str, float]]) -> int:
-    """Trials that run at the same time on nodes with these resources.
+    """Number of trials that can run at the same time on nodes with these Ray resources.
 
-    A worker is on one node, the workers of a trial may be on several. Of a range of workers, the
-    largest number counts, unless no such trial fits.
+    The workers of a trial may be on several nodes. Elastic trials count with their maximum number
+    of workers; 1 is returned if only a trial with fewer workers fits.
     """
     needed = {"CPU": float(resources.cpus_per_worker)} | ({"GPU": 1.0} if resources.gpu else {})
     num_workers = sum(

@@ -1,6 +1,6 @@
-"""Tracks many runs at once in MLflow, beneath one parent run.
+"""Tracks several runs at the same time in MLflow, as children of one parent run.
 
-A server that is away costs the trials nothing: what it misses is sent later, by jobs/sync.py.
+Trials continue while the server is unavailable; jobs/sync.py sends the missing data later.
 """
 
 import logging
@@ -19,18 +19,18 @@ from service.tracking.tracker import Tracker
 logger = logging.getLogger(__name__)
 
 PARENT_TAG = "mlflow.parentRunId"
-# Closing a tracker waits for a server that may be slow; the trials do not.
+# Closing a tracker waits for the server, so it runs on these threads and not in the trials' loop.
 NUM_CLOSING_THREADS = 4
 
 
 def find_parent(spec: JobSpec, uri: str) -> MlflowRun | None:
-    """The run of ``spec``, which is to be the parent of others; None if no server answers."""
+    """The MLflow run of ``spec``, the parent of the others; None if the server does not respond."""
     try:
         return MlflowRun(spec, uri)
     except TRACKING_ERRORS as error:
         logger.warning(
-            "MLflow at %s does not answer (%s); %s continues, and what MLflow misses is sent when "
-            "it is back",
+            "MLflow at %s does not respond (%s); %s continues, and its data is sent when the "
+            "server responds again",
             uri,
             error,
             spec.name,
@@ -39,7 +39,7 @@ def find_parent(spec: JobSpec, uri: str) -> MlflowRun | None:
 
 
 class RunTrackers:
-    """A tracker for each running trial; with a ``parent``, its run is above theirs."""
+    """A tracker for each running trial; with a ``parent``, their MLflow runs are its children."""
 
     def __init__(self, uri: str, tags: Mapping[str, str], parent: MlflowRun | None):
         self._uri, self._tags = uri, dict(tags)
@@ -56,12 +56,12 @@ class RunTrackers:
         self._trackers[spec.run_path] = Tracker(spec, self._uri, all_tags, show=None)
 
     def end(self, spec: JobSpec, state: State) -> None:
-        """Send the rest of a run that has ended, in the background."""
+        """Send the remaining data of a run that has ended, in the background."""
         tracker = self._trackers.pop(spec.run_path)
         self._closing.append(self._pool.submit(_close, spec, tracker, state))
 
     def close(self) -> None:
-        """Wait until everything was sent or failed; runs that still run have been stopped."""
+        """Close all trackers and wait for them; trials that have not ended count as stopped."""
         for tracker in self._trackers.values():
             self._closing.append(self._pool.submit(_close_stopped, tracker))
         self._trackers.clear()
@@ -85,5 +85,5 @@ def _close(spec: JobSpec, tracker: Tracker, state: State) -> None:
     try:
         run.end(RUN_STATUSES[state])
     except Exception as error:
-        # Of whatever kind: one run that cannot be sent must not end the others.
+        # Any error: one run that cannot be sent must not stop the others.
         logger.warning("MLflow did not accept the end of %s: %s", spec.name, error)

@@ -1,7 +1,7 @@
-"""Runs jobs as trials of Ray Tune: several at a time, each with Ray Train beneath it.
+"""Runs jobs as trials of Ray Tune: several at a time, each of which runs Ray Train.
 
-Ray Tune places, polls, ends and retries trials. Which trials there are and when one stops is
-decided by a source, whose state outlives this process.
+Ray Tune schedules, polls, stops and retries trials. A ``TrialSource`` decides which trials exist
+and when one stops; its state persists after this process.
 """
 
 import logging
@@ -24,7 +24,7 @@ from service.trials.source import TrialSource, TrialState
 from service.trials.trainable import STOP_TIMEOUT_S, Trial
 
 TUNE_NAME = ".tune"
-# Far above any real number: the source says when there are no more.
+# Effectively unlimited: the source ends the search.
 MAX_TRIALS = 1_000_000
 TUNE_SETTINGS = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
@@ -45,17 +45,24 @@ def run_trials(
 ) -> None:
     """Run the trials of ``source`` until there are no more, or ``must_stop`` returns True.
 
-    Trials that were running then have not ended: they resume when the source provides them again.
-    ``folder``: for Tune's temporary files.
+    After a stop, the trials that were running can be resumed from their checkpoints.
+
+    Args:
+        source: provides the trials and receives their results.
+        folder: where Tune's temporary files are written; they are removed at the end.
+        concurrency: maximum number of trials that run at the same time.
+        max_failures: times that a failed trial is retried.
+        must_stop: polled by Tune several times a second.
+        trainable: the class that Tune runs for each trial.
     """
-    # Tune's own state and output are not used: the source has the state.
+    # Tune's own state is not used: the source stores the state of the trials.
     shutil.rmtree(folder / TUNE_NAME, ignore_errors=True)
     os.environ |= {**TUNE_SETTINGS, "TUNE_MAX_PENDING_TRIALS_PG": str(concurrency)}
     logging.getLogger("ray.tune").setLevel(logging.ERROR)
     callback = _SourceCallback(source)
     tuner = tune.Tuner(
-        # The trial's workers reserve their own resources. Its driver process reserves no CPU, or
-        # drivers that wait for workers could take the CPUs that these need.
+        # The trial's workers reserve their own resources. Its driver reserves memory only:
+        # otherwise drivers that wait for workers could hold the CPUs that the workers need.
         tune.with_resources(trainable, {"memory": TRIAL_DRIVER_BYTES}),
         tune_config=TuneConfig(
             search_alg=_SourceSearcher(source, concurrency, callback),
@@ -80,7 +87,7 @@ def run_trials(
 
 
 class _Stateless:
-    """Tune pickles its components to disk; these have no state that it should keep."""
+    """Tune pickles its components to disk; these have no state to save."""
 
     def __getstate__(self) -> dict[str, Any]:
         return {}
@@ -95,7 +102,7 @@ class _SourceCallback(_Stateless, Callback):  # type: ignore[misc]
         self._stopped: set[int] = set()
 
     def report(self, trial: TuneTrial, result: dict[str, Any]) -> bool:
-        """Whether the trial is to stop."""
+        """Report an evaluation; returns whether the trial must stop."""
         number = _number(trial)
         metrics = {k: v for k, v in result.items() if isinstance(v, float)}
         if self._source.report(number, int(result["epoch"]), metrics):
@@ -134,7 +141,7 @@ class _SourceSearcher(_Stateless, Searcher):  # type: ignore[misc]
         self._source, self._concurrency, self._callback = source, concurrency, callback
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # noqa: ARG002 - Ray's interface
-        """The next trial's config; None while enough are running."""
+        """The next trial's config; None while ``concurrency`` trials are running."""
         if len(self._callback.live) >= self._concurrency:
             return None
         trial = self._source.next()
@@ -145,24 +152,24 @@ class _SourceSearcher(_Stateless, Searcher):  # type: ignore[misc]
         return {"number": number, "spec": spec.model_dump_json()}
 
     def on_trial_complete(self, trial_id: str, result: Any = None, error: bool = False) -> None:  # noqa: ANN401 - Ray's interface
-        """The callback forwards it."""
+        """Nothing to do: the callback reports the end."""
 
     def save(self, checkpoint_path: str) -> None:
         """The source stores its own state."""
 
     def restore(self, checkpoint_path: str) -> None:
-        """The source has its own state."""
+        """The source restores its own state."""
 
 
 class _SourceScheduler(_Stateless, FIFOScheduler):  # type: ignore[misc]
-    """Stops a trial where the source says so."""
+    """Stops a trial when the source requires it."""
 
     def __init__(self, callback: _SourceCallback):
         super().__init__()
         self._callback = callback
 
     def on_trial_add(self, tune_controller: Any, trial: TuneTrial) -> None:  # noqa: ANN401 - Ray's interface
-        """Ray calls this for each new trial."""
+        """Set how long Tune waits for a trial to stop."""
         set_trial_stop_timeout(tune_controller, STOP_TIMEOUT_S)
         super().on_trial_add(tune_controller, trial)
 
@@ -172,7 +179,7 @@ class _SourceScheduler(_Stateless, FIFOScheduler):  # type: ignore[misc]
         trial: TuneTrial,
         result: dict[str, Any],
     ) -> str:
-        """Continue or stop."""
+        """Tune's decision for the trial: CONTINUE or STOP."""
         must_stop = self._callback.report(trial, result)
         return str(TrialScheduler.STOP if must_stop else TrialScheduler.CONTINUE)
 
@@ -190,7 +197,7 @@ class _StopOnRequest(_Stateless, Stopper):  # type: ignore[misc]
     def stop_all(self) -> bool:
         """Whether everything must stop."""
         if self._must_stop() and not self._has_requested:
-            # The trials stop before their next evaluation, which Tune waits for.
+            # Tune waits for the trials' current steps, which this request ends early.
             self._has_requested = True
             self._source.stop()
         return self._has_requested
@@ -207,12 +214,12 @@ def _is_last(trial: TuneTrial) -> bool:
 
 
 def _error_text(trial: TuneTrial) -> str:
-    """What the trial raised, on one line."""
+    """The error that the trial raised, on one line."""
     try:
         lines = [line.strip() for line in Path(trial.error_file).read_text().splitlines()]
     except (OSError, TypeError):
-        return "it failed, and Ray does not report why"
+        return "it failed, and Ray reports no reason"
     last = next((line for line in reversed(lines) if line), "")
     if "Error: " not in last:
-        return "its process died; if nobody killed it, check its memory"
+        return "its process died; if it was not killed on purpose, check its memory"
     return last.rpartition("TrialFailedError: ")[2]

@@ -1,4 +1,4 @@
-"""Where trials come from: the interface, and a source with a fixed list of jobs."""
+"""The interface that provides trials, and an implementation for a fixed list of jobs."""
 
 import contextlib
 import shutil
@@ -13,40 +13,40 @@ from service.spec.job import JobSpec
 from service.trials.run_trackers import RunTrackers
 
 TrialState = Literal["waiting", "running", "finished", "stopped", "failed"]
-"""stopped: by a scheduler, before its last epoch. waiting: to be started or resumed."""
+"""stopped: by the scheduler, before the last epoch. waiting: not started, or to be resumed."""
 
 
 class TrialSource(Protocol):
-    """Provides trials to ``run_trials``, and takes what happens to them."""
+    """Provides trials to ``run_trials`` and receives their results."""
 
     def next(self) -> tuple[int, JobSpec] | None:
         """Number and spec of the next trial, whose folder exists; None when there are no more."""
 
     def report(self, number: int, epoch: int, metrics: dict[str, float]) -> bool:
-        """Take the metrics of an evaluation; returns whether the trial must stop there."""
+        """Record the metrics of an evaluation; returns whether the trial must stop now."""
 
     def failed(self, number: int) -> None:
-        """A trial failed; it is retried from its checkpoint, or ``end`` is called next."""
+        """A trial failed; it is retried from its checkpoint, unless ``end`` is called next."""
 
     def end(self, number: int, state: TrialState, error: str | None) -> None:
-        """A trial has ended for good."""
+        """A trial has ended and will not be retried."""
 
     def on_tick(self) -> None:
         """Called several times a second."""
 
     def stop(self) -> None:
-        """Everything must stop: request that running trials save and exit, to be resumed later."""
+        """Request that running trials save and exit, to be resumed later."""
 
 
 def request_stop_of_all(specs: Iterable[JobSpec]) -> None:
-    """Request a stop of several runs; where the storage fails, Ray ends them later."""
+    """Request a stop of several runs; if the storage fails, Ray stops them later."""
     for spec in specs:
         with contextlib.suppress(OSError):
             request_stop(spec.run_path)
 
 
 class FixedTrials:
-    """Trains those of a list of jobs that have not finished yet, each to its last epoch.
+    """Trains the unfinished jobs of a list, each to its last epoch.
 
     ``tag``: MLflow tag of the runs, with the job's name as its value.
     """
@@ -66,7 +66,7 @@ class FixedTrials:
 
     @property
     def are_finished(self) -> bool:
-        """Whether all of them have results."""
+        """Whether all jobs have results."""
         return not self._pending
 
     def next(self) -> tuple[int, JobSpec] | None:
@@ -86,24 +86,24 @@ class FixedTrials:
         epoch: int,  # noqa: ARG002
         metrics: dict[str, float],  # noqa: ARG002
     ) -> bool:
-        """None of them is stopped."""
+        """False: no job is stopped early."""
         return False
 
     def failed(self, number: int) -> None:
-        """Release what the dead job still holds."""
-        # Or what a job before it held, whose workers it was about to reuse.
+        """Release the resources that the failed job still holds."""
+        # Also those of jobs that have ended, whose workers it may have been about to reuse.
         for other, spec in enumerate(self._specs):
             if other == number or other not in self._running:
                 release_placement(spec.run_path)
 
     def end(self, number: int, state: TrialState, error: str | None) -> None:
-        """Show how a job ended."""
+        """Report how a job ended."""
         del self._running[number]
         self._trackers.end(self._specs[number], state)
         self._show(f"{self._specs[number].name}: {error or state}")
 
     def on_tick(self) -> None:
-        """Nothing is shown between the ends."""
+        """Nothing to do."""
 
     def stop(self) -> None:
         """Request that the running jobs save and exit."""

@@ -1,4 +1,4 @@
-"""One trial: a run of Ray Train that Ray Tune steps from evaluation to evaluation."""
+"""One trial: a training run as a Ray Tune Trainable with one step per evaluation."""
 
 import contextlib
 import threading
@@ -16,16 +16,16 @@ from service.run.journal import JOURNAL_NAME, Event, JournalReader, read_events
 from service.spec.job import JobSpec
 
 POLL_S = 0.2
-# Workers that must stop finish their step and save first.
+# Workers finish their step and save a checkpoint before they stop.
 STOP_TIMEOUT_S = 120.0
 
 
 class TrialFailedError(RuntimeError):
-    """The trial's run failed, and its own failure budget is spent."""
+    """The trial's run failed more often than its spec's resources allow."""
 
 
 class TrialRun:
-    """A run that trains on a thread, and returns its evaluations one by one."""
+    """A run that trains in a thread and returns its evaluations one by one."""
 
     def __init__(self, spec: JobSpec):
         self._spec = spec
@@ -45,10 +45,10 @@ class TrialRun:
             self._failure = error
 
     def next_evaluation(self) -> dict[str, Any]:
-        """Wait for the next evaluation: its epoch and metrics, and ``done`` with the last.
+        """Wait for the next evaluation: its epoch and metrics, and ``done``, True for the last one.
 
         Raises:
-            TrialFailedError: the run ended without it.
+            TrialFailedError: the run ended before it.
         """
         while True:
             has_ended = not self._thread.is_alive()
@@ -65,7 +65,7 @@ class TrialRun:
     def _result_of(self, event: Event) -> dict[str, Any]:
         is_last = event.epoch == self._spec.schedule.num_epochs
         if is_last:
-            # The student exists when the run has ended.
+            # The student's weights are written at the end of the run.
             self._thread.join()
             if self._failure is not None:
                 raise TrialFailedError(self._reason())
@@ -76,14 +76,14 @@ class TrialRun:
         reason = read_abort_reason(self._spec.run_path)
         if reason is not None:
             return reason.text
-        # Otherwise it failed, or it was requested to stop.
+        # Without a reason, it raised or was requested to stop.
         return failure_text(self._failure) if self._failure else "it was stopped"
 
     def close(self) -> None:
         """Stop the run if it is still running.
 
         Raises:
-            TrialFailedError: its workers do not stop; they end with this process.
+            TrialFailedError: its workers do not stop in time; they end with this process.
         """
         if self._thread.is_alive():
             request_stop(self._spec.run_path)
@@ -99,8 +99,8 @@ class Trial(tune.Trainable):  # type: ignore[misc]
     _run: TrialRun | None = None
 
     def setup(self, config: dict[str, Any]) -> None:
-        """Accept a trial. Its run starts or resumes with the first step, so that what fails then
-        counts as the trial's failure and is retried.
+        """Store the trial's spec. The run starts or resumes in the first step, because only errors
+        in a step count as failures of the trial and are retried.
         """
         self._next_spec: JobSpec | None = JobSpec.model_validate_json(config["spec"])
 
@@ -114,7 +114,7 @@ class Trial(tune.Trainable):  # type: ignore[misc]
         return self._run.next_evaluation()
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
-        """Accept another trial in this process, which reuses the workers of the one before."""
+        """Switch to another trial in this process, which reuses the workers of the previous one."""
         self.setup(new_config)
         return True
 

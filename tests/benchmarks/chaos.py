@@ -1,13 +1,12 @@
-"""Faults in real jobs on two hosts, and what came of them; needs root, for network namespaces.
+"""Faults in jobs on two hosts, and their consequences; needs root, for network namespaces.
 
-    python tests/benchmarks/chaos.py                                # every fault once
-    python tests/benchmarks/chaos.py --fault "node vanishes" --times 3
-    python tests/benchmarks/chaos.py --minutes 15 --seed 0          # random ones, several per job
+    python tests/benchmarks/chaos.py                                  # every fault once
+    python tests/benchmarks/chaos.py --fault "node loses power" --times 3
+    python tests/benchmarks/chaos.py --minutes 15 --seed 0            # random, several in a job
 
-Each job trains 24 steps on two workers, a checkpoint every 2 steps. Afterwards its weights must be,
-bit for bit, those of a run that was left alone, its series of metrics the same, and nothing may be
-left: no worker, no placement group, no half-written file. --json FILE writes the shares of jobs of
-which that was true.
+Each job trains 24 steps on two workers, with a checkpoint every 2 steps. Its weights and its series
+of metrics must equal, bit for bit, those of a run without faults, and nothing may be left: no
+worker, no placement group, no partial file. What is measured is the share of jobs without losses.
 """
 
 import argparse
@@ -21,38 +20,37 @@ from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "cluster"))
 
-from fault_runs import NUM_STEPS, FaultRun, Workload
+from fault_runs import NUM_STEPS, FaultRun, Times, Workload
 from faults import FAULTS, finish
 from hosts import can_make_hosts
 from ray_cluster import Cluster
-from table import Ratio, write_json
+from table import Ratio, add_json_option, exactly, report
 
 STEP = 11
-# Ends are noticed in these, and workers start again.
+# Kinds that are noticed within seconds.
 INJECTED = ("kill", "stop", "error", "term")
 MAX_INJECTED = 3
+UNKNOWN = Times(float("nan"), float("nan"))
 
 
 class Outcome(NamedTuple):
-    """One job: seconds to notice its fault and to train again, and what was lost by it."""
+    """One job; ``losses``: differences from the run without faults, and leftovers."""
 
     fault: str
-    how: str
-    noticed_s: float
-    training_s: float
+    times: Times
     losses: list[str]
 
 
 def main(arguments: list[str]) -> int:
-    """Break things, print what came of it, and return 1 if anything was lost."""
+    """Inject faults and report; returns 1 if anything was lost."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--fault", choices=FAULTS, help="this one only")
-    parser.add_argument("--times", type=int, default=1, help="how often each")
-    parser.add_argument("--minutes", type=float, help="random faults for so long")
+    parser.add_argument("--fault", choices=FAULTS, help="only this one")
+    parser.add_argument("--times", type=int, default=1, help="jobs with each fault")
+    parser.add_argument("--minutes", type=float, help="inject random faults for this long")
     parser.add_argument("--seed", type=int, default=0, help="seed of the random faults")
-    parser.add_argument("--json", type=Path, help="file for the shares")
+    add_json_option(parser)
     options = parser.parse_args(arguments)
     if not can_make_hosts():
         raise SystemExit("network namespaces need root and iproute2")
@@ -60,88 +58,92 @@ def main(arguments: list[str]) -> int:
         workload = Workload(Path(temporary) / "work")
         with Cluster(Path(temporary) / "cluster") as cluster:
             if options.minutes:
-                outcomes = soak(cluster, workload, options.minutes, options.seed)
+                outcomes = run_random_faults(cluster, workload, options.minutes, options.seed)
             else:
                 names = [options.fault] if options.fault else list(FAULTS)
                 outcomes = [
-                    one(cluster, workload, name, STEP)
+                    run_with_fault(cluster, workload, name, STEP)
                     for name in names
                     for _ in range(options.times)
                 ]
-    ratios = show(outcomes)
-    if options.json:
-        write_json(options.json, ratios)
+    show_outcomes(outcomes)
+    ratios = shares_without_losses(outcomes)
+    report(ratios, options.json)
     return 0 if all(ratio.met for ratio in ratios) else 1
 
 
-def one(cluster: Cluster, workload: Workload, name: str, step: int) -> Outcome:
-    """Let one fault happen."""
+def run_with_fault(cluster: Cluster, workload: Workload, name: str, step: int) -> Outcome:
+    """Run a job with one of FAULTS."""
     fault = FAULTS[name]
     run, fault_time = fault.happen(cluster, workload, step)
-    times = run.times(fault_time)
-    return told(Outcome(name, fault.how, *times, losses_of(cluster, run)))
+    return outcome_of(cluster, run, name, fault.how, run.times(fault_time))
 
 
-def several(cluster: Cluster, workload: Workload, dice: random.Random) -> Outcome:
-    """Let up to three things happen to the workers of one job, and the driver killed among them."""
-    count = dice.randint(2, MAX_INJECTED)
-    steps = sorted(dice.sample(range(1, NUM_STEPS), count))
-    faults = [(dice.randint(0, 1), step, dice.choice(INJECTED)) for step in steps]
+def run_with_several_faults(cluster: Cluster, workload: Workload, rng: random.Random) -> Outcome:
+    """Run a job with up to three faults of its workers; in half of them the driver is killed."""
+    count = rng.randint(2, MAX_INJECTED)
+    steps = sorted(rng.sample(range(1, NUM_STEPS), count))
+    faults = [(rng.randint(0, 1), step, rng.choice(INJECTED)) for step in steps]
     run = FaultRun(cluster, workload, "several", *faults)
     run.start()
-    if dice.random() < 0.5:
-        run.wait_for_fault(dice.randrange(count))
-        time.sleep(dice.uniform(0, 20))
+    if rng.random() < 0.5:
+        run.wait_for_fault(rng.randrange(count))
+        time.sleep(rng.uniform(0, 20))
         run.kill_driver()
         run.start()
     finish(run)
     how = ", ".join(f"{kind} rank {rank} step {step}" for rank, step, kind in faults)
-    return told(Outcome("several", how, float("nan"), float("nan"), losses_of(cluster, run)))
+    return outcome_of(cluster, run, "several", how, UNKNOWN)
 
 
-def soak(cluster: Cluster, workload: Workload, minutes: float, seed: int) -> list[Outcome]:
-    """Random faults until the time is up."""
-    dice = random.Random(seed)
+def run_random_faults(
+    cluster: Cluster, workload: Workload, minutes: float, seed: int
+) -> list[Outcome]:
+    """Run jobs with random faults until the time has passed."""
+    rng = random.Random(seed)
     deadline_s = time.monotonic() + 60 * minutes
     outcomes = []
     while time.monotonic() < deadline_s:
-        if dice.random() < 0.5:
-            outcomes.append(several(cluster, workload, dice))
+        if rng.random() < 0.5:
+            outcomes.append(run_with_several_faults(cluster, workload, rng))
         else:
-            name = dice.choice(list(FAULTS))
-            outcomes.append(one(cluster, workload, name, dice.randint(2, NUM_STEPS - 3)))
+            name = rng.choice(list(FAULTS))
+            step = rng.randint(2, NUM_STEPS - 3)
+            outcomes.append(run_with_fault(cluster, workload, name, step))
     return outcomes
 
 
-def losses_of(cluster: Cluster, run: FaultRun) -> list[str]:
-    """What the run lost, and what it left behind."""
-    left = cluster.leftovers()
-    return [*run.losses(), *([f"left: {left}"] if left else [])]
+def outcome_of(cluster: Cluster, run: FaultRun, name: str, how: str, times: Times) -> Outcome:
+    """The outcome of a finished job, which is printed too."""
+    leftovers = cluster.leftovers()
+    losses = [*run.differences(), *([f"left: {leftovers}"] if leftovers else [])]
+    print(f"{name} ({how}): lost {'; '.join(losses) or 'nothing'}", flush=True)
+    return Outcome(name, times, losses)
 
 
-def told(outcome: Outcome) -> Outcome:
-    """The outcome, after it was printed."""
-    losses = "; ".join(outcome.losses) or "nothing"
-    print(f"{outcome.fault} ({outcome.how}): lost {losses}", flush=True)
-    return outcome
+def by_fault(outcomes: list[Outcome]) -> dict[str, list[Outcome]]:
+    """The outcomes of each fault."""
+    names = dict.fromkeys(outcome.fault for outcome in outcomes)
+    return {name: [o for o in outcomes if o.fault == name] for name in names}
 
 
-def show(outcomes: list[Outcome]) -> list[Ratio]:
-    """Print the table; the share of jobs for each fault that lost nothing."""
+def show_outcomes(outcomes: list[Outcome]) -> None:
+    """Print the number of jobs, median seconds and losses for each fault."""
     width = max(len(outcome.fault) for outcome in outcomes)
-    print(f"\n{'fault':<{width}}{'times':>7}{'noticed s':>11}{'trains s':>10}  lost")
-    ratios = []
-    for name in dict.fromkeys(outcome.fault for outcome in outcomes):
-        these = [outcome for outcome in outcomes if outcome.fault == name]
-        noticed, training = (
-            statistics.median(column)
-            for column in zip(*((o.noticed_s, o.training_s) for o in these), strict=True)
-        )
-        lost = "; ".join(loss for outcome in these for loss in outcome.losses) or "nothing"
-        print(f"{name:<{width}}{len(these):>7}{noticed:>11.1f}{training:>10.1f}  {lost}")
-        share = sum(not outcome.losses for outcome in these) / len(these)
-        ratios.append(Ratio(name, share, "= 1", share == 1))
-    return ratios
+    print(f"\n{'fault':<{width}}{'jobs':>6}{'noticed s':>11}{'resumed s':>11}  lost")
+    for name, group in by_fault(outcomes).items():
+        noticed_s = statistics.median(outcome.times.noticed_s for outcome in group)
+        resumed_s = statistics.median(outcome.times.resumed_s for outcome in group)
+        lost = "; ".join(loss for outcome in group for loss in outcome.losses) or "nothing"
+        print(f"{name:<{width}}{len(group):>6}{noticed_s:>11.1f}{resumed_s:>11.1f}  {lost}")
+
+
+def shares_without_losses(outcomes: list[Outcome]) -> list[Ratio]:
+    """For each fault, the share of jobs that lost nothing."""
+    return [
+        exactly(name, sum(not outcome.losses for outcome in group) / len(group), 1)
+        for name, group in by_fault(outcomes).items()
+    ]
 
 
 if __name__ == "__main__":

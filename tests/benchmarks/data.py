@@ -1,9 +1,9 @@
-"""How fast images are converted and loaded, beside FFCV and torchvision, on the same photos.
+"""Speed of converting and loading images, compared with FFCV and torchvision on the same photos.
 
     python tests/benchmarks/data.py [--photos FOLDER] [--rounds N] [--json FILE]
 
-FOLDER holds JPEG photos anywhere below it; without it, foolbox's 20 ImageNet photos are used. They
-are repeated until there are enough of them for a measurement.
+FOLDER has JPEG photos anywhere below it; the default is foolbox's 20 ImageNet photos. They are
+repeated until there are enough for a measurement.
 """
 
 import argparse
@@ -16,13 +16,13 @@ from pathlib import Path
 
 from pipelines import (
     NUM_THREADS,
-    OurPipeline,
-    WithoutDeterminism,
+    NondeterministicPipeline,
+    ServicePipeline,
     stock_ffcv,
     torchvision_decode_jpeg,
     torchvision_pil,
 )
-from table import Comparison, compare, show, write_json
+from table import Comparison, add_json_option, compare, report
 
 from data_pipeline.convert import convert
 from data_pipeline.encode import Encoding
@@ -34,13 +34,15 @@ MIN_LOADED, MIN_CONVERTED = 3000, 9000
 
 
 def main(arguments: list[str]) -> int:
-    """Measure, print and write."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    """Measure and report."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--photos", type=Path, help="folder with JPEG photos")
     parser.add_argument("--rounds", type=int, default=5, help="rounds; medians are reported")
-    parser.add_argument("--json", type=Path, help="file for the ratios")
+    add_json_option(parser)
     options = parser.parse_args(arguments)
-    # As a training worker without a GPU does, and to the benefit of all that is measured.
+    # As in a training worker without a GPU; all pipelines benefit.
     keep_freed_memory()
     with tempfile.TemporaryDirectory() as temporary:
         photos, folder = options.photos or default_photos(), Path(temporary)
@@ -52,15 +54,13 @@ def main(arguments: list[str]) -> int:
         comparisons.append(
             Comparison(
                 "conversion / FFCV's DatasetWriter",
-                lambda: our_conversion(converted, folder),
+                lambda: service_conversion(converted, folder),
                 lambda: stock_conversion(converted, folder),
                 5.0,
             )
         )
         ratios = compare(comparisons, options.rounds, "img/s")
-    show(ratios)
-    if options.json:
-        write_json(options.json, ratios)
+    report(ratios, options.json)
     return 0
 
 
@@ -73,7 +73,7 @@ def default_photos() -> Path:
 
 
 def repeated(photos: Path, folder: Path, num_images: int) -> Path:
-    """A class folder with links to the photos, over and over, at least so many."""
+    """A class folder with links to the photos, each repeated, at least ``num_images`` in all."""
     files = sorted(p for p in photos.rglob("*") if p.suffix.lower() in (".jpg", ".jpeg"))
     if not files:
         raise SystemExit(f"{photos} has no JPEG files; give a folder with photos")
@@ -85,9 +85,9 @@ def repeated(photos: Path, folder: Path, num_images: int) -> Path:
 
 
 def loading(folder: Path, beton: Path) -> list[Comparison]:
-    """Training crops by this project and by others, and what the exact draws cost."""
-    normalized = OurPipeline(beton, normalized=True)
-    exact = OurPipeline(beton, normalized=False)
+    """Training crops by this project and by others, and the cost of the counter-based RNG."""
+    normalized = ServicePipeline(beton, normalized=True)
+    pixels = ServicePipeline(beton, normalized=False)
     return [
         Comparison("crops / stock FFCV", normalized, stock_ffcv(beton, normalized=True), 1.5),
         Comparison("crops / torchvision, PIL", normalized, torchvision_pil(folder), 3.5),
@@ -95,35 +95,39 @@ def loading(folder: Path, beton: Path) -> list[Comparison]:
             "crops / torchvision, decode_jpeg", normalized, torchvision_decode_jpeg(folder), 2.5
         ),
         Comparison(
-            "time with exact draws / without", exact, WithoutDeterminism(beton), 1.03, is_cost=True
+            "time with counter-based RNG / with numba's",
+            pixels,
+            NondeterministicPipeline(beton),
+            1.03,
+            is_cost=True,
         ),
-        Comparison("uint8 crops / stock FFCV", exact, stock_ffcv(beton, normalized=False), None),
+        Comparison("uint8 crops / stock FFCV", pixels, stock_ffcv(beton, normalized=False), None),
     ]
 
 
-def our_conversion(folder: Path, temporary: Path) -> float:
-    """Images per second with pass-through, until all is on the disk."""
-    source, path = open_source(folder), fresh(temporary / "ours.beton")
+def service_conversion(folder: Path, temporary: Path) -> float:
+    """Images per second, JPEGs stored as they are, until all is on the disk."""
+    source, path = open_source(folder), removed(temporary / "service.beton")
     start_s = time.perf_counter()
     convert(source, path, Encoding(), Selection(), NUM_THREADS)
     return len(source.labels) / (time.perf_counter() - start_s)
 
 
 def stock_conversion(folder: Path, temporary: Path) -> float:
-    """Images per second of FFCV's writer as its ImageNet example sets it up."""
+    """Images per second of FFCV's writer, configured as in its ImageNet example."""
     from ffcv.fields import IntField, RGBImageField
     from ffcv.writer import DatasetWriter
     from torchvision.datasets import ImageFolder
 
-    dataset, path = ImageFolder(str(folder)), fresh(temporary / "stock.beton")
+    dataset, path = ImageFolder(str(folder)), removed(temporary / "stock.beton")
     fields = {"image": RGBImageField(write_mode="jpg", jpeg_quality=90), "label": IntField()}
     start_s = time.perf_counter()
     DatasetWriter(str(path), fields, num_workers=NUM_THREADS).from_indexed_dataset(dataset)
     return len(dataset) / (time.perf_counter() - start_s)
 
 
-def fresh(path: Path) -> Path:
-    """The path with nothing there, and nothing left over for the disk to do."""
+def removed(path: Path) -> Path:
+    """The path, with no file there and no writes pending."""
     path.unlink(missing_ok=True)
     os.sync()
     return path

@@ -1,14 +1,17 @@
 """The same training crops by several pipelines: 224 px, random resized crop, flip, normalized.
 
-Every function returns images per second over one pass, warm-up excluded.
+Every function returns images per second over one epoch, without its warm-up.
 """
 
 import os
+import re
 import time
 import types
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
+import numba
 import numpy as np
 import torch
 from torch import Tensor
@@ -17,6 +20,7 @@ from torchvision.transforms import v2
 
 from data_pipeline import decoders
 from data_pipeline.beton import open_beton
+from data_pipeline.compiled import counter_rng
 from data_pipeline.loader import Crop, ImageLoader
 from data_pipeline.order import train_batches
 from service.distillation.task import PixelNormalizer
@@ -30,7 +34,7 @@ CROP = Crop(decoders.RANDOM_RESIZED_CROP, SIZE, (0.08, 1.0), (3 / 4, 4 / 3), 0.5
 
 
 def images_per_s(batches: Iterable[Tensor]) -> float:
-    """Rate of a pass, from the second batch on: starting up is measured elsewhere."""
+    """Rate from the second batch on: the time to the first depends on the prefetching."""
     iterator = iter(batches)
     next(iterator)
     start_s, count = time.perf_counter(), 0
@@ -40,7 +44,7 @@ def images_per_s(batches: Iterable[Tensor]) -> float:
     return count / (time.perf_counter() - start_s)
 
 
-class OurPipeline:
+class ServicePipeline:
     """This project's loader, and the normalization of its training step."""
 
     def __init__(self, path: Path, *, normalized: bool):
@@ -50,8 +54,7 @@ class OurPipeline:
 
     def __call__(self) -> float:
         """Run one epoch."""
-        # The decoding threads have the cores; torch's would only wait beside them. Set every time,
-        # because FFCV's loader sets it too.
+        # The decoding threads use the cores. Set every time, because FFCV's loader sets it too.
         torch.set_num_threads(1)
         self._epoch += 1
         indices = train_batches(self._file.num_samples, BATCH_SIZE, seed=0, epoch=self._epoch)
@@ -63,7 +66,7 @@ class OurPipeline:
 
 
 def stock_ffcv(path: Path, *, normalized: bool) -> Callable[[], float]:
-    """FFCV's own loader, its compiler's warm-up done."""
+    """FFCV's own loader, after the warm-up of its compiler."""
     from ffcv.fields.decoders import IntDecoder, RandomResizedCropRGBImageDecoder
     from ffcv.loader import Loader, OrderOption
     from ffcv.transforms import NormalizeImage, RandomHorizontalFlip, ToTensor
@@ -87,7 +90,7 @@ def stock_ffcv(path: Path, *, normalized: bool) -> Callable[[], float]:
 
 
 def torchvision_pil(folder: Path) -> Callable[[], float]:
-    """ImageFolder and DataLoader as torchvision's own training script uses them."""
+    """ImageFolder and DataLoader as in torchvision's own training script."""
     transform = transforms.Compose(
         [
             transforms.RandomResizedCrop(SIZE, antialias=True),
@@ -100,7 +103,7 @@ def torchvision_pil(folder: Path) -> Callable[[], float]:
 
 
 def torchvision_decode_jpeg(folder: Path) -> Callable[[], float]:
-    """The same with torchvision's own decoder and tensors throughout."""
+    """The same with torchvision's own decoder, and tensors from there on."""
     transform = v2.Compose(
         [
             v2.RandomResizedCrop(SIZE, antialias=True),
@@ -130,17 +133,17 @@ def _data_loader(dataset: datasets.ImageFolder) -> Callable[[], float]:
     return lambda: images_per_s(images for images, _ in loader)
 
 
-class WithoutDeterminism(OurPipeline):
-    """This project's loader with numba's own random state in place of counter-based draws."""
+class NondeterministicPipeline(ServicePipeline):
+    """This project's loader with numba's own random state in place of the counter-based RNG."""
 
     def __init__(self, path: Path):
         super().__init__(path, normalized=False)
-        self._compiled = _compile_with_random_state()
+        self._decode_samples = _compile_with_random_state()
 
     def __call__(self) -> float:
-        """Run one epoch in an order that is drawn afresh."""
-        kept = decoders.decode_samples
-        decoders.decode_samples = self._compiled
+        """Run one epoch in a random order without a seed."""
+        original = decoders.decode_samples
+        decoders.decode_samples = self._decode_samples
         order = np.random.permutation(self._file.num_samples)  # noqa: NPY002 - the common practice
         num_batches = len(order) // BATCH_SIZE
         indices = np.split(order[: num_batches * BATCH_SIZE], num_batches)
@@ -148,19 +151,27 @@ class WithoutDeterminism(OurPipeline):
             with ImageLoader(self._file, seed=0, num_threads=NUM_THREADS) as loader:
                 return images_per_s(batch.images for batch in loader.batches(indices, CROP))
         finally:
-            decoders.decode_samples = kept
+            decoders.decode_samples = original
 
 
 def _compile_with_random_state() -> Callable[..., None]:
-    """The compiled loop from the same source, but for where its numbers come from."""
-    source = Path(decoders.__file__).read_text().replace("@compiled", "@njit(nogil=True)")
-    imported = "from data_pipeline.compiled.counter_rng import sample_key, uniform"
-    assert imported in source
-    stand_in = (
-        "from numba import njit\n"
-        "@njit(nogil=True)\ndef sample_key(seed, epoch, index): return np.uint64(0)\n"
-        "@njit(nogil=True)\ndef uniform(key, draw): return np.random.random()\n"
-    )
-    module = types.ModuleType("decoders_without_determinism")
-    exec(compile(source.replace(imported, stand_in), "<benchmark>", "exec"), module.__dict__)
+    """``decode_samples`` compiled from the same sources, except for its random numbers."""
+
+    @numba.njit(nogil=True)
+    def no_key(seed: Any, epoch: Any, index: Any) -> Any:
+        return np.uint64(0)
+
+    @numba.njit(nogil=True)
+    def random_number(key: Any, draw: Any) -> Any:
+        return np.random.random()  # noqa: NPY002 - numba's random state
+
+    module = types.ModuleType("nondeterministic_decoders")
+    names = module.__dict__
+    names["compiled"] = numba.njit(nogil=True)
+    for original in (counter_rng, decoders):
+        source = Path(original.__file__).read_text()
+        # The names that are imported from there are in ``names`` already.
+        source = re.sub(r"^from data_pipeline\.compiled\..*$", "", source, flags=re.MULTILINE)
+        exec(compile(source, f"<{original.__name__}>", "exec"), names)
+        names |= {"sample_key": no_key, "uniform": random_number}
     return module.decode_samples

@@ -1,10 +1,10 @@
-"""What reliability costs in training time, each beside the same training without it.
+"""Cost of reliability in training time, compared with the same training without it.
 
     python tests/benchmarks/reliability.py [--rounds N] [--json FILE]
 
-Checkpoints: the seconds that one takes from training, in the ten minutes between two of them.
-FlagConsensus: two workers with and without their exchange in every step. MLflow: training beside a
-tracker whose server answers late, not at all, or whose port is closed, against training alone.
+Checkpoints: seconds of training that one costs, as a share of the ten minutes between two of them.
+Consensus: two workers with and without the reduction of their flags in every step. MLflow: training
+with a tracker whose server is up, slow or dead, or refuses connections, and without one.
 """
 
 import argparse
@@ -26,10 +26,9 @@ import torch.multiprocessing as mp
 from support.mlflow_server import Line, mlflow_server
 from support.spec_contents import spec_content, write_stripes
 from support.training_runs import run_alone, run_rank
-from table import Ratio, show, write_json
+from table import Ratio, add_json_option, at_most, report
 
 from service.run.folder import claim_run_folder
-from service.run.journal import Event
 from service.spec.job import JobSpec
 from service.spec.loading import parse_spec
 from service.tracking.tracker import Tracker
@@ -40,27 +39,25 @@ NUM_SAVES = 8
 
 
 def main(arguments: list[str]) -> int:
-    """Measure, print and write."""
+    """Measure and report."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--rounds", type=int, default=3, help="rounds; medians are reported")
-    parser.add_argument("--json", type=Path, help="file for the ratios")
+    add_json_option(parser)
     options = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory() as temporary:
         bench = Bench(Path(temporary))
-        ratios = [saving(bench, options.rounds), agreement(bench, options.rounds)]
+        ratios = [saving(bench, options.rounds), consensus(bench, options.rounds)]
         keep_to_core(1)
         with mlflow_server(Path(temporary)) as port:
             ratios += tracking(bench, Line(port), options.rounds)
-    show(ratios)
-    if options.json:
-        write_json(options.json, ratios)
+    report(ratios, options.json)
     return 0
 
 
 class Bench:
-    """A dataset, and runs on it under names of their own."""
+    """A dataset, and specs of runs on it."""
 
     def __init__(self, folder: Path):
         self.folder = folder
@@ -75,7 +72,7 @@ class Bench:
 
 
 def saving(bench: Bench, num_rounds: int) -> Ratio:
-    """A ResNet-50, whose state is 200 MB; the shortest steps it can have, so that nothing hides."""
+    """A ResNet-50, whose state has 200 MB, with small steps, in which little writing can hide."""
     sections = {
         "student": {"model": "resnet50"},
         "training": {"global_batch_size": 16, "micro_batch_size": 16},
@@ -84,54 +81,52 @@ def saving(bench: Bench, num_rounds: int) -> Ratio:
     }
     costs_s = []
     for _ in range(num_rounds):
-        seconds = [
-            timed(
-                run_alone, parse_spec(bench.content(checkpoints={"every_steps": steps}, **sections))
-            )
-            for steps in (64 // NUM_SAVES, 1000)
-        ]
+        seconds = []
+        for num_steps in (64 // NUM_SAVES, 1000):
+            content = bench.content(checkpoints={"every_steps": num_steps}, **sections)
+            seconds.append(timed(run_alone, parse_spec(content)))
         costs_s.append((seconds[0] - seconds[1]) / (NUM_SAVES - 1))
         print(f"saving: {costs_s[-1]:.2f} s of training per checkpoint", flush=True)
     spec = parse_spec(bench.content())
     interval_s = 60 * (spec.checkpoints.every_minutes or 0)
     cost_s = statistics.median(costs_s)
     name = f"saving every {interval_s:.0f} s, {cost_s:.2f} s each / not saving"
-    return cost(name, 1 + cost_s / interval_s)
+    return at_most(name, 1 + cost_s / interval_s, GOAL)
 
 
-def agreement(bench: Bench, num_rounds: int) -> Ratio:
-    """Two workers, small steps of some 15 ms."""
+def consensus(bench: Bench, num_rounds: int) -> Ratio:
+    """Two workers, with small steps of about 15 ms."""
     ratios = []
     for _ in range(num_rounds):
         seconds = []
-        for rank_function in (run_rank, run_rank_without_agreement):
+        for rank_function in (run_rank, run_rank_without_consensus):
             content = bench.content(schedule={"num_epochs": 20, "milestones": []})
             parse_spec(content).run_path.mkdir(parents=True)
             store = bench.folder / "store"
             seconds.append(timed(mp.spawn, rank_function, (content, 2, store), 2))
             store.unlink()
         ratios.append(seconds[0] / seconds[1])
-    return cost("agreeing in every step / not", statistics.median(ratios))
+    return at_most("consensus in every step / never", statistics.median(ratios), GOAL)
 
 
-def run_rank_without_agreement(rank: int, *arguments: Any) -> None:
-    """A worker that acts alone."""
+def run_rank_without_consensus(rank: int, *arguments: Any) -> None:
+    """A worker that acts on its own flags alone."""
 
-    def keep(agreement: FlagConsensus, mine: StepFlags) -> None:
-        agreement._found = torch.tensor(mine, dtype=torch.int32)
+    def start(consensus: FlagConsensus, flags: StepFlags) -> None:
+        consensus._flags = torch.tensor(flags, dtype=torch.int32)
 
-    FlagConsensus.begin = keep  # type: ignore[method-assign]
+    FlagConsensus.start = start  # type: ignore[method-assign]
     run_rank(rank, *arguments)
 
 
 def tracking(bench: Bench, line: Line, num_rounds: int) -> list[Ratio]:
-    """Training in a process and on a core of its own, as a worker is; a driver's tracker in this
-    one, which shares the other core with the server.
+    """Training in a process and on a core of its own, as in a worker; the driver's tracker is in
+    this process, which shares the other core with the server.
     """
     modes: dict[str, Callable[[], None] | None] = {
         "no tracker": None,
-        "answering": lambda: line.set("up"),
-        "answering 0.5 s late": lambda: line.set("up", delay_s=0.5),
+        "up": lambda: line.set("up"),
+        "up, 0.5 s late": lambda: line.set("up", delay_s=0.5),
         "dead": lambda: line.set("dead"),
         "refusing": lambda: line.set("refused"),
     }
@@ -145,7 +140,7 @@ def tracking(bench: Bench, line: Line, num_rounds: int) -> list[Ratio]:
                     tracker = None
                     if change is not None:
                         change()
-                        tracker = Tracker(spec, line.url, {}, ignore)
+                        tracker = Tracker(spec, line.url, {}, show=None)
                     seconds[name].append(pool.submit(timed, run_alone, spec).result())
                     line.set("refused")
                     if tracker is not None:
@@ -153,21 +148,22 @@ def tracking(bench: Bench, line: Line, num_rounds: int) -> list[Ratio]:
                 print(f"MLflow, {name}: {seconds[name][-1]:.1f} s", flush=True)
     baseline = seconds.pop("no tracker")
     return [
-        cost(
+        at_most(
             f"training with MLflow {name} / without",
-            statistics.median(a / b for a, b in zip(taken, baseline, strict=True)),
+            statistics.median(a / b for a, b in zip(measured, baseline, strict=True)),
+            GOAL,
         )
-        for name, taken in seconds.items()
+        for name, measured in seconds.items()
     ]
 
 
 def keep_to_core(number: int) -> None:
-    """This process, and those it will start, run on one core."""
+    """Run this process, and those that it starts, on one core."""
     os.sched_setaffinity(0, {number})
 
 
 def track_spec(bench: Bench, line: Line) -> JobSpec:
-    """Some 20 seconds with a progress line four times a second."""
+    """About 20 seconds of training, with a progress line four times a second."""
     return parse_spec(
         bench.content(
             schedule={"num_epochs": 60, "milestones": []},
@@ -178,20 +174,11 @@ def track_spec(bench: Bench, line: Line) -> JobSpec:
     )
 
 
-def ignore(_: Event) -> None:
-    """Nobody looks at the progress."""
-
-
 def timed(action: Callable[..., None], *arguments: Any) -> float:
-    """Seconds that it takes."""
+    """Seconds that a call takes."""
     start_s = time.perf_counter()
     action(*arguments)
     return time.perf_counter() - start_s
-
-
-def cost(name: str, ratio: float) -> Ratio:
-    """How much longer it takes."""
-    return Ratio(name, round(ratio, 4), f"<= {GOAL:g}", ratio <= GOAL)
 
 
 if __name__ == "__main__":

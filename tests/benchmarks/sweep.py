@@ -1,10 +1,9 @@
-"""What a sweep costs: trials per hour with and without ASHA, and its own overhead.
+"""Cost of a sweep: trials per hour with and without ASHA, and the overhead per trial.
 
     python tests/benchmarks/sweep.py [--trials N] [--epochs N] [--stub-trials N] [--json FILE]
 
-The first two sweeps train for real, on images made here, one and the same space and seed. The last
-one runs trials that end at once, through the same code but for training, to tell time and memory
-per trial where there are many.
+The first two sweeps train on generated images, with the same space and seed. The last one runs many
+stub trials, which end at once without training, to measure the time and memory of each.
 """
 
 import argparse
@@ -22,7 +21,7 @@ import torch
 from ray import tune
 from safetensors.torch import save_file
 from support.spec_contents import NUM_CLASSES, spec_content, write_stripes
-from table import Ratio, show, write_json
+from table import Ratio, add_json_option, at_least, at_most, report
 
 from service.models.build import build_model
 from service.spec.job import JobSpec
@@ -33,7 +32,7 @@ from service.sweep.study import Search
 from service.sweep.trials import SearchTrials
 from service.tracking.mlflow_run import tracking_uri
 from service.trials.capacity import plan_concurrency
-from service.trials.run_trackers import RunTrackers, find_parent, sweep_as_job
+from service.trials.run_trackers import RunTrackers, find_parent
 from service.trials.runner import run_trials
 from service.trials.source import TrialState
 from service.trials.trainable import Trial
@@ -43,7 +42,7 @@ MAX_OVERHEAD_S = 10.0
 
 
 class Measured(NamedTuple):
-    """A sweep's wall time, and per trial what it took beyond training, both in seconds."""
+    """Wall time of a sweep, and the time per trial beyond its training; both in seconds."""
 
     num_trials: int
     wall_s: float
@@ -51,7 +50,7 @@ class Measured(NamedTuple):
 
 
 class Stub(tune.Trainable):  # type: ignore[misc]
-    """A trial of one step that takes no time."""
+    """A trial that ends at once."""
 
     def setup(self, config: dict[str, Any]) -> None:
         self._spec = JobSpec.model_validate_json(config["spec"])
@@ -59,39 +58,37 @@ class Stub(tune.Trainable):  # type: ignore[misc]
     def step(self) -> dict[str, Any]:
         method = self._spec.effective_method()
         score = (method.alpha - 3) ** 2 + (method.base_temperature - 2) ** 2
-        return {"epoch": self._spec.schedule.num_epochs, "held_out_loss": score, "done": True}
+        return {"epoch": self._spec.schedule.num_epochs, "held_out/loss": score, "done": True}
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         self.setup(new_config)
         return True
 
 
-class StudentlessTrackers(RunTrackers):
-    """For stubs, which leave no student that could be published."""
+class StubTrackers(RunTrackers):
+    """Publishes no students: stubs have none."""
 
     def end(self, spec: JobSpec, state: TrialState) -> None:
         super().end(spec, "stopped")
 
 
 def main(arguments: list[str]) -> int:
-    """Measure, print and write."""
+    """Measure and report."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--trials", type=int, default=24, help="real trials of each sweep")
     parser.add_argument("--epochs", type=int, default=27, help="epochs of a real trial")
-    parser.add_argument("--stub-trials", type=int, default=1000, help="trials that end at once")
-    parser.add_argument("--json", type=Path, help="file for the ratios")
+    parser.add_argument("--stub-trials", type=int, default=1000, help="trials without training")
+    add_json_option(parser)
     options = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory() as temporary:
         ray.init("local", log_to_driver=False, logging_level="WARNING")
         bench = Bench(Path(temporary))
         ratios = real_sweeps(bench, options.trials, options.epochs) if options.trials else []
         ratios += many_trials(bench, options.stub_trials)
-        print(f"left in the cluster: {left_over() or 'nothing'}")
-    show(ratios)
-    if options.json:
-        write_json(options.json, ratios)
+        print(f"held in the cluster: {leftovers() or 'nothing'}")
+    report(ratios, options.json)
     return 0
 
 
@@ -123,7 +120,7 @@ class Bench:
             "name": name,
             "base": base,
             "held_out": {"num_images": 512},
-            # Images as easy as these are soon told apart, and trials of equal accuracy not stopped.
+            # Accuracy is soon 1 on these images, and trials with equal accuracy are not stopped.
             "metric": "loss",
             "budget": {"trials": num_trials},
             "algorithm": {"kind": "random"},
@@ -133,26 +130,22 @@ class Bench:
 
 
 def real_sweeps(bench: Bench, num_trials: int, num_epochs: int) -> list[Ratio]:
-    """The same sweep with ASHA and without."""
+    """The same sweep with ASHA and without a scheduler."""
     measured = {
         kind: run(bench.sweep(kind, num_trials, num_epochs, scheduler={"kind": kind}))
         for kind in ("asha", "none")
     }
     rates = {kind: 3600 * one.num_trials / one.wall_s for kind, one in measured.items()}
-    ratio = rates["asha"] / rates["none"]
     name = f"trials per hour with ASHA / without ({rates['asha']:.0f} / {rates['none']:.0f})"
-    ratios = [Ratio(name, round(ratio, 3), f">= {MIN_SPEED_UP:g}", ratio >= MIN_SPEED_UP)]
+    ratios = [at_least(name, rates["asha"] / rates["none"], MIN_SPEED_UP)]
     for kind, one in measured.items():
-        is_met = one.overhead_s <= MAX_OVERHEAD_S
         name = f"seconds per trial beyond its training, scheduler {kind}"
-        ratios.append(
-            Ratio(name, round(one.overhead_s, 2), f"<= {MAX_OVERHEAD_S:g}", is_met)
-        )  # fmt: skip
+        ratios.append(at_most(name, one.overhead_s, MAX_OVERHEAD_S))
     return ratios
 
 
 def many_trials(bench: Bench, num_trials: int) -> list[Ratio]:
-    """Time and memory of trials that do nothing."""
+    """Time and memory per stub trial."""
     before_bytes = psutil.Process().memory_info().rss
     one = run(bench.sweep("many", num_trials, 1, scheduler={"kind": "none"}), Stub)
     grown_kb = (psutil.Process().memory_info().rss - before_bytes) / num_trials / 1000
@@ -163,21 +156,21 @@ def many_trials(bench: Bench, num_trials: int) -> list[Ratio]:
 
 
 def run(sweep: SweepSpec, trainable: type[tune.Trainable] = Trial) -> Measured:
-    """Run a sweep's search; the first trials, which start processes, do not count as overhead."""
+    """Run a sweep's search; starting the first trials' processes does not count as overhead."""
     sweep.sweep_path.mkdir(parents=True)
-    search = Search(sweep, sweep.sweep_path)
+    search = Search(sweep)
     uri = tracking_uri(sweep.base)
-    kind = RunTrackers if trainable is Trial else StudentlessTrackers
+    kind = RunTrackers if trainable is Trial else StubTrackers
     trackers = kind(uri, {}, find_parent(sweep, uri))
     ends_s: list[float] = []
-    trials = SearchTrials(sweep, sweep_as_job(sweep), search, trackers, lambda: None)
+    trials = SearchTrials(sweep, sweep.as_job(), search, trackers, lambda: None)
     end = trials.end
 
-    def end_and_note(*arguments: Any) -> None:
+    def end_and_record(*arguments: Any) -> None:
         end(*arguments)
         ends_s.append(time.perf_counter())
 
-    trials.end = end_and_note  # type: ignore[method-assign]
+    trials.end = end_and_record  # type: ignore[method-assign]
     concurrency = plan_concurrency(sweep.base.resources, None)
     start_s = time.perf_counter()
     run_trials(
@@ -192,26 +185,24 @@ def run(sweep: SweepSpec, trainable: type[tune.Trainable] = Trial) -> Measured:
     trackers.close()
     records = search.records()
     assert all(record.state in ("finished", "stopped") for record in records)
-    # Everything between the first end and the last, on all places, less what was training.
+    # The time of all slots between the first end and the last, without the time of training.
     training_s = sum(record.seconds for record in records[concurrency:])
-    places_s = concurrency * (ends_s[-1] - ends_s[0])
-    overhead_s = (places_s - training_s) / max(1, len(records) - concurrency)
+    slots_s = concurrency * (ends_s[-1] - ends_s[0])
+    overhead_s = (slots_s - training_s) / max(1, len(records) - concurrency)
     print(
         f"{sweep.name}: {len(records)} trials, {concurrency} at a time, {wall_s:.0f} s, of which "
-        f"{sum(record.seconds for record in records):.0f} s training on {concurrency} places",
+        f"{sum(record.seconds for record in records):.0f} s training in {concurrency} slots",
         flush=True,
     )
     return Measured(len(records), wall_s, overhead_s)
 
 
-def left_over() -> str:
-    """Placement groups and CPUs that nobody should hold now."""
+def leftovers() -> str:
+    """Placement groups and CPUs that are still held; nothing should hold any now."""
     time.sleep(5)
     groups = [
-        entry
-        for entry in ray.util.placement_group_table().values()
-        if entry["state"] != "REMOVED"
-    ]  # fmt: skip
+        entry for entry in ray.util.placement_group_table().values() if entry["state"] != "REMOVED"
+    ]
     busy = ray.cluster_resources().get("CPU", 0) - ray.available_resources().get("CPU", 0)
     parts = [f"{len(groups)} placement groups"] if groups else []
     return ", ".join([*parts, *([f"{busy:g} CPUs"] if busy else [])])

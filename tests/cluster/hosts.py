@@ -1,5 +1,5 @@
-"""Several hosts on one machine: network namespaces with addresses of their own on one bridge, each
-with its own Ray node, that can be cut off, slowed down, killed and started again.
+"""Several hosts on one machine: network namespaces with own addresses on one bridge, each with its
+own Ray node. Hosts can be disconnected and slowed down, nodes killed and restarted.
 """
 
 import contextlib
@@ -23,7 +23,7 @@ def ip(*arguments, check=True):
 
 
 def can_make_hosts():
-    """Whether namespaces can be made here: as root, with iproute2."""
+    """Whether namespaces can be created here: as root, with iproute2."""
     if os.geteuid() != 0 or shutil.which("ip") is None:
         return False
     made = subprocess.run(["ip", "netns", "add", "dtkdprobe"], capture_output=True, check=False)
@@ -32,7 +32,7 @@ def can_make_hosts():
 
 
 class Host:
-    """One namespace; ``cut`` and ``mend`` pull and plug its cable."""
+    """One namespace, connected to the bridge by a virtual cable."""
 
     def __init__(self, number):
         self.name, self.address = f"dtkd{number}", f"{SUBNET}.{number}"
@@ -45,27 +45,28 @@ class Host:
         ip("-n", self.name, "link", "set", "lo", "up")
 
     def command(self, *arguments):
+        """The command line that runs a command on this host."""
         return ["ip", "netns", "exec", self.name, *map(str, arguments)]
 
-    def cut(self):
+    def disconnect(self):
         ip("link", "set", f"{self.name}v", "down")
 
-    def mend(self):
+    def reconnect(self):
         ip("link", "set", f"{self.name}v", "up")
 
     def slow_down(self):
-        """Delay what this host sends by 20 ms and lose 2 % of it.
+        """Delay what this host sends by 20 ms and drop 2 % of it.
 
-        Kernels without netem narrow the line to 2 Mbit/s instead, with a queue of 400 ms that
-        overflows: late and lost packets all the same.
+        Kernels without netem limit the link to 2 Mbit/s instead, with a queue of 400 ms that
+        overflows, so that packets are late and lost too.
         """
         for words in (("netem", "delay", "20ms", "loss", "2%"), NARROW):
             done = self._qdisc("replace", *words)
             if done.returncode == 0:
                 return
-        raise OSError(f"tc can neither delay nor narrow a line here: {done.stderr}")
+        raise OSError(f"tc can neither delay packets nor limit a link here: {done.stderr}")
 
-    def speed_up(self):
+    def restore_speed(self):
         assert self._qdisc("del").returncode == 0
 
     def _qdisc(self, action, *words):
@@ -74,7 +75,7 @@ class Host:
 
 
 class Node:
-    """A Ray node on a host: the processes that ``ray start`` left, by their own ids."""
+    """A Ray node on a host: the processes that ``ray start`` created, by their own ids."""
 
     def __init__(self, host, head_address, environment, log_path, num_cpus):
         self.host = host
@@ -94,7 +95,7 @@ class Node:
                 start_new_session=True,
             )
 
-    def family(self):
+    def processes(self):
         """All processes of the node."""
         with contextlib.suppress(psutil.NoSuchProcess):
             parent = psutil.Process(self._process.pid)
@@ -105,41 +106,41 @@ class Node:
         return self._process.poll() is None
 
     def kill(self):
-        """As if the machine had lost its power."""
-        family = self.family()
-        for process in family:
+        """Kill all processes at once, as a loss of power does."""
+        processes = self.processes()
+        for process in processes:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.suspend()
-        for process in {*family, *self.family()}:
+        for process in {*processes, *self.processes()}:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
-        psutil.wait_procs(family, timeout=STOP_LIMIT_S)
+        psutil.wait_procs(processes, timeout=STOP_LIMIT_S)
         self._process.wait(STOP_LIMIT_S)
 
     def stop(self):
-        family = self.family()
+        processes = self.processes()
         self._process.terminate()
-        _, left = psutil.wait_procs(family, timeout=STOP_LIMIT_S)
-        for process in left:
+        _, remaining = psutil.wait_procs(processes, timeout=STOP_LIMIT_S)
+        for process in remaining:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
-        psutil.wait_procs(left, timeout=STOP_LIMIT_S)
+        psutil.wait_procs(remaining, timeout=STOP_LIMIT_S)
         self._process.wait(STOP_LIMIT_S)
 
 
 def remove_hosts():
-    """Namespaces and bridge of this or an earlier cluster."""
+    """Remove the namespaces and the bridge of this or an earlier cluster."""
     names = subprocess.run(["ip", "netns", "list"], capture_output=True, text=True, check=False)
     for line in names.stdout.splitlines():
         if line.startswith("dtkd"):
             name = line.split()[0]
-            # Processes that are left in a namespace would keep its cable.
+            # Processes that still run in a namespace would keep its cable.
             ip("link", "delete", f"{name}v", check=False)
             ip("netns", "delete", name, check=False)
     ip("link", "delete", BRIDGE, check=False)
 
 
 def stop_process(process, number=signal.SIGKILL):
-    """Send a signal to a driver and its children, which ``ip netns exec`` has become."""
+    """Send a signal to a driver; ``ip netns exec`` has replaced itself by it."""
     with contextlib.suppress(ProcessLookupError):
         os.kill(process.pid, number)

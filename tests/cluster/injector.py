@@ -1,8 +1,8 @@
-"""Faults at a given (rank, step) of a job's workers, each once: for tests only.
+"""Injects faults at given ranks and steps of a job's workers, each once; for tests only.
 
 Ray Train loads the class that RAY_TRAIN_CALLBACKS names into each worker. DTKD_FAULTS is a folder
-with plan.json, a list of {"rank", "step", "kind"}; a step is one of the whole run, counted from 0.
-What has happened leaves a file ``fired-N`` there.
+with plan.json, a list of {"rank", "step", "kind"}; steps are counted from 0 over the whole run.
+A fault that was injected leaves a file ``fired-N`` there.
 """
 
 import json
@@ -17,22 +17,22 @@ HANG_S = 10_000.0
 
 
 class FaultInjector(WorkerCallback):
-    """Puts itself before every training step of the worker that it is loaded into."""
+    """Runs before every training step of the worker that loads it."""
 
     def after_init_train_context(self):
-        from service.training.trainer import Worker
+        from service.training.trainer import Trainer
 
         folder = Path(os.environ["DTKD_FAULTS"])
-        step = Worker.step
+        step = Trainer.step
 
-        def step_after_faults(worker, batch):
+        def step_after_faults(trainer, batch):
             for number, fault in enumerate(read_plan(folder)):
-                is_due = worker.progress.step == fault["step"]
-                if is_due and worker._world.rank == fault["rank"] and fires(folder, number):
-                    act(fault, folder, number)
-            return step(worker, batch)
+                is_due = trainer.progress.step == fault["step"]
+                if is_due and trainer._world.rank == fault["rank"] and claim(folder, number):
+                    inject(fault["kind"], folder, number)
+            return step(trainer, batch)
 
-        Worker.step = step_after_faults
+        Trainer.step = step_after_faults
 
 
 def read_plan(folder):
@@ -41,17 +41,16 @@ def read_plan(folder):
 
 
 def write_plan(folder, *faults):
-    """Make (rank, step, kind, seconds) the faults to come, and forget those that were."""
+    """Replace the plan by these faults: (rank, step, kind)."""
     for path in folder.iterdir():
         path.unlink()
-    names = ("rank", "step", "kind", "seconds")
-    entries = [dict(zip(names, fault, strict=False)) for fault in faults]
+    entries = [dict(zip(("rank", "step", "kind"), fault, strict=True)) for fault in faults]
     (folder / "plan.json.partial").write_text(json.dumps(entries))
     (folder / "plan.json.partial").rename(folder / "plan.json")
 
 
-def fires(folder, number):
-    """Whether this is the first time; only one process is told so."""
+def claim(folder, number):
+    """Whether the fault was not injected before; True for one process only."""
     try:
         (folder / f"fired-{number}").touch(exist_ok=False)
     except FileExistsError:
@@ -59,8 +58,7 @@ def fires(folder, number):
     return True
 
 
-def act(fault, folder, number):
-    kind = fault["kind"]
+def inject(kind, folder, number):
     if kind == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
     elif kind == "stop":
@@ -72,8 +70,8 @@ def act(fault, folder, number):
     elif kind == "error":
         raise RuntimeError("injected")
     elif kind == "pause":
-        # Whoever breaks something from outside does it now, and then lets the step go on.
-        while not (folder / f"go-{number}").exists():
+        # Whoever injects a fault from outside does it now, and then lets the step continue.
+        while not (folder / f"continue-{number}").exists():
             time.sleep(0.02)
     else:
-        raise ValueError(f"no such fault: {kind}")
+        raise ValueError(f"unknown fault: {kind}")

@@ -1,7 +1,7 @@
-"""Answers questions about a Ray cluster: a line for a line, from inside the cluster's network.
+"""Answers queries about a Ray cluster, one JSON line for each, from inside its network.
 
-A process of its own for as long as the cluster lives, and no part of it: to join for each question
-takes seconds, and a worker.
+A process of its own that lives as long as the cluster and does not join it: joining it for each
+query takes seconds, and a worker.
 """
 
 import json
@@ -16,8 +16,8 @@ from ray.job_submission import JobSubmissionClient
 PREEMPTION = autoscaler_pb2.DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION")
 
 
-class Clerk:
-    """What can be asked, one method each."""
+class Queries:
+    """The queries, one method each."""
 
     def __init__(self, host):
         self._host, self._gcs_address = host, f"{host}:6379"
@@ -28,17 +28,18 @@ class Clerk:
         self._state._initialize_global_state(options)
 
     def num_alive(self):
+        """Number of nodes."""
         return sum(node["Alive"] for node in self._state.node_table())
 
-    def held(self):
-        """Placement groups that are left, and CPUs that are not free."""
+    def held_resources(self):
+        """Numbers of placement groups that exist, and of CPUs that are not free."""
         groups = self._state.placement_group_table().values()
         num_groups = sum(group["state"] != "REMOVED" for group in groups)
-        all_cpus = self._state.cluster_resources()["CPU"]
-        return [num_groups, all_cpus - self._state.available_resources().get("CPU", 0)]
+        num_cpus = self._state.cluster_resources()["CPU"]
+        return [num_groups, num_cpus - self._state.available_resources().get("CPU", 0)]
 
     def drain(self, address, seconds):
-        """What a cloud's notice of preemption comes to; whether it is accepted."""
+        """Drain a node, as a cloud's preemption notice does; returns whether it is accepted."""
         node = next(
             node
             for node in self._state.node_table()
@@ -49,7 +50,7 @@ class Clerk:
         return client.drain_node(node["NodeID"], PREEMPTION, "test", deadline_ms)[0]
 
     def stop_jobs(self):
-        """``ray job stop`` for every job that runs; how many there were."""
+        """Run ``ray job stop`` for every running job; returns the number of jobs."""
         client = JobSubmissionClient(f"http://{self._host}:8265")
         running = [
             job.submission_id
@@ -60,11 +61,11 @@ class Clerk:
 
 
 def main(host):
-    """Answer until nobody asks any more."""
-    clerk = Clerk(host)
+    """Answer queries from stdin until it is closed."""
+    queries = Queries(host)
     for line in sys.stdin:
         name, *arguments = json.loads(line)
-        print(json.dumps(getattr(clerk, name)(*arguments)), flush=True)
+        print(json.dumps(getattr(queries, name)(*arguments)), flush=True)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Ray over several hosts of this machine, and what it can be asked and made to do."""
+"""Ray over several hosts of this machine: starting, querying, draining, filling the storage."""
 
 import contextlib
 import fcntl
@@ -25,8 +25,9 @@ JOB_ACTORS = (
 )
 NODE_LIMIT_S = 90.0
 ANSWER_LIMIT_S = 60.0
+CLEANUP_LIMIT_S = 30.0
 LOCK_PATH = Path(tempfile.gettempdir()) / "dtkd-hosts.lock"
-CLERK = Path(__file__).parent / "clerk.py"
+QUERY_SERVER = Path(__file__).parent / "query_server.py"
 
 
 class Cluster:
@@ -36,33 +37,17 @@ class Cluster:
     """
 
     def __init__(self, folder, num_hosts=2, num_cpus=1):
-        # Names and addresses are the same in all of them: one at a time on a machine.
+        # Names and addresses are the same in all clusters: one at a time on a machine.
         self._lock = LOCK_PATH.open("w")
         fcntl.flock(self._lock, fcntl.LOCK_EX)
         self._folder, self._num_cpus = folder, num_cpus
         folder.mkdir(parents=True, exist_ok=True)
-        token = folder / "token"
-        token.write_text(secrets.token_hex(32))
         self.plan_folder = folder / "faults"
         self.plan_folder.mkdir(exist_ok=True)
-        path = [str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
-        self.environment = {
-            **os.environ,
-            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-            "PYTHONPATH": os.pathsep.join(filter(None, path)),
-            "RAY_AUTH_MODE": "token",
-            "RAY_AUTH_TOKEN_PATH": str(token),
-            "RAY_USAGE_STATS_ENABLED": "0",
-            # Three seconds, Ray's default, are few for a job on a machine as busy as this one.
-            "RAY_JOB_STOP_WAIT_TIME_S": "30",
-            "RAY_TRAIN_CALLBACKS": "injector.FaultInjector",
-            "DTKD_FAULTS": str(self.plan_folder),
-        }
-        self.environment.pop("MLFLOW_TRACKING_URI", None)
-        # Ray's own sockets need short paths; what jobs put aside shows here.
+        # Ray's own sockets need short paths; temporary files of jobs are found here.
         self._temporary = folder / "temporary"
         self._temporary.mkdir(exist_ok=True)
-        self.environment |= {"RAY_TMPDIR": "/tmp", "TMPDIR": str(self._temporary)}
+        self.environment = self._make_environment()
         # Mounted before the nodes start, which see no later mounts of this namespace.
         self.storage = folder / "storage"
         self.storage.mkdir(exist_ok=True)
@@ -70,7 +55,7 @@ class Cluster:
             ["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", str(self.storage)], check=True
         )
         self.hosts, self.nodes = [], []
-        self._drivers, self._clerk = [], None
+        self._drivers, self._query_server = [], None
         remove_hosts()
         ip("link", "add", BRIDGE, "type", "bridge")
         ip("link", "set", BRIDGE, "up")
@@ -81,6 +66,27 @@ class Cluster:
         except BaseException:
             self.close()
             raise
+
+    def _make_environment(self):
+        token = self._folder / "token"
+        token.write_text(secrets.token_hex(32))
+        path = [str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
+        environment = {
+            **os.environ,
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+            "PYTHONPATH": os.pathsep.join(filter(None, path)),
+            "RAY_AUTH_MODE": "token",
+            "RAY_AUTH_TOKEN_PATH": str(token),
+            "RAY_USAGE_STATS_ENABLED": "0",
+            # Ray's default of 3 seconds is too short on a machine as busy as this one.
+            "RAY_JOB_STOP_WAIT_TIME_S": "30",
+            "RAY_TRAIN_CALLBACKS": "injector.FaultInjector",
+            "RAY_TMPDIR": "/tmp",
+            "TMPDIR": str(self._temporary),
+            "DTKD_FAULTS": str(self.plan_folder),
+        }
+        environment.pop("MLFLOW_TRACKING_URI", None)
+        return environment
 
     def __enter__(self):
         return self
@@ -97,18 +103,18 @@ class Cluster:
         return f"{self.head.address}:6379"
 
     def start(self, number):
-        """Start the Ray node of a host and wait until it says that it runs."""
+        """Start the Ray node of a host and wait until it runs."""
         self._wait_for_node(*self._launch(number))
 
     def _start_all(self):
         # Nodes wait for the head, and load their libraries meanwhile.
         for launched in [self._launch(number) for number in range(len(self.hosts))]:
             self._wait_for_node(*launched)
-        # What the nodes themselves have put aside, or have left when they were killed.
-        self._before = {*SHARED_MEMORY.iterdir(), *self._temporary.iterdir()}
+        # What the nodes themselves have created, or have left when they were killed.
+        self._known_files = {*SHARED_MEMORY.iterdir(), *self._temporary.iterdir()}
 
     def _launch(self, number):
-        """The node's log, and how often it has said before that it runs."""
+        """The node's log, and the number of starts in it so far."""
         log_path = self._folder / f"node{number}.log"
         num_before = num_starts(log_path)
         self.nodes[number] = Node(
@@ -120,22 +126,22 @@ class Cluster:
         deadline_s = time.monotonic() + NODE_LIMIT_S
         while num_starts(log_path) == num_before:
             if time.monotonic() > deadline_s:
-                raise TimeoutError(f"the node did not come up, see {log_path}")
+                raise TimeoutError(f"the node did not start, see {log_path}")
             time.sleep(0.2)
 
-    def start_over(self):
-        """All nodes lose their power at once, and come back as another cluster."""
-        self._dismiss_clerk()
+    def restart(self):
+        """Kill all nodes at once, and start a new cluster on the same hosts."""
+        self._stop_query_server()
         for node in self.nodes:
             node.kill()
         self._start_all()
 
-    def ask(self, question, *arguments):
-        """The answer of the clerk on the head (see there)."""
-        if self._clerk is None:
-            with (self._folder / "clerk.log").open("a") as log:
-                self._clerk = subprocess.Popen(
-                    self.head.command(sys.executable, CLERK, self.head.address),
+    def query(self, name, *arguments):
+        """The answer to a query (see ``query_server``)."""
+        if self._query_server is None:
+            with (self._folder / "query_server.log").open("a") as log:
+                self._query_server = subprocess.Popen(
+                    self.head.command(sys.executable, QUERY_SERVER, self.head.address),
                     env=self.environment,
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
@@ -143,28 +149,29 @@ class Cluster:
                     text=True,
                     start_new_session=True,
                 )
-        print(json.dumps([question, *arguments]), file=self._clerk.stdin, flush=True)
-        ready, _, _ = select.select([self._clerk.stdout], [], [], ANSWER_LIMIT_S)
-        line = self._clerk.stdout.readline() if ready else ""
+        print(json.dumps([name, *arguments]), file=self._query_server.stdin, flush=True)
+        ready, _, _ = select.select([self._query_server.stdout], [], [], ANSWER_LIMIT_S)
+        line = self._query_server.stdout.readline() if ready else ""
         if not line:
-            raise RuntimeError(f"no answer to {question}, see {self._folder / 'clerk.log'}")
+            raise RuntimeError(f"no answer to {name}, see {self._folder / 'query_server.log'}")
         return json.loads(line)
 
-    def _dismiss_clerk(self):
-        """He knows this cluster only."""
-        if self._clerk is not None:
-            self._clerk.kill()
-            self._clerk.communicate()
-            self._clerk = None
+    def _stop_query_server(self):
+        if self._query_server is not None:
+            self._query_server.kill()
+            self._query_server.communicate()
+            self._query_server = None
 
     def num_alive(self):
-        return self.ask("num_alive")
+        """Number of nodes in the cluster."""
+        return self.query("num_alive")
 
     def drain(self, number, seconds):
-        assert self.ask("drain", self.hosts[number].address, seconds)
+        """Drain a node, with a deadline in seconds."""
+        assert self.query("drain", self.hosts[number].address, seconds)
 
     def submit(self, spec_path, log_path, *, as_ray_job=False):
-        """Start a job's driver on the head; its process."""
+        """Start a job's driver on the head; returns its process."""
         command = [sys.executable, "jobs/distill.py", spec_path]
         environment = {**self.environment, "RAY_ADDRESS": self.address}
         if as_ray_job:
@@ -183,11 +190,11 @@ class Cluster:
         return driver
 
     def stop_jobs(self):
-        """``ray job stop`` for every job that runs."""
-        assert self.ask("stop_jobs") > 0
+        """Run ``ray job stop`` for every running job."""
+        assert self.query("stop_jobs") > 0
 
     def fill_storage(self):
-        """Let ``storage`` have no room for anything more; returns what to remove for an end."""
+        """Fill ``storage`` completely; returns the file to remove to free it again."""
         filler = self.storage / "filler"
         with contextlib.suppress(OSError), filler.open("wb", buffering=0) as file:
             while True:
@@ -195,33 +202,34 @@ class Cluster:
         return filler
 
     def leftovers(self):
-        """What jobs that have ended still hold of the cluster, once it has had time to clean up."""
-        deadline_s = time.monotonic() + 30
+        """What ended jobs still hold of the cluster, as text, once cleaning up has had its time."""
+        deadline_s = time.monotonic() + CLEANUP_LIMIT_S
         while True:
-            held = self.ask("held")
-            left = [*self._processes(), *self._files()]
+            held = self.query("held_resources")
+            left = [*self._job_processes(), *self._new_files()]
             if held == [0, 0] and not left:
                 return ""
             if time.monotonic() > deadline_s:
                 return f"placement groups, CPUs: {held}; {left}"
             time.sleep(0.2)
 
-    def _processes(self):
-        """Command lines of what Ray starts for a training job, as far as it still runs."""
+    def _job_processes(self):
+        """Command lines of running processes that Ray started for a training job."""
         found = []
-        for process in [process for node in self.nodes if node for process in node.family()]:
+        for process in [process for node in self.nodes if node for process in node.processes()]:
             with contextlib.suppress(psutil.NoSuchProcess):
                 found.append(" ".join(process.cmdline()))
         return [line for line in found if any(name in line for name in JOB_ACTORS)]
 
-    def _files(self):
-        """Shared memory and temporary files that were not there before."""
-        found = {*SHARED_MEMORY.iterdir(), *self._temporary.iterdir()} - self._before
+    def _new_files(self):
+        """Shared memory and temporary files that did not exist before."""
+        found = {*SHARED_MEMORY.iterdir(), *self._temporary.iterdir()} - self._known_files
         # A cache of torch's, one for all jobs of a user.
         return sorted(str(path) for path in found if not path.name.startswith("torchinductor"))
 
     def close(self):
-        self._dismiss_clerk()
+        """Kill everything and remove the hosts."""
+        self._stop_query_server()
         for driver in self._drivers:
             driver.kill()
             driver.wait()
@@ -233,5 +241,5 @@ class Cluster:
 
 
 def num_starts(log_path):
-    """How often ``ray start`` has said in a log that it is done."""
+    """Number of completed ``ray start`` in a log."""
     return log_path.read_text().count("Ray runtime started") if log_path.exists() else 0

@@ -1,1 +1,1 @@
-"""The page of a sweep and its pictures."""
+"""Renders the HTML page of a sweep and its pictures."""

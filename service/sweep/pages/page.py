@@ -1,4 +1,4 @@
-"""The page of a sweep: one self-contained HTML file that opens anywhere, offline."""
+"""The page of a sweep: one self-contained HTML file that can be opened offline."""
 
 import base64
 import hashlib
@@ -18,17 +18,17 @@ from service.sweep.analysis import (
 )
 
 CAPTIONS = {
-    "metric_by_time": "The metric against time in training, of trials that came to their last "
-    "epoch. The line joins those that no other one beats in both.",
-    "metric_by_parameter": "The metric against each parameter. A trial stopped early shows what "
-    "it had reached by then; trials without a score are on the bottom edge.",
-    "temperature_alpha_map": "The metric, at the last epoch reached, over the method's two "
-    "numbers. The darker, the better.",
-    "parallel_coordinates": "Each line is one setting, from its parameters to the metric at the "
-    "last epoch it reached. The darker, the better.",
+    "metric_by_time": "The metric against training time, of finished trials. The line is the "
+    "Pareto front: trials that no other trial beats in both.",
+    "metric_by_parameter": "The metric against each parameter. Trials stopped early have their "
+    "last score; trials without a score are at the bottom edge.",
+    "temperature_alpha_map": "The metric at the last epoch reached, by base temperature and alpha. "
+    "Darker is better.",
+    "parallel_coordinates": "Each line is a trial, from its parameters to the metric at the last "
+    "epoch reached. Darker is better.",
     "learning_curves": "The metric after each evaluated epoch.",
-    "importance": "How much of the metric's variation each parameter explains (fANOVA), while no "
-    "trial had been stopped: there all of them can be compared.",
+    "importance": "Share of the metric's variance that each parameter explains (fANOVA), at an "
+    "epoch before which no trial is stopped early.",
 }
 
 STYLE = """
@@ -88,7 +88,7 @@ document.querySelectorAll("th button").forEach((button, column) => {
 
 
 class Cell(NamedTuple):
-    """A cell of the table: what is read, what it is sorted by ("" goes last), and its class."""
+    """A cell of the table: its text, its sort key ("" is last), and its CSS class."""
 
     text: str
     key: str
@@ -104,17 +104,17 @@ def render_page(
     figures: Mapping[str, bytes],
     confirm: str = "",
 ) -> str:
-    """The page as HTML that loads nothing from any server.
+    """The page as HTML that loads no external resources.
 
-    ``summary``: labels and texts. ``confirm``: how the best settings compare with the default,
-    shown as it is. ``figures``: PNG files by name.
+    ``summary``: labels and texts at the top. ``figures``: PNG files by name. ``confirm``: the
+    comparison of the best settings with the default, shown as preformatted text.
     """
     entries = "\n".join(
         f"<dt>{escape(label)}</dt><dd>{escape(text)}</dd>" for label, text in summary
     )
     confirmation = ""
     if confirm:
-        heading = "The best settings against the default, by seed"
+        heading = "Best and default settings, by seed"
         confirmation = f"<h2>{heading}</h2>\n<pre>{escape(confirm)}</pre>"
     pictures = "\n".join(_picture(name, image) for name, image in figures.items())
     return f"""<!DOCTYPE html>
@@ -134,7 +134,7 @@ def render_page(
 {confirmation}
 {pictures}
 <h2>All trials</h2>
-<p>{escape(counts_text(records))}. A column's heading sorts by it.</p>
+<p>{escape(counts_text(records))}. Click a column's heading to sort by it.</p>
 {_table(records, metric, maximizes)}
 <script>{SCRIPT}</script>
 </body>
@@ -143,9 +143,9 @@ def render_page(
 
 
 def _content_policy() -> str:
-    """Nothing but this page's own style and script, and pictures in the page itself.
+    """A policy that allows only this page's own style, script and embedded pictures.
 
-    Naming both by their hashes keeps out any other, should an escape ever be forgotten.
+    The hashes block all other scripts, even if a text were not escaped.
     """
     style, script = (
         base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
@@ -183,7 +183,7 @@ def _table(records: Sequence[TrialRecord], metric: str, maximizes: bool) -> str:
 
 
 def _ranked(records: Sequence[TrialRecord], maximizes: bool) -> list[TrialRecord]:
-    """By state, finished first; within a state the best first."""
+    """By state, finished first; within a state by score, best first."""
     states = list(STATE_WORDS)
     return sorted(best_first(records, maximizes), key=lambda record: states.index(record.state))
 

@@ -1,4 +1,4 @@
-"""Scales: the coordinate of a parameter's or the metric's value on an axis, and its labels."""
+"""Scales: map values of a parameter or the metric to coordinates on an axis, and label them."""
 
 import json
 import math
@@ -11,17 +11,17 @@ from matplotlib.ticker import MaxNLocator
 
 from service.sweep.analysis import TrialRecord, is_accuracy, is_number
 
-MOST_LABELS = 12
-MOST_LETTERS = 18
-DECADES_WANT_LOG = 50.0
-"""A metric whose maximum is this many times its minimum is unreadable on a linear axis."""
+MAX_LABELS = 12
+MAX_LABEL_LENGTH = 18
+MIN_RATIO_FOR_LOG = 50.0
+"""If the metric's maximum is more than this many times its minimum, its axis is logarithmic."""
 
 
 class Scale(NamedTuple):
     """The axis of one parameter, or of the metric.
 
-    A value's place is the number itself or, for anything else, the index of its JSON text in
-    ``categories``. ``low`` and ``high`` are the outermost places.
+    The coordinate of a number is the number itself; that of any other value is the index of its
+    JSON text in ``categories``. ``low`` and ``high``: smallest and largest coordinate.
     """
 
     name: str
@@ -32,64 +32,64 @@ class Scale(NamedTuple):
     in_percent: bool = False
     categories: tuple[str, ...] = ()
 
-    def place(self, value: object) -> float:
+    def coordinate(self, value: object) -> float:
         """The value's coordinate on this axis."""
         if self.categories:
             return float(self.categories.index(_key(value)))
         assert isinstance(value, int | float)
         return float(value)
 
-    def share(self, place: float) -> float:
-        """The share of the axis up to a coordinate: 0 at ``low``, 1 at ``high``."""
+    def to_fraction(self, coordinate: float) -> float:
+        """The position of a coordinate on the axis: 0 at ``low``, 1 at ``high``."""
         if self.low == self.high:
             return 0.5
         if self.is_log:
-            return math.log(place / self.low) / math.log(self.high / self.low)
-        return (place - self.low) / (self.high - self.low)
+            return math.log(coordinate / self.low) / math.log(self.high / self.low)
+        return (coordinate - self.low) / (self.high - self.low)
 
-    def at(self, share: float) -> float:
-        """The coordinate at a share of the axis; the inverse of ``share``."""
+    def from_fraction(self, fraction: float) -> float:
+        """The coordinate at a position on the axis; the inverse of ``to_fraction``."""
         if self.is_log:
-            return self.low * (self.high / self.low) ** share
-        return self.low + (self.high - self.low) * share
+            return self.low * (self.high / self.low) ** fraction
+        return self.low + (self.high - self.low) * fraction
 
     def limits(self, below: float = 0.06, above: float = 0.06) -> tuple[float, float]:
-        """The ends of an axis with these shares of its length free at both sides."""
+        """The axis limits, with margins given as fractions of the axis length."""
         if self.categories:
             return self.low - 0.6, self.high + 0.6
         if self.low == self.high:
-            room = abs(self.low) * 0.1 or 1.0
-            return self.low - room, self.high + room
-        return self.at(-below), self.at(1.0 + above)
+            margin = abs(self.low) * 0.1 or 1.0
+            return self.low - margin, self.high + margin
+        return self.from_fraction(-below), self.from_fraction(1.0 + above)
 
     def ticks(self) -> list[tuple[float, str]]:
-        """Coordinates to label, and their labels."""
+        """Coordinates of the ticks, and their labels."""
         if self.categories:
-            step = math.ceil(len(self.categories) / MOST_LABELS)
+            step = math.ceil(len(self.categories) / MAX_LABELS)
             labels = [_shortened(key) for key in self.categories]
             return [(float(index), label) for index, label in enumerate(labels)][::step]
         if self.low == self.high:
-            places = [self.low]
+            coordinates = [self.low]
         elif self.is_log:
-            places = _log_ticks(self.low, self.high)
+            coordinates = _log_ticks(self.low, self.high)
         else:
-            places = _linear_ticks(self.low, self.high, self.is_integer)
+            coordinates = _linear_ticks(self.low, self.high, self.is_integer)
         factor = 100 if self.in_percent else 1
-        return [(place, f"{place * factor:.6g}") for place in places]
+        return [(coordinate, f"{coordinate * factor:.6g}") for coordinate in coordinates]
 
     @property
     def label(self) -> str:
-        """The name for an axis: a path's last two parts, or the metric and its unit."""
-        name = _unmathed(".".join(self.name.split(".")[-2:]))
+        """The axis label: the last two parts of the path, or the metric and its unit."""
+        name = _escape_dollars(".".join(self.name.split(".")[-2:]))
         return f"{name} (%)" if self.in_percent else name
 
     @property
     def full_label(self) -> str:
-        """The name, and that the axis is logarithmic where it is."""
+        """The axis label, marked if the scale is logarithmic."""
         return f"{self.label} (log scale)" if self.is_log else self.label
 
     def wrapped_label(self, width: int) -> str:
-        """The full name, on several lines where it has more letters than ``width``."""
+        """The full label, wrapped to lines of ``width`` characters."""
         if len(self.full_label) <= width:
             return self.full_label
         name, _, unit = self.full_label.partition(" ")
@@ -101,7 +101,7 @@ class Scale(NamedTuple):
 def parameter_scales(
     records: Sequence[TrialRecord], log_params: Collection[str]
 ) -> tuple[Scale, ...]:
-    """A scale for every parameter any trial used, in the order of first use."""
+    """A scale for every parameter that any trial used, in the order of first use."""
     paths = dict.fromkeys(path for record in records for path in record.params)
     return tuple(
         _parameter_scale(
@@ -113,32 +113,32 @@ def parameter_scales(
     )
 
 
-def _parameter_scale(path: str, values: Sequence[object], wants_log: bool) -> Scale:
+def _parameter_scale(path: str, values: Sequence[object], is_log: bool) -> Scale:
     numbers = [value for value in values if isinstance(value, int | float) and is_number(value)]
     if len(numbers) < len(values):
         categories = tuple(dict.fromkeys(_key(value) for value in sorted(values, key=_order)))
         return Scale(path, 0.0, len(categories) - 1.0, categories=categories)
     low, high = float(min(numbers)), float(max(numbers))
-    whole = all(isinstance(number, int) for number in numbers)
-    return Scale(path, low, high, is_log=wants_log and low > 0, is_integer=whole)
+    is_integer = all(isinstance(number, int) for number in numbers)
+    return Scale(path, low, high, is_log=is_log and low > 0, is_integer=is_integer)
 
 
 def metric_scale(values: Iterable[float], metric: str) -> Scale:
-    """A scale for the metric; from 0 to 1 where it has not been measured."""
+    """A scale for the metric; from 0 to 1 without values."""
     measured = list(values) or [0.0, 1.0]
     low, high = min(measured), max(measured)
-    percent = is_accuracy(metric)
-    is_log = not percent and low > 0 and high / low > DECADES_WANT_LOG
-    return Scale(metric, low, high, is_log=is_log, in_percent=percent)
+    in_percent = is_accuracy(metric)
+    is_log = not in_percent and low > 0 and high / low > MIN_RATIO_FOR_LOG
+    return Scale(metric, low, high, is_log=is_log, in_percent=in_percent)
 
 
-def lay_axis(axes: Axes, which: Literal["x", "y"], scale: Scale, below: float = 0.06) -> None:
-    """Give one axis of a picture this scale, its ticks and its ends."""
+def set_up_axis(axes: Axes, which: Literal["x", "y"], scale: Scale, below: float = 0.06) -> None:
+    """Set the scale, limits and ticks of one axis of a picture."""
     kind = "log" if scale.is_log else "linear"
     axes.set(**{f"{which}scale": kind, f"{which}lim": scale.limits(below)})
     axis = axes.xaxis if which == "x" else axes.yaxis
-    places, labels = zip(*scale.ticks(), strict=True)
-    axis.set_ticks(places, labels=labels)
+    coordinates, labels = zip(*scale.ticks(), strict=True)
+    axis.set_ticks(coordinates, labels=labels)
     axis.set_ticks([], minor=True)
 
 
@@ -152,21 +152,21 @@ def _order(value: object) -> tuple[bool, float, str]:
 
 
 def _shortened(key: str) -> str:
-    """A category's label; the middle is left out, as long values often differ at their ends."""
+    """A category's label. The middle is cut out, because long values often differ at their ends."""
     text = key[1:-1] if key.startswith('"') else key
-    if len(text) > MOST_LETTERS:
-        half = (MOST_LETTERS - 2) // 2
+    if len(text) > MAX_LABEL_LENGTH:
+        half = (MAX_LABEL_LENGTH - 2) // 2
         text = f"{text[:half]}..{text[-half:]}"
-    return _unmathed(text)
+    return _escape_dollars(text)
 
 
-def _unmathed(text: str) -> str:
-    """The text with its dollar signs escaped, which the figure would take for formulas."""
+def _escape_dollars(text: str) -> str:
+    """Escape dollar signs, between which Matplotlib would render a formula."""
     return text.replace("$", r"\$")
 
 
-def _linear_ticks(low: float, high: float, whole: bool = False) -> list[float]:
-    locator = MaxNLocator(nbins=5, steps=[1, 2, 5, 10], integer=whole, min_n_ticks=1)
+def _linear_ticks(low: float, high: float, is_integer: bool = False) -> list[float]:
+    locator = MaxNLocator(nbins=5, steps=[1, 2, 5, 10], integer=is_integer, min_n_ticks=1)
     slack = (high - low) * 1e-9
     inside = [float(t) for t in locator.tick_values(low, high) if low - slack <= t <= high + slack]
     return inside or [low, high]

@@ -1,4 +1,4 @@
-"""How the pictures of a sweep look: a mark for each state of a trial, a shade for each score."""
+"""The style of a sweep's pictures: a marker for each state, a color for each score."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any, Literal, NamedTuple
@@ -21,9 +21,10 @@ FAINT = "#999999"
 BEST_FACE = "#fde725"
 BEST_LINE = "#440154"
 MANY_TRIALS = 150
-SPREAD_FROM = 3
-OUTLIERS_FROM = 10
-"""From this many scores on, the worst tenth shares one shade, so that bad trials hide nothing."""
+MIN_FINISHED_FOR_RANGE = 3
+"""With fewer finished trials, the color range covers the scores of all trials."""
+MIN_SCORES_FOR_CLIPPING = 10
+"""From this many scores, the worst tenth has one color: outliers would compress the range."""
 
 EXTENDS: dict[tuple[bool, bool], Literal["neither", "min", "max", "both"]] = {
     (False, False): "neither",
@@ -33,25 +34,25 @@ EXTENDS: dict[tuple[bool, bool], Literal["neither", "min", "max", "both"]] = {
 }
 
 
-class Look(NamedTuple):
-    """The mark of a state."""
+class MarkerStyle(NamedTuple):
+    """The marker of a state."""
 
     marker: str
     color: str
     is_filled: bool
 
 
-LOOKS: dict[TrialState, Look] = {
-    "finished": Look("o", "#31688e", True),
-    "stopped": Look("v", "#35a07a", False),
-    "running": Look("s", "#777777", False),
-    "waiting": Look("D", "#777777", False),
-    "failed": Look("x", "#d55e00", False),
+MARKER_STYLES: dict[TrialState, MarkerStyle] = {
+    "finished": MarkerStyle("o", "#31688e", True),
+    "stopped": MarkerStyle("v", "#35a07a", False),
+    "running": MarkerStyle("s", "#777777", False),
+    "waiting": MarkerStyle("D", "#777777", False),
+    "failed": MarkerStyle("x", "#d55e00", False),
 }
 
 
 class PictureData(NamedTuple):
-    """What every picture is drawn from."""
+    """The data of all pictures."""
 
     records: Sequence[TrialRecord]
     scales: tuple[Scale, ...]
@@ -61,7 +62,7 @@ class PictureData(NamedTuple):
 
     @property
     def is_crowded(self) -> bool:
-        """Whether there are so many trials that marks must be small and translucent."""
+        """Whether markers must be small and translucent because there are many trials."""
         return len(self.records) > MANY_TRIALS
 
     def of_state(self, state: TrialState) -> list[TrialRecord]:
@@ -74,19 +75,19 @@ class PictureData(NamedTuple):
 
 
 def shown_score(record: TrialRecord) -> float | None:
-    """The score that a picture shows; None for a failed trial."""
+    """The score that pictures show; None for a failed trial."""
     return None if record.state == "failed" else finite_score(record)
 
 
-def titled_figure(what: str, data: PictureData, width: float, height: float) -> Figure:
-    """An empty figure, in inches, headed by what it shows and the number of settings tried."""
+def titled_figure(title: str, data: PictureData, width: float, height: float) -> Figure:
+    """An empty figure with a title and the number of trials; sizes are in inches."""
     figure = Figure(figsize=(width, height), layout="constrained")
-    figure.suptitle(f"{what}\n{counts_text(data.records)}", fontsize=11, color=INK)
+    figure.suptitle(f"{title}\n{counts_text(data.records)}", fontsize=11, color=INK)
     return figure
 
 
 def plain(axes: Axes) -> None:
-    """Remove the spines without a scale, and add a faint grid."""
+    """Remove the top and right spines, and add a faint grid."""
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(color="#e6e6e6", linewidth=0.7)
     axes.set_axisbelow(True)
@@ -101,21 +102,22 @@ def mark(
     shades: Sequence[tuple[float, ...]] | None = None,
     on_bottom_edge: bool = False,
 ) -> PathCollection:
-    """Draw the marks of the trials in one state, in the state's color or each in its shade.
+    """Draw markers for the trials in one state.
 
-    On the bottom edge, a point's second number is a share of the height of the picture.
+    ``shades``: a color for each point; without it, all have the state's color. With
+    ``on_bottom_edge``, the points' second coordinates are fractions of the axes' height.
     """
-    look = LOOKS[state]
-    colors = shades if shades is not None else look.color
-    if look.marker == "x":
+    style = MARKER_STYLES[state]
+    colors = shades if shades is not None else style.color
+    if style.marker == "x":
         paint: dict[str, Any] = {"color": colors}
     else:
-        paint = {"facecolors": colors if look.is_filled else "white", "edgecolors": colors}
+        paint = {"facecolors": colors if style.is_filled else "white", "edgecolors": colors}
     return axes.scatter(
         [x for x, _ in points],
         [y for _, y in points],
         s=14 if data.is_crowded else 38,
-        marker=look.marker,
+        marker=style.marker,
         linewidths=0.8 if data.is_crowded else 1.3,
         alpha=0.7 if data.is_crowded else 0.9,
         label=STATE_WORDS[state],
@@ -127,17 +129,17 @@ def mark(
 
 
 def mark_best(axes: Axes, x: float, y: float) -> None:
-    """Put the star on the best trial."""
+    """Draw a star at the best trial."""
     axes.add_line(_star([x], [y]))
 
 
 def add_legend(figure: Figure, data: PictureData, color: str | None = None) -> None:
-    """Add the legend of the marks under the picture.
+    """Add a legend of the markers under the picture.
 
-    ``color``: of all but the failed, where color stands for something else than the state.
+    ``color``: replaces the states' colors, except that of failed trials.
     """
     handles = [
-        _handle(LOOKS[state], words, None if state == "failed" else color)
+        _handle(MARKER_STYLES[state], words, None if state == "failed" else color)
         for state, words in STATE_WORDS.items()
         if data.of_state(state)
     ]
@@ -146,15 +148,15 @@ def add_legend(figure: Figure, data: PictureData, color: str | None = None) -> N
     figure.legend(handles=handles, loc="outside lower center", ncols=6, frameon=False, fontsize=9)
 
 
-def _handle(look: Look, words: str, color: str | None) -> Line2D:
-    color = color or look.color
+def _handle(style: MarkerStyle, words: str, color: str | None) -> Line2D:
+    color = color or style.color
     return Line2D(
         [],
         [],
         linestyle="none",
-        marker=look.marker,
+        marker=style.marker,
         markeredgecolor=color,
-        markerfacecolor=color if look.is_filled else "white",
+        markerfacecolor=color if style.is_filled else "white",
         label=words,
     )
 
@@ -175,7 +177,7 @@ def _star(x: list[float], y: list[float], label: str = "best") -> Line2D:
 
 
 class Shades(NamedTuple):
-    """A color for every score; the better, the darker, so that the best stand out on white."""
+    """Maps scores to colors; darker is better, so that the best stand out on white."""
 
     norm: Normalize
     colors: Colormap
@@ -186,36 +188,36 @@ class Shades(NamedTuple):
         return [tuple(rgba) for rgba in self.colors(self.norm(np.array(list(scores))))]
 
     def add_bar(self, figure: Figure, axes: Axes, metric: Scale) -> None:
-        """Add the color bar; a pointed end represents everything beyond it."""
+        """Add the color bar; a pointed end stands for all scores beyond it."""
         beyond_low, beyond_high = self.scale.low > metric.low, self.scale.high < metric.high
         extend = EXTENDS[beyond_low, beyond_high]
         mappable = ScalarMappable(self.norm, self.colors)
         bar = figure.colorbar(mappable, ax=axes, extend=extend, pad=0.02, aspect=30)
-        places, labels = zip(*self.scale.ticks(), strict=True)
-        bar.set_ticks(places, labels=labels)
+        coordinates, labels = zip(*self.scale.ticks(), strict=True)
+        bar.set_ticks(coordinates, labels=labels)
         bar.minorticks_off()
         bar.ax.tick_params(labelsize=9)
         bar.set_label(metric.label, fontsize=9)
 
 
 def score_shades(data: PictureData) -> Shades:
-    """The colors of a picture whose color is the metric.
+    """The colors of pictures in which color represents the metric.
 
-    They are spread over the finished trials' scores: trials that were stopped early are mostly
-    worse, and would leave few shades for these.
+    Their range is that of the finished trials: scores of trials stopped early are mostly worse and
+    would compress it.
     """
     metric = data.metric
     scores = [score for r in data.of_state("finished") if (score := shown_score(r)) is not None]
-    if len(scores) < SPREAD_FROM:
+    if len(scores) < MIN_FINISHED_FOR_RANGE:
         scores = data.scores() or [metric.low, metric.high]
     low, high = min(scores), max(scores)
-    if len(scores) >= OUTLIERS_FROM:
+    if len(scores) >= MIN_SCORES_FOR_CLIPPING:
         low = float(np.quantile(scores, 0.1)) if data.maximizes else low
         high = high if data.maximizes else float(np.quantile(scores, 0.9))
     if low == high:
         low, high = metric._replace(low=low, high=high).limits()
     scale = metric._replace(low=low, high=high)
     norm = LogNorm(low, high) if scale.is_log else Normalize(low, high)
-    # The yellow end of viridis cannot be seen on white.
+    # The yellow end of viridis is hard to see on white.
     colors = ListedColormap(colormaps["viridis"](np.linspace(0.0, 0.93, 256)))
     return Shades(norm, colors.reversed() if data.maximizes else colors, scale)

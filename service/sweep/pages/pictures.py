@@ -1,6 +1,6 @@
-"""The pictures of a sweep: which settings were good, and why one may believe it.
+"""The pictures of a sweep: metric by parameter, maps, learning curves and importances.
 
-Drawn with matplotlib's objects alone, so that a driver's threads share no state of pyplot's.
+They use Matplotlib's objects instead of pyplot, whose global state is not thread-safe.
 """
 
 import io
@@ -14,12 +14,12 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from service.sweep.analysis import TrialRecord, best_so_far
-from service.sweep.pages.picture_axes import Scale, lay_axis, metric_scale, parameter_scales
+from service.sweep.pages.picture_axes import Scale, metric_scale, parameter_scales, set_up_axis
 from service.sweep.pages.picture_maps import draw_parallel_coordinates, draw_temperature_alpha_map
 from service.sweep.pages.picture_style import (
     BEST_LINE,
     FAINT,
-    LOOKS,
+    MARKER_STYLES,
     PictureData,
     add_legend,
     mark,
@@ -33,19 +33,19 @@ __all__ = ["SweepFacts", "draw_all", "png"]
 
 BOTTOM = 0.035
 WIDE = 36
-GOLDEN = 0.6180339887498949
+GOLDEN_RATIO = 0.6180339887498949
 DOTS_PER_INCH = 110
-SURE_FROM = 50
-"""With fewer trials fANOVA's forest cannot separate the shares of the parameters."""
+MIN_TRIALS_FOR_RELIABLE_SHARES = 50
+"""With fewer trials, fANOVA's forest does not separate the parameters' shares reliably."""
 
 
 class SweepFacts(NamedTuple):
-    """What is drawn.
+    """The input of the pictures.
 
-    ``metric``: its name, such as held_out_top1. ``log_params``: paths searched on a log scale.
+    ``metric``: its name, such as held_out/top1. ``log_params``: paths searched on a log scale.
     ``importances``: share of the metric's variance by path, after ``importance_epoch`` epochs; may
-    be empty. ``front``: trials that no other one beats in metric and time both, quickest first;
-    None unless time is minimized.
+    be empty. ``front``: the Pareto front of metric and time, fastest first; None unless time is
+    minimized.
     """
 
     records: Sequence[TrialRecord]
@@ -58,7 +58,7 @@ class SweepFacts(NamedTuple):
 
 
 def draw_all(facts: SweepFacts) -> dict[str, Figure]:
-    """Every picture that there is data for, by name, the most informative first."""
+    """Draw every picture for which there is data; by name, most informative first."""
     data = PictureData(
         records=facts.records,
         scales=parameter_scales(facts.records, facts.log_params),
@@ -111,19 +111,19 @@ def _metric_by_parameter(data: PictureData) -> Figure | None:
 
 def _parameter_panel(axes: Axes, data: PictureData, scale: Scale) -> None:
     plain(axes)
-    lay_axis(axes, "x", scale)
-    lay_axis(axes, "y", data.metric, below=0.14)
+    set_up_axis(axes, "x", scale)
+    set_up_axis(axes, "y", data.metric, below=0.14)
     axes.set_xlabel(scale.wrapped_label(WIDE), fontsize=9)
     if scale.categories and sum(len(label) for _, label in scale.ticks()) > 30:
         for label in axes.get_xticklabels():
             label.set(rotation=30, horizontalalignment="right", rotation_mode="anchor")
     users = [record for record in data.records if scale.name in record.params]
-    for state in LOOKS:
+    for state in MARKER_STYLES:
         scored, others = [], []
         for record in users:
             if record.state != state:
                 continue
-            x, score = _spread_place(scale, record), shown_score(record)
+            x, score = _jittered_coordinate(scale, record), shown_score(record)
             if score is None:
                 others.append((x, BOTTOM))
             else:
@@ -133,53 +133,55 @@ def _parameter_panel(axes: Axes, data: PictureData, scale: Scale) -> None:
         if others:
             mark(axes, data, state, others, on_bottom_edge=True)
     if data.best in users and (best := shown_score(data.best)) is not None:
-        mark_best(axes, _spread_place(scale, data.best), best)
-    if strangers := len(data.records) - len(users):
-        note = f"not used by {strangers} trial{'' if strangers == 1 else 's'}"
+        mark_best(axes, _jittered_coordinate(scale, data.best), best)
+    if num_unused := len(data.records) - len(users):
+        note = f"not used by {num_unused} trial{'' if num_unused == 1 else 's'}"
         axes.set_title(note, fontsize=8, color=FAINT, loc="right")
     if not data.scores():
-        _say_unmeasured(axes)
+        _note_no_score(axes)
 
 
-def _say_unmeasured(axes: Axes) -> None:
+def _note_no_score(axes: Axes) -> None:
     axes.set_yticks([])
     axes.text(0.5, 0.5, "no score", transform=axes.transAxes, ha="center", color=FAINT)
 
 
-def _spread_place(scale: Scale, record: TrialRecord) -> float:
-    """The trial's coordinate; within a category's strip, trials are spread evenly by number."""
-    place = scale.place(record.params[scale.name])
+def _jittered_coordinate(scale: Scale, record: TrialRecord) -> float:
+    """The trial's coordinate; in a category, the trials are spread evenly by their numbers."""
+    coordinate = scale.coordinate(record.params[scale.name])
     if not scale.categories:
-        return place
-    return place + 0.5 * ((record.number * GOLDEN) % 1.0 - 0.5)
+        return coordinate
+    return coordinate + 0.5 * ((record.number * GOLDEN_RATIO) % 1.0 - 0.5)
 
 
 def _metric_by_time(data: PictureData, front: Sequence[TrialRecord]) -> Figure | None:
-    """Finished trials by their two aims, and the line of those that are best in one or both."""
-    placed = {
+    """Finished trials by training time and metric, and their Pareto front."""
+    positions = {
         record.number: (record.seconds, score)
         for record in data.of_state("finished")
         if (score := shown_score(record)) is not None
     }
-    if not placed:
+    if not positions:
         return None
-    times = [seconds for seconds, _ in placed.values()]
-    figure = titled_figure(f"{data.metric.label} against time in training", data, 8.0, 5.2)
+    times = [seconds for seconds, _ in positions.values()]
+    figure = titled_figure(f"{data.metric.label} by training time", data, 8.0, 5.2)
     axes = figure.subplots()
     plain(axes)
-    lay_axis(axes, "x", Scale("seconds", min(times), max(times)))
-    lay_axis(axes, "y", metric_scale((y for _, y in placed.values()), data.metric.name))
-    axes.set(xlabel="time in training (s)", ylabel=data.metric.label)
-    mark(axes, data, "finished", list(placed.values()))
-    corners = [placed[record.number] for record in front]
+    set_up_axis(axes, "x", Scale("seconds", min(times), max(times)))
+    set_up_axis(axes, "y", metric_scale((y for _, y in positions.values()), data.metric.name))
+    axes.set(xlabel="training time (s)", ylabel=data.metric.label)
+    mark(axes, data, "finished", list(positions.values()))
+    corners = [positions[record.number] for record in front]
     axes.plot(*zip(*corners, strict=True), color=BEST_LINE, drawstyle="steps-post")
-    note = "line: trials that no other one beats in both"
+    note = "line: Pareto front"
     axes.set_title(note, fontsize=8, color=FAINT, loc="right")
     for record in front:
         name = f"trial {record.number}"
-        axes.annotate(name, placed[record.number], (4, 5), textcoords="offset points", fontsize=8)
-    if data.best is not None and data.best.number in placed:
-        mark_best(axes, *placed[data.best.number])
+        axes.annotate(
+            name, positions[record.number], (4, 5), textcoords="offset points", fontsize=8
+        )
+    if data.best is not None and data.best.number in positions:
+        mark_best(axes, *positions[data.best.number])
     add_legend(figure, data)
     return figure
 
@@ -196,11 +198,11 @@ def _learning_curves(data: PictureData) -> Figure | None:
     figure = titled_figure(f"{metric.label} by epoch", data, 8.5, 5.4)
     axes = figure.subplots()
     plain(axes)
-    lay_axis(axes, "y", metric)
+    set_up_axis(axes, "y", metric)
     last = max(epoch for points in curves.values() for epoch, _ in points)
     axes.set(xlim=(0, max(last, 1) * 1.04), xlabel="epochs done", ylabel=metric.label)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    for state, look in LOOKS.items():
+    for state, style in MARKER_STYLES.items():
         numbers = [record.number for record in data.of_state(state) if record.number in curves]
         lines = [
             curves[number] for number in numbers if data.best is None or number != data.best.number
@@ -209,7 +211,7 @@ def _learning_curves(data: PictureData) -> Figure | None:
         axes.add_collection(
             LineCollection(
                 lines,
-                colors=look.color,
+                colors=style.color,
                 linewidths=0.6 if data.is_crowded else 1.3,
                 alpha=strength * (0.5 if data.is_crowded else 1.0),
             )
@@ -224,23 +226,25 @@ def _learning_curves(data: PictureData) -> Figure | None:
 
 
 def _importance(data: PictureData, importances: Mapping[str, float], epoch: int) -> Figure | None:
-    known = [(path, share) for path, share in importances.items() if math.isfinite(share)]
-    if not known:
+    finite = [(path, share) for path, share in importances.items() if math.isfinite(share)]
+    if not finite:
         return None
-    ranked = sorted(known, key=lambda item: item[1])
+    ranked = sorted(finite, key=lambda item: item[1])
     labels = [Scale(path, 0.0, 1.0).wrapped_label(WIDE) for path, _ in ranked]
     shares = [share for _, share in ranked]
-    what = f"Share of the variance of {data.metric.name} after {epoch} epochs by parameter"
-    figure = titled_figure(what, data, 7.5, 1.4 + 0.4 * len(ranked))
+    title = f"Share of the variance of {data.metric.name} after {epoch} epochs by parameter"
+    figure = titled_figure(title, data, 7.5, 1.4 + 0.4 * len(ranked))
     axes = figure.subplots()
     plain(axes)
     axes.grid(visible=False, axis="y")
-    bars = axes.barh(labels, [100 * share for share in shares], color=LOOKS["finished"].color)
+    bars = axes.barh(
+        labels, [100 * share for share in shares], color=MARKER_STYLES["finished"].color
+    )
     axes.bar_label(bars, [f"{share:.0%}" for share in shares], padding=3, fontsize=9)
     axes.set_xlim(0, max(100 * max(shares), 1) * 1.1)
     axes.set_xlabel("share of variance (%)", fontsize=9)
     num_compared = sum(epoch in dict(record.curve) for record in data.records)
-    if num_compared < SURE_FROM:
+    if num_compared < MIN_TRIALS_FOR_RELIABLE_SHARES:
         note = f"a rough guess, from {num_compared} trials only"
         axes.set_title(note, fontsize=8, color=FAINT, loc="right")
     return figure

@@ -23,8 +23,8 @@ from support.source_makers import (
 
 from data_pipeline.sources import SourceError, open_source
 from data_pipeline.sources.array_pickle import load_arrays
-from data_pipeline.sources.class_names import human_names, imagenet_names
-from data_pipeline.sources.names import Names
+from data_pipeline.sources.image_labels import human_names, imagenet_names
+from data_pipeline.sources.source import Names
 from data_pipeline.sources.tar_images import MAX_OPEN_TARS
 from data_pipeline.sources.tar_members import read_members
 

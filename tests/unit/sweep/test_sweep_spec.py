@@ -60,7 +60,7 @@ def test_mistakes_in_the_base_are_told_with_their_path(make_sweep_content):
         ("method.alpha", {"linear": [0, 1], "choice": [1]}, "needs one of"),
         ("method.alpha", {"linear": [1, 0]}, "is from 1 to 0"),
         ("method.sharpness", {"linear": [0, 1]}, "is not a number"),
-        ("schedule.num_epochs", {"linear": [2.5, 8]}, "whole numbers"),
+        ("schedule.num_epochs", {"linear": [2.5, 8]}, "takes integers only"),
         ("seed", {"choice": [0, 1]}, "cannot be searched"),
         ("resources.num_workers", {"choice": [1, 2]}, "cannot be searched"),
         ("dataset.val", {"choice": ["x"]}, "cannot be searched"),
@@ -85,7 +85,7 @@ def test_condition_needs_a_choice_of_this_space(make_sweep_content):
     alpha = {"linear": [0, 1], "when": {"method.sharpness": ["norm"]}}
     where = "space.method.alpha.when.method.sharpness"
 
-    assert "no parameter" in problems(make_sweep_content(space={"method.alpha": alpha}))[where]
+    assert "is not a parameter with a choice" in problems(make_sweep_content(space={"method.alpha": alpha}))[where]
     sharpness = {"choice": ["max"]}
     space = {"method.alpha": alpha, "method.sharpness": sharpness}
     assert "'norm' is not among" in problems(make_sweep_content(space=space))[where]
@@ -157,7 +157,7 @@ def test_cmaes_needs_a_range(make_sweep_content):
 def test_two_aims_and_a_scheduler_exclude_each_other(make_sweep_content):
     asha = make_sweep_content(minimize_time=True, scheduler={"kind": "asha"})
 
-    assert "no one metric" in problems(asha)["scheduler.kind"]
+    assert "no single metric" in problems(asha)["scheduler.kind"]
     assert parse_sweep(make_sweep_content(minimize_time=True)).scheduler.kind == "none"
 
 
