@@ -17,15 +17,19 @@ from typing import Any, NamedTuple
 from mlflow import MlflowClient
 from stack import FOLDER, ROOT, Stack, up
 
+from service.run.figures import temperature_figure
+from service.run.journal import JOURNAL_NAME, read_events
+
 SOURCE = Path("/usr/share/datasets/fashion-mnist")
 NUM_IMAGES_PER_CLASS = 100
 SEEDS = (0, 1, 2)
 NUM_CONCURRENT_JOBS = 2
 GRAY = {"mean": [0.286] * 3, "std": [0.353] * 3}
+DTKD = {"alpha": 3.0, "beta": 1.0, "gamma": 1.0, "base_temperature": 4.0, "warmup_epochs": 5}
 METHODS: dict[str, dict[str, float] | None] = {
     "alone": None,
     "kd": {"alpha": 0.0, "beta": 4.0, "gamma": 1.0, "base_temperature": 4.0, "warmup_epochs": 5},
-    "dtkd": {"alpha": 3.0, "beta": 1.0, "gamma": 1.0, "base_temperature": 4.0, "warmup_epochs": 5},
+    "dtkd": DTKD,
 }
 
 
@@ -62,7 +66,8 @@ def main() -> int:
     with ThreadPoolExecutor(NUM_CONCURRENT_JOBS) as pool:
         outcomes = [teacher, *pool.map(run, specs.keys(), specs.values())]
     print(table(outcomes))
-    print(f"\ntotal time: {time.monotonic() - start_s:.0f} s")
+    print(f"\ntemperatures of dtkd-seed0: {draw_temperatures(runs / 'dtkd-seed0')}")
+    print(f"total time: {time.monotonic() - start_s:.0f} s")
     print(f"MLflow UI: {outcomes[0].address.split('/runs/')[0]}/runs")
     print(f"Ray dashboard: {stack.dashboard_url} (token in {FOLDER / 'ray_token'})")
     print("stop everything: make demo-down")
@@ -162,6 +167,17 @@ def read_outcome(stack: Stack, name: str, runs: Path, seconds: float) -> Outcome
     )
     page = f"{stack.mlflow_url}/#/experiments/{run.info.experiment_id}/runs/{run.info.run_id}"
     return Outcome(name, run.data.metrics["result/last_top1"], seconds, page)
+
+
+def draw_temperatures(run_path: Path) -> Path:
+    """Draw both temperatures over a run; returns the path of the picture."""
+    events = read_events(run_path / JOURNAL_NAME)
+    base_temperature = float(DTKD["base_temperature"])
+    path = run_path / "temperatures.svg"
+    temperature_figure(events, base_temperature, "DTKD, 1,000 images of Fashion-MNIST").savefig(
+        path
+    )
+    return path
 
 
 def table(outcomes: Sequence[Outcome]) -> str:

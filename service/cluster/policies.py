@@ -115,7 +115,7 @@ def _failure_line(failure: Exception) -> str:
     if isinstance(failure, WorkerHealthCheckFailedError):
         if "its node has died" in str(failure.health_check_failure):
             return "its node died"
-        return "its process was killed or crashed; if it was not killed on purpose, check its memory"
+        return "its process was killed or crashed; if not on purpose, check its memory"
     if "Timed out" in str(failure):
         return "another worker did not respond for resources.collective_timeout_s"
     return f"{type(failure).__name__}: {_last_line(failure)}"

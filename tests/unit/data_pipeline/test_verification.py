@@ -115,8 +115,8 @@ def test_file_that_grew_is_refused(path):
     ("text", "expected"),
     [
         ("{", "is not a manifest"),
-        ("[]", "is not a manifest of format 2"),
-        ('{"format": 1}', "is not a manifest of format 2"),
+        ("[]", "is not a manifest of format 3"),
+        ('{"format": 1}', "is not a manifest of format 3"),
     ],
 )
 def test_manifests_that_are_none(path, text, expected):

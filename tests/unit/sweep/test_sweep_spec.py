@@ -85,7 +85,8 @@ def test_condition_needs_a_choice_of_this_space(make_sweep_content):
     alpha = {"linear": [0, 1], "when": {"method.sharpness": ["norm"]}}
     where = "space.method.alpha.when.method.sharpness"
 
-    assert "is not a parameter with a choice" in problems(make_sweep_content(space={"method.alpha": alpha}))[where]
+    found = problems(make_sweep_content(space={"method.alpha": alpha}))
+    assert "is not a parameter with a choice" in found[where]
     sharpness = {"choice": ["max"]}
     space = {"method.alpha": alpha, "method.sharpness": sharpness}
     assert "'norm' is not among" in problems(make_sweep_content(space=space))[where]
