@@ -172,11 +172,9 @@ def read_outcome(stack: Stack, name: str, runs: Path, seconds: float) -> Outcome
 def draw_temperatures(run_path: Path) -> Path:
     """Draw both temperatures over a run; returns the path of the picture."""
     events = read_events(run_path / JOURNAL_NAME)
-    base_temperature = float(DTKD["base_temperature"])
+    title = "DTKD, 1,000 images of Fashion-MNIST"
     path = run_path / "temperatures.svg"
-    temperature_figure(events, base_temperature, "DTKD, 1,000 images of Fashion-MNIST").savefig(
-        path
-    )
+    temperature_figure(events, DTKD["base_temperature"], title).savefig(path)
     return path
 
 
