@@ -1,6 +1,7 @@
 """Turn labeled images into a .beton file: python jobs/convert.py SOURCE OUT.beton [options].
 
-Exit status: 0 done, 1 failed, 2 bad input. What fails or is interrupted leaves nothing at OUT.
+Exit status: 0 done, 1 failed, 2 bad input. A conversion that fails or is interrupted
+leaves no partial file.
 """
 
 import argparse
@@ -35,13 +36,13 @@ def main(arguments: list[str]) -> int:
         print(f"convert: {error.filename or options.out}: {error.strerror}", file=sys.stderr)
         return EXIT_FAILED
     except KeyboardInterrupt:
-        print(f"convert: interrupted; nothing is left at {options.out}", file=sys.stderr)
+        print(f"convert: interrupted; no partial file is left at {options.out}", file=sys.stderr)
         return 128 + signal.SIGINT
     return EXIT_DONE
 
 
 def _check_paths(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
-    """What can be known of the paths before the first image is read."""
+    """Check the output paths before the first image is read."""
     if bool(options.hold_out) != bool(options.hold_out_path):
         parser.error("--hold-out and --hold-out-path go together; give both or neither")
     outputs = [path for path in (options.out, options.hold_out_path) if path]
@@ -49,7 +50,7 @@ def _check_paths(parser: argparse.ArgumentParser, options: argparse.Namespace) -
         parser.error(f"--hold-out-path is {options.out} like OUT; give another path")
     for path in outputs:
         if path.exists() and not path.is_file():
-            parser.error(f"{path} exists and is no file; give the path of a .beton file")
+            parser.error(f"{path} exists and is not a file; give the path of a .beton file")
 
 
 def _convert(source: Source, path: Path, options: argparse.Namespace, part: Any) -> None:  # noqa: ANN401 - a literal
@@ -84,7 +85,7 @@ def _parser() -> argparse.ArgumentParser:
         "--split",
         choices=("train", "test"),
         default="train",
-        help="which part of a source that has both (CIFAR, folder of IDX files)",
+        help="part of a source that has both (CIFAR, folder of IDX files)",
     )
     _add_storage_options(parser)
     _add_selection_options(parser)
@@ -92,13 +93,13 @@ def _parser() -> argparse.ArgumentParser:
         "--max-undecodable",
         type=_not_negative,
         default=0,
-        help="leave out and list up to so many images that cannot be decoded",
+        help="leave out and list up to this many images that cannot be decoded",
     )
     parser.add_argument(
         "--workers",
         type=_positive,
         default=len(os.sched_getaffinity(0)),
-        help="images encoded at a time; the file does not depend on it",
+        help="number of threads that encode images; the file does not depend on it",
     )
     return parser
 
@@ -114,7 +115,7 @@ def _add_storage_options(parser: argparse.ArgumentParser) -> None:
         "--quality",
         type=_quality,
         default=90,
-        help="JPEG quality of images that are not stored as they are, PNGs and pixels among them",
+        help="JPEG quality (1 to 100) of images that must be encoded, such as PNGs and pixels",
     )
     parser.add_argument(
         "--max-side", type=_positive, help="shrink the longer side to this, in pixels"
@@ -125,19 +126,19 @@ def _add_storage_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_selection_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--per-class", type=_positive, help="take so many images of each class")
+    parser.add_argument("--per-class", type=_positive, help="number of images of each class")
     parser.add_argument(
         "--hold-out",
         type=_not_negative,
         default=0,
         metavar="PER_CLASS",
-        help="set so many images of each class aside, for choosing settings without val",
+        help="hold out this many images of each class, to choose settings without val",
     )
     parser.add_argument(
-        "--hold-out-path", type=Path, help="the .beton file for the images set aside"
+        "--hold-out-path", type=Path, help="the .beton file for the held-out images"
     )
     parser.add_argument(
-        "--seed", type=_not_negative, default=0, help="seed of the choice and of the order"
+        "--seed", type=_not_negative, default=0, help="seed of the selection and of the order"
     )
 
 

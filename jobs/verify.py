@@ -1,6 +1,6 @@
 """Find damaged bytes and undecodable images of a dataset: python jobs/verify.py FILE.beton.
 
-Exit status: 0 the file is whole, 1 it is damaged or no .beton, 2 there is no such file.
+Exit status: 0 the file is intact, 1 it is damaged or not a .beton, 2 there is no such file.
 """
 
 import argparse
@@ -29,7 +29,7 @@ def main(arguments: list[str]) -> int:
         return EXIT_FAILED if options.file.is_file() else EXIT_BAD_INPUT
     num_faults = 0
     if manifest is None:
-        print(f"{options.file} has no manifest: it is checked against itself alone")
+        print(f"{options.file} has no manifest: only the file itself is checked")
     else:
         try:
             check_tables(options.file)
@@ -37,14 +37,14 @@ def main(arguments: list[str]) -> int:
             num_faults += 1
             print(error)
     if file.checksums is None:
-        print(f"{options.file} has no checksums: its images are decoded, no more can be told")
+        print(f"{options.file} has no checksums: its images are only decoded")
     for damage in find_damage(file, options.threads):
         num_faults += 1
         print(_describe(file, damage, manifest["classes"] if manifest else None), flush=True)
     if num_faults:
         print(f"{options.file}: {num_faults} faults; copy or convert it again")
         return EXIT_FAILED
-    print(f"{options.file}: {file.num_samples:,} samples, whole")
+    print(f"{options.file}: {file.num_samples:,} samples, intact")
     return EXIT_DONE
 
 

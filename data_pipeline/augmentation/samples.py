@@ -60,7 +60,7 @@ class Augmentations(NamedTuple):
     erasing: ErasingParams | None = None
 
     def parameters(self) -> NDArray[np.float64]:
-        """The numbers [18] that ``augment_samples`` reads; an augmentation that is None does nothing.
+        """The numbers [18] that ``augment_samples`` reads; augmentations that are None do nothing.
 
         RandAugment's num_ops, magnitude, fill [3]; jitter's strengths [4]; erasing's probability,
         scale [2], ratio [2], kind of fill, color [3].

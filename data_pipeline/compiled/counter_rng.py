@@ -53,8 +53,8 @@ def uniforms(
 ) -> NDArray[np.float64]:
     """The first ``count`` random numbers of each sample in one stream, uniform in [0, 1).
 
-    ``indices`` [B]: the samples. Returns [B, count]: row b has the numbers 0 to ``count`` - 1 of the
-    key of (seed, epoch, indices[b], stream).
+    ``indices`` [B]: the samples. Returns [B, count]: row b has the numbers 0 to ``count`` - 1 of
+    the key of (seed, epoch, indices[b], stream).
     """
     numbers = np.empty((len(indices), count))
     for slot in range(len(indices)):

@@ -1,4 +1,4 @@
-"""The C library that decodes and resizes; its sources are in this folder.
+"""The C library that decodes and resizes images; its sources are in this folder.
 
 Compiled code calls it through LLVM's symbol table (see ``decoders``), Python through ``library``.
 """
@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 def library_path() -> Path:
-    """The compiled library.
+    """Path of the compiled library.
 
     Raises:
         ImportError: it was not built.
@@ -25,5 +25,5 @@ def library_path() -> Path:
 
 @functools.cache
 def library() -> ctypes.CDLL:
-    """The library for calls from Python, which run without the interpreter's lock."""
+    """The library for calls from Python, which release the GIL."""
     return ctypes.CDLL(str(library_path()))

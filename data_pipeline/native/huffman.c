@@ -8,13 +8,13 @@
 #define MIN_REFILLED 56
 #define ENTRIES_PER_REFILL (MIN_REFILLED / LOOKAHEAD_BITS)
 #define END_OF_BLOCK 64
-/* More zeros than one MCU can take after the end of the data, before it is found out. */
+/* More zeros than one MCU can read past the end of the data before decode_mcu notices the end. */
 #define PADDING_BYTES (D_MAX_BLOCKS_IN_MCU * DCTSIZE2 * 4 + 16)
 
-/* What the next LOOKAHEAD_BITS bits begin with, packed so that a look-up is one load: the length in
- * the low byte, then the skip, then the value, 16 bits. length > 0: a code with its value, `length`
- * bits in all, for the coefficient `skip` positions ahead. length == 0: `skip` is the length of the code
- * whose symbol is `value`, or 0 where the code is longer than the look-ahead. */
+/* The code at the start of the next LOOKAHEAD_BITS bits, packed so that a look-up is one load: the
+ * length in the low byte, then the skip, then the value, 16 bits. length > 0: a code with its value,
+ * `length` bits in all, for the coefficient `skip` positions ahead. length == 0: `skip` is the length
+ * of the code whose symbol is `value`, or 0 if the code is longer than the look-ahead. */
 typedef uint32_t Entry;
 
 static Entry make_entry(int32_t value, int32_t skip, int32_t length) {
@@ -137,11 +137,11 @@ static Entry decode_slowly(const Table *table, Reader *reader, Entry entry) {
     return make_entry(value, size == 0 && run != 15 ? END_OF_BLOCK : run, 1);
 }
 
-/* Takes LOOKAHEAD_BITS at most, or refills. */
+/* Uses up to LOOKAHEAD_BITS bits, or refills. */
 static inline Entry decode_entry(const Table *table, Reader *reader) {
     Entry entry = table->entries[peek(reader, LOOKAHEAD_BITS)];
     if (__builtin_expect(length_of(entry) == 0, 0)) {
-        /* On a copy, so that the reader itself may stay in registers. */
+        /* On a copy, so that the reader itself can stay in registers. */
         Reader copy = *reader;
         entry = decode_slowly(table, &copy, entry);
         *reader = copy;
@@ -152,7 +152,7 @@ static inline Entry decode_entry(const Table *table, Reader *reader) {
     return entry;
 }
 
-/* False where the data is damaged. `block` is zero beforehand, or NULL to keep nothing. */
+/* False if the data is damaged. `block` must be zero, or NULL to discard the coefficients. */
 static inline int decode_block(Reader *reader, const Table *dc, const Table *ac, int32_t *last_dc,
                                JCOEF *block) {
     refill(reader);
@@ -178,21 +178,21 @@ __attribute__((target_clones("default", "bmi2")))
 static boolean decode_mcu(j_decompress_ptr info, JBLOCKROW *blocks) {
     FastHuffman *state = info->client_data;
     Reader reader = state->reader;
-    int is_whole = 1;
+    int is_intact = 1;
     for (int i = 0; i < info->blocks_in_MCU; i++) {
         int component = info->MCU_membership[i];
         const jpeg_component_info *of = info->cur_comp_info[component];
-        is_whole &= decode_block(&reader, state->dc + of->dc_tbl_no, state->ac + of->ac_tbl_no,
-                                 state->last_dc + component, blocks ? blocks[i][0] : NULL);
+        is_intact &= decode_block(&reader, state->dc + of->dc_tbl_no, state->ac + of->ac_tbl_no,
+                                  state->last_dc + component, blocks ? blocks[i][0] : NULL);
     }
     state->reader = reader;
-    if (!is_whole || reader.next - reader.count / 8 > state->end) {
+    if (!is_intact || reader.next - reader.count / 8 > state->end) {
         state->on_anomaly((j_common_ptr)info);
     }
     return TRUE;
 }
 
-/* Where the marker is that closes the scan, NULL if it is missing. */
+/* The marker at the end of the scan, NULL if it is missing. */
 static const uint8_t *closing_marker(const uint8_t *from, size_t num_bytes) {
     const uint8_t *stop = from + num_bytes;
     while ((from = memchr(from, 0xFF, (size_t)(stop - from))) && from + 1 < stop) {

@@ -13,12 +13,12 @@
 typedef struct FastHuffman FastHuffman;
 
 /* Whether the file, after jpeg_start_decompress, is of the common kind: baseline, one scan with a
- * marker at its end, no restart markers. libjpeg makes an image of such a one whatever it holds. */
+ * marker at its end, no restart markers. libjpeg decodes such a file whatever its data is. */
 int fast_huffman_applies(j_decompress_ptr info);
 
-/* Takes over from libjpeg's decoder, where it applies; NULL, and nothing is changed, elsewhere.
- * `on_anomaly` is called, and must not return, where the data is not what it should be: what
- * damaged files mean is left to libjpeg. */
+/* Replaces libjpeg's Huffman decoder where it applies; otherwise returns NULL and changes nothing.
+ * `on_anomaly` is called, and must not return, if the data is damaged: the caller then decodes the
+ * file with libjpeg's own decoder. */
 FastHuffman *fast_huffman_install(j_decompress_ptr info, void (*on_anomaly)(j_common_ptr));
 
 void fast_huffman_free(FastHuffman *state);

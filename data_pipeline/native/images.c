@@ -17,7 +17,7 @@
 /* blend_rows reads 16 bytes at a time. */
 #define READ_PAST_END 16
 
-/* Markers of an image that may be rotated, or one of several. */
+/* Markers of an image that may be rotated, or be one of several in its file. */
 #define EXIF_MARKER (JPEG_APP0 + 1)
 #define MULTI_PICTURE_MARKER (JPEG_APP0 + 2)
 #define MARKER_NAME_BYTES 4
@@ -39,7 +39,7 @@ typedef struct {
 enum { FAILED_DAMAGED = 1, FAILED_UNUSUAL = 2 };
 
 typedef struct {
-    struct jpeg_error_mgr errors; /* first: libjpeg hands out its address */
+    struct jpeg_error_mgr errors; /* first: libjpeg passes its address to callbacks */
     jmp_buf failure;
     struct jpeg_decompress_struct info;
     FastHuffman *huffman;
@@ -54,12 +54,12 @@ static void fail_unusual(j_common_ptr info) {
     longjmp(((Decoder *)info->err)->failure, FAILED_UNUSUAL);
 }
 
-/* As Pillow: odd but complete data passes, data that ends too early does not. */
+/* Like Pillow: unusual but complete data passes, data that ends too early fails. */
 static void fail_if_truncated(j_common_ptr info, int level) {
     if (level < 0 && info->err->msg_code == JWRN_JPEG_EOF) fail_damaged(info);
 }
 
-/* Reads the header and gets ready for rows. False where the image has another size. */
+/* Reads the header and prepares to read rows. False if the image has another size. */
 static int start(Decoder *decoder, const Jpeg *jpeg, J_COLOR_SPACE colors, int fast) {
     struct jpeg_decompress_struct *info = &decoder->info;
     jpeg_create_decompress(info);
@@ -97,7 +97,7 @@ static int32_t decode_view(Decoder *decoder, const void *request) {
         extent.left > UPSAMPLING_MARGIN ? (JDIMENSION)extent.left - UPSAMPLING_MARGIN : 0;
     JDIMENSION right = (JDIMENSION)extent.right + UPSAMPLING_MARGIN;
     JDIMENSION count = (right < info->output_width ? right : info->output_width) - left;
-    /* Moves left and count outwards to whole blocks. */
+    /* Extends left and count to whole blocks. */
     if (count < info->output_width) jpeg_crop_scanline(info, &left, &count);
     if (extent.top > 0) jpeg_skip_scanlines(info, (JDIMENSION)extent.top);
     int64_t stride = 4 * (int64_t)info->output_width, num_rows = extent.bottom - extent.top;
@@ -108,7 +108,7 @@ static int32_t decode_view(Decoder *decoder, const void *request) {
     return resample(&region, wanted->view, wanted->mirrored, wanted->out);
 }
 
-static int32_t decode_whole(Decoder *decoder, const void *request) {
+static int32_t decode_full(Decoder *decoder, const void *request) {
     const struct jpeg_decompress_struct *info = &decoder->info;
     uint8_t *const *out = request;
     read_rows(&decoder->info, *out, 3 * (int64_t)info->output_width, info->output_height);
@@ -146,11 +146,11 @@ PIXELS_API int32_t pixels_view_jpeg(const uint8_t *data, int64_t num_bytes, int6
     return run(&jpeg, JCS_EXT_RGBX, decode_view, &request, 1);
 }
 
-/* A whole JPEG of the given size as RGB [height, width, 3]. */
+/* A full JPEG of the given size as RGB [height, width, 3]. */
 PIXELS_API int32_t pixels_decode_jpeg(const uint8_t *data, int64_t num_bytes, int64_t height, int64_t width,
                     uint8_t *out) {
     Jpeg jpeg = {data, num_bytes, height, width};
-    return run(&jpeg, JCS_RGB, decode_whole, &out, 1);
+    return run(&jpeg, JCS_RGB, decode_full, &out, 1);
 }
 
 /* The view of raw RGB pixels [height, width, 3]. */
@@ -176,7 +176,8 @@ PIXELS_API int32_t pixels_view_raw(const uint8_t *data, int64_t width, const Vie
     return status;
 }
 
-/* Adds a row of RGBX pixels to the sums of values and of squares; a row of 65,535 pixels fits. */
+/* Adds a row of RGBX pixels to the sums of values and of squares, without overflow up to 65,535
+ * pixels. */
 static void add_up(const uint8_t *row, int64_t width, uint64_t *sums) {
     const __m128i ones = _mm_set1_epi16(1);
     const __m128i interleave =
@@ -200,7 +201,7 @@ static void add_up(const uint8_t *row, int64_t width, uint64_t *sums) {
 static int32_t decode_sums(Decoder *decoder, const void *request) {
     uint64_t *const *sums = request;
     int64_t width = decoder->info.output_width;
-    /* One pixel of zeros more: pixels are taken in pairs. */
+    /* One more pixel of zeros: pixels are read in pairs. */
     decoder->pixels = calloc((size_t)(4 * (width + 1)), 1);
     if (!decoder->pixels) return PIXELS_NO_MEMORY;
     for (JDIMENSION y = 0; y < decoder->info.output_height; y++) {
@@ -228,7 +229,7 @@ static int32_t decode_nothing(Decoder *decoder, const void *request) {
     return PIXELS_OK;
 }
 
-/* Whether a JPEG of the given size decodes; for the common kind, without decoding it. */
+/* Whether a JPEG of the given size decodes; decided from the headers for the common kind. */
 PIXELS_API int32_t pixels_check_jpeg(const uint8_t *data, int64_t num_bytes, int64_t height,
                                      int64_t width) {
     Jpeg jpeg = {data, num_bytes, height, width};
@@ -249,8 +250,8 @@ static int32_t describe(Decoder *decoder, const void *request) {
     return decode_nothing(decoder, NULL);
 }
 
-/* Whether the bytes are a JPEG that decodes, in gray or RGB, with nothing in its headers that could
- * change what it shows; then size is its height and width. */
+/* Whether the bytes are a gray or color JPEG that decodes, without headers that could change how it
+ * is shown; sets size to its height and width. */
 PIXELS_API int32_t pixels_describe_jpeg(const uint8_t *data, int64_t num_bytes, int64_t *size) {
     Jpeg jpeg = {data, num_bytes, 0, 0};
     return run(&jpeg, JCS_EXT_RGBX, describe, &size, 0);

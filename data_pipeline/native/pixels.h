@@ -1,17 +1,17 @@
-/* Pixels from stored images, for compiled callers: no Python, no state, safe from any thread. */
+/* Pixels from stored images, called from compiled code: no Python, no state, thread-safe. */
 
 #ifndef PIXELS_H
 #define PIXELS_H
 
 #include <stdint.h>
 
-/* What callers outside the library see: functions named pixels_*. */
+/* Visible outside the library: functions named pixels_*. */
 #define PIXELS_API __attribute__((visibility("default")))
 
 enum { PIXELS_OK = 0, PIXELS_DAMAGED = -1, PIXELS_NO_MEMORY = -2 };
 
-/* The part of a resized box that is requested. The box, in source pixels, is resized to
- * resized_height x resized_width; of that, the window is produced. */
+/* The requested part of an image. The box, in source pixels, is resized to resized_height x
+ * resized_width; the window, in pixels of the resized box, is returned. */
 typedef struct {
     int64_t box_top, box_left, box_height, box_width;
     int64_t resized_height, resized_width;

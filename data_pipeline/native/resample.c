@@ -8,7 +8,8 @@
 #include <string.h>
 
 #define NUM_CHANNELS 4
-/* Of the whole triangle's weight, what a box cuts off at its ends is less than an eighth. */
+/* The ends of a box cut off less than an eighth of the triangle's weight, so normalizing multiplies
+ * weights by less than this. */
 #define MOST_GAIN 1.15
 
 /* Source positions that contribute to one output position. */
@@ -31,7 +32,7 @@ static double support_of(int64_t length, int64_t resized) {
     return scale > 1.0 ? scale : 1.0;
 }
 
-/* Source positions under the triangle of output i, cut off at the ends of the box. */
+/* Source positions under the triangle of output i, clipped to the box. */
 static Span span_of(int64_t length, int64_t resized, int64_t i) {
     double center = ((double)i + 0.5) * (double)length / (double)resized;
     double support = support_of(length, resized);
@@ -71,12 +72,12 @@ static void fill_weights(Span span, double center, double support, int bits, int
     weights[largest] = (int16_t)(weights[largest] + (1 << bits) - sum);
 }
 
-/* As many bits as the largest weight, about 1 / support, leaves in 16. */
+/* The number of bits with which the largest weight, about 1 / support, fits into 16 bits. */
 static int bits_for(double support) {
     return (int)floor(log2(support * INT16_MAX / MOST_GAIN));
 }
 
-/* `shift` is subtracted from source positions. False where memory is short. */
+/* `shift` is subtracted from source positions. False if there is no memory. */
 static int make_filter(Filter *filter, int64_t length, int64_t resized, int64_t start,
                        int64_t count, int64_t shift) {
     double support = support_of(length, resized);
@@ -185,7 +186,7 @@ int32_t resample(const Region *region, const View *view, int mirrored, uint8_t *
                             NUM_CHANNELS * (extent.left - region->left);
     Filter rows = {0}, columns = {0};
     int64_t stride = NUM_CHANNELS * width;
-    /* Rows are blended 16 bytes at a time: the last has room for that. */
+    /* Rows are blended 16 bytes at a time, so 16 bytes past the end are needed. */
     uint8_t *narrowed = malloc((size_t)(num_rows * stride) + 16);
     int ready = narrowed &&
                 make_filter(&rows, view->box_height, view->resized_height, view->window_top,

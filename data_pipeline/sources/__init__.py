@@ -1,7 +1,7 @@
 """Where images come from before they are converted: folders, tars, shards and arrays.
 
-A source is indexable: its classes and labels are read at once and reads one sample at a time, so
-that several processes can share the work.
+A source reads all classes and labels when it is opened, and then one sample at a time, in any
+order, so that several threads can share the work.
 """
 
 from data_pipeline.sources.folders import ImageFolder

@@ -1,4 +1,4 @@
-"""Pickles that hold nothing but arrays and plain values, loaded without running what is in them."""
+"""Loads pickles of arrays and plain values, and rejects those that could run code."""
 
 import codecs
 import pickle
@@ -25,14 +25,14 @@ _ALLOWED = {
 
 class _ArrayUnpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> object:
-        """Only what arrays and bytes are made with."""
+        """Allow only the functions that build arrays and bytes."""
         if (module, name) not in _ALLOWED:
-            raise pickle.UnpicklingError(f"{module}.{name} is not allowed in it")
+            raise pickle.UnpicklingError(f"{module}.{name} is not allowed")
         return _ALLOWED[module, name]
 
 
 def load_arrays(path: Path) -> object:
-    """What a pickle of arrays, strings, lists and dicts holds; Python 2's strings as latin-1.
+    """The content of a pickle of arrays, strings, lists and dicts; Python 2's strings as latin-1.
 
     Raises:
         SourceError: a pickle that is damaged or contains anything else.

@@ -15,7 +15,7 @@ SIDE = 32
 
 
 class Layout(NamedTuple):
-    """How one of the two data sets names its files and what is in them."""
+    """Names of the files of one of the two datasets, and of the entries in them."""
 
     folder: str
     meta: str
@@ -53,16 +53,16 @@ class CifarFolder(NamedTuple):
 
 
 def find_cifar(path: Path) -> CifarFolder | None:
-    """CIFAR in this folder or in one of its usual name below it; None if there is none.
+    """CIFAR in this folder, or in a subfolder of its usual name; None if there is none.
 
     Raises:
-        SourceError: both data sets.
+        SourceError: CIFAR is there more than once.
     """
     found = [
         CifarFolder(folder, layout)
         for layout in LAYOUTS
         for folder in (path, path / layout.folder)
-        # Something else may also have a file called "meta".
+        # Other folders may also have a file named "meta".
         if (folder / layout.meta).is_file()
         and any((folder / files[0]).is_file() for files in layout.splits.values())
     ]
@@ -75,7 +75,7 @@ def find_cifar(path: Path) -> CifarFolder | None:
 
 @dataclass(frozen=True)
 class CifarImages:
-    """Pixels in memory, [N, 3, 32, 32]."""
+    """``images`` in memory, [N, 3, 32, 32] RGB; ``labels`` [N]."""
 
     classes: Sequence[str]
     labels: NDArray[np.int64]
@@ -87,7 +87,7 @@ class CifarImages:
         """Read all batches of a split, "train" or "test".
 
         Raises:
-            SourceError: a file that is missing, damaged or holds something else.
+            SourceError: a file that is missing, damaged or not a batch of CIFAR.
         """
         path, layout = folder
         classes = _load(path / layout.meta).get(layout.names)
@@ -102,7 +102,7 @@ class CifarImages:
         return CifarImages(classes, labels, path, images)
 
     def read(self, index: int) -> SourceSample:
-        """The image's pixels."""
+        """The image's pixels, [32, 32, 3]."""
         pixels = np.ascontiguousarray(self.images[index].transpose(1, 2, 0))
         return SourceSample(f"{self.path}[{index}]", pixels)
 

@@ -1,4 +1,4 @@
-"""Labels of ILSVRC2012's val images as its devkit has them."""
+"""Labels of ILSVRC2012's val images, from its devkit."""
 
 import io
 import tarfile
@@ -18,7 +18,7 @@ ARCHIVE_SUFFIXES = (".tar.gz", ".tgz", ".tar")
 
 
 def is_devkit(path: Path) -> bool:
-    """Whether labels at this path can only be a devkit."""
+    """Whether labels at this path must be a devkit: a folder or a tar."""
     return path.is_dir() or path.name.lower().endswith(ARCHIVE_SUFFIXES)
 
 
@@ -28,7 +28,8 @@ def read_devkit(path: Path, images: Sequence[str], source: Path) -> ImageLabels:
     The classes are all leaves of the devkit's tree, by wnid.
 
     Raises:
-        SourceError: no devkit, a damaged one, or another number of labels than of images.
+        SourceError: a path that is not a devkit, a damaged devkit, or a number of labels that is
+            not the number of images.
     """
     files = _folder_files(path) if path.is_dir() else _archive_files(path)
     if files.keys() != {GROUND_TRUTH, META}:
@@ -68,12 +69,12 @@ def _archive_files(path: Path) -> dict[str, bytes]:
                 if content and name in (GROUND_TRUTH, META) and folder.endswith("data"):
                     files[name] = content.read()
     except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
-        raise SourceError(f"{path} is damaged or no tar; copy the devkit again") from error
+        raise SourceError(f"{path} is damaged or not a tar; copy the devkit again") from error
     return files
 
 
 def _wnids_by_id(meta: bytes) -> dict[int, str]:
-    """The leaves of the tree of synsets; its inner nodes have no images."""
+    """Wnids of the leaves of the tree of synsets, by id; its inner nodes have no images."""
     synsets = loadmat(io.BytesIO(meta), squeeze_me=True)["synsets"]
     fields = (synsets[name] for name in ("ILSVRC2012_ID", "WNID", "num_children"))
     return {

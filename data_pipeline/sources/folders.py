@@ -26,11 +26,12 @@ class ImageFolder:
     def open(root: Path) -> "ImageFolder":
         """One folder per class with images anywhere below it; classes in alphabetical order.
 
-        Hidden files are left out. The class folders may be links; links to folders below them are
+        Hidden files are ignored. The class folders may be links; links to folders below them are
         not followed.
 
         Raises:
-            SourceError: no class folders, one without images, or an image outside of them.
+            SourceError: no class folders, a class folder without images, or an image outside the
+                class folders.
         """
         entries = visible_entries(root)
         folders = [entry for entry in entries if entry.is_dir()]
@@ -59,13 +60,13 @@ class ImageFolder:
         return ImageFolder([folder.name for folder in folders], labels, root, Names.of(names))
 
     def read(self, index: int) -> SourceSample:
-        """The file's bytes as they are."""
+        """The file's bytes, unchanged."""
         path = self.root / self.names[index]
         return SourceSample(str(path), path.read_bytes())
 
 
 def visible_entries(folder: Path) -> list[Path]:
-    """What a folder holds, by name, without hidden files."""
+    """Files and folders in a folder, by name, without hidden ones."""
     return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
 
 
@@ -73,7 +74,7 @@ def _images_below(folder: Path) -> list[str]:
     """Paths from the folder to its images, folder by folder in alphabetical order."""
     images: list[str] = []
     for parent, folders, files in os.walk(folder):
-        # os.walk enters what is left in this list.
+        # os.walk enters the folders that remain in this list.
         folders[:] = [name for name in folders if not name.startswith(".")]
         prefix = parent[len(str(folder)) :].lstrip("/")
         images += [

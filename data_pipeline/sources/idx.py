@@ -16,7 +16,7 @@ PREFIXES = {"train": "train", "test": "t10k"}
 
 @dataclass(frozen=True)
 class IdxImages:
-    """Grey images and labels, gzipped or plain."""
+    """Gray ``images`` [N, H, W] and ``labels`` [N] in memory."""
 
     classes: Sequence[str]
     labels: NDArray[np.int64]
@@ -42,13 +42,13 @@ class IdxImages:
         return IdxImages(numbered_classes(labels), labels, images_path, images)
 
     def read(self, index: int) -> SourceSample:
-        """The image with its gray value in all three channels."""
+        """The image with its gray value in all three channels, [H, W, 3]."""
         gray = self.images[index]
         return SourceSample(f"{self.path}[{index}]", np.repeat(gray[:, :, None], 3, axis=2))
 
 
 def images_path(folder: Path, split: str) -> Path:
-    """The file of a split's images in a folder that is laid out like MNIST.
+    """The file of a split's images in a folder with MNIST's file names.
 
     Raises:
         SourceError: no such file.
@@ -61,7 +61,7 @@ def images_path(folder: Path, split: str) -> Path:
 
 
 def read_idx(path: Path) -> NDArray[np.uint8]:
-    """An IDX file of unsigned bytes.
+    """The array of an IDX file of unsigned bytes; its shape is in the file's header.
 
     Raises:
         SourceError: a file that is missing, damaged or of another kind.

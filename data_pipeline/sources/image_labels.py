@@ -18,7 +18,7 @@ MIN_CLASSES_OF_IMAGENET = 501
 
 
 class ImageLabels(NamedTuple):
-    """Names of the classes, and the position in them for each image, [N]."""
+    """Names of the classes, and the index into them of each image, [N]."""
 
     classes: list[str]
     labels: NDArray[np.int64]
@@ -27,11 +27,11 @@ class ImageLabels(NamedTuple):
 def read_label_file(path: Path, images: Sequence[str], source: Path) -> ImageLabels:
     """Labels of ``images``, the names of ``source``'s files in alphabetical order.
 
-    A label is a wnid, or the number of a class from 0. Lines without file names follow the order
-    of the names. In a CSV the label may be followed by a blank and more, as in Kaggle's solutions.
+    A label is a wnid, or a class index from 0. Lines without file names are in the order of the
+    images. In a CSV, text after a label and a space is ignored, as in Kaggle's solutions.
 
     Raises:
-        SourceError: lines of another kind, or labels that are not these images'.
+        SourceError: lines of another kind, or labels that do not belong to these images.
     """
     rows = _rows(path)
     check_number(path, len(rows), source, len(images))
@@ -48,7 +48,7 @@ def read_label_file(path: Path, images: Sequence[str], source: Path) -> ImageLab
 
 
 def labels_of_wnids(wnids: Sequence[str]) -> ImageLabels:
-    """The classes are the wnids that occur, or all of ImageNet's where most of those do."""
+    """Labels of wnids. The classes are the wnids that occur, or all 1,000 if most of them do."""
     distinct, known = set(wnids), set(imagenet_names())
     if len(distinct) >= MIN_CLASSES_OF_IMAGENET and distinct <= known:
         distinct = known
@@ -58,10 +58,10 @@ def labels_of_wnids(wnids: Sequence[str]) -> ImageLabels:
 
 
 def check_number(path: Path, num_labels: int, source: Path, num_images: int) -> None:
-    """A label for each image and an image for each label.
+    """Check that there is one label for each image.
 
     Raises:
-        SourceError: more of one than of the other.
+        SourceError: the numbers differ.
     """
     if num_labels != num_images:
         raise SourceError(
@@ -71,7 +71,7 @@ def check_number(path: Path, num_labels: int, source: Path, num_images: int) -> 
 
 
 def _rows(path: Path) -> list[list[str]]:
-    """What the lines hold, without a header: a label, or a file name and a label."""
+    """The columns of each line, without a header: a label, or a file name and a label."""
     if path.name == "ILSVRC2012_validation_ground_truth.txt":
         raise SourceError(f"{path} has ids of ILSVRC, not classes from 0; give the whole devkit")
     try:
@@ -80,7 +80,7 @@ def _rows(path: Path) -> list[list[str]]:
         raise SourceError(f"{path} is no text; give a devkit or a file of labels") from error
     rows = [_columns(line) for line in lines if line.strip()]
     if rows and not _is_label(rows[0][-1]):
-        # A header; a damaged first line is noticed by the number of lines.
+        # A header. If it is a damaged line instead, the number of labels is wrong.
         del rows[0]
     if not rows:
         raise SourceError(f"{path} has no labels; give a wnid or class number in each line")
@@ -99,7 +99,7 @@ def _columns(line: str) -> list[str]:
     if "," in line:
         name, _, rest = line.partition(",")
         return [name.strip().strip('"'), (rest.strip().strip('"').split() or [""])[0]]
-    # From the right, as a file name may hold blanks.
+    # From the right, because a file name may contain spaces.
     return line.rsplit(maxsplit=1) if len(line.split()) > 1 else [line.strip()]
 
 

@@ -3,9 +3,9 @@
 from pathlib import Path
 
 from data_pipeline.sources.cifar import CifarImages, find_cifar
+from data_pipeline.sources.flat_images import open_flat_folder, open_flat_tar
 from data_pipeline.sources.folders import ImageFolder, visible_entries
 from data_pipeline.sources.idx import PREFIXES, IdxImages, images_path
-from data_pipeline.sources.imagenet import open_flat_folder, open_flat_tar
 from data_pipeline.sources.shards import expand, is_pattern, open_shards
 from data_pipeline.sources.source import Source, SourceError, is_image, refuse_labels
 from data_pipeline.sources.tar_images import images_among
@@ -35,7 +35,7 @@ def open_source(path: Path, *, labels: Path | None = None, split: str = "train")
 
     Raises:
         SourceError: a path that does not exist, is not a known source or is damaged, or labels
-            that are missing, not needed or not those of the images.
+            that are missing, not needed or of other images.
     """
     if split not in PREFIXES:
         raise SourceError(f"{path} cannot have a split {split!r}; give train or test")

@@ -1,4 +1,4 @@
-"""WebDataset shards: tars with KEY.jpg and KEY.cls, the number of its class."""
+"""WebDataset shards: tars with KEY.jpg and KEY.cls, which contains its class index."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -50,11 +50,11 @@ def _expansions(pattern: str) -> Iterator[str]:
 
 
 def open_shards(path: Path, shards: Sequence[Path]) -> TarImages:
-    """The samples of all shards in their order; ``path`` is what the user calls them.
+    """The samples of all shards in their order; ``path`` names them in messages.
 
     Raises:
-        SourceError: a shard that is damaged or has images without class, classes without image,
-            or one of them twice; shards without images.
+        SourceError: a shard that is damaged, or has an image without a class, a class without an
+            image, or one of them twice; shards without images.
     """
     tars = TarFiles(shards)
     index = TarIndex(tars)
@@ -77,7 +77,7 @@ def open_shards(path: Path, shards: Sequence[Path]) -> TarImages:
 
 
 def _by_key(shard: Path) -> tuple[dict[str, Member], dict[str, Member]]:
-    """The images of a shard and their classes."""
+    """The images of a shard, and the members with their classes, by key."""
     images: dict[str, Member] = {}
     classes: dict[str, Member] = {}
     for member in read_members(shard):

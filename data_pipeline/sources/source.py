@@ -1,4 +1,4 @@
-"""What every source of labeled images offers, and what their readers share."""
+"""The interface of sources of labeled images, and helpers that they share."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -12,30 +12,35 @@ IMAGE_SUFFIXES = (
     *(".jpeg", ".jpg", ".jfif", ".png", ".bmp", ".webp"),
     *(".gif", ".tif", ".tiff", ".ppm", ".pgm", ".avif"),
 )
-# A label beyond it is a damaged file or an identifier, not a position among classes.
+# A greater label is a sign of a damaged file, or an identifier instead of a class index.
 MAX_NUM_CLASSES = 1_000_000
 
 
 class SourceSample(NamedTuple):
-    """One image as it is stored in the source: bytes of a file, or pixels [H, W, 3] uint8."""
+    """One image: ``name`` for messages, and the bytes of its file or pixels [H, W, 3] uint8 RGB."""
 
     name: str
     image: bytes | NDArray[np.uint8]
 
 
 class Source(Protocol):
-    """Labeled images that can be read in any order, also by several processes: it pickles."""
+    """Labeled images that can be read in any order by several threads; picklable."""
 
     @property
     def classes(self) -> Sequence[str]:
-        """Names of the classes; a label is a position in it."""
+        """Names of the classes; a label is an index into them."""
 
     @property
     def labels(self) -> NDArray[np.int64]:
         """Class of each image, [N]."""
 
     def read(self, index: int) -> SourceSample:
-        """The image at ``index``."""
+        """The image at ``index``.
+
+        Raises:
+            SourceError: the source changed since it was opened.
+            OSError: a file cannot be read.
+        """
 
 
 class SourceError(ValueError):
@@ -66,8 +71,8 @@ class Names:
 
 
 def is_image(name: str) -> bool:
-    """Whether a file of this name is taken for an image."""
-    # Asked of millions of names, for which pathlib takes too long.
+    """Whether a file of this name counts as an image, by its suffix."""
+    # Called for millions of names, for which pathlib is too slow.
     return name[name.rfind(".") :].lower() in IMAGE_SUFFIXES
 
 
@@ -82,15 +87,15 @@ def class_index(text: str) -> int | None:
 
 
 def numbered_classes(labels: NDArray[np.int64]) -> list[str]:
-    """Names "0" to "K-1" of classes that have none; at least one label is needed."""
+    """Names "0" to "K-1" for classes without names; at least one label is needed."""
     return [str(label) for label in range(int(labels.max()) + 1)]
 
 
 def refuse_labels(path: Path, labels: Path | None) -> None:
-    """For sources that say themselves which class an image has.
+    """Reject a labels file for a source that has its own labels.
 
     Raises:
-        SourceError: labels that were given all the same.
+        SourceError: ``labels`` is not None.
     """
     if labels is not None:
         raise SourceError(f"{path} has its own classes, not those of {labels}; leave labels out")

@@ -1,4 +1,4 @@
-"""Images that are read from uncompressed tars without extraction."""
+"""Reads images from uncompressed tars without extraction."""
 
 import os
 import threading
@@ -20,9 +20,9 @@ MAX_OPEN_TARS = 128
 
 
 class TarFiles:
-    """Tars that are read at known places, also by several threads.
+    """Tars that are read at known offsets, by several threads.
 
-    Each process opens them itself, when it first reads.
+    Each process opens a tar when it first reads it.
     """
 
     def __init__(self, paths: Iterable[Path]) -> None:
@@ -31,31 +31,31 @@ class TarFiles:
         self._lock = threading.Lock()
 
     def __reduce__(self) -> tuple[type["TarFiles"], tuple[tuple[Path, ...]]]:
-        """Descriptors mean nothing to another process."""
+        """Pickle only the paths: descriptors are not valid in another process."""
         return TarFiles, (self.paths,)
 
     def read(self, number: int, offset: int, size: int) -> bytes:
-        """``size`` bytes of a tar from ``offset``.
+        """``size`` bytes of the tar ``number`` from ``offset``.
 
         Raises:
-            SourceError: a tar that went away or is shorter than when it was opened.
+            SourceError: a tar that cannot be read or is shorter than when it was opened.
         """
         path = self.paths[number]
         try:
-            # Held until it is read: another thread may make it give way to a further tar, and
-            # its number would then be that of another file.
+            # The reference keeps the file open while it is read. Another thread may evict it, and
+            # its number could then belong to another file.
             descriptor = self._descriptor(number)
             data = os.pread(descriptor.number, size, offset)
         except OSError as error:
             raise SourceError(
-                f"{path} cannot be read ({error.strerror}); put it back and start again"
+                f"{path} cannot be read ({error.strerror}); restore it and start again"
             ) from error
         if len(data) != size:
-            raise SourceError(f"{path} became shorter meanwhile; copy it again and start again")
+            raise SourceError(f"{path} became shorter while it was read; copy it and start again")
         return data
 
     def _descriptor(self, number: int) -> "_Descriptor":
-        """Open the tar or take it as opened before; the tar unused for longest is closed."""
+        """Open the tar if it is not open; the least recently used tar is closed."""
         with self._lock:
             descriptor = self._opened.pop(number, None) or _Descriptor(self.paths[number])
             self._opened[number] = descriptor
@@ -65,7 +65,7 @@ class TarFiles:
 
 
 class _Descriptor:
-    """An open file that is closed when nobody uses it any more."""
+    """An open file that is closed with its last reference."""
 
     def __init__(self, path: Path) -> None:
         self.number = -1
@@ -78,7 +78,7 @@ class _Descriptor:
 
 @dataclass(frozen=True)
 class TarImages:
-    """Images in one or more tars: in which (``tar_numbers``), where, and how they are called."""
+    """Images in tars: tar, ``offsets`` and ``sizes`` in bytes, name and label of each, [N]."""
 
     classes: Sequence[str]
     labels: NDArray[np.int64]
@@ -89,7 +89,7 @@ class TarImages:
     names: Names
 
     def read(self, index: int) -> SourceSample:
-        """The member's bytes as they are.
+        """The member's bytes, unchanged.
 
         Raises:
             SourceError: a tar that changed since it was opened.
@@ -100,7 +100,7 @@ class TarImages:
 
 
 class TarIndex:
-    """Grows image by image into a source."""
+    """Collects the positions of images for a source."""
 
     def __init__(self, tars: TarFiles) -> None:
         self._tars = tars
@@ -109,7 +109,7 @@ class TarIndex:
         self._names: list[str] = []
 
     def add(self, tar_number: int, member: Member, label: int) -> None:
-        """Take up an image."""
+        """Add an image."""
         self._numbers.extend((tar_number, member.offset, member.size, label))
         self._names.append(member.name)
 
@@ -123,10 +123,10 @@ class TarIndex:
 
 
 def in_order(path: Path, members: Iterable[Member]) -> list[Member]:
-    """Members of the tar ``path`` in the order of a walk through folders.
+    """Members of the tar ``path``, sorted folder by folder.
 
     Raises:
-        SourceError: two members of one name.
+        SourceError: two members with the same name.
     """
     ordered = sorted(members, key=lambda member: member.parts)
     for first, second in pairwise(ordered):

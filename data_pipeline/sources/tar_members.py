@@ -1,4 +1,4 @@
-"""The position of each file in an uncompressed tar, so that it can be read without extraction."""
+"""Finds the position of each file in an uncompressed tar."""
 
 import tarfile
 from collections.abc import Iterator
@@ -21,7 +21,7 @@ class Member(NamedTuple):
 
     @property
     def parts(self) -> list[str]:
-        """Folders and base name; as a key it sorts like a walk through folders."""
+        """Folders and base name; as a sort key, it sorts folder by folder."""
         return self.name.split("/")
 
 
@@ -37,7 +37,7 @@ def read_members(path: Path) -> list[Member]:
 
 
 def refuse_compressed(path: Path) -> None:
-    """Only in an uncompressed tar can images be read in any order.
+    """Reject a compressed tar, in which images cannot be read in any order.
 
     Raises:
         SourceError: a tar that is compressed, by its name or its first bytes.
@@ -49,7 +49,7 @@ def refuse_compressed(path: Path) -> None:
 
 
 def members_between(file: BinaryIO, path: Path, start: int, end: int) -> Iterator[Member]:
-    """Visible members of the tar that fills ``file`` from ``start`` to ``end``.
+    """Visible members of the tar in ``file`` from byte ``start`` to ``end``; ``path`` names it.
 
     Raises:
         SourceError: a tar that is damaged or truncated, or holds links to images.
@@ -60,8 +60,8 @@ def members_between(file: BinaryIO, path: Path, start: int, end: int) -> Iterato
         with tarfile.open(fileobj=file, mode="r:") as archive:
             while True:
                 file.seek(position)
-                # Unlike iteration, it does not stop without a word at a damaged header, nor does
-                # it keep a kilobyte for each member.
+                # Iterating over the archive would stop silently at a damaged header, and would
+                # keep a kilobyte in memory for each member.
                 info = tarfile.TarInfo.fromtarfile(archive)
                 last, position = info.name, archive.offset
                 if info.size < 0 or (info.isreg() and info.offset_data + info.size > end):
@@ -74,14 +74,14 @@ def members_between(file: BinaryIO, path: Path, start: int, end: int) -> Iterato
         # The archive ends with a block of zeros, which is not a header.
         block = file.read(tarfile.BLOCKSIZE)
         if block != bytes(tarfile.BLOCKSIZE) or position + tarfile.BLOCKSIZE > end:
-            place = f"after its member {last}" if last else "from its beginning"
+            where = f"after its member {last}" if last else "from its beginning"
             raise SourceError(
-                f"{path} is damaged or truncated {place} ({error}); copy it again"
+                f"{path} is damaged or truncated {where} ({error}); copy it again"
             ) from error
 
 
 def _visible(info: tarfile.TarInfo, path: Path) -> Member | None:
-    """The member, or None for what is not a file or folder, or is hidden."""
+    """The member; None if it is hidden, or is neither a file nor a folder."""
     parts = [part for part in info.name.split("/") if part not in ("", ".")]
     if not parts or any(part.startswith(".") for part in parts):
         return None

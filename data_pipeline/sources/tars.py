@@ -1,4 +1,4 @@
-"""Tars whose folders, or whose inner tars, are the classes."""
+"""Tars with a folder or an inner tar for each class, and folders of such inner tars."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -41,7 +41,7 @@ def open_train_tar(path: Path, members: Iterable[Member]) -> TarImages:
 
 
 def open_class_tars(paths: Sequence[Path]) -> TarImages:
-    """A tar such as n01440764.tar for each class: ILSVRC2012's train tar, extracted once.
+    """One tar per class, such as n01440764.tar: ILSVRC2012's train tar after extraction.
 
     Raises:
         SourceError: a tar that is damaged or has no images.
@@ -63,10 +63,11 @@ def _add_class(
 
 
 def open_tar_of_folders(path: Path, members: Sequence[Member]) -> TarImages:
-    """A tar of <class>/<image>, perhaps all of it below further folders.
+    """A tar of <class>/<image>; the class folders may be below common parent folders.
 
     Raises:
-        SourceError: a class without images, an image without a class, or one there twice.
+        SourceError: a class without images, an image without a class, or an image that is there
+            twice.
     """
     images = in_order(path, images_among(members))
     prefix = _common_folder(images)
@@ -91,9 +92,9 @@ def open_tar_of_folders(path: Path, members: Sequence[Member]) -> TarImages:
 
 
 def _common_folder(images: Sequence[Member]) -> list[str]:
-    """The longest folder that all images, which are in order, have in common."""
+    """The deepest folder that contains all images, which are sorted."""
     first, last = images[0].parts[:-1], images[-1].parts[:-1]
-    # Whatever first and last have in common, all between them have too.
+    # In sorted order, all images share the common prefix of the first and the last.
     depth = 0
     while depth < min(len(first), len(last)) and first[depth] == last[depth]:
         depth += 1
@@ -101,5 +102,5 @@ def _common_folder(images: Sequence[Member]) -> list[str]:
 
 
 def is_flat(images: Iterable[Member]) -> bool:
-    """Whether all images are in one folder, which is then not a class."""
+    """Whether all images are in one folder, so that it is not a class."""
     return len({image.name.rpartition("/")[0] for image in images}) == 1

@@ -1,4 +1,4 @@
-"""Brings a dataset to the node's own disk once, for all processes of the node.
+"""Copies a dataset to the node's own disk once, for all processes of the node.
 
 A dataset is NAME.beton with its manifest NAME.beton.json, in an object store or on a shared mount.
 It is copied under a lock, checked against its manifest, and renamed when it is complete.
@@ -24,7 +24,7 @@ Report = Callable[[str], None]
 
 @dataclass(frozen=True)
 class StagedFile:
-    """A .beton on the node's disk; stays there until it is closed or the process ends."""
+    """A .beton on the node's disk; it is not evicted until it is closed or the process ends."""
 
     path: Path
     _lease: IO[bytes] = field(repr=False)
@@ -52,12 +52,13 @@ def _print(text: str) -> None:
 def stage(location: str, cache: Cache, *, report: Report = _print) -> StagedFile:
     """The dataset at s3://bucket/key, gs://bucket/key or a path, on the node's own disk.
 
-    The first process of a node copies it, continuing what a killed one left; others wait for that
-    and share the copy. ``report`` is called with messages about waiting, progress and evictions.
+    The first process of a node copies it, and resumes the copy of a process that was killed. Others
+    wait and share the copy. ``report`` is called with messages about waiting, progress and
+    evictions.
 
     Raises:
         StagingError: the dataset cannot be read, does not match its manifest, changes while it is
-            copied, or does not fit.
+            copied, or does not fit; or the cache's folder cannot be used.
     """
     manifest = read_manifest_at(location)
     entry = cache.entry(manifest["fingerprint"])
@@ -65,7 +66,7 @@ def stage(location: str, cache: Cache, *, report: Report = _print) -> StagedFile
         cache.path.mkdir(parents=True, exist_ok=True)
         waiting = f"waiting for another process that stages {location}"
         with entry.staging(on_wait=lambda: report(waiting)):
-            path = _whole_copy(entry, report)
+            path = _intact_copy(entry, report)
             if path is None:
                 path = DatasetCopy(location, manifest, cache, entry, report).run()
             entry.touch()
@@ -77,8 +78,8 @@ def stage(location: str, cache: Cache, *, report: Report = _print) -> StagedFile
         ) from error
 
 
-def _whole_copy(entry: Entry, report: Report) -> Path | None:
-    """The cached file, None if there is none, or if it was damaged and was removed."""
+def _intact_copy(entry: Entry, report: Report) -> Path | None:
+    """The cached file; None if there is none, or if it was damaged and is now removed."""
     path = entry.find()
     if path is None:
         return None

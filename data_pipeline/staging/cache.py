@@ -1,8 +1,8 @@
 """Node-local folder of datasets, shared by the processes of a node through file locks.
 
-CACHE/<key>/NAME.beton and NAME.beton.json, where the key is the start of the dataset's fingerprint;
-CACHE/<key>.lock is held by the process that stages it, CACHE/<key>.lease by all who read it. The
-kernel releases the locks of a process that dies.
+A dataset is CACHE/<key>/NAME.beton with NAME.beton.json; the key is the first KEY_LENGTH digits of
+its fingerprint. The process that stages it locks CACHE/<key>.lock exclusively; processes that read
+it hold CACHE/<key>.lease as a shared lock. The kernel releases the locks of a process that dies.
 """
 
 import fcntl
@@ -25,9 +25,9 @@ _KEY = re.compile(f"[0-9a-f]{{{KEY_LENGTH}}}")
 
 @dataclass(frozen=True)
 class Cache:
-    """Where datasets are kept on a node.
+    """The folder of datasets on a node.
 
-    ``limit_bytes``: what all datasets together may occupy; None leaves only the disk's own limit.
+    ``limit_bytes``: maximum size of all datasets together; None for no limit but the disk's.
     """
 
     path: Path
@@ -38,7 +38,7 @@ class Cache:
         return Entry(self.path, fingerprint[:KEY_LENGTH])
 
     def entries(self) -> list["Entry"]:
-        """All datasets here, whole or partial; other folders in the cache's path are not ours."""
+        """All datasets here, complete or partial; other folders in the cache's path are ignored."""
         names = [child.name for child in self.path.iterdir() if child.is_dir()]
         return [Entry(self.path, name) for name in names if _KEY.fullmatch(name)]
 
@@ -52,11 +52,11 @@ class Entry:
 
     @property
     def folder(self) -> Path:
-        """Where the dataset's files are."""
+        """Folder of the dataset's files."""
         return self.cache_path / self.key
 
     def find(self) -> Path | None:
-        """The whole .beton with its manifest, None if there is none."""
+        """The complete .beton that has its manifest; None if there is none."""
         for path in sorted(self.folder.glob("*.beton")):
             if manifest_path(path).exists():
                 return path
@@ -75,16 +75,16 @@ class Entry:
         return self.folder.stat().st_mtime
 
     def touch(self) -> None:
-        """Note a use now."""
+        """Record that the dataset is used now."""
         os.utime(self.folder)
 
     def remove(self) -> None:
-        """Delete the files; who has one open keeps reading it."""
+        """Delete the files; a process that has one open can still read it."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
     @contextmanager
     def staging(self, on_wait: Callable[[], None]) -> Iterator[None]:
-        """Exclude all other processes from changing the entry; waits as long as one does."""
+        """Hold the entry's lock, so that no other process changes it; waits for the lock."""
         with locked(self.cache_path / f"{self.key}.lock", on_wait):
             yield
 
@@ -96,7 +96,7 @@ class Entry:
 
     @contextmanager
     def claimed(self) -> Iterator[bool]:
-        """Whether no process stages or reads the entry; none can start to within the context."""
+        """Yield whether no process stages or reads the entry; none can start within the context."""
         with ExitStack() as stack:
             try:
                 for path in (self.cache_path / f"{self.key}.lock", self._lease_path):
@@ -131,7 +131,7 @@ def locked(path: Path, on_wait: Callable[[], None] = lambda: None) -> Iterator[N
 
 
 def format_bytes(num_bytes: float) -> str:
-    """A number of bytes for people, as in 1.50 GB (1 GB = 10^9 bytes)."""
+    """A readable number of bytes, such as 1.50 GB (1 GB = 10^9 bytes)."""
     if num_bytes < 1000:
         return f"{num_bytes:.0f} bytes"
     exponent = min(int(math.log10(num_bytes)) // 3, 4)

@@ -1,4 +1,4 @@
-"""Copies one dataset into the cache: free space, copy, verify, rename."""
+"""Copies one dataset into the cache: free the space, copy, verify, rename."""
 
 import errno
 import json
@@ -18,7 +18,7 @@ from data_pipeline.staging.fetch import allocate, chunk_log_path, fetch
 from data_pipeline.staging.remote import RemoteFile, StagingError, remote_file
 from data_pipeline.staging.remote_manifest import read_manifest_at
 
-# A store under the load of many nodes may think for a while before it sends a chunk.
+# A store under the load of many nodes may be slow to send a chunk.
 DATA_TIMEOUT_S = 30.0
 
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -26,7 +26,7 @@ _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 @dataclass(frozen=True)
 class DatasetCopy:
-    """Copies the dataset at ``location``; made by the process that holds the entry's lock."""
+    """Copies the dataset at ``location``; the caller holds the entry's lock."""
 
     location: str
     manifest: dict[str, Any]
@@ -35,11 +35,12 @@ class DatasetCopy:
     report: Callable[[str], None]
 
     def run(self) -> Path:
-        """Copy, check and rename into place; returns the final path.
+        """Copy, verify and rename; returns the final path.
 
         Raises:
             StagingError: the source cannot be read, changes, or does not match its manifest; or
-                the disk is full.
+                the dataset does not fit.
+            OSError: the cache's disk fails.
         """
         source = remote_file(self.location, DATA_TIMEOUT_S)
         num_kept = self._copy(source)
@@ -53,7 +54,7 @@ class DatasetCopy:
                 f"{self.location} does not match its manifest ({fault}); convert it again, or "
                 "upload again the file and its manifest"
             ) from fault
-        self._put_in_place()
+        self._rename()
         return self._path
 
     @property
@@ -69,16 +70,16 @@ class DatasetCopy:
         return int(self.manifest["num_bytes"])
 
     def _copy(self, source: RemoteFile) -> int:
-        """Fill the partial file; returns the bytes that an earlier process had copied."""
+        """Fill the partial file; returns the number of bytes that earlier processes had copied."""
         self._require_size(source)
         try:
-            # Two datasets must not both count on the same free bytes.
+            # Locked, so that two processes do not reserve the same free bytes.
             with locked(self.cache.path / "eviction.lock"):
                 self._remove_other_names()
                 make_room(self.cache, self.entry, self._num_bytes, self.report)
                 allocate(self._partial_path, self._num_bytes)
             num_kept = fetch(source, self._partial_path, self._num_bytes, self.report)
-            # Where the check of the partial file looks for its manifest.
+            # The check of the partial file reads its manifest here.
             write_atomically(manifest_path(self._partial_path), json.dumps(self.manifest))
         except OSError as error:
             if error.errno not in _DISK_FULL:
@@ -97,7 +98,7 @@ class DatasetCopy:
             )
 
     def _remove_other_names(self) -> None:
-        """The same content may have been copied in part under another location's name."""
+        """Remove files that a copy of the same content from another location left."""
         self.entry.folder.mkdir(parents=True, exist_ok=True)
         for path in self.entry.folder.iterdir():
             if not path.name.startswith(self._path.name):
@@ -112,7 +113,7 @@ class DatasetCopy:
             )
 
     def _fault(self) -> BetonError | None:
-        """The fault of the partial file, which is then removed; None if it is intact."""
+        """The fault of the partial file, which is then removed; None if the file is intact."""
         try:
             verify.check_quickly(self._partial_path)
             verify.check_samples(self._partial_path, len(os.sched_getaffinity(0)))
@@ -121,7 +122,7 @@ class DatasetCopy:
             return error
         return None
 
-    def _put_in_place(self) -> None:
+    def _rename(self) -> None:
         manifest_path(self._partial_path).replace(manifest_path(self._path))
         self._partial_path.replace(self._path)
         chunk_log_path(self._partial_path).unlink(missing_ok=True)

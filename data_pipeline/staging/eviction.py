@@ -1,4 +1,4 @@
-"""Room for a new dataset in the cache: what is evicted for it, and when it cannot fit."""
+"""Frees space for a new dataset in the cache by evicting others."""
 
 import shutil
 from collections.abc import Callable
@@ -12,8 +12,8 @@ MARGIN_BYTES = 1 << 30
 
 
 @dataclass(frozen=True)
-class _Lack:
-    """Bytes short of the limit and of the disk; not positive where they suffice."""
+class _Shortage:
+    """Missing bytes within the cache's limit and on the disk; not positive if there are enough."""
 
     of_limit: int
     of_disk: int
@@ -21,32 +21,32 @@ class _Lack:
     def __bool__(self) -> bool:
         return self.of_limit > 0 or self.of_disk > 0
 
-    def after(self, victim: Entry) -> "_Lack":
-        return _Lack(
+    def after(self, victim: Entry) -> "_Shortage":
+        return _Shortage(
             self.of_limit - victim.num_bytes(), self.of_disk - victim.num_allocated_bytes()
         )
 
 
 def make_room(cache: Cache, entry: Entry, num_bytes: int, report: Callable[[str], None]) -> None:
-    """Evict until the entry may grow to ``num_bytes`` bytes.
+    """Evict other datasets until ``entry`` can grow to ``num_bytes`` bytes.
 
-    Partial copies go first, then what was used least recently; never what a process stages or
-    holds a lease on. Nothing is evicted where that would not be enough. The caller keeps other
-    processes from evicting at the same time.
+    Partial copies are evicted first, then the least recently used datasets; never one that a
+    process stages or holds a lease on. Nothing is evicted if that would not be enough. The caller
+    keeps other processes from evicting at the same time.
 
     Raises:
-        StagingError: the dataset cannot fit; says what it needs, what is there and the remedy.
+        StagingError: the dataset cannot fit; the message states the sizes and the remedy.
     """
     with ExitStack() as claims:
         others = [other for other in cache.entries() if other.key != entry.key]
         idle = [other for other in others if claims.enter_context(other.claimed())]
         idle.sort(key=lambda other: (other.find() is not None, other.last_use_s()))
-        lack = _lack(cache, entry, others, num_bytes)
+        shortage = _shortage(cache, entry, others, num_bytes)
         victims = []
-        while lack and idle:
+        while shortage and idle:
             victims.append(idle.pop(0))
-            lack = lack.after(victims[-1])
-        if lack:
+            shortage = shortage.after(victims[-1])
+        if shortage:
             raise no_room_error(cache, entry, num_bytes)
         for victim in victims:
             path = victim.find()
@@ -56,7 +56,7 @@ def make_room(cache: Cache, entry: Entry, num_bytes: int, report: Callable[[str]
 
 
 def no_room_error(cache: Cache, entry: Entry, num_bytes: int) -> StagingError:
-    """The error of a dataset of ``num_bytes`` bytes that cannot be brought to the node."""
+    """The error for a dataset of ``num_bytes`` bytes that does not fit into the cache."""
     others = [other for other in cache.entries() if other.key != entry.key]
     others_bytes = sum(other.num_bytes() for other in others)
     limit = "none" if cache.limit_bytes is None else format_bytes(cache.limit_bytes)
@@ -68,10 +68,11 @@ def no_room_error(cache: Cache, entry: Entry, num_bytes: int) -> StagingError:
     )
 
 
-def _lack(cache: Cache, entry: Entry, others: list[Entry], num_bytes: int) -> _Lack:
+def _shortage(cache: Cache, entry: Entry, others: list[Entry], num_bytes: int) -> _Shortage:
     disk = shutil.disk_usage(cache.path)
     margin_bytes = min(disk.total // 100, MARGIN_BYTES)
     of_disk = num_bytes - entry.num_allocated_bytes() + margin_bytes - disk.free
     if cache.limit_bytes is None:
-        return _Lack(0, of_disk)
-    return _Lack(num_bytes + sum(o.num_bytes() for o in others) - cache.limit_bytes, of_disk)
+        return _Shortage(0, of_disk)
+    total_bytes = num_bytes + sum(other.num_bytes() for other in others)
+    return _Shortage(total_bytes - cache.limit_bytes, of_disk)

@@ -1,4 +1,4 @@
-"""Copies one large file in chunks, so that a process killed at any moment loses only a few.
+"""Copies one large file in chunks, so that a killed process loses only a few of them.
 
 Chunks are written to the target, flushed to disk, and only then recorded in a log. Chunks that are
 not in the log are fetched again.
@@ -22,7 +22,7 @@ REPORT_INTERVAL_S = 5.0
 
 
 def chunk_log_path(target: Path) -> Path:
-    """Where the finished chunks of a target are noted."""
+    """Path of the log of a target's complete chunks."""
     return target.with_name(target.name + ".chunks")
 
 
@@ -30,10 +30,10 @@ def allocate(target: Path, num_bytes: int) -> None:
     """Give the target its full size on disk, keeping chunks that an earlier process left.
 
     Raises:
-        OSError: ENOSPC or EDQUOT where the disk cannot hold it; better now than hours later.
+        OSError: ENOSPC or EDQUOT if the disk cannot hold it, before anything is copied.
     """
     if not target.exists() or target.stat().st_size != num_bytes:
-        # The log first: without it, whatever remains of the target counts for nothing.
+        # The log first: without it, no chunk of the target counts as copied.
         chunk_log_path(target).unlink(missing_ok=True)
         target.unlink(missing_ok=True)
     descriptor = os.open(target, os.O_WRONLY | os.O_CREAT, 0o644)
@@ -44,12 +44,12 @@ def allocate(target: Path, num_bytes: int) -> None:
 
 
 def fetch(source: RemoteFile, target: Path, num_bytes: int, report: Callable[[str], None]) -> int:
-    """Copy what is missing of ``num_bytes`` bytes into an allocated target.
+    """Copy the missing chunks of a file of ``num_bytes`` bytes into an allocated target.
 
-    Returns the number of bytes that an earlier process had copied already.
+    Returns the number of bytes that earlier processes had copied.
 
     Raises:
-        StagingError: the source cannot be read after NUM_ATTEMPTS, or changes while it is read.
+        StagingError: a chunk cannot be read in NUM_ATTEMPTS, or the source changes.
         OSError: the target cannot be written, as on a full disk.
     """
     with ExitStack() as stack:
@@ -82,7 +82,7 @@ def _read(source: RemoteFile, offset: int, size: int, num_bytes: int) -> memoryv
             data = source.read_range(offset, size)
         except OSError as error:
             if attempt == NUM_ATTEMPTS:
-                # That a source was replaced or removed says more than the failed request.
+                # If the source was replaced or removed, that error is more useful.
                 _check_size(source, num_bytes)
                 raise explain(source.location, error) from error
             time.sleep(BACKOFF_S * 2 ** (attempt - 1))
@@ -113,18 +113,18 @@ def _write(descriptor: int, data: memoryview, offset: int) -> None:
 
 
 class _ChunkLog:
-    """The finished chunks of a target; one line each, after a line that fixes the division."""
+    """Log of a target's complete chunks, one per line, after a line with the sizes in bytes."""
 
     def __init__(self, path: Path, num_bytes: int):
         self._num_bytes = num_bytes
         self._num_chunks = -(-num_bytes // CHUNK_BYTES)
         head = f"{num_bytes} {CHUNK_BYTES}"
         text = path.read_text() if path.exists() else ""
-        # A crash of the machine may leave half a line, which must not become part of the next.
-        whole = text[: text.rfind("\n") + 1]
-        lines = whole.splitlines()
+        # A crash of the machine may leave a partial line, which must not become part of the next.
+        complete = text[: text.rfind("\n") + 1]
+        lines = complete.splitlines()
         if lines and lines[0] == head:
-            os.truncate(path, len(whole))
+            os.truncate(path, len(complete))
         else:
             lines = [head]
             path.write_text(head + "\n")
@@ -141,16 +141,16 @@ class _ChunkLog:
         return [index for index in range(self._num_chunks) if index not in self._done]
 
     def add(self, index: int) -> None:
-        """Note a chunk whose bytes are on disk; a short append is atomic among threads."""
+        """Log a chunk whose bytes are on disk; a short append is atomic among threads."""
         os.write(self._descriptor, f"{index}\n".encode())
 
     def close(self) -> None:
-        """Stop noting."""
+        """Close the log."""
         os.close(self._descriptor)
 
 
 class _Progress:
-    """Says how far a copy is: bytes, rate, remaining time."""
+    """Reports the progress of a copy: bytes, rate, remaining time."""
 
     def __init__(self, name: str, num_bytes: int, num_kept: int, report: Callable[[str], None]):
         self._name, self._num_bytes, self._num_kept = name, num_bytes, num_kept
@@ -158,14 +158,14 @@ class _Progress:
         self._copied_bytes = 0
         self._start_s = time.monotonic()
         if num_kept:
-            report(f"{name}: resuming, {format_bytes(num_kept)} are here already")
+            report(f"{name}: resuming, {format_bytes(num_kept)} already copied")
 
     def add(self, copied_bytes: int) -> None:
         self._copied_bytes += copied_bytes
-        here_bytes = self._num_kept + self._copied_bytes
+        total_bytes = self._num_kept + self._copied_bytes
         rate = self._copied_bytes / max(time.monotonic() - self._start_s, 1e-9)
-        text = f"{self._name}: {format_bytes(here_bytes)} of {format_bytes(self._num_bytes)}"
+        text = f"{self._name}: {format_bytes(total_bytes)} of {format_bytes(self._num_bytes)}"
         if rate > 0:
-            eta_s = (self._num_bytes - here_bytes) / rate
+            eta_s = (self._num_bytes - total_bytes) / rate
             text += f", {format_bytes(rate)}/s, ETA {eta_s:.0f} s"
         self._report(text)

@@ -1,6 +1,6 @@
-"""Files in an object store or on a shared mount: their size, their bytes, and errors in words.
+"""Reads files in an object store or on a shared mount, with errors that name the remedy.
 
-Credentials and endpoints come from the environment alone, so that no spec holds a secret:
+Credentials and endpoints come only from the environment, so that no spec contains a secret:
 AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN, AWS_REGION or AWS_DEFAULT_REGION, and
 AWS_ENDPOINT_URL_S3 or AWS_ENDPOINT_URL for s3://; GOOGLE_APPLICATION_CREDENTIALS, and
 STORAGE_EMULATOR_HOST for a store with Google's protocol, for gs://.
@@ -16,7 +16,7 @@ import pyarrow.fs as arrow_fs
 from data_pipeline.files import is_remote
 
 CONNECT_TIMEOUT_S = 2.5
-# The store's client tries twice itself: a dead endpoint costs about twice this.
+# The store's client tries twice: a dead endpoint takes about twice this time.
 ANSWER_TIMEOUT_S = 5.0
 
 _REFUSED = ("ACCESS_DENIED", "INVALID_ACCESS_KEY", "SIGNATURE_DOES_NOT_MATCH", "InvalidAccessKeyId",
@@ -27,7 +27,7 @@ _OTHER_REGION = ("HTTP status 301", "HTTP status 307", "PermanentRedirect")
 
 
 class StagingError(ValueError):
-    """A dataset that cannot be brought to the node; names the file, what is wrong, the remedy."""
+    """A dataset that cannot be copied to the node; the message names the file and the remedy."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class RemoteFile:
         return int(info.size)
 
     def read(self) -> bytes:
-        """The whole content of a small file.
+        """The content of a small file.
 
         Raises:
             StagingError: no such file, access refused, or no answer.
@@ -67,25 +67,25 @@ class RemoteFile:
             raise explain(self.location, error) from error
 
     def read_range(self, offset: int, num_bytes: int) -> bytes:
-        """Bytes from ``offset`` on; fewer than ``num_bytes`` where the file ends before.
+        """Bytes from ``offset`` on; fewer than ``num_bytes`` if the file ends before.
 
         Each call opens the file again: a shared handle would serialize the reads of gs://, and
         would keep a broken connection.
 
         Raises:
-            OSError: whatever went wrong, of which another attempt may be free; see ``explain``.
+            OSError: the read failed; another attempt may succeed. See ``explain``.
         """
         with self.filesystem.open_input_file(self.path) as stream:
             return bytes(stream.read_at(num_bytes, offset))
 
     def _missing(self) -> StagingError:
-        """Stores answer "no such key" for a bucket that is missing too; check the bucket."""
+        """The error for a missing file, or bucket: stores answer "no such key" for both."""
         if is_remote(self.location):
             bucket = self.path.split("/", 1)[0]
             try:
                 kind = self.filesystem.get_file_info(bucket).type
             except OSError:
-                kind = None  # a key may read the files without the right to see the bucket
+                kind = None  # credentials may allow reading files but not the bucket's information
             if kind == arrow_fs.FileType.NotFound:
                 return StagingError(
                     f"{self.location}: there is no bucket {bucket}; correct its name, or set the "
@@ -100,10 +100,10 @@ class RemoteFile:
 def remote_file(location: str, answer_timeout_s: float = ANSWER_TIMEOUT_S) -> RemoteFile:
     """The file at s3://bucket/key, gs://bucket/key or a path.
 
-    ``answer_timeout_s``: how long a store may send nothing before a request fails.
+    ``answer_timeout_s``: how long a store may send nothing before a request fails, in seconds.
 
     Raises:
-        StagingError: a location of none of these forms.
+        StagingError: a location of another form.
     """
     if not is_remote(location):
         if "://" in location:
@@ -128,7 +128,7 @@ def _s3_filesystem(answer_timeout_s: float) -> arrow_fs.FileSystem:
         scheme=scheme,
         endpoint_override=address,
         connect_timeout=CONNECT_TIMEOUT_S,
-        # On Linux this bounds the silence, not the request: slow answers still arrive.
+        # On Linux this limits the time without data, not the duration of a request.
         request_timeout=answer_timeout_s,
         retry_strategy=arrow_fs.AwsStandardS3RetryStrategy(max_attempts=2),
     )
@@ -151,11 +151,11 @@ def _split_endpoint(endpoint: str) -> tuple[str, str]:
 
 
 def explain(location: str, error: OSError) -> StagingError:
-    """The store's or the system's error as one that says what to do."""
+    """Convert an error of the store or the system to one that names the remedy."""
     text = str(error)
     if isinstance(error, PermissionError) or any(mark in text for mark in _REFUSED):
         return StagingError(
-            f"{location}: access refused ({_brief(text)}); {_mend_access(location)}"
+            f"{location}: access refused ({_brief(text)}); {_access_remedy(location)}"
         )
     if any(mark in text for mark in _UNREACHABLE):
         return StagingError(
@@ -169,7 +169,7 @@ def explain(location: str, error: OSError) -> StagingError:
     return StagingError(f"{location} cannot be read ({_brief(text)}); fix that and start again")
 
 
-def _mend_access(location: str) -> str:
+def _access_remedy(location: str) -> str:
     if location.startswith("s3://"):
         return (
             "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY to a key that may read it "
@@ -185,7 +185,7 @@ def _endpoint_variable(location: str) -> str:
 
 
 def _brief(text: str) -> str:
-    """The cause, which is last in a client's chain of messages."""
+    """The cause, which is last in a client's chain of messages; at most 200 characters."""
     text = text.split(" error_info=")[0]
     for mark in ("Details: ", "last message of ", "AWS Error "):
         text = text.rsplit(mark, 1)[-1]

@@ -1,4 +1,4 @@
-"""The manifest of a dataset at any location, read before anything else."""
+"""Reads the manifest of a dataset at any location."""
 
 import json
 import queue
@@ -17,7 +17,7 @@ _FINGERPRINT = re.compile(r"[0-9a-f]{32,}")
 def read_manifest_at(location: str) -> dict[str, Any]:
     """The manifest of the .beton at s3://bucket/key, gs://bucket/key or a path.
 
-    Answers within ANSWER_LIMIT_S seconds, also where the store or the mount is dead.
+    Returns or raises within ANSWER_LIMIT_S seconds, even if the store or mount does not respond.
 
     Raises:
         StagingError: no such dataset or bucket, access refused, no answer, or a manifest that is
@@ -25,17 +25,20 @@ def read_manifest_at(location: str) -> dict[str, Any]:
     """
     if not location.endswith(".beton"):
         raise StagingError(f"{location} is not a .beton file; name one, as in .../train.beton")
-    place = location + ".json"
-    content = _within_limit(place, lambda: remote_file(place).read())
+    manifest_location = location + ".json"
+    content = _within_limit(manifest_location, lambda: remote_file(manifest_location).read())
     try:
         manifest = json.loads(content)
     except ValueError as error:
         raise StagingError(
-            f"{place} is not JSON ({error}); upload again the manifest of the conversion"
+            f"{manifest_location} is not JSON ({error}); upload again the manifest of the "
+            "conversion"
         ) from error
     fault = _fault(manifest)
     if fault:
-        raise StagingError(f"{place} {fault}; convert the dataset again with jobs/convert.py")
+        raise StagingError(
+            f"{manifest_location} {fault}; convert the dataset again with jobs/convert.py"
+        )
     return dict(manifest)
 
 
@@ -43,7 +46,7 @@ def _fault(manifest: object) -> str | None:
     if not isinstance(manifest, dict):
         return "is not a JSON object"
     fingerprint, num_bytes = manifest.get("fingerprint"), manifest.get("num_bytes")
-    # The fingerprint becomes a folder's name: nothing but hex digits may pass.
+    # The fingerprint becomes the name of a folder: only hexadecimal digits are safe.
     if not isinstance(fingerprint, str) or not _FINGERPRINT.fullmatch(fingerprint):
         return 'lacks "fingerprint", a hex digest of the content'
     if not isinstance(num_bytes, int) or isinstance(num_bytes, bool) or num_bytes <= 0:
@@ -51,11 +54,12 @@ def _fault(manifest: object) -> str | None:
     return None
 
 
-def _within_limit(place: str, read: Callable[[], bytes]) -> bytes:
-    """What ``read`` returns, within ANSWER_LIMIT_S.
+def _within_limit(location: str, read: Callable[[], bytes]) -> bytes:
+    """The result of ``read``, within ANSWER_LIMIT_S.
 
-    A mount whose server is down blocks its reader in the kernel, and a store's client retries
-    for longer than a user waits; neither can be interrupted, hence a thread left behind.
+    A mount whose server is down blocks a reader in the kernel, and a store's client retries for
+    longer than a user waits. Neither can be interrupted, so ``read`` runs in a daemon thread, which
+    is abandoned after the limit.
     """
     answers: queue.SimpleQueue[bytes | Exception] = queue.SimpleQueue()
 
@@ -70,8 +74,8 @@ def _within_limit(place: str, read: Callable[[], bytes]) -> bytes:
         answer = answers.get(timeout=ANSWER_LIMIT_S)
     except queue.Empty:
         raise StagingError(
-            f"{place}: no answer within {ANSWER_LIMIT_S:g} s; check the network, the endpoint and "
-            "the mount"
+            f"{location}: no answer within {ANSWER_LIMIT_S:g} s; check the network, the endpoint "
+            "and the mount"
         ) from None
     if isinstance(answer, Exception):
         raise answer

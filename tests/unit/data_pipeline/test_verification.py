@@ -43,7 +43,7 @@ def test_whole_file_passes(path):
     assert list(find_damage(open_beton(path), 2)) == []
     done = run_verify(path)
     assert (done.returncode, done.stderr) == (0, "")
-    assert "12 samples, whole" in done.stdout
+    assert "12 samples, intact" in done.stdout
 
 
 def test_any_flipped_byte_is_found(path):

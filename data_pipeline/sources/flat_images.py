@@ -1,4 +1,4 @@
-"""Images in a single folder or tar, such as ILSVRC2012's val, with their labels elsewhere."""
+"""Images in a single folder or tar with labels in another file, such as ILSVRC2012's val."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,7 +21,8 @@ def open_flat_tar(path: Path, members: Sequence[Member], labels_path: Path | Non
     """A tar of images in one folder, in the order of their names.
 
     Raises:
-        SourceError: labels that are missing, damaged or not these images'; one image twice.
+        SourceError: labels that are missing, damaged or of other images; an image that is there
+            twice.
     """
     images = in_order(path, images_among(members))
     classes, labels = _read_labels(path, [image.parts[-1] for image in images], labels_path)
@@ -35,7 +36,7 @@ def open_flat_folder(root: Path, names: Sequence[str], labels_path: Path | None)
     """Images in ``root`` itself; ``names`` in alphabetical order.
 
     Raises:
-        SourceError: labels that are missing, damaged or not these images'.
+        SourceError: labels that are missing, damaged or of other images.
     """
     classes, labels = _read_labels(root, names, labels_path)
     return ImageFolder(classes, labels, root, Names.of(names))
