@@ -5,8 +5,8 @@
     python tests/benchmarks/chaos.py --minutes 15 --seed 0            # random, several in a job
 
 Each job trains 24 steps on two workers, with a checkpoint every 2 steps. Its weights and its series
-of metrics must equal, bit for bit, those of a run without faults, and nothing may be left: no
-worker, no placement group, no partial file. What is measured is the share of jobs without losses.
+of metrics must equal, bit for bit, those of a run without faults, and nothing may remain: no
+worker, no placement group, no partial file. The result is the share of jobs without losses.
 """
 
 import argparse
@@ -75,7 +75,7 @@ def main(arguments: list[str]) -> int:
 def run_with_fault(cluster: Cluster, workload: Workload, name: str, step: int) -> Outcome:
     """Run a job with one of FAULTS."""
     fault = FAULTS[name]
-    run, fault_time = fault.happen(cluster, workload, step)
+    run, fault_time = fault.inject(cluster, workload, step)
     return outcome_of(cluster, run, name, fault.how, run.times(fault_time))
 
 

@@ -162,7 +162,7 @@ def _compile_with_random_state() -> Callable[..., None]:
         return np.uint64(0)
 
     @numba.njit(nogil=True)
-    def random_number(key: Any, draw: Any) -> Any:
+    def random_number(key: Any, counter: Any) -> Any:
         return np.random.random()  # noqa: NPY002 - numba's random state
 
     module = types.ModuleType("nondeterministic_decoders")

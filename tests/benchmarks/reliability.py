@@ -49,7 +49,7 @@ def main(arguments: list[str]) -> int:
     with tempfile.TemporaryDirectory() as temporary:
         bench = Bench(Path(temporary))
         ratios = [saving(bench, options.rounds), consensus(bench, options.rounds)]
-        keep_to_core(1)
+        pin_to_core(1)
         with mlflow_server(Path(temporary)) as port:
             ratios += tracking(bench, Line(port), options.rounds)
     report(ratios, options.json)
@@ -72,7 +72,7 @@ class Bench:
 
 
 def saving(bench: Bench, num_rounds: int) -> Ratio:
-    """A ResNet-50, whose state has 200 MB, with small steps, in which little writing can hide."""
+    """A ResNet-50 (200 MB of state) with small steps, so that little of the writing overlaps."""
     sections = {
         "student": {"model": "resnet50"},
         "training": {"global_batch_size": 16, "micro_batch_size": 16},
@@ -120,7 +120,7 @@ def run_rank_without_consensus(rank: int, *arguments: Any) -> None:
 
 
 def tracking(bench: Bench, line: Line, num_rounds: int) -> list[Ratio]:
-    """Training in a process and on a core of its own, as in a worker; the driver's tracker is in
+    """Training in a separate process with its own core, as in a worker; the driver's tracker is in
     this process, which shares the other core with the server.
     """
     modes: dict[str, Callable[[], None] | None] = {
@@ -131,7 +131,7 @@ def tracking(bench: Bench, line: Line, num_rounds: int) -> list[Ratio]:
         "refusing": lambda: line.set("refused"),
     }
     seconds: dict[str, list[float]] = {name: [] for name in modes}
-    with ProcessPoolExecutor(1, get_context("spawn"), keep_to_core, (0,)) as pool:
+    with ProcessPoolExecutor(1, get_context("spawn"), pin_to_core, (0,)) as pool:
         pool.submit(run_alone, track_spec(bench, line)).result()
         for _ in range(num_rounds):
             for name, change in modes.items():
@@ -157,7 +157,7 @@ def tracking(bench: Bench, line: Line, num_rounds: int) -> list[Ratio]:
     ]
 
 
-def keep_to_core(number: int) -> None:
+def pin_to_core(number: int) -> None:
     """Run this process, and those that it starts, on one core."""
     os.sched_setaffinity(0, {number})
 

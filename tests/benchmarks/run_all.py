@@ -76,7 +76,7 @@ def main(arguments: list[str]) -> int:
 
 
 def run_benchmark(name: str) -> BenchmarkResult:
-    """Run one benchmark in a process of its own; its output is printed here."""
+    """Run one benchmark in a subprocess, whose output is printed here."""
     print(f"=== {name}", flush=True)
     start_s = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:

@@ -24,6 +24,7 @@ from support.spec_contents import NUM_CLASSES, spec_content, write_stripes
 from table import Ratio, add_json_option, at_least, at_most, report
 
 from service.models.build import build_model
+from service.run.status import State
 from service.spec.job import JobSpec
 from service.sweep.job import StopRequest
 from service.sweep.loading import parse_sweep
@@ -34,7 +35,6 @@ from service.tracking.mlflow_run import tracking_uri
 from service.trials.capacity import plan_concurrency
 from service.trials.run_trackers import RunTrackers, find_parent
 from service.trials.runner import run_trials
-from service.trials.source import TrialState
 from service.trials.trainable import Trial
 
 MIN_SPEED_UP = 2.0
@@ -68,7 +68,7 @@ class Stub(tune.Trainable):  # type: ignore[misc]
 class StubTrackers(RunTrackers):
     """Publishes no students: stubs have none."""
 
-    def end(self, spec: JobSpec, state: TrialState) -> None:
+    def end(self, spec: JobSpec, state: State) -> None:
         super().end(spec, "stopped")
 
 
@@ -161,7 +161,7 @@ def run(sweep: SweepSpec, trainable: type[tune.Trainable] = Trial) -> Measured:
     search = Search(sweep)
     uri = tracking_uri(sweep.base)
     kind = RunTrackers if trainable is Trial else StubTrackers
-    trackers = kind(uri, {}, find_parent(sweep, uri))
+    trackers = kind(uri, {}, find_parent(sweep.as_job(), uri))
     ends_s: list[float] = []
     trials = SearchTrials(sweep, sweep.as_job(), search, trackers, lambda: None)
     end = trials.end

@@ -31,7 +31,7 @@ KILL_DELAY_S = 3.0
 
 
 def main(arguments: list[str]) -> int:
-    """Run the sweep and report; returns 1 if something is left or ran again."""
+    """Run the sweep and report; returns 1 if something remains or ran again."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -65,7 +65,7 @@ def main(arguments: list[str]) -> int:
     ratios = [
         exactly("exit status of the sweep", exit_status, 0),
         exactly("ended trials that ran again", num_repeated, 0),
-        exactly("times that something was left in the cluster", sum(map(bool, leftovers)), 0),
+        exactly("times that something remained in the cluster", sum(map(bool, leftovers)), 0),
     ]
     report(ratios, options.json)
     return 0 if all(ratio.met for ratio in ratios) else 1

@@ -34,7 +34,7 @@ class Comparison(NamedTuple):
 def compare(comparisons: Sequence[Comparison], num_rounds: int, unit: str) -> list[Ratio]:
     """Medians over rounds; in each, the two of a comparison run one right after the other.
 
-    The speed of shared machines varies: what is compared must be near in time.
+    The speed of shared machines varies: compared measurements must run close together.
     """
     rates: dict[str, list[tuple[float, float]]] = {one.name: [] for one in comparisons}
     for round_index in range(num_rounds):

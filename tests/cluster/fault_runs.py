@@ -31,7 +31,7 @@ SECTIONS = {
     "schedule": {"num_epochs": 6, "milestones": [4]},
     "training": {"ema_decay": 0.9},
     "checkpoints": {"every_steps": 2},
-    # No MLflow: it has tests of its own, and takes time.
+    # No MLflow: it has its own tests, and takes time.
     "tracking": {"log_every_steps": 3, "uri": "http://127.0.0.1:9"},
     "resources": {"max_failures": 10, "heartbeat_timeout_s": 6, "collective_timeout_s": 20},
 }

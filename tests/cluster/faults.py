@@ -1,6 +1,6 @@
 """The faults that can happen to a run, one function each; the run has the reference's result.
 
-Each takes a cluster, a workload and a step (2 to 21), makes its fault happen at that step, and
+Each takes a cluster, a workload and a step (2 to 21), injects its fault at that step, and
 returns the run and the Unix time of the fault.
 """
 
@@ -37,7 +37,7 @@ def finish(run, expected=EXIT_DONE):
 def injected(kind, **sections):
     """A fault of a worker process itself."""
 
-    def happen(cluster, workload, step):
+    def inject(cluster, workload, step):
         rank = 0 if kind == "stop" else 1
         run = FaultRun(cluster, workload, kind, (rank, step, kind), **sections)
         run.start()
@@ -45,13 +45,13 @@ def injected(kind, **sections):
         finish(run)
         return run, fault_time
 
-    return happen
+    return inject
 
 
 def network_outage(seconds):
     """A node is disconnected during a step, for a while, or (None) until that is noticed."""
 
-    def happen(cluster, workload, step):
+    def inject(cluster, workload, step):
         name = f"outage-{'noticed' if seconds is None else 'short'}"
         run, fault_time = start_and_pause(cluster, workload, name, step)
         host = cluster.hosts[OTHER_HOST]
@@ -67,7 +67,7 @@ def network_outage(seconds):
         finish(run)
         return run, fault_time
 
-    return happen
+    return inject
 
 
 def node_loses_power(cluster, workload, step):
@@ -145,7 +145,7 @@ def node_drained(cluster, workload, step):
 def storage_full(seconds):
     """The shared storage is full, for a while, or (None) until the job fails."""
 
-    def happen(cluster, workload, step):
+    def inject(cluster, workload, step):
         # Longer than the storage is retried, or the other worker fails first.
         resources = {"max_failures": 0, "collective_timeout_s": 60}
         storage = {"storage_path": str(cluster.storage)}
@@ -166,7 +166,7 @@ def storage_full(seconds):
         finish(run)
         return run, fault_time
 
-    return happen
+    return inject
 
 
 def restart_if_needed(cluster, number):
@@ -183,10 +183,10 @@ def restart_if_needed(cluster, number):
 
 
 class Fault(NamedTuple):
-    """``how``: what is done; ``happen``: does it, as described above."""
+    """``how``: description for the output; ``inject``: a function as described above."""
 
     how: str
-    happen: Callable[[Any, Any, int], tuple[FaultRun, float]]
+    inject: Callable[[Any, Any, int], tuple[FaultRun, float]]
 
 
 FAULTS = {

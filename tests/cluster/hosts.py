@@ -1,5 +1,6 @@
-"""Several hosts on one machine: network namespaces with own addresses on one bridge, each with its
-own Ray node. Hosts can be disconnected and slowed down, nodes killed and restarted.
+"""Several hosts on one machine: network namespaces with their own addresses, connected by a bridge.
+
+Each has its own Ray node. Hosts can be disconnected and slowed down, nodes killed and restarted.
 """
 
 import contextlib

@@ -1,8 +1,8 @@
 """Injects faults at given ranks and steps of a job's workers, each once; for tests only.
 
 Ray Train loads the class that RAY_TRAIN_CALLBACKS names into each worker. DTKD_FAULTS is a folder
-with plan.json, a list of {"rank", "step", "kind"}; steps are counted from 0 over the whole run.
-A fault that was injected leaves a file ``fired-N`` there.
+with plan.json, a list of {"rank", "step", "kind"}; steps are counted from 0 over the entire run.
+An injected fault creates a file ``fired-N`` there.
 """
 
 import json
@@ -70,7 +70,7 @@ def inject(kind, folder, number):
     elif kind == "error":
         raise RuntimeError("injected")
     elif kind == "pause":
-        # Whoever injects a fault from outside does it now, and then lets the step continue.
+        # A fault from outside is injected now; ``end_pause`` then lets the step continue.
         while not (folder / f"continue-{number}").exists():
             time.sleep(0.02)
     else:

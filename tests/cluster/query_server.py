@@ -1,6 +1,6 @@
 """Answers queries about a Ray cluster, one JSON line for each, from inside its network.
 
-A process of its own that lives as long as the cluster and does not join it: joining it for each
+A separate process that lives as long as the cluster and does not join it: joining it for each
 query takes seconds, and a worker.
 """
 

@@ -110,7 +110,7 @@ class Cluster:
         # Nodes wait for the head, and load their libraries meanwhile.
         for launched in [self._launch(number) for number in range(len(self.hosts))]:
             self._wait_for_node(*launched)
-        # What the nodes themselves have created, or have left when they were killed.
+        # Files of the nodes themselves, running or killed.
         self._known_files = {*SHARED_MEMORY.iterdir(), *self._temporary.iterdir()}
 
     def _launch(self, number):
@@ -202,7 +202,7 @@ class Cluster:
         return filler
 
     def leftovers(self):
-        """What ended jobs still hold of the cluster, as text, once cleaning up has had its time."""
+        """What ended jobs still hold of the cluster, as text, after a wait for cleanup."""
         deadline_s = time.monotonic() + CLEANUP_LIMIT_S
         while True:
             held = self.query("held_resources")
@@ -224,7 +224,7 @@ class Cluster:
     def _new_files(self):
         """Shared memory and temporary files that did not exist before."""
         found = {*SHARED_MEMORY.iterdir(), *self._temporary.iterdir()} - self._known_files
-        # A cache of torch's, one for all jobs of a user.
+        # The cache of torch.compile, which all jobs of a user share.
         return sorted(str(path) for path in found if not path.name.startswith("torchinductor"))
 
     def close(self):

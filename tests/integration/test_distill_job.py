@@ -1,4 +1,4 @@
-"""Jobs through jobs/distill.py on a Ray node of this machine, and what MLflow has of them."""
+"""Jobs through jobs/distill.py on a Ray node of this machine, and their runs in MLflow."""
 
 import json
 import os
@@ -26,7 +26,7 @@ from service.spec.loading import load_spec
 
 ROOT = Path(__file__).parents[2]
 # For jobs that need no MLflow: creating its database takes seconds.
-AWAY = {"uri": "http://127.0.0.1:9"}
+UNREACHABLE = {"uri": "http://127.0.0.1:9"}
 
 pytestmark = pytest.mark.slow
 
@@ -146,7 +146,7 @@ def test_weak_teacher_aborts_the_job_with_advice(cluster, finished, write_spec, 
 def test_job_too_large_for_the_cluster_is_rejected(cluster, write_spec, monkeypatch, capsys):
     # This process has joined the cluster already.
     monkeypatch.setattr(job_module, "connect", lambda: None)
-    path = write_spec(resources={"cpus_per_worker": 8}, tracking=AWAY)
+    path = write_spec(resources={"cpus_per_worker": 8}, tracking=UNREACHABLE)
     assert distill_here([str(path)]) == 2
     text = "resources.cpus_per_worker: 2 workers need 16 CPUs, the cluster has 4"
     assert text in capsys.readouterr().err
@@ -161,7 +161,7 @@ def test_wrong_weights_are_rejected_before_the_cluster_is_used(
     assert "teacher.weights.sha256" in capsys.readouterr().err
 
 
-def test_undecodable_image_ends_the_job_at_once(cluster, write_spec, tmp_path):
+def test_undecodable_image_fails_the_job_without_a_retry(cluster, write_spec, tmp_path):
     path = tmp_path / "train.beton"
     converted(write_folder(tmp_path / "images", 4, 20), path)
     manifest_path(path).unlink()
@@ -173,7 +173,7 @@ def test_undecodable_image_ends_the_job_at_once(cluster, write_spec, tmp_path):
         dataset={"train": str(path)},
         augmentation=augmentation,
         resources={"max_failures": 3},
-        tracking=AWAY,
+        tracking=UNREACHABLE,
     )
     done = distill(spec, cluster)
     assert done.returncode == 1, done.stdout + done.stderr

@@ -23,14 +23,14 @@ def test_run_interrupted_between_epochs_loses_nothing(make_content, teacher):
         "schedule": {"num_epochs": 4, "milestones": [2]},
         "training": {"ema_decay": 0.9},
     }
-    straight = parse_spec(make_content(name="straight", **sections))
+    reference = parse_spec(make_content(name="reference", **sections))
     resumed = parse_spec(make_content(name="resumed", **sections))
-    run_alone(straight)
+    run_alone(reference)
     for num_epochs in (1, 2):
         with pytest.raises(InterruptedRunError):
             run_alone(resumed, stop_after_epochs=num_epochs)
     run_alone(resumed)
-    assert_same_result(resumed, straight)
+    assert_same_result(resumed, reference)
 
 
 @pytest.mark.parametrize("every_steps", [1, 2, 3])
@@ -42,16 +42,16 @@ def test_run_killed_within_epochs_loses_nothing(make_content, teacher, monkeypat
         "checkpoints": {"every_steps": every_steps},
         "tracking": {"log_every_steps": 3},
     }
-    straight = parse_spec(make_content(name="straight", **sections))
+    reference = parse_spec(make_content(name="reference", **sections))
     killed = parse_spec(make_content(name="killed", **sections))
-    run_alone(straight)
+    run_alone(reference)
     killed_at = (1, 3, 4, 6, 11, 12)
     stop_at(killed_at, monkeypatch.setattr)
     for _ in killed_at:
         with pytest.raises(InterruptedRunError):
             run_alone(killed)
     run_alone(killed)
-    assert_same_result(killed, straight)
+    assert_same_result(killed, reference)
 
 
 def run_rank_until(rank, content, world_size, store, step):
@@ -68,15 +68,15 @@ def test_two_workers_killed_within_an_epoch_lose_nothing(make_content, teacher, 
         "checkpoints": {"every_steps": 1},
         "tracking": {"log_every_steps": 3},
     }
-    straight, killed = (make_content(name=name, **sections) for name in ("straight", "killed"))
-    run_together(straight, 2, tmp_path)
+    reference, killed = (make_content(name=name, **sections) for name in ("reference", "killed"))
+    run_together(reference, 2, tmp_path)
     parse_spec(killed).run_path.mkdir(parents=True)
     for step in (3, 6):
         store = tmp_path / f"until{step}"
         run_ranks(run_rank_until, (killed, 2, store, step), 2)
     (tmp_path / "store2").unlink()
     run_together(killed, 2, tmp_path)
-    assert_same_result(parse_spec(killed), parse_spec(straight))
+    assert_same_result(parse_spec(killed), parse_spec(reference))
 
 
 @pytest.mark.parametrize(
@@ -89,7 +89,7 @@ def test_two_workers_killed_within_an_epoch_lose_nothing(make_content, teacher, 
     ],
     ids=str,
 )
-def test_checkpoints_are_saved_when_the_spec_says(make_content, sections, steps):
+def test_checkpoints_are_saved_at_the_configured_times(make_content, sections, steps):
     spec = parse_spec(make_content(checkpoints={**sections, "num_to_keep": 9}))
     run_alone(spec)
     found = sorted(int(path.name.split("_")[1]) for path in checkpoint_paths(spec.run_path))

@@ -56,18 +56,18 @@ def test_stopped_and_resumed_run_loses_nothing(make_content, teacher, monkeypatc
         "checkpoints": {"every_epochs": 2, "every_minutes": None},
         "tracking": {"log_every_steps": 3},
     }
-    straight, stopped = (
-        parse_spec(make_content(name=name, **sections)) for name in ("straight", "stopped")
+    reference, stopped = (
+        parse_spec(make_content(name=name, **sections)) for name in ("reference", "stopped")
     )
-    run_alone(straight)
+    run_alone(reference)
     notice = stop_notice_at((0, 1, 3, 5, 7), monkeypatch.setattr)
     assert resume_until_done(stopped, notice) == 5
-    assert_same_result(stopped, straight)
+    assert_same_result(stopped, reference)
 
 
 def test_run_stopped_during_an_evaluation_evaluates_again(make_content, monkeypatch):
-    straight, stopped = (parse_spec(make_content(name=name)) for name in ("straight", "stopped"))
-    run_alone(straight)
+    reference, stopped = (parse_spec(make_content(name=name)) for name in ("reference", "stopped"))
+    run_alone(reference)
     reasons = iter(["the test requested it"])
     num_evaluations = 0
     evaluate = evaluation.evaluate
@@ -88,7 +88,7 @@ def test_run_stopped_during_an_evaluation_evaluates_again(make_content, monkeypa
     assert newest_checkpoint(stopped.run_path).name == "checkpoint_0000000004-unevaluated"
     train(stopped, World(0, 1, CPU, 1), notice)
     assert num_evaluations == 3
-    assert_same_result(stopped, straight)
+    assert_same_result(stopped, reference)
 
 
 def test_stop_request_in_the_run_folder_stops_the_run(make_content):
@@ -129,10 +129,10 @@ def run_in_stages(content, stages, tmp_path):
 
 @pytest.mark.slow
 def test_stop_notice_on_one_of_two_workers_loses_nothing(make_content, tmp_path):
-    straight, stopped = make_content(name="straight"), make_content(name="stopped")
-    run_together(straight, 2, tmp_path)
+    reference, stopped = make_content(name="reference"), make_content(name="stopped")
+    run_together(reference, 2, tmp_path)
     run_in_stages(stopped, [(2, 1), (2, 5), (2, None)], tmp_path)
-    assert_same_result(parse_spec(stopped), parse_spec(straight))
+    assert_same_result(parse_spec(stopped), parse_spec(reference))
 
 
 @pytest.mark.slow

@@ -113,11 +113,11 @@ def test_killed_sweep_resumes_with_the_same_trials(write_sweep, tmp_path):
         "concurrency": 1,
         "progress_interval_s": 1,
     }
-    straight, sweep = (
+    reference, sweep = (
         parse_sweep(json.loads(write_sweep(name=name, **fields).read_text()))
-        for name in ("straight", "killed")
+        for name in ("reference", "killed")
     )
-    search_alone(straight)
+    search_alone(reference)
     log_path = tmp_path / "killed.log"
     process = start(tmp_path / "killed.json", log_path)
     wait_for_trial(sweep, 1, process, log_path)
@@ -134,7 +134,7 @@ def test_killed_sweep_resumes_with_the_same_trials(write_sweep, tmp_path):
     process = start(tmp_path / "killed.json", log_path, "--confirm", "1")
     assert process.wait(LIMIT_S) == 0, log_path.read_text()
 
-    assert outcome(sweep) == outcome(straight)
+    assert outcome(sweep) == outcome(reference)
     after = starts_of_runs(sweep)
     ended = [f"trial-{number:04d}" for number in range(3)]
     assert [after[name] for name in ended] == [before[name] for name in ended]
@@ -162,7 +162,7 @@ def check_outputs(sweep, log):
     assert (folder / "pictures" / "learning_curves.png").read_bytes().startswith(b"\x89PNG")
     assert "settings tried" in log
     assert "more seeds are needed" in log
-    # No trial was evaluated on val, and none has a checkpoint left.
+    # No trial was evaluated on val, and no checkpoints remain.
     for path in folder.glob(f"trials/*/{JOURNAL_NAME}"):
         names = {name for e in read_events(path) if e.kind == "evaluation" for name in e.values}
         assert {name.partition("/")[0] for name in names} == {"held_out"}

@@ -1,4 +1,4 @@
-"""A sweep that ran while MLflow was away is sent afterwards."""
+"""A sweep that ran while MLflow was unreachable is sent afterwards."""
 
 import mlflow
 import pytest
@@ -18,14 +18,14 @@ from service.trials.run_trackers import RunTrackers
 
 pytestmark = pytest.mark.slow
 
-AWAY = "http://127.0.0.1:9"
+UNREACHABLE = "http://127.0.0.1:9"
 NUM_TRIALS = 3
 
 
 def search_alone(sweep):
     """Run the sweep in this process, one trial after the other."""
     search = Search(sweep)
-    trackers = RunTrackers(AWAY, {"sweep": sweep.name}, parent=None)
+    trackers = RunTrackers(UNREACHABLE, {"sweep": sweep.name}, parent=None)
     trials = SearchTrials(sweep, sweep.as_job(), search, trackers, lambda: None)
     while (trial := trials.next()) is not None:
         number, spec = trial
@@ -43,7 +43,7 @@ def test_sweep_that_mlflow_missed_is_sent_once(make_sweep_content, monkeypatch, 
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     base = {
         "schedule": {"num_epochs": 2, "milestones": []},
-        "tracking": {"uri": AWAY, "register_as": "student", "alias": "champion"},
+        "tracking": {"uri": UNREACHABLE, "register_as": "student", "alias": "champion"},
     }
     budget, scheduler = {"trials": NUM_TRIALS}, {"kind": "none"}
     sweep = parse_sweep(make_sweep_content(base=base, budget=budget, scheduler=scheduler))

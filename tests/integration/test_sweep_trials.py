@@ -1,4 +1,4 @@
-"""Trials under Ray Tune: how many run at a time, failures, and what is left when they stop.
+"""Trials under Ray Tune: how many run at a time, failures, and resources after a stop.
 
 Most are stubs that train nothing; others are runs of Ray Train, with workers that are reused.
 """
@@ -32,7 +32,7 @@ pytestmark = pytest.mark.slow
 
 NUM_CPUS = 2
 LIMIT_S = 120
-AWAY = "http://127.0.0.1:9"
+UNREACHABLE = "http://127.0.0.1:9"
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -180,7 +180,7 @@ def make_search(content):
     """A search, the trackers and the source of its trials, and the sweep."""
     sweep = parse_sweep(content)
     sweep.sweep_path.mkdir(parents=True)
-    search, trackers = Search(sweep), RunTrackers(AWAY, {}, parent=None)
+    search, trackers = Search(sweep), RunTrackers(UNREACHABLE, {}, parent=None)
     trials = SearchTrials(sweep, sweep.as_job(), search, trackers, lambda: None)
     return search, trackers, trials, sweep
 
@@ -220,7 +220,7 @@ def test_workers_are_reused_and_train_as_new_ones_do(make_sweep_content):
     """
     base = {
         "resources": {"num_workers": 2, "cpus_per_worker": 1},
-        "tracking": {"uri": AWAY, "log_every_steps": 3},
+        "tracking": {"uri": UNREACHABLE, "log_every_steps": 3},
         "schedule": {"num_epochs": 12, "milestones": []},
     }
     fields = {"budget": {"trials": 4}, "algorithm": {"kind": "random"}}
@@ -266,7 +266,7 @@ def test_trial_that_is_stopped_between_evaluations_saves_a_checkpoint(make_sweep
     # The only evaluation is at the end, so the trial can stop at nothing else.
     base = {
         "resources": {"num_workers": 1, "cpus_per_worker": 1},
-        "tracking": {"uri": AWAY, "log_every_steps": 3},
+        "tracking": {"uri": UNREACHABLE, "log_every_steps": 3},
         "schedule": {"num_epochs": 150, "milestones": []},
         "evaluation": {"every_epochs": 150},
     }
