@@ -4,7 +4,7 @@ import contextlib
 import hashlib
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -28,20 +28,30 @@ def retry_io(action: Callable[[], Result], pauses_s: Sequence[float] = RETRY_PAU
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
-    """Write a file so that no reader ever sees it incomplete; text is encoded as UTF-8.
-
-    It is written and synced under a temporary name in the same folder, then renamed to ``path``.
+    """Write a file that no reader ever sees half-written; text is encoded as UTF-8.
 
     Raises:
         OSError: the storage fails; what was at ``path`` before is still there.
     """
-    partial_path = path.with_name(path.name + ".partial")
+    with atomic_path(path) as partial_path:
+        partial_path.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+@contextlib.contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """A temporary path in the same folder, for writers that take a path.
+
+    What was written there is synced and renamed to ``path`` when the context ends, and removed when
+    it ends with an error.
+
+    Raises:
+        OSError: the storage fails; what was at ``path`` before is still there.
+    """
+    partial_path = path.with_name(f".{path.name}.partial")
     try:
-        with partial_path.open("wb") as file:
-            file.write(content.encode() if isinstance(content, str) else content)
-            file.flush()
-            # Otherwise a machine that loses power may keep the name without the content.
-            os.fsync(file.fileno())
+        yield partial_path
+        # Otherwise a machine that loses power may keep the name without the content.
+        sync_to_disk(partial_path)
         partial_path.replace(path)
     except BaseException:
         with contextlib.suppress(OSError):

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from data_pipeline.files import sha256_of
+from data_pipeline.files import atomic_path, sha256_of
 from service.models.build import build_with_weights, check_image_sizes
 from service.run.folder import has_spec
 from service.spec.job import JobSpec
@@ -73,7 +73,5 @@ def _build_and_check(
 
 
 def _store(model: nn.Module, path: Path) -> None:
-    partial_path = path.with_name(f".{path.name}.partial")
-    with torch.no_grad():
+    with torch.no_grad(), atomic_path(path) as partial_path:
         save_file(cpu_state_dict(model), partial_path)
-    partial_path.replace(path)

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from data_pipeline.files import write_atomically
+from data_pipeline.files import atomic_path, write_atomically
 from service.run.progress import Progress
 from service.run.report import summary_table
 from service.training.checkpoint import (
@@ -77,9 +77,8 @@ def collect_result(run_path: Path, num_epochs: int, duration_s: float) -> RunRes
             f"the newest checkpoint in {run_path} is of epoch {progress.epoch}, not of the last, "
             f"{num_epochs}"
         )
-    partial_path = run_path / f".{STUDENT_NAME}.partial"
-    shutil.copyfile(final_student_path(checkpoint), partial_path)
-    partial_path.replace(run_path / STUDENT_NAME)
+    with atomic_path(run_path / STUDENT_NAME) as partial_path:
+        shutil.copyfile(final_student_path(checkpoint), partial_path)
     result = RunResult(progress, duration_s, int(time.time() * 1000))
     result.write(run_path)
     return result

@@ -21,8 +21,8 @@ from service.distillation.temperature import (
 def kd_loss(teacher_logits: Tensor, student_logits: Tensor, temperature: float) -> Tensor:
     """Knowledge distillation: mean over the batch of T^2 KL(softmax(u / T) || softmax(v / T)).
 
-    T^2 keeps the gradient's scale roughly independent of the temperature. The teacher
-    gets no gradient.
+    T^2 keeps the gradient's scale roughly independent of the temperature. No gradient flows to the
+    teacher's logits.
 
     Source: Hinton et al., arXiv 1503.02531, section 2.
 

@@ -1,11 +1,14 @@
-"""The objective: student, frozen teacher and losses, from pixels to a loss and its named parts.
+"""The training objective of the method, from pixels and labels to a loss and its named parts.
 
 ``DistillationTask`` computes, for one micro-batch,
 
     loss = warmup * (alpha * DTKD + beta * KD) + gamma * cross-entropy
 
-with the losses of ``service.distillation.losses``. Without a teacher, the loss is
-the last term only.
+DTKD and KD are divergences between the predictions of a frozen teacher and of the student. DTKD
+divides their logits by temperatures chosen for each sample, KD by the base temperature;
+``service.distillation.losses`` has both formulas and their sources. The weights alpha, beta and
+gamma are constants. The factor warmup rises from 0 to 1 over the first epochs. Without a teacher,
+the loss is the last term only.
 """
 
 from typing import NamedTuple
@@ -116,9 +119,12 @@ class DistillationTask:
         self._autocast_dtype = autocast_dtype
 
     def __call__(self, pixels: Tensor, labels: Tensor, warmup: float) -> TaskOutput:
-        """The loss for uint8 pixels [B, H, W, 3] and labels [B].
+        """Compute the loss of a micro-batch, and its parts.
 
-        ``warmup``: factor of the distillation terms, in [0, 1].
+        Args:
+            pixels: uint8 RGB, [B, H, W, 3].
+            labels: class indices, [B].
+            warmup: factor of the distillation terms, in [0, 1].
         """
         with self.autocast(pixels.device):
             teacher_logits = self.teacher(pixels) if self.teacher else None
@@ -166,9 +172,10 @@ TELEMETRY_COLUMNS = ("teacher", "student", "gap_before", "gap_after", "agreement
 def sample_telemetry(output: TaskOutput, base_temperature: float) -> Tensor | None:
     """Diagnostics of each sample, [B, 5] in the order of TELEMETRY_COLUMNS; None without a teacher.
 
-    teacher, student: the temperatures. gap_after: |LSE(u / T_tea) - LSE(v / T_stu)| of centered
-    logits. gap_before: the same with ``base_temperature`` for both. agreement: 1 where teacher and
-    student predict the same class, else 0.
+    teacher, student: the temperatures T_tea and T_stu. gap_after: |LSE(u / T_tea) - LSE(v / T_stu)|
+    of centered teacher logits u and student logits v. gap_before: the same with
+    ``base_temperature`` for both. agreement: 1 where teacher and student predict the same class,
+    else 0.
     """
     if output.teacher_logits is None or output.temperatures is None:
         return None

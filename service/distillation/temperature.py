@@ -136,6 +136,7 @@ def _closed_form_shares(
 
 
 def _largest(logits: Tensor, sharpness: Sharpness) -> Tensor:
+    """The largest logit of each sample, or the largest absolute one for ``norm``; [B]."""
     magnitudes = logits.abs() if sharpness == "norm" else logits
     return magnitudes.max(dim=1).values
 

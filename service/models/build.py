@@ -54,7 +54,7 @@ def build_with_weights(
 def check_image_sizes(
     role: str, name: str, model: nn.Module, num_classes: int, sizes: Iterable[int]
 ) -> None:
-    """Check that ``model``, on the meta device, takes square images of each size in pixels.
+    """Check that ``model``, on the meta device, accepts square images of each size in pixels.
 
     Raises:
         BadInputError: the model fails at this size, or does not return logits [1, num_classes].
@@ -70,7 +70,7 @@ def check_image_sizes(
             fault = str(error).splitlines()[0]
         if fault:
             wrong = f"{name} cannot take images of {size} x {size} pixels ({fault})"
-            remedy = "set augmentation.size and evaluation.crop_size to a size that it takes"
+            remedy = "set augmentation.size and evaluation.crop_size to a size that it accepts"
             raise BadInputError("spec", [Problem(f"{role}.model", wrong, remedy)])
 
 

@@ -59,9 +59,11 @@ def read_state_dict(path: Path) -> StateDict:
 
 def _file_state(path: Path, sha256: str | None, where: str) -> StateDict:
     if not path.is_file():
-        _refuse(f"{where}.source", f"{path} does not exist", "give the path of a weights file")
+        _raise_problem(
+            f"{where}.source", f"{path} does not exist", "give the path of a weights file"
+        )
     if sha256 is not None and (actual := sha256_of(path)) != sha256:
-        _refuse(
+        _raise_problem(
             f"{where}.sha256",
             f"{path} has digest {actual}",
             "use the file with the pinned digest, or pin this one",
@@ -69,7 +71,7 @@ def _file_state(path: Path, sha256: str | None, where: str) -> StateDict:
     try:
         return read_state_dict(path)
     except ValueError as error:
-        _refuse(f"{where}.source", f"{path} {error}", "save a state dict as .safetensors")
+        _raise_problem(f"{where}.source", f"{path} {error}", "save a state dict as .safetensors")
 
 
 def _torchvision_state(name: str, enum: str, where: str) -> StateDict:
@@ -78,11 +80,13 @@ def _torchvision_state(name: str, enum: str, where: str) -> StateDict:
     enums = torchvision.models.get_model_weights(name)
     if enum not in enums.__members__:
         names = ", ".join(enums.__members__)
-        _refuse(f"{where}.source", f"{name} has no weights {enum}", f"torchvision has {names}")
+        _raise_problem(
+            f"{where}.source", f"{name} has no weights {enum}", f"torchvision has {names}"
+        )
     try:
         return dict(enums[enum].get_state_dict(progress=False, check_hash=True))
     except OSError as error:
-        _refuse(
+        _raise_problem(
             f"{where}.source",
             f"{enums[enum].url} cannot be downloaded ({error})",
             "copy the file to the cluster and give its path",
@@ -94,7 +98,7 @@ def _fit_by_name(expected: StateDict, state: StateDict, where: str) -> StateDict
     # Old files lack BatchNorm's step counters, which this service does not use.
     missing = {key for key in missing if not key.endswith("num_batches_tracked")}
     if missing or unknown:
-        _refuse(
+        _raise_problem(
             f"{where}.source",
             f"lacks {_some(missing)} and has unknown {_some(unknown)}",
             'use weights of this model, or set match to "order"',
@@ -109,7 +113,7 @@ def _fit_by_order(expected: StateDict, state: StateDict, where: str) -> StateDic
     targets = [key for key in expected if expected[key].ndim > 0]
     sources = [key for key in state if state[key].ndim > 0]
     if len(targets) != len(sources):
-        _refuse(
+        _raise_problem(
             f"{where}.source",
             f"has {len(sources)} tensors, the model {len(targets)}",
             "matching by order needs the same network",
@@ -124,7 +128,7 @@ def _check_shapes(
 ) -> None:
     for target, source in pairs:
         if expected[target].shape != state[source].shape:
-            _refuse(
+            _raise_problem(
                 f"{where}.source",
                 f"{source} is {list(state[source].shape)}, the model's {target} "
                 f"{list(expected[target].shape)}",
@@ -138,5 +142,5 @@ def _some(keys: set[str]) -> str:
     return (", ".join(shown) or "nothing") + more
 
 
-def _refuse(where: str, wrong: str, remedy: str) -> NoReturn:
+def _raise_problem(where: str, wrong: str, remedy: str) -> NoReturn:
     raise BadInputError("spec", [Problem(where, wrong, remedy)])

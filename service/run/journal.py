@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+from data_pipeline.files import write_atomically
 from service.run.folder import FencingToken
 
 Kind = Literal["start", "interval", "evaluation", "teacher", "checkpoint", "note"]
@@ -136,17 +137,12 @@ class Journal:
 
     def _thin(self) -> None:
         """Drop every other progress line, now and from now on, until the file is small enough."""
-        partial_path = self._path.with_name(self._path.name + ".partial")
         events = read_events(self._path)
         while len(events) > 1 and len(_lines(events)) > THINNED_SHARE * self._limit_bytes:
             if _num_intervals(events) >= MIN_THINNED:
                 self._stride *= 2
             events = _thinned(events)
-        try:
-            partial_path.write_bytes(_lines(events))
-            partial_path.replace(self._path)
-        finally:
-            partial_path.unlink(missing_ok=True)
+        write_atomically(self._path, _lines(events))
 
 
 class JournalReader:

@@ -1,1 +1,1 @@
-"""Searches the settings of a job: the space, the search, its trials, and what came out."""
+"""Searches the settings of a job: the space, the search, its trials and its outcome."""

@@ -121,7 +121,7 @@ def importances(records: list[TrialRecord], space: SearchSpace, epoch: int) -> M
     study = optuna.create_study()
     for record, score in scored:
         trial = optuna.trial.FixedTrial(encoded(record.params))
-        space.draw(trial)
+        space.sample(trial)
         study.add_trial(
             optuna.trial.create_trial(
                 params=trial.params, distributions=trial.distributions, value=score

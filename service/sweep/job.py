@@ -16,7 +16,8 @@ from service.run.folder import claim_run_folder, differences, write_spec, write_
 from service.run.status import State, StatusFile
 from service.spec.errors import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, BadInputError
 from service.spec.job import JobSpec
-from service.sweep.confirm import COMPARISON_NAME, Comparison, compare, confirm_specs
+from service.sweep.comparison import COMPARISON_NAME, Comparison
+from service.sweep.confirm import compare, confirm_specs
 from service.sweep.loading import LoadedSweep
 from service.sweep.outcome import BEST_NAME, Outcome, write_outcome
 from service.sweep.progress import ProgressReporter, SweepStatus, progress_table, summary
@@ -166,7 +167,7 @@ class SweepRun:
                 f"the search of {self._sweep.name} is already finished; no trial is run", flush=True
             )
         else:
-            # A new trial may become the best, and an earlier comparison would not be of it.
+            # An earlier comparison is outdated if a new trial becomes the best.
             (self._sweep.sweep_path / COMPARISON_NAME).unlink(missing_ok=True)
             self._run_trials(trials)
             self._search.stop()

@@ -11,7 +11,7 @@ from data_pipeline.files import write_atomically
 from service.spec.job import JobSpec
 from service.spec.loading import parse_spec
 from service.sweep.analysis import TrialRecord, best_of, fastest_front, importances, states_text
-from service.sweep.confirm import COMPARISON_NAME, Comparison, read_comparison
+from service.sweep.comparison import COMPARISON_NAME, Comparison, read_comparison
 from service.sweep.pages.page import render_page
 from service.sweep.pages.pictures import SweepFacts, draw_all, png
 from service.sweep.progress import point_text, score_text

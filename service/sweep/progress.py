@@ -122,7 +122,7 @@ def progress_table(
         cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=False)]
         lines.append("  " + "  ".join([*cells, row[4]]).rstrip())
     if num_others:
-        lines.append(f"  and {num_others} more, with lower scores")
+        lines.append(f"  and {num_others} more that have ended")
     return "\n".join(lines)
 
 

@@ -42,10 +42,10 @@ def publish_sweep(
     if parent is None:
         return None
     try:
-        adopt_runs(sweep, parent)
+        set_parent_of_runs(sweep, parent)
         _log_outcome(sweep, parent, tags, outcome, is_final=not is_stopped)
         if outcome.best is not None and not is_stopped:
-            register_winner(sweep, outcome)
+            register_best_student(sweep, outcome)
         parent.end("KILLED" if is_stopped else "FINISHED" if outcome.best else "FAILED")
     except Exception as error:
         # Any error: the sweep itself is complete and can be sent later.
@@ -65,7 +65,7 @@ def run_folders(sweep: SweepSpec) -> Iterator[Path]:
         yield from sorted(path.parent for path in (sweep.sweep_path / name).glob(f"*/{SPEC_NAME}"))
 
 
-def adopt_runs(sweep: SweepSpec, parent: MlflowRun) -> None:
+def set_parent_of_runs(sweep: SweepSpec, parent: MlflowRun) -> None:
     """Make the sweep's runs children of ``parent``, including those started without the server."""
     for run_path in run_folders(sweep):
         tags = read_tags(run_path)
@@ -118,7 +118,7 @@ def _log_outcome(
         client.log_artifact(parent.run_id, str(path), artifact_folder)
 
 
-def register_winner(sweep: SweepSpec, outcome: Outcome) -> None:
+def register_best_student(sweep: SweepSpec, outcome: Outcome) -> None:
     """Register the student with the best settings under the base's register_as, if that is set.
 
     It is the student of the first confirming run, or of the best trial without confirming runs. It
@@ -160,7 +160,7 @@ def sync_sweep(sweep_path: Path) -> str:
     spec = sweep.as_job()
     with claim_run_folder(spec):
         # Before its runs, so that they are created as its children.
-        adopt_runs(sweep, MlflowRun(spec, tracking_uri(sweep.base)))
+        set_parent_of_runs(sweep, MlflowRun(spec, tracking_uri(sweep.base)))
         for run_path in run_folders(sweep):
             sync_run(run_path)
         search = Search(sweep)

@@ -79,13 +79,13 @@ def _sweep_problems(sweep: SweepSpec) -> Iterator[Problem]:
     if sweep.scheduler.kind != "none" and sweep.min_epochs % every:
         yield Problem(
             "base.evaluation.every_epochs",
-            f"is {every}, so nothing is known at scheduler.min_epochs = {sweep.min_epochs}",
+            f"is {every}, so there is no evaluation at scheduler.min_epochs = {sweep.min_epochs}",
             "evaluate every epoch, or choose min_epochs as a multiple of it",
         )
     if sweep.algorithm.kind == "cmaes" and all(p.choice for p in sweep.space.values()):
         yield Problem(
             "algorithm.kind",
-            "is 'cmaes', which learns of ranges only, but the space has none",
+            "is 'cmaes', which models ranges only, but the space has none",
             "use tpe, random or grid",
         )
     if not sweep.space:
@@ -167,14 +167,14 @@ def _condition_problems(sweep: SweepSpec, path: str, parameter: Parameter) -> It
 
 def _depends_on(sweep: SweepSpec, path: str, other: str) -> bool:
     """Whether ``path`` applies depending on ``other``, directly or through others."""
-    seen, ahead = set(), [path]
-    while ahead:
-        current = ahead.pop()
+    seen, pending = set(), [path]
+    while pending:
+        current = pending.pop()
         if current == other:
             return True
         if current not in seen and current in sweep.space:
             seen.add(current)
-            ahead += list(sweep.space[current].when or {})
+            pending += list(sweep.space[current].when or {})
     return False
 
 
@@ -187,10 +187,10 @@ def _point_problems(sweep: SweepSpec) -> Iterator[Problem]:
             if (key := (problem.where, problem.remedy)) in seen:
                 continue
             seen.add(key)
-            at = ", ".join(f"{path} = {value!r}" for path, value in point.items())
+            example = ", ".join(f"{path} = {value!r}" for path, value in point.items())
             yield Problem(
                 f"space: {problem.where}",
-                f"{problem.wrong}, where {at}",
+                f"{problem.wrong}, where {example}",
                 f"{problem.remedy}; every point must be a valid job, and when excludes a parameter "
                 "from points where it does not apply",
             )

@@ -18,8 +18,8 @@ Point = dict[str, Any]
 """Values by dotted path; parameters that do not apply are absent."""
 
 DEFAULT_GRID_POINTS = 3
-MAX_LISTED = 64
-JSON_MARK = "json:"
+MAX_BOUNDARY_VALUES = 64
+JSON_PREFIX = "json:"
 
 
 class Sampler(Protocol):
@@ -62,7 +62,7 @@ class Dimension(NamedTuple):
             for path, allowed in (self.parameter.when or {}).items()
         )
 
-    def draw(self, sampler: Sampler) -> Any:  # noqa: ANN401 - any JSON value
+    def sample(self, sampler: Sampler) -> Any:  # noqa: ANN401 - any JSON value
         """A value chosen by ``sampler``."""
         parameter = self.parameter
         if parameter.choice is not None:
@@ -94,12 +94,12 @@ class Dimension(NamedTuple):
         return [int(value) if self.is_integer else value for value in unique]
 
     def boundary_values(self) -> list[Any]:
-        """Values to check for validity: all if they are few or a choice, otherwise both ends."""
+        """Values to check for validity: all of a choice or a short range, otherwise both ends."""
         if self.parameter.choice is not None:
             return list(self.parameter.choice)
         low, high = self.ends
         step = self.parameter.step or (1.0 if self.is_integer else None)
-        if step is not None and (high - low) / step < MAX_LISTED:
+        if step is not None and (high - low) / step < MAX_BOUNDARY_VALUES:
             values = [low + i * step for i in range(math.floor((high - low) / step + 1e-9) + 1)]
         else:
             values = [low, high]
@@ -112,12 +112,12 @@ class SearchSpace:
     def __init__(self, space: Mapping[str, Parameter]):
         self.dimensions = _ordered(space)
 
-    def draw(self, sampler: Sampler) -> Point:
+    def sample(self, sampler: Sampler) -> Point:
         """A point chosen by ``sampler``."""
         point: Point = {}
         for dimension in self.dimensions:
             if dimension.applies(point):
-                point[dimension.path] = dimension.draw(sampler)
+                point[dimension.path] = dimension.sample(sampler)
         return point
 
     def grid(self) -> list[Point]:
@@ -227,12 +227,12 @@ def decoded(params: Mapping[str, Any]) -> Point:
 
 
 def _encoded_value(value: Any) -> Any:  # noqa: ANN401 - any JSON value
-    return JSON_MARK + json.dumps(value) if isinstance(value, list | dict) else value
+    return JSON_PREFIX + json.dumps(value) if isinstance(value, list | dict) else value
 
 
 def _decoded_value(value: Any) -> Any:  # noqa: ANN401 - any JSON value
-    if isinstance(value, str) and value.startswith(JSON_MARK):
-        return json.loads(value.removeprefix(JSON_MARK))
+    if isinstance(value, str) and value.startswith(JSON_PREFIX):
+        return json.loads(value.removeprefix(JSON_PREFIX))
     return value
 
 

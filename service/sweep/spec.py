@@ -26,7 +26,7 @@ class Parameter(Section):
     linear: tuple[Finite, Finite] | None = None
     """Minimum and maximum, searched uniformly; integers for an integer field."""
     choice: Annotated[tuple[JsonValue, ...], Field(min_length=1)] | None = None
-    """The values, of any type that the field takes; a value may be a section."""
+    """The values, of any type that the field accepts; a value may be a section."""
     step: Positive | None = None
     """linear: only the minimum plus multiples of it are tried."""
     points: Annotated[int, Field(ge=2)] | None = None

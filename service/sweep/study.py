@@ -79,7 +79,7 @@ class Search:
     def is_over(self) -> bool:
         """Whether there are no more trials to run."""
         trials = self._study.get_trials(deepcopy=False)
-        has_more = len(trials) < self.num_trials and not self.is_spent
+        has_more = len(trials) < self.num_trials and not self.is_budget_used_up
         return not has_more and all(trial.state.is_finished() for trial in trials)
 
     @property
@@ -96,7 +96,7 @@ class Search:
             return self._suggest(trial)
         number = len(self._study.get_trials(deepcopy=False))
         waiting = self._study.get_trials(deepcopy=False, states=[OptunaState.WAITING])
-        if number - len(waiting) >= self.num_trials or self.is_spent:
+        if number - len(waiting) >= self.num_trials or self.is_budget_used_up:
             return None
         self._study.sampler = self._sampler(number)
         if not waiting and (point := self._given_point(number)) is not None:
@@ -113,12 +113,12 @@ class Search:
         with warnings.catch_warnings():
             # CMA-ES warns in each trial about parameters that it cannot model.
             warnings.simplefilter("ignore")
-            point = self._space.draw(trial)
+            point = self._space.sample(trial)
         self._trials[trial.number] = trial
         return Suggestion(trial.number, point)
 
     @property
-    def is_spent(self) -> bool:
+    def is_budget_used_up(self) -> bool:
         """Whether the budget's epochs or hours are used up."""
         budget = self._sweep.budget
         if budget.hours is not None and self.seconds >= 3600 * budget.hours:
@@ -137,12 +137,12 @@ class Search:
         """
         self._curves.setdefault(number, {})[epoch] = score
         if self._sweep.minimize_time:
-            return self.is_spent
+            return self.is_budget_used_up
         trial = self._trials[number]
         recorded = self._study.get_trials(deepcopy=False)[number].intermediate_values
         if epoch not in recorded:
             trial.report(score, epoch)
-        return bool(trial.should_prune()) or self.is_spent
+        return bool(trial.should_prune()) or self.is_budget_used_up
 
     def end(self, number: int, end: TrialEnd) -> None:
         """Record how a trial ended."""

@@ -26,6 +26,8 @@ from service.trials.trainable import STOP_TIMEOUT_S, Trial
 TUNE_NAME = ".tune"
 # Effectively unlimited: the source ends the search.
 MAX_TRIALS = 1_000_000
+# Disables parts of Tune that this service replaces: its loggers, the checkpoints of its own state,
+# its output and its SIGINT handler.
 TUNE_SETTINGS = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_GLOBAL_CHECKPOINT_S": "86400",
@@ -98,7 +100,7 @@ class _SourceCallback(_Stateless, Callback):  # type: ignore[misc]
 
     def __init__(self, source: TrialSource):
         self._source = source
-        self.live: set[int] = set()
+        self.running: set[int] = set()
         self._stopped: set[int] = set()
 
     def report(self, trial: TuneTrial, result: dict[str, Any]) -> bool:
@@ -129,7 +131,7 @@ class _SourceCallback(_Stateless, Callback):  # type: ignore[misc]
         self._end(_number(trial), "failed", _error_text(trial))
 
     def _end(self, number: int, state: TrialState, error: str | None) -> None:
-        self.live.discard(number)
+        self.running.discard(number)
         self._source.end(number, state, error)
 
 
@@ -142,13 +144,13 @@ class _SourceSearcher(_Stateless, Searcher):  # type: ignore[misc]
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # noqa: ARG002 - Ray's interface
         """The next trial's config; None while ``concurrency`` trials are running."""
-        if len(self._callback.live) >= self._concurrency:
+        if len(self._callback.running) >= self._concurrency:
             return None
         trial = self._source.next()
         if trial is None:
             return str(Searcher.FINISHED)
         number, spec = trial
-        self._callback.live.add(number)
+        self._callback.running.add(number)
         return {"number": number, "spec": spec.model_dump_json()}
 
     def on_trial_complete(self, trial_id: str, result: Any = None, error: bool = False) -> None:  # noqa: ANN401 - Ray's interface
@@ -221,5 +223,5 @@ def _error_text(trial: TuneTrial) -> str:
         return "it failed, and Ray reports no reason"
     last = next((line for line in reversed(lines) if line), "")
     if "Error: " not in last:
-        return "its process died; if it was not killed on purpose, check its memory"
+        return "its process was killed or crashed; if not on purpose, check its memory"
     return last.rpartition("TrialFailedError: ")[2]

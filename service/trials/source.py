@@ -60,7 +60,7 @@ class FixedTrials:
     ):
         self._specs, self._trackers, self._tag, self._show = list(specs), trackers, tag, show
         for spec in specs:
-            _remove_other(spec)
+            _remove_outdated_folder(spec)
         self._pending = [n for n, s in enumerate(specs) if read_result(s.run_path) is None]
         self._running: dict[int, JobSpec] = {}
 
@@ -110,7 +110,7 @@ class FixedTrials:
         request_stop_of_all(self._running.values())
 
 
-def _remove_other(spec: JobSpec) -> None:
+def _remove_outdated_folder(spec: JobSpec) -> None:
     """Remove a job's folder if it belongs to another spec of the same name."""
     if has_spec(spec.run_path) and read_spec(spec.run_path) != spec:
         shutil.rmtree(spec.run_path)

@@ -94,7 +94,7 @@ class TrialRun:
 
 
 class Trial(tune.Trainable):  # type: ignore[misc]
-    """What Ray Tune runs for each trial; ``config["spec"]`` is the trial's spec as JSON text."""
+    """The class that Ray Tune runs; ``config["spec"]`` is the trial's spec as JSON text."""
 
     _run: TrialRun | None = None
 

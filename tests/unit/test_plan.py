@@ -1,4 +1,4 @@
-"""The plan's numbers against counts made by hand."""
+"""The plan's numbers against hand calculations."""
 
 import pytest
 
@@ -25,7 +25,7 @@ def test_memory_grows_with_the_micro_batch(make_content):
     growth = large.memory_bytes - small.memory_bytes
     # At least every convolution's float32 output and every one's input is kept, per image.
     assert growth > 16 * 4 * (8 * 64 + 16 * 16 + 32 * 4)
-    # And not tens of times as much: weights do not count per image.
+    # A much larger growth would mean that weights are counted once per image.
     assert growth < 16 * 4 * 10 * (8 * 64 + 16 * 16 + 32 * 4)
 
 

@@ -38,7 +38,7 @@ SMOOTHING_PER_TRIAL = 0.01
 GRID_POINTS = 80
 NUM_LEVELS = 24
 BEST_WIDTH, FINISHED_WIDTH, OTHER_WIDTH = 4.0, 2.0, 1.0
-NARROW = 18
+AXIS_LABEL_WIDTH = 18
 ABSENT = -0.16
 """Height of a missing value on an axis that extends from 0 to 1."""
 
@@ -96,7 +96,7 @@ def _fitted_background(
     positions: dict[int, tuple[float, float]],
     shades: Shades,
 ) -> None:
-    """A smooth surface fitted to the finished trials, drawn only inside their convex hull."""
+    """Draw a smooth surface fitted to the finished trials, inside their convex hull."""
     finished = [
         (positions[record.number], score)
         for record in data.of_state("finished")
@@ -106,14 +106,14 @@ def _fitted_background(
     x_scale, y_scale = scales
     points = np.array([(x_scale.to_fraction(x), y_scale.to_fraction(y)) for (x, y), _ in finished])
     scores = np.array([score for _, score in finished])
-    if len(finished) < MIN_FITTED_TRIALS or scores.min() == scores.max() or _are_on_a_line(points):
+    if len(finished) < MIN_FITTED_TRIALS or scores.min() == scores.max() or _are_collinear(points):
         return
     _draw_surface(axes, scales, points, scores, shades)
     note = "background: smooth fit to the finished trials"
     axes.set_title(note, fontsize=8, color=FAINT, loc="right")
 
 
-def _are_on_a_line(points: NDArray[np.float64]) -> bool:
+def _are_collinear(points: NDArray[np.float64]) -> bool:
     return bool(np.linalg.matrix_rank(points - points.mean(axis=0), tol=0.02) < 2)
 
 
@@ -166,7 +166,7 @@ def draw_parallel_coordinates(data: PictureData) -> Figure | None:
 def _draw_vertical_axes(axes: Axes, data: PictureData, scales: Sequence[Scale]) -> None:
     axes.spines[:].set_visible(False)
     axes.set(xlim=(-0.25, len(scales) - 0.6), ylim=(ABSENT - 0.08, 1.04), yticks=[])
-    names = [scale.wrapped_label(NARROW) for scale in scales]
+    names = [scale.wrapped_label(AXIS_LABEL_WIDTH) for scale in scales]
     axes.set_xticks(range(len(scales)), names, fontsize=9)
     axes.tick_params(axis="x", top=True, labeltop=True, bottom=False, labelbottom=False, length=0)
     for position, scale in enumerate(scales):

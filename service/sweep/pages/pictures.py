@@ -32,7 +32,7 @@ from service.sweep.pages.picture_style import (
 __all__ = ["SweepFacts", "draw_all", "png"]
 
 BOTTOM = 0.035
-WIDE = 36
+LABEL_WIDTH = 36
 GOLDEN_RATIO = 0.6180339887498949
 DOTS_PER_INCH = 110
 MIN_TRIALS_FOR_RELIABLE_SHARES = 50
@@ -113,7 +113,7 @@ def _parameter_panel(axes: Axes, data: PictureData, scale: Scale) -> None:
     plain(axes)
     set_up_axis(axes, "x", scale)
     set_up_axis(axes, "y", data.metric, below=0.14)
-    axes.set_xlabel(scale.wrapped_label(WIDE), fontsize=9)
+    axes.set_xlabel(scale.wrapped_label(LABEL_WIDTH), fontsize=9)
     if scale.categories and sum(len(label) for _, label in scale.ticks()) > 30:
         for label in axes.get_xticklabels():
             label.set(rotation=30, horizontalalignment="right", rotation_mode="anchor")
@@ -230,7 +230,7 @@ def _importance(data: PictureData, importances: Mapping[str, float], epoch: int)
     if not finite:
         return None
     ranked = sorted(finite, key=lambda item: item[1])
-    labels = [Scale(path, 0.0, 1.0).wrapped_label(WIDE) for path, _ in ranked]
+    labels = [Scale(path, 0.0, 1.0).wrapped_label(LABEL_WIDTH) for path, _ in ranked]
     shares = [share for _, share in ranked]
     title = f"Share of the variance of {data.metric.name} after {epoch} epochs by parameter"
     figure = titled_figure(title, data, 7.5, 1.4 + 0.4 * len(ranked))
@@ -245,6 +245,6 @@ def _importance(data: PictureData, importances: Mapping[str, float], epoch: int)
     axes.set_xlabel("share of variance (%)", fontsize=9)
     num_compared = sum(epoch in dict(record.curve) for record in data.records)
     if num_compared < MIN_TRIALS_FOR_RELIABLE_SHARES:
-        note = f"a rough guess, from {num_compared} trials only"
+        note = f"a rough estimate, from {num_compared} trials only"
         axes.set_title(note, fontsize=8, color=FAINT, loc="right")
     return figure

@@ -38,7 +38,7 @@ def test_only_one_file_uses_private_names(folder):
     assert found == {}
 
 
-def test_private_names_are_noticed():
+def test_private_names_are_detected():
     source = "from ray.train.v2._internal.constants import X\nimport ray\nray._private.state.state"
 
     assert list(private_imports(source)) != []

@@ -19,7 +19,7 @@ from data_pipeline.augmentation.samples import (
 from data_pipeline.compiled import counter_rng
 
 BLACK = np.zeros(3, np.uint8)
-NUM_DRAWS = 4000
+NUM_SAMPLES = 4000
 EVERYTHING = Augmentations(
     RandAugmentParams(2, 9), ColorJitterParams(0.4, 0.4, 0.4, 0.1), ErasingParams(0.7, fill="noise")
 )
@@ -31,7 +31,7 @@ def smooth_image(height, width, seed=0):
     return np.array(small.resize((width, height), Image.Resampling.BICUBIC))
 
 
-def keys(count=NUM_DRAWS, stream=1):
+def keys(count=NUM_SAMPLES, stream=1):
     return [
         np.uint64(counter_rng.stream_key(np.uint64(counter_rng.sample_key(3, 1, index)), stream))
         for index in range(count)
@@ -59,22 +59,22 @@ def test_rand_augment_chooses_operations_and_signs_uniformly():
         assert chi_squared(np.bincount(operations, minlength=14)) < 34.5
         assert len(np.bincount(operations)) == rand_augment.NUM_OPERATIONS
         signs = [choice[turn][1] for choice in chosen]
-        # Mean and correlation of 4200 independent draws deviate by 0.0154.
+        # The standard deviation of the mean and correlation of 4200 samples is 0.0154.
         assert abs(np.mean(signs)) < 0.06
         assert abs(np.corrcoef(operations, signs)[0, 1]) < 0.06
     same = np.mean([first[0] == second[0] for first, second in chosen])
     assert same == pytest.approx(1 / 14, abs=0.015)
 
 
-def test_jitter_draws_uniform_factors_in_uniform_orders():
+def test_jitter_samples_uniform_factors_and_orders():
     strengths = np.array([0.4, 1.5, 0.0, 0.1])
     factors = np.array([color.jitter_factors(strengths, key) for key in keys()])
     for kind, (low, high) in enumerate([(0.6, 1.4), (0.0, 2.5), (1.0, 1.0), (-0.1, 0.1)]):
-        drawn, width = factors[:, kind], high - low
-        assert low <= drawn.min() <= low + 0.01 * width
-        assert high - 0.01 * width <= drawn.max() <= high
-        assert drawn.mean() == pytest.approx((low + high) / 2, abs=0.02 * width)
-    # Independent series of 4000: a correlation's deviation is 0.0158.
+        sampled, width = factors[:, kind], high - low
+        assert low <= sampled.min() <= low + 0.01 * width
+        assert high - 0.01 * width <= sampled.max() <= high
+        assert sampled.mean() == pytest.approx((low + high) / 2, abs=0.02 * width)
+    # The standard deviation of a correlation of 4000 samples is 0.0158.
     assert np.abs(np.corrcoef(factors[:, [0, 1, 3]].T) - np.eye(3)).max() < 0.065
     orders = [tuple(color.jitter_order(key)) for key in keys()]
     counts = [orders.count(order) for order in set(orders)]
@@ -91,10 +91,10 @@ def test_erased_boxes_follow_torchvision(scale):
     reference = np.array(
         [
             transforms.RandomErasing.get_params(blank, scale, ratio, [0.0])[:4]
-            for _ in range(NUM_DRAWS)
+            for _ in range(NUM_SAMPLES)
         ]
     )
-    # torchvision reports the whole image where no box fitted, and then erases nothing.
+    # torchvision returns the whole image if no box fits, and then erases nothing.
     reference[(reference[:, 2:] == (height, width)).all(axis=1)] = 0
     boxes = np.array(
         [erasing.erased_box(height, width, np.array(scale), np.array(ratio), key) for key in keys()]
@@ -103,16 +103,16 @@ def test_erased_boxes_follow_torchvision(scale):
     assert (boxes[:, 1] + boxes[:, 3]).max() <= width
 
     def measures(boxes):
-        """Share of the area, shape, and place down and across, [4, number of boxes found]."""
+        """Relative area, log aspect ratio and relative top and left, [4, num_boxes]."""
         top, left, box_height, box_width = boxes[boxes[:, 2] > 0].T
         areas, shapes = box_height * box_width / (height * width), np.log(box_height / box_width)
         return np.stack([areas, shapes, top / (height - box_height), left / (width - box_width)])
 
     found, expected = measures(boxes), measures(reference)
-    assert found.shape[1] / NUM_DRAWS == pytest.approx(expected.shape[1] / NUM_DRAWS, abs=0.03)
+    assert found.shape[1] / NUM_SAMPLES == pytest.approx(expected.shape[1] / NUM_SAMPLES, abs=0.03)
     assert found.mean(axis=1) == pytest.approx(expected.mean(axis=1), abs=0.035)
     assert found.std(axis=1) == pytest.approx(expected.std(axis=1), abs=0.035)
-    # Both correlations deviate by 0.0158.
+    # The standard deviation of both correlations is 0.0158.
     assert np.corrcoef(found) == pytest.approx(np.corrcoef(expected), abs=0.09)
 
 
@@ -135,11 +135,11 @@ def test_erasing_paints_its_box_and_nothing_else():
         expected = image.copy()
         expected[top : top + height, left : left + width] = red
         assert np.array_equal(found, expected)
-    # Four standard deviations of 1000 draws of probability 0.3.
+    # Four standard deviations of 1000 samples of probability 0.3.
     assert num_erased == pytest.approx(300, abs=58)
 
 
-def test_noise_is_uniform_in_each_channel_and_new_for_each_sample():
+def test_noise_is_uniform_in_each_channel_and_differs_between_samples():
     scale, ratio = np.array([0.9, 0.9]), np.array([1.0, 1.0])
     found = []
     for key in keys(2):
@@ -151,7 +151,7 @@ def test_noise_is_uniform_in_each_channel_and_new_for_each_sample():
         # Chi-squared with 255 degrees of freedom: 330.5 is its 0.999 quantile.
         assert chi_squared(np.bincount(found[0][:, channel], minlength=256)) < 330.5
     series = np.concatenate([noise.T for noise in found]).astype(float)
-    # Channels, samples and neighbors: 36,100 pairs have a deviation of 0.0053.
+    # Channels, samples and neighbors: for 36,100 pairs, the standard deviation is 0.0053.
     assert np.abs(np.corrcoef(series) - np.eye(6)).max() < 0.025
     assert abs(np.corrcoef(series[0, 1:], series[0, :-1])[0, 1]) < 0.025
 
@@ -191,14 +191,16 @@ def test_pixels_depend_on_seed_epoch_and_sample_alone():
 
 
 def test_streams_are_independent_of_the_crop_and_of_each_other():
-    crop_keys = [np.uint64(counter_rng.sample_key(3, 1, index)) for index in range(NUM_DRAWS)]
+    crop_keys = [np.uint64(counter_rng.sample_key(3, 1, index)) for index in range(NUM_SAMPLES)]
     streams = [crop_keys, *(keys(stream=stream) for stream in (1, 2, 3))]
     numbers = [
-        [counter_rng.uniform(key, draw) for key in part] for part in streams for draw in range(4)
+        [counter_rng.uniform(key, counter) for key in part]
+        for part in streams
+        for counter in range(4)
     ]
-    # 120 pairs of independent series: a correlation's deviation is 0.0158.
+    # 120 pairs of independent series: a correlation's standard deviation is 0.0158.
     assert np.abs(np.corrcoef(numbers) - np.eye(16)).max() < 0.065
-    # The same box is erased whatever was done to the image before.
+    # The erased box does not depend on the other augmentations.
     images, indices = np.full((32, 40, 40, 3), 90, np.uint8), np.arange(32)
     erase = ErasingParams(1.0, color=(255, 0, 255))
     alone = augmented(images.copy(), indices, Augmentations(erasing=erase))
@@ -219,6 +221,6 @@ def test_streams_are_independent_of_the_crop_and_of_each_other():
         (Augmentations(erasing=ErasingParams(0.5, ratio=(0.0, 1.0))), "ratio"),
     ],
 )
-def test_what_is_out_of_range_is_named(augmentations, message):
+def test_parameter_out_of_range_is_named(augmentations, message):
     with pytest.raises(ValueError, match=message):
         augmentations.parameters()

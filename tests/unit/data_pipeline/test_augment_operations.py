@@ -46,7 +46,7 @@ def by_us(function, image, *arguments):
 
 
 def differences(found, expected):
-    """By how many levels each pixel's worst channel differs."""
+    """The largest difference of each pixel's channels, in levels."""
     return np.abs(found.astype(int) - expected.astype(int)).max(axis=2)
 
 
@@ -57,8 +57,8 @@ def largest_difference(ours, theirs, *arguments):
     )
 
 
-# Levels may differ by one where the exact result is a whole number: float32 then cuts the fraction
-# of a number just below it.
+# Levels may differ by one where the exact result is an integer: float32 may be just below it, and
+# is truncated.
 
 
 @pytest.mark.parametrize("factor", [0.0, 0.3, 0.613, 1.0, 1.27, 1.4, 2.5])
@@ -124,20 +124,20 @@ def apply_operation(image, operation, magnitude, sign, fill):
 OPERATIONS = list(v2.RandAugment._AUGMENTATION_SPACE)
 
 
-# Odd magnitudes (and the ends): at others, solarize's threshold can be a whole level, and
+# Odd magnitudes (and the ends): at others, solarize's threshold can be an integer level, and
 # torchvision's float32 threshold may be on either side of it.
 @pytest.mark.parametrize("magnitude", [0, 9, 13, 30])
 @pytest.mark.parametrize("operation", range(rand_augment.NUM_OPERATIONS), ids=OPERATIONS)
 def test_operations_of_rand_augment(monkeypatch, operation, magnitude):
     fill = np.array([9, 80, 200], np.uint8)
-    oracle = only_operation(OPERATIONS[operation], magnitude, fill.tolist())
+    reference = only_operation(OPERATIONS[operation], magnitude, fill.tolist())
     for sign in (1, -1):
         monkeypatch.setattr(torch, "rand", lambda *_, s=sign: torch.tensor(0.5 + 0.25 * s))
         for image in IMAGES.values():
-            expected = by_torchvision(oracle, image)
+            expected = by_torchvision(reference, image)
             found = by_us(apply_operation, image, operation, magnitude, sign, fill)
             if operation in (rand_augment.SHEAR_X, rand_augment.SHEAR_Y, rand_augment.ROTATE):
-                # A source midway between two pixels, to float32's precision, goes either way.
+                # A source midway between two pixels in float32 may be rounded to either.
                 assert (differences(found, expected) == 0).mean() >= 0.99
             else:
                 assert differences(found, expected).max() <= (operation > rand_augment.ROTATE)
@@ -164,7 +164,7 @@ def test_a_source_midway_between_two_pixels_is_read_from_one_of_them():
         )
         for slope in (0.2 - 1e-5, 0.2 + 1e-5)
     ]
-    # One row in five is such a tie, and the two neighbors of the slope settle it differently.
+    # One row in five is such a tie, which the two nearby slopes resolve differently.
     assert (differences(*nearby) > 0).mean() > 0.1
     assert np.minimum(*(differences(found, expected) for expected in nearby)).max() == 0
 
@@ -180,7 +180,7 @@ def test_rand_augment_applies_the_operations_it_chose():
         assert np.array_equal(found, expected)
 
 
-def test_jitter_is_its_four_adjustments_in_the_drawn_order():
+def test_jitter_is_its_four_adjustments_in_the_sampled_order():
     image, strengths = smooth_image(48, 56), np.array([0.4, 0.4, 0.4, 0.1])
     adjustments = [
         functional.adjust_brightness,

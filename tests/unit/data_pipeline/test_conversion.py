@@ -22,7 +22,7 @@ from data_pipeline.sources import IdxImages, SourceError, open_source
 ROOT = Path(__file__).parents[3]
 
 
-def test_folder_survives_conversion_byte_for_byte(image_folder, tmp_path):
+def test_images_of_a_folder_are_stored_byte_for_byte(image_folder, tmp_path):
     path = tmp_path / "out.beton"
     manifest = converted(image_folder, path)
     assert manifest["classes"] == ["class0", "class1", "class2"]
@@ -75,7 +75,7 @@ def test_stock_ffcv_reads_the_file(tmp_path, encoding):
         else:
             expected.append(np.asarray(Image.open(io.BytesIO(stored)).convert("RGB")))
     difference = np.abs(np.concatenate([image.numpy() for image in images]) - np.float32(expected))
-    # FFCV asks for the fast transform and upsampling, which Pillow does not.
+    # FFCV uses libjpeg's fast DCT and upsampling; Pillow does not.
     assert difference.max() == 0 if encoding.format == "raw" else difference.mean() < 4
     assert (
         np.concatenate([label.numpy() for label in labels])[:, 0].tolist() == file.labels.tolist()
@@ -89,7 +89,7 @@ def test_conversion_does_not_depend_on_the_number_of_workers(image_folder, tmp_p
     assert (tmp_path / "one.beton").read_bytes() == (tmp_path / "two.beton").read_bytes()
 
 
-def test_unreadable_image_is_named_and_leaves_nothing(image_folder, tmp_path):
+def test_unreadable_image_is_named_and_leaves_no_files(image_folder, tmp_path):
     bad = image_folder / "class1" / "2.JPEG"
     bad.write_bytes(bad.read_bytes()[:200])
     with pytest.raises(UnreadableImageError, match=r"class1/2\.JPEG"):
@@ -128,7 +128,7 @@ def test_raw_pixels_of_an_idx_source(tmp_path):
 
 
 @pytest.mark.parametrize("damage", ["truncated", "other", "missing"])
-def test_files_that_are_no_beton(image_folder, tmp_path, damage):
+def test_files_that_are_not_beton(image_folder, tmp_path, damage):
     path = tmp_path / "out.beton"
     converted(image_folder, path)
     if damage == "truncated":
@@ -215,7 +215,7 @@ def test_fingerprint_depends_on_content_and_order(image_folder, tmp_path):
         (["--quality", "0"], "between 1 and 100"),
     ],
 )
-def test_options_that_do_not_fit_are_refused_before_the_first_image(
+def test_invalid_options_are_refused_before_the_first_image(
     image_folder, tmp_path, options, message
 ):
     command = [sys.executable, str(ROOT / "jobs" / "convert.py"), str(image_folder), "out.beton"]
@@ -230,8 +230,8 @@ def test_options_that_do_not_fit_are_refused_before_the_first_image(
 def test_file_that_is_not_an_image_has_a_repeatable_message(image_folder, tmp_path):
     (image_folder / "class0" / "empty.jpg").write_bytes(b"")
     (image_folder / "class0" / "text.jpg").write_bytes(b"some text")
-    faults = converted(image_folder, tmp_path / "out.beton", max_undecodable=2)["left_out"]
-    assert sorted(fault.split("/")[-1] for fault in faults) == [
+    problems = converted(image_folder, tmp_path / "out.beton", max_undecodable=2)["left_out"]
+    assert sorted(problem.split("/")[-1] for problem in problems) == [
         "empty.jpg is empty; replace or remove the file",
         "text.jpg is no image; replace or remove the file",
     ]

@@ -1,4 +1,4 @@
-"""Conversions that fail or are killed leave nothing half-written."""
+"""Conversions that fail or are killed leave no partial output."""
 
 import os
 import signal
@@ -26,15 +26,15 @@ def start_conversion(source, path, *options):
         stderr=subprocess.PIPE,
         stdout=subprocess.PIPE,
         cwd=ROOT,
-        # What a shell runs in the background ignores Ctrl-C, and so does what that starts.
+        # Background processes of a shell ignore SIGINT, and so do their children.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
-def test_conversion_killed_midway_leaves_nothing_and_can_be_run_again(tmp_path, kind):
-    # Large re-encoded images, so that there is a middle to be killed in.
+def test_conversion_killed_midway_leaves_no_dataset_and_can_be_repeated(tmp_path, kind):
+    # Re-encoding large images takes long enough to be killed midway.
     root = tmp_path / "images" / "a"
     root.mkdir(parents=True)
     noisy_image(1500, 1500).save(root / "0.png", compress_level=0)
@@ -61,17 +61,17 @@ def test_conversion_killed_midway_leaves_nothing_and_can_be_run_again(tmp_path, 
     ]  # fmt: skip
 
 
-def test_a_conversion_that_fails_at_its_end_leaves_the_old_pair(
+def test_conversion_that_fails_at_its_end_keeps_the_old_file_and_manifest(
     image_folder, tmp_path, monkeypatch
 ):
     path = tmp_path / "out.beton"
     manifest, data = converted(image_folder, path), path.read_bytes()
 
     def fail(_):
-        raise OSError("the disk is gone")
+        raise OSError("the disk failed")
 
     monkeypatch.setattr(os, "fsync", fail)
-    with pytest.raises(OSError, match="the disk is gone"):
+    with pytest.raises(OSError, match="the disk failed"):
         converted(image_folder, path, Encoding("raw"))
     assert path.read_bytes() == data
     assert read_manifest(path) == manifest
@@ -81,12 +81,12 @@ def test_file_is_never_without_its_manifest(image_folder, tmp_path, monkeypatch)
     path = tmp_path / "out.beton"
     replace = Path.replace
 
-    def replace_and_look(source, target):
+    def check_and_replace(source, target):
         if target == path:
             assert read_manifest(path)["num_samples"] == 12
         return replace(source, target)
 
-    monkeypatch.setattr(Path, "replace", replace_and_look)
+    monkeypatch.setattr(Path, "replace", check_and_replace)
     assert converted(image_folder, path)["num_samples"] == open_beton(path).num_samples
 
 
@@ -102,7 +102,7 @@ def test_second_conversion_to_a_path_is_refused(image_folder, tmp_path):
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small disk needs root")
-def test_full_disk_is_named_and_leaves_nothing(image_folder, tmp_path):
+def test_full_disk_is_named_and_leaves_no_files(image_folder, tmp_path):
     disk = tmp_path / "disk"
     disk.mkdir()
     noisy_image(2000, 2000).save(image_folder / "class0" / "large.png")

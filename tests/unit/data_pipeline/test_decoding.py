@@ -1,4 +1,4 @@
-"""The C library: its own Huffman decoder, partial decoding and resizing, against Pillow's."""
+"""The C library's Huffman decoder, partial decoding and resizing against Pillow and torchvision."""
 
 import ctypes
 import io
@@ -65,14 +65,14 @@ def pillow(data):
     ids=str,
 )
 @pytest.mark.parametrize("make", [smooth_image, noisy_image])
-def test_whole_images_are_those_of_pillow_bit_for_bit(make, size, options):
+def test_whole_images_equal_pillows_bit_for_bit(make, size, options):
     data = jpeg_bytes(make(*size, seed=3), **options)
     status, pixels = decode(data, size[1], size[0])
     assert status == OK
     assert np.array_equal(pixels, pillow(data))
 
 
-def test_grey_jpegs_become_rgb():
+def test_gray_jpegs_become_rgb():
     data = jpeg_bytes(noisy_image(40, 30).convert("L"))
     status, pixels = decode(data, 30, 40)
     assert status == OK
@@ -81,7 +81,7 @@ def test_grey_jpegs_become_rgb():
 
 @settings(max_examples=150, deadline=None)
 @given(st.data())
-def test_part_of_an_image_is_the_part_of_the_whole(data):
+def test_part_of_an_image_equals_that_part_of_the_whole(data):
     subsampling = data.draw(st.integers(0, 2))
     width, height = data.draw(st.integers(9, 120)), data.draw(st.integers(9, 120))
     jpeg = jpeg_bytes(noisy_image(width, height, seed=width), subsampling=subsampling)
@@ -95,13 +95,13 @@ def test_part_of_an_image_is_the_part_of_the_whole(data):
 
 
 @pytest.mark.parametrize("resized", [(24, 24), (50, 37), (90, 130), (7, 9)])
-def test_resizing_is_that_of_torchvision_with_antialias(resized):
+def test_resizing_equals_torchvisions_with_antialias(resized):
     jpeg = jpeg_bytes(noisy_image(95, 61, seed=1))
     top, left, rows, columns = 5, 11, 50, 70
     status, pixels = view(jpeg, 61, 95, (top, left, rows, columns), resized, (0, 0, *resized))
     assert status == OK
     image = torch.from_numpy(pillow(jpeg).copy()).permute(2, 0, 1)
-    # Float arithmetic is the oracle: torchvision's own uint8 path rounds as this one does.
+    # The reference uses float: torchvision's uint8 path has the same rounding as this one.
     expected = functional.resized_crop(
         image.float(), top, left, rows, columns, list(resized), antialias=True
     )
@@ -113,14 +113,14 @@ def test_resizing_is_that_of_torchvision_with_antialias(resized):
 def test_window_of_a_resized_image_and_its_mirror():
     jpeg = jpeg_bytes(smooth_image(95, 61))
     whole_box, resized = (0, 0, 61, 95), (40, 62)
-    _, all_of_it = view(jpeg, 61, 95, whole_box, resized, (0, 0, *resized))
+    _, whole = view(jpeg, 61, 95, whole_box, resized, (0, 0, *resized))
     _, window = view(jpeg, 61, 95, whole_box, resized, (3, 17, 30, 31))
     _, mirrored = view(jpeg, 61, 95, whole_box, resized, (3, 17, 30, 31), mirrored=True)
-    assert np.array_equal(window, all_of_it[3:33, 17:48])
+    assert np.array_equal(window, whole[3:33, 17:48])
     assert np.array_equal(mirrored, window[:, ::-1])
 
 
-def test_flat_colors_stay_what_they_are():
+def test_flat_colors_are_not_changed():
     pixels = np.full((40, 60, 3), (250, 3, 128), np.uint8)
     numbers = np.array([0, 0, 40, 60, 17, 23, 0, 0, 17, 23], np.int64)
     out = np.zeros((17, 23, 3), np.uint8)
@@ -132,7 +132,7 @@ def test_flat_colors_stay_what_they_are():
 
 
 @pytest.mark.parametrize("options", [{}, {"progressive": True}, {"restart_marker_blocks": 2}])
-def test_every_truncation_is_noticed(options):
+def test_every_truncation_is_detected(options):
     data = jpeg_bytes(noisy_image(24, 20), **options)
     for length in range(0, len(data) - 2, 7):
         assert decode(data[:length], 20, 24)[0] == DAMAGED
@@ -147,11 +147,11 @@ def test_an_image_of_another_size_is_damaged():
 
 @settings(max_examples=300, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.booleans())
-def test_what_passes_the_check_decodes_whatever_its_bytes(seed, progressive):
+def test_data_that_passes_the_check_can_be_decoded(seed, progressive):
     generator = np.random.default_rng(seed)
     data = bytearray(jpeg_bytes(noisy_image(40, 24, seed % 5), progressive=progressive))
-    for place in generator.integers(0, len(data), generator.integers(1, 9)):
-        data[place] = generator.integers(0, 256)
+    for position in generator.integers(0, len(data), generator.integers(1, 9)):
+        data[position] = generator.integers(0, 256)
     passes = library().pixels_check_jpeg(*jpeg_arguments(bytes(data), 24, 40)) == OK
     statuses = {decode(bytes(data), 24, 40)[0]}
     statuses.add(view(bytes(data), 24, 40, (9, 9, 15, 20), (8, 8), (0, 0, 8, 8))[0])
@@ -159,7 +159,7 @@ def test_what_passes_the_check_decodes_whatever_its_bytes(seed, progressive):
         assert statuses == {OK}
 
 
-def test_sums_are_those_of_the_pixels():
+def test_measured_sums_equal_those_of_the_pixels():
     data = jpeg_bytes(noisy_image(95, 61))
     sums = np.zeros((2, 3), np.uint64)
     library().pixels_measure_jpeg(*jpeg_arguments(data, 61, 95), address(sums))

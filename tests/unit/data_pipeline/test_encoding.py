@@ -21,7 +21,7 @@ def test_other_color_modes_become_rgb(mode):
     assert np.array_equal(np.frombuffer(encoded.data, np.uint8).reshape(20, 32, 3), expected)
 
 
-def test_sixteen_bit_grey_is_scaled_not_clipped():
+def test_sixteen_bit_gray_is_scaled_not_clipped():
     gray = (np.arange(64, dtype=np.uint16).reshape(8, 8) * 1024).astype(np.uint16)
     stream = io.BytesIO()
     Image.fromarray(gray).save(stream, "PNG")

@@ -1,4 +1,4 @@
-"""Room in the cache: what is evicted, what is kept, and what a full disk says."""
+"""Space in the cache: which datasets are evicted or kept, and errors of a full disk."""
 
 import os
 
@@ -37,15 +37,15 @@ def test_least_recently_used_is_evicted_first(share, cache, log_path):
     assert any("evicting set1.beton" in message for message in messages)
 
 
-def test_leftovers_go_before_whole_datasets(share, cache, log_path, tmp_path):
+def test_partial_copies_are_evicted_before_complete_datasets(share, cache, log_path, tmp_path):
     killed, _ = make_dataset(share / "killed", "killed", seed=8)
     kill_while_copying(killed, cache.path, tmp_path / "first")
-    (leftover,) = cache.path.glob("*/killed.beton.partial")
+    (partial,) = cache.path.glob("*/killed.beton.partial")
     paths = stage_in_order(share, cache, 1)
     location, content = make_dataset(share / "new", "new", seed=9)
     assert put(location, Cache(cache.path, 2 * NUM_BYTES + 10_000)).read_bytes() == content
     assert paths[0].exists()
-    assert not leftover.exists()
+    assert not partial.exists()
 
 
 def test_lease_protects_until_it_is_closed(share, cache, log_path):
@@ -60,7 +60,7 @@ def test_lease_protects_until_it_is_closed(share, cache, log_path):
     assert not staged.path.exists()
 
 
-def test_nothing_is_evicted_for_what_cannot_fit(share, cache, log_path):
+def test_nothing_is_evicted_for_a_dataset_that_cannot_fit(share, cache, log_path):
     paths = stage_in_order(share, Cache(cache.path, 3 * NUM_BYTES), 2)
     location, _ = make_dataset(share / "new", "new", 9, 4 * NUM_BYTES)
     with pytest.raises(StagingError, match="no space"):
@@ -68,7 +68,7 @@ def test_nothing_is_evicted_for_what_cannot_fit(share, cache, log_path):
     assert all(path.exists() for path in paths)
 
 
-def test_other_folders_in_the_cache_path_are_left_alone(share, cache, log_path):
+def test_other_folders_in_the_cache_path_are_kept(share, cache, log_path):
     foreign = cache.path / "photographs" / "train.beton"
     foreign.parent.mkdir(parents=True)
     foreign.write_bytes(bytes(NUM_BYTES))
@@ -93,10 +93,10 @@ def test_free_space_with_a_margin_is_required(
 
 @pytest.mark.parametrize("small_disk", ["4m"], indirect=True)
 @pytest.mark.parametrize("found", ["before", "when allocating", "when writing"])
-def test_full_disk_is_an_error_and_leaves_nothing(share, small_disk, log_path, monkeypatch, found):
+def test_full_disk_is_an_error_and_leaves_no_files(share, small_disk, log_path, monkeypatch, found):
     location, _ = make_dataset(share, num_bytes=8 << 20)
     if found != "before":
-        usage = DiskUsage(1 << 40, 0, 1 << 40)  # as if another program took the space meanwhile
+        usage = DiskUsage(1 << 40, 0, 1 << 40)  # as if another program used the space later
         monkeypatch.setattr(eviction.shutil, "disk_usage", lambda path: usage)
     if found == "when writing":
         monkeypatch.setattr(fetch.os, "posix_fallocate", lambda fd, start, size: None)
@@ -108,7 +108,7 @@ def test_full_disk_is_an_error_and_leaves_nothing(share, small_disk, log_path, m
 
 
 @pytest.mark.parametrize("small_disk", ["4m"], indirect=True)
-def test_disk_makes_room_by_eviction(share, small_disk, log_path):
+def test_datasets_are_evicted_when_the_disk_is_full(share, small_disk, log_path):
     cache = Cache(small_disk)
     paths = stage_in_order(share, cache, 3, num_bytes=3 << 19)
     assert [path.exists() for path in paths] == [False, True, True]

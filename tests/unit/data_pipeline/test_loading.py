@@ -1,6 +1,5 @@
-"""Batches: which pixels, in whatever company, and what happens when something breaks."""
+"""Batches: crops, pixels that depend on the sample alone, and resources."""
 
-import os
 import threading
 import time
 
@@ -9,28 +8,17 @@ import psutil
 import pytest
 import torch
 from PIL import Image
-from support.image_makers import converted, smooth_image, write_folder
+from support.image_makers import converted, smooth_image
+from support.loading_helpers import CROP, EVERY_AUGMENTATION, epoch_batches
 from torchvision.transforms import RandomResizedCrop
 from torchvision.transforms.v2 import functional
 
 from data_pipeline import decoders
-from data_pipeline import loader as loader_module
-from data_pipeline.augmentation.samples import (
-    Augmentations,
-    ColorJitterParams,
-    ErasingParams,
-    RandAugmentParams,
-)
 from data_pipeline.beton import open_beton
 from data_pipeline.compiled import counter_rng
 from data_pipeline.encode import Encoding
-from data_pipeline.loader import Crop, ImageLoader, UndecodableSampleError, center_crop
-from data_pipeline.order import evaluation_batches, rank_slice, train_batches
-
-BOX = Crop(decoders.RANDOM_RESIZED_CROP, 12, (0.08, 1.0), (0.75, 1.33), 0.5)
-EVERYTHING = Augmentations(
-    RandAugmentParams(2, 9), ColorJitterParams(0.4, 0.4, 0.4, 0.1), ErasingParams(0.5, fill="noise")
-)
+from data_pipeline.loader import Crop, ImageLoader, center_crop
+from data_pipeline.order import train_batches
 
 
 def test_center_crop_agrees_with_antialiased_resizing(tmp_path):
@@ -53,7 +41,7 @@ def test_center_crop_agrees_with_antialiased_resizing(tmp_path):
 
 @pytest.fixture
 def coordinates_file(tmp_path):
-    """One raw image whose pixels name their own place: red is the row, green the column."""
+    """Raw images whose pixels encode their position: red is the row, green the column."""
     rows, columns = np.mgrid[0:20, 0:20]
     pixels = np.stack([rows + 1, columns + 1, np.full((20, 20), 200)], axis=2).astype(np.uint8)
     (tmp_path / "images" / "a").mkdir(parents=True)
@@ -77,16 +65,18 @@ def test_pad_and_crop_is_a_window_of_the_padded_image(coordinates_file):
     with ImageLoader(coordinates_file, seed=5, num_threads=2) as loader:
         for epoch in range(4):
             for image in next(loader.batches([np.arange(64)], crop, epoch)).images.numpy():
-                places = image[:, :, :2].astype(int)
-                is_flipped = places.tobytes() not in windows
+                positions = image[:, :, :2].astype(int)
+                is_flipped = positions.tobytes() not in windows
                 flipped += is_flipped
-                seen.add(windows[(places[:, ::-1] if is_flipped else places).copy().tobytes()])
-    # 256 draws: all but a few of the 49 windows, and about half of the images mirrored.
+                seen.add(
+                    windows[(positions[:, ::-1] if is_flipped else positions).copy().tobytes()]
+                )
+    # 256 samples: all but a few of the 49 windows, and about half of the images mirrored.
     assert len(seen) > 42
     assert 96 < flipped < 160
 
 
-def test_random_boxes_follow_the_recipe():
+def test_random_boxes_follow_torchvision():
     areas, aspects = [], []
     for index in range(4000):
         key = np.uint64(counter_rng.sample_key(3, 1, index))
@@ -102,7 +92,7 @@ def test_random_boxes_follow_the_recipe():
     assert 0.8 < max(areas) <= 8 / 9 + 0.01
     assert min(aspects) > 0.73
     assert max(aspects) < 1.37
-    # torchvision's RandomResizedCrop, drawn here as the reference for the mean area.
+    # torchvision's RandomResizedCrop is the reference for the mean area.
     torch.manual_seed(0)
     image = torch.empty(3, 200, 300)
     boxes = [RandomResizedCrop.get_params(image, [0.08, 1.0], [3 / 4, 4 / 3]) for _ in range(4000)]
@@ -141,172 +131,26 @@ def test_pixels_depend_on_seed_epoch_and_sample_alone(coordinates_file, crop):
     assert not torch.equal(reference, images(2, 2, 1, 64))
 
 
-@pytest.fixture
-def jpeg_file(tmp_path):
-    """Twelve JPEGs of different sizes."""
-    converted(write_folder(tmp_path / "images"), tmp_path / "jpeg.beton")
-    return open_beton(tmp_path / "jpeg.beton")
-
-
-def damage(file, *indices):
-    """Zero the stored bytes of some samples."""
-    with file.path.open("r+b") as stream:
-        for index in indices:
-            stream.seek(int(file.samples["image"]["data_ptr"][index]))
-            stream.write(bytes(int(file.data_sizes[index])))
-
-
-def batches_of(file, world_size, num_threads, start, *, epoch=3, augmentations=EVERYTHING):
-    """All workers' batches of an epoch, side by side in each step."""
-    per_rank = []
-    for rank in range(world_size):
-        indices = train_batches(
-            file.num_samples,
-            4,
-            seed=5,
-            epoch=epoch,
-            local=rank_slice(4, 1, rank, world_size),
-            start=start,
-        )
-        with ImageLoader(file, seed=5, num_threads=num_threads) as loader:
-            per_rank.append(list(loader.batches(indices, BOX, epoch, augmentations=augmentations)))
-    return [
-        (torch.cat([b.images for b in parts]), torch.cat([b.labels for b in parts]))
-        for parts in zip(*per_rank, strict=True)
-    ]
-
-
 @pytest.mark.parametrize(("world_size", "num_threads", "start"), [(2, 3, 0), (4, 1, 1), (1, 2, 2)])
-def test_batches_are_the_same_for_any_world_threads_and_start(
+def test_batches_do_not_depend_on_world_size_threads_and_start(
     jpeg_file, world_size, num_threads, start
 ):
-    reference = batches_of(jpeg_file, 1, 1, 0)
-    found = batches_of(jpeg_file, world_size, num_threads, start)
+    reference = epoch_batches(jpeg_file, 1, 1, 0)
+    found = epoch_batches(jpeg_file, world_size, num_threads, start)
     assert len(found) == 3 - start
     for ours, expected in zip(found, reference[start:], strict=True):
         assert torch.equal(ours[0], expected[0])
         assert torch.equal(ours[1], expected[1])
-    assert not torch.equal(reference[0][0], batches_of(jpeg_file, 1, 1, 0, epoch=4)[0][0])
+    assert not torch.equal(reference[0][0], epoch_batches(jpeg_file, 1, 1, 0, epoch=4)[0][0])
 
 
-def test_zeroed_jpeg_is_an_error_that_names_the_sample(jpeg_file):
-    damage(jpeg_file, 5)
-    indices = evaluation_batches(12, 4, rank=0, world_size=1)
-    with (
-        ImageLoader(jpeg_file, seed=0, num_threads=2) as loader,
-        pytest.raises(UndecodableSampleError, match=r"sample 5 .*max_undecodable"),
-    ):
-        list(loader.batches(indices, center_crop(24, 24)))
-
-
-def test_within_the_budget_evaluation_leaves_undecodable_samples_out(jpeg_file):
-    damage(jpeg_file, 5, 9)
-    indices = evaluation_batches(12, 4, rank=0, world_size=1)
-    with ImageLoader(jpeg_file, seed=0, num_threads=2, max_undecodable=2) as loader:
-        batches = list(loader.batches(indices, center_crop(24, 24)))
-        assert loader.undecodable == {5, 9}
-    seen = np.concatenate([batch.indices for batch in batches])
-    assert seen.tolist() == [0, 1, 2, 3, 4, 6, 7, 8, 10, 11]
-    assert torch.cat([b.labels for b in batches]).tolist() == jpeg_file.labels[seen].tolist()
-    assert sum(len(batch.images) for batch in batches) == 10
-
-
-def test_within_the_budget_training_replaces_undecodable_samples(jpeg_file):
-    whole = batches_of(jpeg_file, 1, 1, 0)
-    order = np.concatenate(list(train_batches(12, 4, seed=5, epoch=3)))
-    damage(jpeg_file, 5)
-
-    def take(num_threads):
-        indices = train_batches(12, 4, seed=5, epoch=3)
-        with ImageLoader(jpeg_file, seed=5, num_threads=num_threads, max_undecodable=1) as loader:
-            return list(loader.batches(indices, BOX, 3, augmentations=EVERYTHING))
-
-    batches = take(1)
-    indices = np.concatenate([batch.indices for batch in batches])
-    changed = np.flatnonzero(indices != order)
-    assert order[changed].tolist() == [5]
-    assert indices[changed[0]] != 5
-    labels = torch.cat([batch.labels for batch in batches]).numpy()
-    assert labels.tolist() == jpeg_file.labels[indices].tolist()
-    images, before = (torch.cat([b[0] for b in part]) for part in (batches, whole))
-    kept = np.flatnonzero(indices == order)
-    assert torch.equal(images[kept], before[kept])
-    # The substitute is a sample of its own right: its pixels are those it has elsewhere.
-    place = int(np.flatnonzero(order == indices[changed[0]])[0])
-    assert torch.equal(images[changed[0]], before[place])
-    assert torch.equal(images, torch.cat([batch.images for batch in take(3)]))
-
-
-def test_one_more_than_the_budget_is_an_error(jpeg_file):
-    damage(jpeg_file, 2, 7)
-    indices = evaluation_batches(12, 3, rank=0, world_size=1)
-    with (
-        ImageLoader(jpeg_file, seed=0, num_threads=1, max_undecodable=1) as loader,
-        pytest.raises(UndecodableSampleError, match="sample 2, 7 "),
-    ):
-        list(loader.batches(indices, center_crop(24, 24)))
-
-
-def test_file_truncated_under_the_loader_is_an_error_not_a_dead_process(jpeg_file):
-    indices = evaluation_batches(12, 4, rank=0, world_size=1)
-    with (
-        ImageLoader(jpeg_file, seed=0, num_threads=2, max_undecodable=12) as loader,
-        jpeg_file.path.open("r+b") as stream,
-    ):
-        stream.truncate(int(jpeg_file.samples["image"]["data_ptr"][6]) + 10)
-        with pytest.raises(OSError, match=r"jpeg\.beton: sample 6 cannot be read.*truncated"):
-            list(loader.batches(indices, center_crop(24, 24)))
-
-
-def test_file_that_cannot_be_read_for_a_while_is_opened_and_read_again(jpeg_file, monkeypatch):
-    monkeypatch.setattr(loader_module, "RETRY_PAUSES_S", (0.0, 0.0))
-
-    def take(*, breaks):
-        indices = iter(np.arange(12).reshape(3, 4))
-        with ImageLoader(jpeg_file, seed=5, num_threads=2) as loader:
-            if breaks:
-                # Reading from it fails from now on, as from a handle that a server has forgotten.
-                unreadable = os.open(jpeg_file.path, os.O_WRONLY)
-                os.dup2(unreadable, loader._descriptor)
-                os.close(unreadable)
-            return list(loader.batches(indices, BOX, 3, augmentations=EVERYTHING))
-
-    for ours, theirs in zip(take(breaks=True), take(breaks=False), strict=True):
-        assert torch.equal(ours.images, theirs.images)
-
-
-def test_file_that_stays_unreadable_is_an_error(jpeg_file, monkeypatch):
-    monkeypatch.setattr(loader_module, "RETRY_PAUSES_S", (0.0, 0.0))
-    with ImageLoader(jpeg_file, seed=0, num_threads=2, max_undecodable=12) as loader:
-        directory = os.open(jpeg_file.path.parent, os.O_RDONLY)
-        os.dup2(directory, loader._descriptor)
-        os.close(directory)
-        monkeypatch.setattr(ImageLoader, "_reopen", lambda loader: None)
-        with pytest.raises(OSError, match="sample 0 cannot be read"):
-            list(loader.batches(iter(np.arange(12).reshape(3, 4)), center_crop(24, 24)))
-
-
-def test_error_in_a_decoding_thread_reaches_the_consumer(jpeg_file, monkeypatch):
-    def fail(*_):
-        raise RuntimeError("thread broke")
-
-    monkeypatch.setattr(loader_module.decoders, "decode_samples", fail)
-    start_s = time.monotonic()
-    with (
-        ImageLoader(jpeg_file, seed=0, num_threads=2) as loader,
-        pytest.raises(RuntimeError, match="thread broke"),
-    ):
-        next(loader.batches([np.arange(4)], center_crop(24, 24)))
-    assert time.monotonic() - start_s < 5
-
-
-def test_a_hundred_epochs_do_not_grow_the_process(jpeg_file):
+def test_memory_does_not_grow_over_a_hundred_epochs(jpeg_file):
     with ImageLoader(jpeg_file, seed=0, num_threads=2) as loader:
 
         def run(num_epochs):
             for epoch in range(num_epochs):
                 indices = train_batches(12, 4, seed=0, epoch=epoch)
-                for batch in loader.batches(indices, BOX, epoch, augmentations=EVERYTHING):
+                for batch in loader.batches(indices, CROP, epoch, augmentations=EVERY_AUGMENTATION):
                     assert len(batch.images) == 4
 
         run(20)
@@ -315,7 +159,7 @@ def test_a_hundred_epochs_do_not_grow_the_process(jpeg_file):
         assert psutil.Process().memory_info().rss - before < 20e6
 
 
-def test_leaving_early_leaks_no_thread_and_batches_may_be_kept(coordinates_file):
+def test_closing_early_leaks_no_thread_and_batches_stay_valid(coordinates_file):
     before = threading.active_count()
     crop = Crop(decoders.PAD_AND_CROP, 20, padding=2)
     with ImageLoader(coordinates_file, seed=0, num_threads=2) as loader:

@@ -1,4 +1,4 @@
-"""The order of samples: the same for every number of workers, each sample in its turn."""
+"""The order of samples: the same for any number of workers, with every sample once."""
 
 import numpy as np
 import pytest
@@ -17,7 +17,7 @@ from data_pipeline.order import (
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3, 4, 5, 8])
-def test_a_global_step_has_the_same_samples_in_every_world(world_size):
+def test_global_steps_do_not_depend_on_the_world_size(world_size):
     per_rank = [
         list(train_batches(1000, 64, seed=1, epoch=2, local=part))
         for part in (rank_slice(64, 8, rank, world_size) for rank in range(world_size))
@@ -31,7 +31,7 @@ def test_a_global_step_has_the_same_samples_in_every_world(world_size):
     assert all(np.array_equal(a, b) for a, b in zip(resumed, per_rank[0][11:], strict=True))
 
 
-def test_epochs_are_permutations_of_their_own():
+def test_every_epoch_has_its_own_permutation():
     first, second = epoch_permutation(500, 0, 0), epoch_permutation(500, 0, 1)
     assert sorted(first) == list(range(500))
     assert not np.array_equal(first, second)
@@ -59,7 +59,7 @@ def test_evaluation_covers_every_sample_once(world_size):
     start_share=st.floats(0, 1),
     drop_last=st.booleans(),
 )
-def test_any_world_and_start_give_the_same_global_batches(
+def test_any_world_size_and_start_give_the_same_global_batches(
     num_samples, batches_of_eight, world_size, seed, epoch, start_share, drop_last
 ):
     batch_size, micro_batch_size = 8 * batches_of_eight, batches_of_eight
@@ -87,16 +87,16 @@ def test_any_world_and_start_give_the_same_global_batches(
     ]
     order = epoch_permutation(num_samples, seed, epoch)
     assert sorted(order) == list(range(num_samples))
-    assert {len(mine) for mine in shares} == {num_steps - start}
+    assert {len(local) for local in shares} == {num_steps - start}
     seen = []
     for step in range(start, num_steps):
         in_step = num_in_step(num_samples, batch_size, step)
         counted = [
-            mine[step - start][: num_in_slice(in_step, part)]
-            for part, mine in zip(parts, shares, strict=True)
+            local[step - start][: num_in_slice(in_step, part)]
+            for part, local in zip(parts, shares, strict=True)
         ]
-        # Every worker has something to run, whether it counts or not.
-        assert all(len(mine[step - start]) for mine in shares)
+        # Every worker has images to process, even if none of them counts.
+        assert all(len(local[step - start]) for local in shares)
         seen.append(np.concatenate(counted))
         assert len(seen[-1]) == in_step
     expected = order[start * batch_size : None if not drop_last else num_steps * batch_size]

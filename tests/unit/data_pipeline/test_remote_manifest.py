@@ -1,4 +1,4 @@
-"""The manifest at a location: every way in which it cannot be had is an error in words."""
+"""The manifest at a location: every failure to read it is an error with a remedy."""
 
 import json
 import threading
@@ -41,7 +41,7 @@ def test_location_of_another_form_is_an_error(location):
         read_manifest_at(location)
 
 
-def test_dead_mount_is_an_error_in_time(monkeypatch):
+def test_dead_mount_is_an_error_after_the_time_limit(monkeypatch):
     hangs = threading.Event()
     monkeypatch.setattr(remote_manifest, "ANSWER_LIMIT_S", 0.1)
     monkeypatch.setattr(RemoteFile, "read", lambda file: hangs.wait(30))
@@ -51,7 +51,7 @@ def test_dead_mount_is_an_error_in_time(monkeypatch):
 
 
 def test_is_remote():
-    assert [is_remote(place) for place in ("s3://b/k", "gs://b/k", "/s3/x", "s3:/b")] == [
+    assert [is_remote(location) for location in ("s3://b/k", "gs://b/k", "/s3/x", "s3:/b")] == [
         True,
         True,
         False,

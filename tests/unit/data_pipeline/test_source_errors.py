@@ -1,4 +1,4 @@
-"""What is wrong with a source is said at once, with the path and the remedy."""
+"""Problems of a source are errors when it is opened, with the path and the remedy."""
 
 import gzip
 import os
@@ -24,7 +24,7 @@ from data_pipeline.sources import SourceError, open_source
 
 
 def assert_refused(path, *parts, **options):
-    """The error of opening: it names the path, what is wrong, and after it the remedy."""
+    """Check that the error names the parts of the problem and ends in a remedy; returns it."""
     with pytest.raises(SourceError) as caught:
         open_source(path, **options)
     message = str(caught.value)
@@ -81,14 +81,14 @@ def assert_refused(path, *parts, **options):
         ("images-idx3", idx(np.zeros((2, 2, 2))), "labels-idx1"),
     ],
 )  # fmt: skip
-def test_what_is_wrong_with_a_file(tmp_path, name, content, problem):
+def test_invalid_file_is_refused(tmp_path, name, content, problem):
     if content is not None:
         (tmp_path / name).write_bytes(content)
     assert_refused(tmp_path / name, tmp_path, problem)
 
 
 @pytest.mark.parametrize("type", [tarfile.SYMTYPE, tarfile.LNKTYPE])
-def test_links_to_images_in_a_tar(tmp_path, type):
+def test_links_to_images_in_a_tar_are_refused(tmp_path, type):
     with tarfile.open(tmp_path / "a.tar", "w") as archive:
         info = tarfile.TarInfo("a/1.jpg")
         info.type, info.linkname = type, "b/1.jpg"
@@ -140,13 +140,13 @@ def test_links_to_images_in_a_tar(tmp_path, type):
         ),
     ],
 )
-def test_what_is_wrong_with_a_folder(tmp_path, contents, problem):
+def test_invalid_folder_is_refused(tmp_path, contents, problem):
     root = tmp_path / "images"
     root.mkdir()
     assert_refused(write_files(root, contents), root, problem)
 
 
-def test_both_cifars_and_unknown_splits(tmp_path):
+def test_several_cifar_folders_and_unknown_splits_are_refused(tmp_path):
     write_cifar(tmp_path)
     message = assert_refused(tmp_path, tmp_path, "CIFAR more than once")
     assert str(tmp_path / "cifar-100-python") in message
@@ -181,7 +181,7 @@ def test_both_cifars_and_unknown_splits(tmp_path):
         ),
     ],
 )  # fmt: skip
-def test_what_is_wrong_with_labels(tmp_path, name, content, problem):
+def test_invalid_labels_are_refused(tmp_path, name, content, problem):
     path = write_files(tmp_path / "val", {f"{n}.JPEG": b"" for n in (1, 2, 3, 4)})
     if content is not None:
         (tmp_path / name).write_bytes(content)
@@ -189,7 +189,7 @@ def test_what_is_wrong_with_labels(tmp_path, name, content, problem):
 
 
 @pytest.mark.parametrize("ids", [(30, 10, 20), (30, 10, 20, 1), (30, 10, 20, 99)])
-def test_a_devkit_of_other_images(tmp_path, ids):
+def test_devkit_of_other_images_is_refused(tmp_path, ids):
     labels = write_devkit(tmp_path / "t12", ids=ids)
     path = write_tar(tmp_path / "val.tar", val_images())
     assert_refused(path, labels, "3 labels" if len(ids) == 3 else "understood", labels=labels)
@@ -197,7 +197,7 @@ def test_a_devkit_of_other_images(tmp_path, ids):
     assert_refused(path, labels, "lacks data/", labels=labels)
 
 
-def test_images_that_labels_cannot_tell_apart(tmp_path):
+def test_images_that_differ_only_in_their_suffix_are_refused(tmp_path):
     path = write_files(tmp_path / "val", {"1.JPEG": b"", "1.png": b""})
     (tmp_path / "labels").write_text("1 0\n1.bmp.x 0\n")
     assert_refused(path, path, "only in their suffix", labels=tmp_path / "labels")
@@ -206,7 +206,7 @@ def test_images_that_labels_cannot_tell_apart(tmp_path):
 @pytest.mark.parametrize(
     "name", ["folder", "a.tar", "train.tar", "shard.tar", "s-{0..1}.tar", "images-idx3", "cifar"]
 )
-def test_labels_where_none_are_needed(tmp_path, name):
+def test_labels_for_a_source_with_classes_are_refused(tmp_path, name):
     write_files(tmp_path / "folder", {"a/1.jpg": b"", "b/1.jpg": b""})
     write_tar(tmp_path / "a.tar", {"a/1.jpg": b"", "b/1.jpg": b""})
     write_tar(tmp_path / "train.tar", class_tars())
@@ -223,7 +223,7 @@ def test_labels_where_none_are_needed(tmp_path, name):
     assert "leave labels out" in message
 
 
-def test_a_tar_that_changes_after_it_was_opened(tmp_path):
+def test_tar_that_changes_after_it_was_opened_is_an_error(tmp_path):
     path = write_tar(tmp_path / "a.tar", {"a/1.jpg": image("a"), "b/1.jpg": image("b")})
     source = open_source(path)
     os.truncate(path, 600)

@@ -1,4 +1,4 @@
-"""Sources give the bytes that were put in, with the right classes."""
+"""Sources return the stored bytes of each image, with its class."""
 
 import gzip
 import os
@@ -66,7 +66,7 @@ def test_tar_of_folders(tmp_path, prefix, format):
     assert samples(open_source(path)) == [(name[0], image(name)) for name in expected]
 
 
-def test_members_lie_where_tarfile_says(tmp_path):
+def test_offsets_of_members_equal_tarfiles(tmp_path):
     contents = {f"{'d' * (index * 7)}/{index}.jpg": image(str(index)) for index in range(40)}
     path = write_tar(tmp_path / "t.tar", contents, format=tarfile.PAX_FORMAT)
     with tarfile.open(path) as archive:
@@ -147,7 +147,7 @@ def test_label_files(tmp_path, text, expected, packed):
 @pytest.mark.parametrize(("number", "other", "expected"), [
     (501, [], 1000), (500, [], 500), (501, ["n99999999"], 502),
 ])  # fmt: skip
-def test_most_of_imagenets_classes_stand_for_all(tmp_path, number, other, expected):
+def test_labels_of_most_imagenet_classes_imply_all_1000(tmp_path, number, other, expected):
     wnids = [*imagenet_names()][100 : 100 + number] + other
     (tmp_path / "labels").write_text("\n".join(wnids))
     path = write_tar(tmp_path / "val.tar", val_images(len(wnids)))
@@ -213,7 +213,7 @@ class Malicious:
         return os.mkdir, (str(self.path),)
 
 
-def test_unpickling_runs_nothing(tmp_path):
+def test_unpickling_runs_no_code(tmp_path):
     path = tmp_path / "batch"
     path.write_bytes(pickle.dumps({"data": Malicious(tmp_path / "made")}))
     with pytest.raises(SourceError, match=r"batch cannot be unpickled \(posix\.mkdir"):

@@ -29,7 +29,7 @@ def source(tmp_path, monkeypatch):
     return open_source(tmp_path)
 
 
-def test_a_tar_that_gives_way_while_it_is_read(source, monkeypatch):
+def test_tar_can_be_closed_by_another_thread_while_it_is_read(source, monkeypatch):
     pread, num_interrupted = os.pread, 0
 
     def interrupted(descriptor, size, offset):

@@ -1,4 +1,4 @@
-"""Staging from a folder that stands for a shared mount: once, whole, resumed, within the limits."""
+"""Staging from a folder that represents a shared mount: single copies, resuming and errors."""
 
 import collections
 import errno
@@ -59,33 +59,33 @@ def test_killed_copy_resumes_with_the_missing_chunks_only(
     share, cache, log_path, tmp_path, monkeypatch
 ):
     location, content = make_dataset(share)
-    num_noted = kill_while_copying(location, cache.path, tmp_path / "first")
-    assert 5 <= num_noted < 16
-    # The partial file has its space already: no more than the margin need be free.
+    num_logged = kill_while_copying(location, cache.path, tmp_path / "first")
+    assert 5 <= num_logged < 16
+    # The partial file is already allocated: only the margin must be free.
     usage = DiskUsage(4_000_000, 0, 50_000)
     monkeypatch.setattr(eviction.shutil, "disk_usage", lambda path: usage)
     messages = []
     with stage(location, cache, report=messages.append) as staged:
         assert staged.path.read_bytes() == content
-    assert num_fetched_bytes(log_path) == NUM_BYTES - num_noted * CHUNK_BYTES
+    assert num_fetched_bytes(log_path) == NUM_BYTES - num_logged * CHUNK_BYTES
     assert any("resuming" in message for message in messages)
 
 
-def test_half_a_line_in_the_chunk_log_counts_for_nothing(share, log_path, tmp_path):
+def test_incomplete_line_in_the_chunk_log_is_ignored(share, log_path, tmp_path):
     location, content = make_dataset(share)
     target = tmp_path / "target"
     fetch.allocate(target, NUM_BYTES)
     with target.open("r+b") as file:
         file.write(content[:CHUNK_BYTES])
     chunk_log = fetch.chunk_log_path(target)
-    # As a machine's crash leaves it: chunk 0 is noted; of the next line there is only "1".
+    # The state after a crash: chunk 0 is logged, and the next line is cut off after "1".
     chunk_log.write_text(f"{NUM_BYTES} {CHUNK_BYTES}\n0\n1")
     assert fetch.fetch(remote_file(location), target, NUM_BYTES, quiet) == CHUNK_BYTES
     assert target.read_bytes() == content
     assert sorted(int(line) for line in chunk_log.read_text().split()[2:]) == list(range(16))
 
 
-def test_chunk_is_noted_only_once_it_is_on_disk(share, log_path, tmp_path, monkeypatch):
+def test_chunk_is_logged_only_after_it_is_on_disk(share, log_path, tmp_path, monkeypatch):
     location, _ = make_dataset(share)
     target = tmp_path / "target"
     fetch.allocate(target, NUM_BYTES)
@@ -101,11 +101,11 @@ def test_chunk_is_noted_only_once_it_is_on_disk(share, log_path, tmp_path, monke
 
 def test_damaged_resumed_copy_is_copied_again_from_the_start(share, cache, log_path, tmp_path):
     location, content = make_dataset(share)
-    num_noted = kill_while_copying(location, cache.path, tmp_path / "first")
+    num_logged = kill_while_copying(location, cache.path, tmp_path / "first")
     (partial,) = cache.path.glob("*/*.beton.partial")
     partial.write_bytes(bytes(NUM_BYTES))
     assert put(location, cache).read_bytes() == content
-    assert num_fetched_bytes(log_path) == 2 * NUM_BYTES - num_noted * CHUNK_BYTES
+    assert num_fetched_bytes(log_path) == 2 * NUM_BYTES - num_logged * CHUNK_BYTES
 
 
 def test_damaged_source_is_an_error_that_names_it(share, cache, log_path):
@@ -117,7 +117,7 @@ def test_damaged_source_is_an_error_that_names_it(share, cache, log_path):
     assert partials(cache) == []
 
 
-def test_flipped_byte_in_the_cached_file_is_staged_again(share, cache, log_path):
+def test_cached_file_with_a_flipped_byte_is_staged_again(share, cache, log_path):
     location, content = make_dataset(share)
     path = put(location, cache)
     path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
@@ -138,7 +138,7 @@ def test_four_processes_fetch_once(share, cache, tmp_path):
     assert num_fetched_bytes(log_path) == NUM_BYTES
 
 
-def test_waiting_is_said_once(share, cache, log_path):
+def test_waiting_is_reported_once(share, cache, log_path):
     location, content = make_dataset(share)
     entry = cache.entry(read_manifest_at(location)["fingerprint"])
     cache.path.mkdir()
@@ -185,7 +185,7 @@ def test_transient_errors_are_retried(share, cache, fail_reads):
     assert set(num_reads.values()) == {3}
 
 
-def test_lasting_errors_end_the_copy_after_three_attempts(share, cache, fail_reads):
+def test_persistent_errors_stop_the_copy_after_three_attempts(share, cache, fail_reads):
     location, _ = make_dataset(share, num_bytes=1000)
     num_reads = fail_reads(num_failures=99)
     with pytest.raises(StagingError, match=r"train\.beton cannot be read.*connection reset.*; "):
@@ -215,7 +215,7 @@ def test_source_that_changes_is_an_error(share, cache, log_path, monkeypatch, wh
     assert list(cache.path.glob("*/*.beton")) == []
 
 
-def test_missing_data_beside_a_manifest_is_an_error(share, cache, log_path):
+def test_manifest_without_its_data_is_an_error(share, cache, log_path):
     location, content = make_dataset(share)
     Path(location).write_bytes(content[:-1])
     with pytest.raises(StagingError, match=f"{NUM_BYTES - 1} bytes.*manifest says {NUM_BYTES}; "):
@@ -260,7 +260,7 @@ def test_real_dataset_is_checked_sample_by_sample(data_folder, share, cache, dam
     assert list(cache.path.glob("*/*")) == []
 
 
-def test_stand_in_check_finds_a_flipped_bit(share):
+def test_check_digest_finds_a_flipped_bit(share):
     location, content = make_dataset(share)
     check_digest(Path(location))
     Path(location).write_bytes(content[:-1] + bytes([content[-1] ^ 1]))

@@ -1,4 +1,4 @@
-"""Damage is found wherever it is, and named; what is whole passes."""
+"""Damage anywhere in a file is found and named; intact files pass."""
 
 import json
 import subprocess
@@ -24,11 +24,11 @@ def path(tmp_path):
     return tmp_path / "out.beton"
 
 
-def flip_byte(path, place):
+def flip_byte(path, offset):
     with path.open("r+b") as file:
-        file.seek(place)
+        file.seek(offset)
         byte = file.read(1)[0]
-        file.seek(place)
+        file.seek(offset)
         file.write(bytes([byte ^ 0x40]))
 
 
@@ -37,7 +37,7 @@ def run_verify(path):
     return subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
 
 
-def test_whole_file_passes(path):
+def test_intact_file_passes(path):
     check_quickly(path)
     check_samples(path, 2)
     assert list(find_damage(open_beton(path), 2)) == []
@@ -47,19 +47,19 @@ def test_whole_file_passes(path):
 
 
 def test_any_flipped_byte_is_found(path):
-    """Every table byte, and places spread over samples and gaps."""
+    """Bytes of the header and the tables, and others spread over samples and gaps."""
     file = open_beton(path)
     size, data_start = path.stat().st_size, int(file.samples["image"]["data_ptr"].min())
     tables_end = 24 + 2 * 1041 + file.samples.nbytes + 8 + 4 * 12
     # The page size and the descriptors' unused bytes are part of the tables too.
-    places = [*range(0, 24), *range(24, tables_end, 61), *range(tables_end - 200, tables_end)]
-    places += np.linspace(tables_end, size - 1, 300).astype(int).tolist()
-    places += [data_start + offset for offset in range(0, 6000, 97)]
-    for place in places:
-        flip_byte(path, place)
+    offsets = [*range(0, 24), *range(24, tables_end, 61), *range(tables_end - 200, tables_end)]
+    offsets += np.linspace(tables_end, size - 1, 300).astype(int).tolist()
+    offsets += [data_start + distance for distance in range(0, 6000, 97)]
+    for offset in offsets:
+        flip_byte(path, offset)
         found = run_checks(path)
-        flip_byte(path, place)
-        assert found, f"byte {place} of {size}"
+        flip_byte(path, offset)
+        assert found, f"byte {offset} of {size}"
     assert not run_checks(path)
 
 
@@ -119,7 +119,7 @@ def test_file_that_grew_is_refused(path):
         ('{"format": 1}', "is not a manifest of format 3"),
     ],
 )
-def test_manifests_that_are_none(path, text, expected):
+def test_files_that_are_not_manifests(path, text, expected):
     manifest_path(path).write_text(text)
     with pytest.raises(BetonError, match=expected):
         check_quickly(path)
@@ -133,7 +133,7 @@ def test_another_files_manifest_is_refused(path):
         check_quickly(path)
 
 
-def test_file_of_ffcvs_writer_is_decoded_for_want_of_checksums(tmp_path):
+def test_file_of_ffcvs_writer_has_no_checksums_and_is_decoded(tmp_path):
     from ffcv.fields import IntField, RGBImageField
     from ffcv.writer import DatasetWriter
 
@@ -159,7 +159,7 @@ def test_file_of_ffcvs_writer_is_decoded_for_want_of_checksums(tmp_path):
     assert [damage.sample for damage in find_damage(file, 1)] == [2]
 
 
-def test_a_glance_reads_tables_and_some_samples_only(tmp_path):
+def test_quick_check_reads_tables_and_only_some_samples(tmp_path):
     converted(write_folder(tmp_path / "images", 1, 200), tmp_path / "out.beton")
     path = tmp_path / "out.beton"
     starts = open_beton(path).samples["image"]["data_ptr"]

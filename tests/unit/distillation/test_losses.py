@@ -71,7 +71,7 @@ def test_no_gradient_reaches_the_teacher(logits):
     assert v.grad.abs().sum() > 0
 
 
-def test_equal_logits_cost_nothing(logits):
+def test_loss_of_equal_logits_is_zero(logits):
     u = torch.tensor(logits[0]).float()
     assert dtkd_loss(u, u.clone(), 4.0).item() == pytest.approx(0.0, abs=1e-6)
     assert kd_loss(u, u.clone(), 4.0).item() == pytest.approx(0.0, abs=1e-6)

@@ -1,4 +1,4 @@
-"""The task's parts add up, and its inputs are what the formulas say."""
+"""The objective: parts, inputs and telemetry against the formulas."""
 
 import pytest
 import torch
@@ -78,7 +78,7 @@ def test_teacher_has_its_own_normalization_and_no_dropout(batch):
     torch.testing.assert_close(output.teacher_logits, expected, rtol=1e-4, atol=1e-5)
 
 
-def test_gradient_of_unweighted_parts_is_not_taken(batch):
+def test_parts_with_weight_zero_have_no_gradient(batch):
     task = make_task(Method(alpha=0.0, beta=0.0, gamma=1.0))
     task(*batch, warmup=1.0).loss.backward()
     distilled = task.student.fc.weight.grad.clone()

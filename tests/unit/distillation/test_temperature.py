@@ -15,7 +15,7 @@ FLOOR = 0.05
 
 
 def released_temperatures(u, v, tau):
-    """The authors' formula in float64: signed maxima, nothing guarded."""
+    """The authors' formula in float64: signed maxima, no guards."""
     x, y = u.max(axis=1), v.max(axis=1)
     return 2 * x * tau / (x + y), 2 * y * tau / (x + y)
 
@@ -81,17 +81,17 @@ def test_norm_takes_absolute_values():
         ([math.nan, 0.0, 0.0], [1.0, 0.0, 0.0], TAU),
     ],
 )
-def test_broken_samples_are_guarded_and_reported(u, v, teacher):
+def test_degenerate_samples_are_guarded_and_reported(u, v, teacher):
     healthy_u, healthy_v = [5.0, 1.0, 0.0], [3.0, 0.0, 1.0]
     found = matched_temperatures(torch.tensor([u, healthy_u]), torch.tensor([v, healthy_v]), TAU)
     assert found.clamped.tolist() == [True, False]
     assert found.teacher[0].item() == pytest.approx(teacher, rel=1e-5)
     assert found.teacher[0].item() + found.student[0].item() == pytest.approx(2 * TAU)
-    # The neighbor in the batch is untouched: x = 5, y = 3.
+    # The other sample of the batch is not affected: x = 5, y = 3.
     assert found.teacher[1].item() == pytest.approx(5.0)
 
 
-def test_fresh_student_against_sharp_teacher_is_legitimate():
+def test_fresh_student_with_a_sharp_teacher_is_not_clamped():
     generator = torch.Generator().manual_seed(0)
     u = torch.randn(1, 1000, generator=generator)
     u[0, 7] = 15.0
@@ -126,15 +126,15 @@ def test_logsumexp_equals_bisection(scale, num_classes):
         TAU,
         sharpness="logsumexp",
     )
-    holds = 0
+    num_inside = 0
     for index in range(20):
         teacher = TAU + bisected_delta(u[index], v[index], TAU)
-        inside = FLOOR < teacher / (2 * TAU) < 1 - FLOOR
-        assert found.clamped[index].item() == (not inside)
+        is_inside = FLOOR < teacher / (2 * TAU) < 1 - FLOOR
+        assert found.clamped[index].item() == (not is_inside)
         expected = min(max(teacher, 2 * TAU * FLOOR), 2 * TAU * (1 - FLOOR))
         assert found.teacher[index].item() == pytest.approx(expected, abs=2e-5)
-        holds += inside
-    assert holds > 0 or scale == 0.1
+        num_inside += is_inside
+    assert num_inside > 0 or scale == 0.1
 
 
 @settings(max_examples=200, deadline=None)
@@ -205,6 +205,6 @@ def test_bad_arguments_are_named(options, word):
         matched_temperatures(logits, logits, **{"base_temperature": TAU, **options})
 
 
-def test_shapes_that_differ_are_refused():
+def test_different_shapes_are_refused():
     with pytest.raises(ValueError, match="one shape"):
         matched_temperatures(torch.ones(2, 3), torch.ones(2, 4), TAU)

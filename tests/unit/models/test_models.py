@@ -38,19 +38,19 @@ def test_allow_list_is_torchvisions_classifiers():
         ("resnet32x4", 7.43),
     ],
 )
-def test_published_sizes(name, millions):
+def test_parameter_counts_are_the_published_ones(name, millions):
     assert num_parameters(build_model(f"cifar:{name}", 100)) / 1e6 == pytest.approx(
         millions, rel=0.03
     )
 
 
 @pytest.mark.parametrize("name", sorted(CIFAR_MODELS))
-def test_every_small_model_classifies(name):
+def test_every_cifar_model_returns_logits(name):
     logits = build_model(f"cifar:{name}", 7).eval()(torch.zeros(2, 3, 32, 32))
     assert logits.shape == (2, 7)
 
 
-def test_every_name_builds_or_is_refused():
+def test_unknown_names_are_refused():
     assert model_name_problem("resnet18") is None
     assert model_name_problem("timm:tf_efficientnet_lite0") is None
     assert model_name_problem("torchvision.models.resnet18") is not None
@@ -69,7 +69,7 @@ def load(weights, num_classes=5):
 
 
 @pytest.mark.parametrize("suffix", ["safetensors", "pth"])
-def test_weights_come_back_bit_for_bit(resnet8, tmp_path, suffix):
+def test_weights_are_loaded_bit_for_bit(resnet8, tmp_path, suffix):
     path = tmp_path / f"weights.{suffix}"
     save = save_file if suffix == "safetensors" else torch.save
     save(resnet8.state_dict(), path)
@@ -87,15 +87,15 @@ def test_pinned_digest_is_enforced(resnet8, tmp_path):
 
 
 def test_pickled_code_is_not_executed(tmp_path):
-    class Bomb:
+    class Malicious:
         def __reduce__(self):
-            return (open, (str(tmp_path / "exploded"), "w"))
+            return (open, (str(tmp_path / "created"), "w"))
 
     path = tmp_path / "weights.pth"
-    path.write_bytes(pickle.dumps({"fc.weight": Bomb()}))
+    path.write_bytes(pickle.dumps({"fc.weight": Malicious()}))
     with pytest.raises(BadInputError, match="weights_only"):
         load(Weights(source=str(path)))
-    assert not (tmp_path / "exploded").exists()
+    assert not (tmp_path / "created").exists()
 
 
 def test_shapes_and_names_are_checked(resnet8, tmp_path):

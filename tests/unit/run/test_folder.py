@@ -15,7 +15,7 @@ from service.spec.loading import parse_spec
 ROOT = Path(__file__).parents[3]
 
 
-def test_second_job_for_one_run_is_refused_while_the_first_lives(make_content):
+def test_second_job_for_a_run_is_refused_while_the_first_runs(make_content):
     spec = parse_spec(make_content())
     with (
         claim_run_folder(spec),

@@ -1,4 +1,4 @@
-"""The journal tells each event once, follows its limit, and outlives its disk."""
+"""The journal records each event once, keeps to its size limit, and survives disk failures."""
 
 import itertools
 import json
@@ -11,14 +11,14 @@ from service.run.journal import JOURNAL_NAME, Event, Journal, JournalReader, rea
 from service.run.status import Status
 
 
-def test_journal_tells_each_event_once(tmp_path):
+def test_journal_records_each_event_once(tmp_path):
     journal = Journal(tmp_path / JOURNAL_NAME, 10**6)
     for step in (10, 20, 30):
-        journal.append("interval", step, 0, {"loss": step / 10}, eta_s=1.0)
+        journal.append("interval", step, 0, {"train/loss": step / 10}, eta_s=1.0)
     resumed = Journal(tmp_path / JOURNAL_NAME, 10**6)
     for step in (20, 30, 40):
-        resumed.append("interval", step, 0, {"loss": step / 10}, eta_s=1.0)
-    resumed.append("evaluation", 30, 0, {"val_top1": 0.5})
+        resumed.append("interval", step, 0, {"train/loss": step / 10}, eta_s=1.0)
+    resumed.append("evaluation", 30, 0, {"val/top1": 0.5})
     reader = JournalReader(tmp_path / JOURNAL_NAME, 0)
     events = reader.read()
     assert [(event.kind, event.step) for event in events] == [
@@ -33,28 +33,28 @@ def test_journal_tells_each_event_once(tmp_path):
 
 def test_torn_line_of_a_killed_writer_is_dropped(tmp_path):
     journal = Journal(tmp_path / JOURNAL_NAME, 10**6)
-    journal.append("interval", 1, 0, {"loss": 1.0})
+    journal.append("interval", 1, 0, {"train/loss": 1.0})
     path = tmp_path / JOURNAL_NAME
     with path.open("a") as file:
         file.write('{"kind": "interv')
     assert [event.step for event in read_events(path)] == [1]
-    Journal(tmp_path / JOURNAL_NAME, 10**6).append("interval", 2, 0, {"loss": math.pi})
+    Journal(tmp_path / JOURNAL_NAME, 10**6).append("interval", 2, 0, {"train/loss": math.pi})
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     assert [line["step"] for line in lines] == [1, 2]
 
 
 def fill(journal, steps):
     for step in steps:
-        journal.append("interval", step, 0, {"loss": step / 10})
+        journal.append("interval", step, 0, {"train/loss": step / 10})
 
 
-def test_journal_over_its_limit_halves_its_resolution_and_goes_on(tmp_path):
+def test_journal_over_its_limit_halves_its_resolution(tmp_path):
     path = tmp_path / JOURNAL_NAME
     journal = Journal(path, 10_000)
-    journal.append("teacher", 0, 0, {"teacher_top1": 0.5})
+    journal.append("teacher", 0, 0, {"teacher/top1": 0.5})
     for epoch in range(10):
         fill(journal, range(100 * epoch + 1, 100 * epoch + 101))
-        journal.append("evaluation", 100 * epoch + 100, epoch, {"val_top1": 0.5})
+        journal.append("evaluation", 100 * epoch + 100, epoch, {"val/top1": 0.5})
     assert path.stat().st_size <= 10_000
     events = read_events(path)
     kinds = [event.kind for event in events]
@@ -63,13 +63,13 @@ def test_journal_over_its_limit_halves_its_resolution_and_goes_on(tmp_path):
     steps = [event.step for event in events if event.kind == "interval"]
     assert 16 <= len(steps) < 100
     assert steps == sorted(set(steps))
-    # Even in time: no stretch of the run is left without points.
+    # The remaining points are evenly spaced over the run.
     gaps = [after - before for before, after in itertools.pairwise(steps)]
     assert max(gaps) <= 4 * min(gaps)
     assert steps[-1] > 900
 
 
-def test_reader_of_a_journal_that_is_thinned_meanwhile_gets_each_event_once(tmp_path):
+def test_reader_returns_each_event_once_while_the_journal_is_thinned(tmp_path):
     path = tmp_path / JOURNAL_NAME
     journal, reader = Journal(path, 10_000), JournalReader(path, 0)
     seen = []
@@ -84,18 +84,17 @@ def test_reader_of_a_journal_that_is_thinned_meanwhile_gets_each_event_once(tmp_
     assert kept <= set(steps)
 
 
-def test_reader_begins_after_a_number(tmp_path):
+def test_reader_starts_after_a_number(tmp_path):
     path = tmp_path / JOURNAL_NAME
     fill(Journal(path, 10**6), range(1, 6))
     assert [event.step for event in JournalReader(path, 3).read()] == [4, 5]
 
 
-def test_full_disk_costs_resolution_and_nothing_else(small_disk):
+def test_full_disk_reduces_only_the_resolution(small_disk):
     path = small_disk / JOURNAL_NAME
     journal = Journal(path, 10**6)
     fill(journal, range(1, 3000))
-    assert all(event.values == {"loss": event.step / 10} for event in read_events(path))
-    (small_disk / "room").unlink(missing_ok=True)
+    assert all(event.values == {"train/loss": event.step / 10} for event in read_events(path))
     subprocess.run(["mount", "-o", "remount,size=1m", str(small_disk)], check=True)
     fill(journal, [3000])
     steps = [event.step for event in read_events(path)]
@@ -104,19 +103,19 @@ def test_full_disk_costs_resolution_and_nothing_else(small_disk):
     assert len(steps) > 500
 
 
-def test_disk_that_refuses_for_a_while_loses_nothing(tmp_path, monkeypatch):
-    journal = Journal(tmp_path / "away" / JOURNAL_NAME, 10**6)
+def test_temporary_write_errors_lose_no_events(tmp_path):
+    journal = Journal(tmp_path / "missing" / JOURNAL_NAME, 10**6)
     fill(journal, [1, 2, 3])
-    assert not (tmp_path / "away").exists()
-    (tmp_path / "away").mkdir()
+    assert not (tmp_path / "missing").exists()
+    (tmp_path / "missing").mkdir()
     fill(journal, [4])
-    assert [e.step for e in read_events(tmp_path / "away" / JOURNAL_NAME)] == [1, 2, 3, 4]
+    assert [e.step for e in read_events(tmp_path / "missing" / JOURNAL_NAME)] == [1, 2, 3, 4]
 
 
 def test_status_follows_the_journal():
     status = Status("run")
     status.update(Event("start", 0, 0, 1000, {}))
-    status.update(Event("interval", 10, 0, 2000, {"loss": 1.0}, eta_s=30.0))
+    status.update(Event("interval", 10, 0, 2000, {"train/loss": 1.0}, eta_s=30.0))
     status.update(Event("checkpoint", 8, 0, 3000, {}))
     assert (status.state, status.step, status.restarts) == ("running", 10, 0)
     assert (status.eta_s, status.last_checkpoint_step, status.last_checkpoint_time) == (
@@ -133,11 +132,11 @@ def test_status_follows_the_journal():
     assert status.tags()["status.last_failure"] == "worker 1: its process has died"
 
 
-def test_journal_of_other_events_alone_keeps_to_its_limit_too(tmp_path):
+def test_journal_of_evaluations_keeps_to_its_limit(tmp_path):
     path = tmp_path / JOURNAL_NAME
     journal = Journal(path, 10_000)
     for epoch in range(300):
-        journal.append("evaluation", epoch + 1, epoch, {"val_top1": 0.5})
+        journal.append("evaluation", epoch + 1, epoch, {"val/top1": 0.5})
         fill(journal, [epoch + 1])
     assert path.stat().st_size <= 10_000
     steps = [event.step for event in read_events(path) if event.kind == "evaluation"]
@@ -145,8 +144,8 @@ def test_journal_of_other_events_alone_keeps_to_its_limit_too(tmp_path):
     assert len(steps) > 5
 
 
-def test_lines_that_wait_for_room_are_on_the_disk_before_a_checkpoint_is(tmp_path):
-    path = tmp_path / "away" / JOURNAL_NAME
+def test_sync_writes_pending_events_or_fails(tmp_path):
+    path = tmp_path / "missing" / JOURNAL_NAME
     journal = Journal(path, 10**6)
     fill(journal, [1, 2])
     with pytest.raises(OSError, match="No such file"):
@@ -156,7 +155,7 @@ def test_lines_that_wait_for_room_are_on_the_disk_before_a_checkpoint_is(tmp_pat
     assert [event.step for event in read_events(path)] == [1, 2]
 
 
-def test_line_that_a_loss_of_power_garbled_is_passed_over(tmp_path):
+def test_line_garbled_by_a_power_loss_is_skipped(tmp_path):
     path = tmp_path / JOURNAL_NAME
     fill(Journal(path, 10**6), [1])
     with path.open("ab") as file:

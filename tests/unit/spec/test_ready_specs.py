@@ -1,4 +1,4 @@
-"""The specs that come with the project are valid, but for the paths of data and weights."""
+"""The specs in jobs/specs are valid with local paths of data and weights."""
 
 import json
 from pathlib import Path
@@ -20,7 +20,7 @@ SWEEPS = sorted(path.name for path in SPECS.glob("sweep*.json"))
 
 
 def write_constant_images(path, num_classes, side):
-    """As many images of one color as a held-out part and a batch need."""
+    """Write images of one color, enough for a held-out part and a batch."""
     pixels = np.full((side, side, 3), 100, np.uint8).tobytes()
     image = encoded(1, side, side, pixels)
     num_images = max(10 * num_classes, 600)
@@ -30,7 +30,7 @@ def write_constant_images(path, num_classes, side):
 
 
 def with_local_paths(content, folder):
-    """The spec with small files in place of the user's."""
+    """The spec with small local files instead of the user's data."""
     size = max(content.get("augmentation", {}).get("size", 224), 28)
     num_classes = content["dataset"]["num_classes"]
     path = folder / "images.beton"

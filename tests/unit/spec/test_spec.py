@@ -1,4 +1,4 @@
-"""What a spec accepts, how it says no, and what identifies it."""
+"""Specs: defaults, reported problems, and the content hash."""
 
 import subprocess
 import sys
@@ -21,7 +21,7 @@ def problems_of(content):
     return {problem.where: str(problem) for problem in caught.value.problems}
 
 
-def test_good_spec_has_the_fields_recipe_as_defaults(make_content):
+def test_defaults_are_the_common_recipe(make_content):
     spec = parse_spec(make_content())
     assert spec.optimizer.momentum == 0.9
     assert spec.schedule.decay_factor == 0.1
@@ -103,7 +103,7 @@ def test_mistakes_in_the_teacher(make_content, teacher, where):
     assert where in problems_of(make_content(teacher=teacher))
 
 
-def test_all_problems_come_in_one_report(make_content):
+def test_all_problems_are_reported_together(make_content):
     problems = problems_of(
         make_content(
             name="",
@@ -130,7 +130,7 @@ def test_missing_sections_are_named():
     ("text", "word"),
     [('{"name": }', "line 1"), ('{"a": 1, "a": 2}', "twice"), ("[1]", "not an object")],
 )
-def test_files_that_are_no_spec(tmp_path, text, word):
+def test_files_that_are_not_specs(tmp_path, text, word):
     path = tmp_path / "spec.json"
     path.write_text(text)
     with pytest.raises(BadInputError, match=word):
@@ -154,7 +154,7 @@ def test_differing_fields_are_paths(make_content):
     assert differing_fields(old, old) == []
 
 
-def test_every_field_says_what_it_means():
+def test_every_field_of_the_schema_is_described():
     schema = JobSpec.model_json_schema()
     for section in schema["$defs"].values():
         for name, field in section.get("properties", {}).items():
@@ -176,7 +176,7 @@ def test_validate_needs_neither_torch_nor_ray(write_spec):
     )
     assert done.returncode == 0, done.stderr
     assert "valid, run run" in done.stdout
-    # The limit is 2 s on an idle machine; a loaded one gets some grace.
+    # It takes less than 2 s on an idle machine; a loaded machine is slower.
     assert time.monotonic() - start_s < 10
 
 

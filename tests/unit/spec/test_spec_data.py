@@ -1,4 +1,4 @@
-"""What a spec says of its images is held against the images, before anything starts."""
+"""A spec is checked against its datasets before anything starts."""
 
 import json
 
@@ -44,7 +44,7 @@ def test_other_classes_in_val_are_named(make_image_content, tmp_path):
     assert "class 2 is class2 in train and class3 in val" in found["dataset.val"]
 
 
-def test_file_that_is_not_its_manifests_is_refused(make_image_content, tmp_path):
+def test_file_that_differs_from_its_manifest_is_refused(make_image_content, tmp_path):
     path = tmp_path / "train.beton"
     manifest = json.loads(manifest_path(path).read_text())
     manifest["num_per_class"] = [0, 40, 20, 20]
@@ -52,7 +52,7 @@ def test_file_that_is_not_its_manifests_is_refused(make_image_content, tmp_path)
     assert "its manifest describes" in problems_of(make_image_content())["dataset.train"]
 
 
-def test_damaged_sample_is_refused_unless_some_may_fail(make_image_content, tmp_path):
+def test_damaged_sample_is_refused_unless_max_undecodable_allows_it(make_image_content, tmp_path):
     path = tmp_path / "train.beton"
     with path.open("r+b") as file:
         file.seek(int(open_beton(path).samples["image"]["data_ptr"][0]))
@@ -111,21 +111,21 @@ def test_damaged_sample_is_refused_unless_some_may_fail(make_image_content, tmp_
     ids=lambda value: value if isinstance(value, str) else None,
 )
 def test_mistakes_about_images_are_named(make_image_content, monkeypatch, sections, where, words):
-    # Nothing listens there: the store's silence must not hide the other mistake, nor take long.
+    # Nothing listens there: an unreachable store must neither hide other problems nor take long.
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     found = problems_of(make_image_content(**sections))
     assert words in found[where]
 
 
-def test_images_held_out_must_leave_every_class_some(make_content):
+def test_held_out_images_must_leave_some_of_each_class(make_content):
     content = make_content(dataset={"held_out": {"num_images": 253}})
 
     with pytest.raises(BadInputError, match=r"dataset.held_out.num_images: 253 images of 256 .*"):
         parse_spec(content)
 
 
-def test_images_held_out_do_not_count_for_the_batch(make_content):
+def test_held_out_images_are_not_available_for_batches(make_content):
     content = make_content(
         dataset={"held_out": {"num_images": 200}},
         training={"global_batch_size": 64, "micro_batch_size": 16},

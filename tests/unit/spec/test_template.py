@@ -1,4 +1,4 @@
-"""The spec that is written for a newcomer's own data, and the reference of its fields."""
+"""The spec that --new prints for a user's data, and the reference of its fields."""
 
 import json
 

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from service.sweep.confirm import Comparison, confirm_specs, read_comparison, welch
+from service.sweep.comparison import Comparison, read_comparison, welch
+from service.sweep.confirm import confirm_specs
 from service.sweep.loading import parse_sweep
 from service.trials.source import FixedTrials
 

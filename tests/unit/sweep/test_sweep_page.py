@@ -15,7 +15,7 @@ def records():
 
 
 class Page(HTMLParser):
-    """What a browser would make of the page."""
+    """The page as a browser parses it."""
 
     def __init__(self, text):
         super().__init__()
@@ -47,16 +47,16 @@ def page_of(records, **changes):
     arguments = {
         "title": "Sweep",
         "summary": [("best", "trial 4")],
-        "metric": "held_out_top1",
+        "metric": "held_out/top1",
         "maximizes": True,
         "figures": {"importance": b"picture"},
     } | changes
     return render_page(records=records, **arguments)
 
 
-def test_the_table_has_every_trial_the_best_first_and_then_by_state(records):
+def test_table_lists_every_trial_by_state_and_score(records):
     header, *rows = Page(page_of(records)).rows
-    assert header[:6] == ["trial", "state", "held_out_top1", "epochs", "seconds", "failures"]
+    assert header[:6] == ["trial", "state", "held_out/top1", "epochs", "seconds", "failures"]
     assert header[-1] == "error"
     order = ["finished", "stopped", "failed"]
     expected = sorted(records, key=lambda r: (order.index(r.state), -r.score))
@@ -73,7 +73,7 @@ def test_parameters_that_do_not_apply_are_empty_cells(records):
     assert {int(row[0]) for row in rows if row[column] == ""} == unused
 
 
-def test_untrusted_text_is_escaped_wherever_it_comes_from():
+def test_untrusted_text_is_escaped_everywhere():
     params = {ATTACK: ATTACK, "list": [ATTACK]}
     record = TrialRecord(0, "failed", params, None, (), 1.0, 1, ATTACK)
     changes = {"title": ATTACK, "summary": [(ATTACK, ATTACK)], "metric": ATTACK, "confirm": ATTACK}
@@ -85,7 +85,7 @@ def test_untrusted_text_is_escaped_wherever_it_comes_from():
     assert page.rows[1][page.rows[0].index("list")] == json.dumps([ATTACK])
 
 
-def test_the_page_asks_nothing_of_any_server(records):
+def test_page_loads_nothing_from_a_server(records):
     text = page_of(records)
     page = Page(text)
     assert page.sources == ["data:image/png;base64," + base64.b64encode(b"picture").decode()]
@@ -98,6 +98,6 @@ def test_the_page_asks_nothing_of_any_server(records):
     assert directives["script-src"].startswith("'sha256-")
 
 
-def test_the_confirming_commands_are_shown_only_where_there_are_some(records):
+def test_confirmation_commands_are_shown_only_if_given(records):
     assert "<pre>run &amp; see</pre>" in page_of(records, confirm="run & see")
     assert "<pre>" not in page_of(records)

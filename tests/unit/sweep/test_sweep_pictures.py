@@ -16,7 +16,7 @@ from service.sweep.pages.pictures import SweepFacts, draw_all, png
 def make_facts(records, **changes):
     importances = {TEMPERATURE: 0.6, ALPHA: 0.3, KIND: 0.1}
     log_params = frozenset({TEMPERATURE})
-    facts = SweepFacts(records, "held_out_top1", True, log_params, importances, 3)
+    facts = SweepFacts(records, "held_out/top1", True, log_params, importances, 3)
     return facts._replace(**changes)
 
 
@@ -54,7 +54,7 @@ def of_state(records, state):
     return [record for record in records if record.state == state]
 
 
-def test_all_pictures_come_in_order_and_name_what_became_of_all_settings(figures):
+def test_pictures_are_in_order_and_count_trials_by_state(figures):
     assert list(figures) == NAMES
     for figure in figures.values():
         title = figure.get_suptitle()
@@ -62,7 +62,7 @@ def test_all_pictures_come_in_order_and_name_what_became_of_all_settings(figures
 
 
 @pytest.mark.parametrize(("path", "scale"), [(TEMPERATURE, "log"), (ALPHA, "linear")])
-def test_scored_trials_stand_at_their_value_and_metric(records, figures, path, scale):
+def test_scored_trials_are_drawn_at_their_value_and_metric(records, figures, path, scale):
     axes = panel(figures["metric_by_parameter"], path)
     assert axes.get_xscale() == scale
     for state, label in (("finished", "finished"), ("stopped", "stopped early")):
@@ -73,8 +73,8 @@ def test_scored_trials_stand_at_their_value_and_metric(records, figures, path, s
         assert marks(axes, label) == expected
 
 
-def test_time_and_metric_are_drawn_with_the_line_of_the_best_in_both(records):
-    """In steps: until a slower trial is better, none beats the quicker one."""
+def test_time_and_metric_are_drawn_with_the_pareto_front(records):
+    """The front is a step line: its metric holds until a slower trial is better."""
     finished = of_state(records, "finished")
     front = sorted(finished, key=lambda record: record.score)[-2:]
     figure = draw_all(make_facts(records, front=front))["metric_by_time"]
@@ -87,15 +87,15 @@ def test_time_and_metric_are_drawn_with_the_line_of_the_best_in_both(records):
     assert list(zip(*line.get_data(), strict=True)) == [(r.seconds, r.score) for r in front]
 
 
-def test_time_is_drawn_only_where_it_is_an_aim(figures):
+def test_time_is_drawn_only_if_it_is_an_objective(figures):
     assert "metric_by_time" not in figures
 
 
-@pytest.mark.parametrize(("count", "is_told"), [(24, True), (80, False)])
-def test_importances_of_few_trials_come_with_a_word_of_caution(count, is_told):
+@pytest.mark.parametrize(("count", "is_warned"), [(24, True), (80, False)])
+def test_importances_of_few_trials_come_with_a_warning(count, is_warned):
     figure = draw_all(make_facts(make_records(count)))["importance"]
 
-    assert ("a rough guess" in figure.axes[0].get_title(loc="right")) == is_told
+    assert ("a rough guess" in figure.axes[0].get_title(loc="right")) == is_warned
 
 
 def test_failed_trials_are_marked_on_the_bottom_edge(records, figures):
@@ -111,20 +111,20 @@ def test_failed_trials_are_marked_on_the_bottom_edge(records, figures):
     assert heights.min() >= 0
 
 
-def test_categories_are_strips_about_their_labels(records, figures):
+def test_categories_are_strips_around_their_labels(records, figures):
     axes = panel(figures["metric_by_parameter"], KIND)
     labels = [label.get_text() for label in axes.get_xticklabels()]
     assert labels == ["cosine", "linear", "step"]
     by_metric = {y: x for x, y in marks(axes, "finished") | marks(axes, "stopped early")}
     for record in of_state(records, "finished") + of_state(records, "stopped"):
-        place = by_metric[round(record.score, 9)]
-        assert labels[round(place)] == record.params[KIND]
-        assert abs(place - round(place)) < 0.3
+        position = by_metric[round(record.score, 9)]
+        assert labels[round(position)] == record.params[KIND]
+        assert abs(position - round(position)) < 0.3
 
 
 @pytest.mark.parametrize(("maximizes", "choose"), [(True, max), (False, min)])
 def test_the_star_is_on_the_best_finished_trial(records, maximizes, choose):
-    figures = draw_all(make_facts(records, metric="held_out_loss", maximizes=maximizes))
+    figures = draw_all(make_facts(records, metric="held_out/loss", maximizes=maximizes))
     best = choose(of_state(records, "finished"), key=lambda record: record.score)
     axes = panel(figures["metric_by_parameter"], ALPHA)
     assert star(axes) == (best.params[ALPHA], best.score)
@@ -133,7 +133,7 @@ def test_the_star_is_on_the_best_finished_trial(records, maximizes, choose):
     assert star(map_axes) == (best.params[TEMPERATURE], best.params[ALPHA])
 
 
-def test_every_trial_has_one_curve_of_exactly_its_points(records, figures):
+def test_every_trial_has_one_curve_with_its_points(records, figures):
     axes = figures["learning_curves"].axes[0]
     drawn = [
         [tuple(point) for point in segment]
@@ -151,7 +151,7 @@ def test_every_trial_has_one_curve_of_exactly_its_points(records, figures):
     assert marks(axes, "stopped early") == ends
 
 
-def test_the_map_shows_all_trials_and_the_better_the_darker(records, figures):
+def test_map_shows_all_trials_and_better_ones_are_darker(records, figures):
     axes = figures["temperature_alpha_map"].axes[0]
     assert axes.get_xscale() == "log"
     for state, label in (("finished", "finished"), ("stopped", "stopped early"), ("failed",) * 2):
@@ -173,7 +173,7 @@ def test_stopped_trials_are_hollow_on_the_map(figures):
 
 
 @pytest.mark.parametrize(("num_finished", "is_filled"), [(5, False), (6, True)])
-def test_the_map_has_a_background_from_six_finished_trials_on(records, num_finished, is_filled):
+def test_map_has_a_background_with_at_least_six_finished_trials(records, num_finished, is_filled):
     chosen = of_state(records, "finished")[:num_finished] + of_state(records, "stopped")
     axes = draw_all(make_facts(chosen))["temperature_alpha_map"].axes[0]
     assert any(isinstance(c, ContourSet) for c in axes.collections) == is_filled
@@ -181,7 +181,7 @@ def test_the_map_has_a_background_from_six_finished_trials_on(records, num_finis
 
 @pytest.mark.parametrize("alphas", [[0.5] * 8, [0.1 * n for n in range(8)], [0.1, 0.9] * 4])
 @pytest.mark.parametrize("scores", [[0.7] * 8, [0.6 + 0.01 * n for n in range(8)]])
-def test_the_map_is_drawn_of_points_in_a_row_on_a_grid_or_of_one_score(alphas, scores):
+def test_map_is_drawn_for_collinear_points_grids_and_equal_scores(alphas, scores):
     records = [
         TrialRecord(n, "finished", {TEMPERATURE: 2.0 * 2 ** (n // 2), ALPHA: alpha}, score, (), 1.0)
         for n, (alpha, score) in enumerate(zip(alphas, scores, strict=True))
@@ -191,7 +191,7 @@ def test_the_map_is_drawn_of_points_in_a_row_on_a_grid_or_of_one_score(alphas, s
 
 
 @pytest.mark.parametrize("missing", [TEMPERATURE, ALPHA])
-def test_there_is_no_map_unless_both_numbers_were_searched(records, missing):
+def test_there_is_no_map_unless_both_parameters_were_searched(records, missing):
     fewer = [
         record._replace(params={p: v for p, v in record.params.items() if p != missing})
         for record in records
@@ -221,17 +221,17 @@ def test_parallel_lines_pass_every_axis_at_the_trials_value(records, figures):
 
 
 def _heights(column, path, absent):
-    """Where the values of one axis belong, from its least at 0 to its greatest at 1."""
+    """Heights of the values on an axis, from the minimum at 0 to the maximum at 1."""
     ranks = {"cosine": 0, "linear": 1, "step": 2}
-    places = [ranks.get(value, value) for value in column]
+    positions = [ranks.get(value, value) for value in column]
     if path == TEMPERATURE:
-        places = [math.log(value) for value in places]
-    known = [place for place in places if place is not None]
+        positions = [math.log(value) for value in positions]
+    known = [position for position in positions if position is not None]
     low, high = min(known), max(known)
-    return [absent if p is None else round((p - low) / (high - low), 6) for p in places]
+    return [absent if p is None else round((p - low) / (high - low), 6) for p in positions]
 
 
-def test_importances_are_bars_from_the_greatest_down(figures):
+def test_importances_are_bars_in_descending_order(figures):
     axes = figures["importance"].axes[0]
     widths = {
         label.get_text(): bar.get_width()
@@ -241,11 +241,11 @@ def test_importances_are_bars_from_the_greatest_down(figures):
     assert list(widths) == [KIND, ALPHA, TEMPERATURE]
 
 
-def test_importances_that_are_no_numbers_are_left_out(records):
+def test_importances_that_are_nan_are_left_out(records):
     assert "importance" not in draw_all(make_facts(records, importances={ALPHA: math.nan}))
 
 
-def test_a_picture_is_a_whole_png_and_the_same_every_time(records, figures):
+def test_png_is_complete_and_deterministic(records, figures):
     image = png(figures["importance"])
     assert image.startswith(b"\x89PNG\r\n\x1a\n")
     assert image.endswith(b"IEND\xaeB`\x82")
@@ -274,7 +274,7 @@ def test_odd_settings_are_drawn_without_a_warning(recwarn):
     assert not recwarn.list
 
 
-def test_nothing_is_drawn_of_nothing():
+def test_no_trials_give_no_pictures():
     assert draw_all(make_facts([], importances={})) == {}
 
 

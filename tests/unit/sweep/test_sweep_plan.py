@@ -33,14 +33,14 @@ def test_plan_lists_the_points_of_a_grid(make_sweep_content):
     assert "15 trials" in text
 
 
-def test_status_tells_how_far_a_sweep_is(make_sweep_content, tmp_path):
+def test_status_shows_the_progress_of_a_sweep(make_sweep_content, tmp_path):
     sweep = parse_sweep(make_sweep_content(budget={"trials": 8}, scheduler={"kind": "none"}))
     sweep.sweep_path.mkdir(parents=True)
     search = Search(sweep)
     for score, state in ((0.4, "finished"), (0.6, "finished"), (0.9, "failed")):
-        ticket = search.next()
-        search.report(ticket.number, 9, score)
-        search.end(ticket.number, TrialEnd(state, 1.0))
+        suggestion = search.next()
+        search.report(suggestion.number, 9, score)
+        search.end(suggestion.number, TrialEnd(state, 1.0))
     search.next()
     file = StatusFile(tmp_path, SweepStatus(sweep.name, sweep.metric_name))
     ProgressReporter(sweep, search, file.status, show=lambda _: None)()
@@ -53,7 +53,7 @@ def test_status_tells_how_far_a_sweep_is(make_sweep_content, tmp_path):
     assert status["eta_s"] == pytest.approx(status["seconds"] / 3 * 5)
 
 
-def test_a_sweep_that_exists_may_only_get_another_budget_or_pace(make_sweep_content):
+def test_existing_sweep_accepts_only_another_budget_or_concurrency(make_sweep_content):
     sweep = parse_sweep(make_sweep_content(budget={"trials": 8}))
     sweep.sweep_path.mkdir(parents=True)
     (sweep.sweep_path / SWEEP_NAME).write_text(sweep.model_dump_json())

@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from service.sweep import study as search_module
+from service.sweep import study as study_module
 from service.sweep.analysis import TrialRecord, best_record, fastest_front, importances
 from service.sweep.loading import parse_sweep
 from service.sweep.space import SearchSpace
@@ -23,55 +23,55 @@ def make_search(make_sweep_content):
 
 
 def score(point, epoch):
-    """A metric that rises with the epochs to a height that the settings decide."""
+    """A metric that rises with the epochs to a height that depends on the settings."""
     height = 0.9 - 0.1 * abs(math.log2(point["method.base_temperature"]) - 1)
     height -= 0.05 * abs(point["method.alpha"] - 3)
     return height * (1 - 0.5**epoch)
 
 
-def run_trial(search, ticket, last_epoch=NUM_EPOCHS):
-    """Run a trial to its end; False if it was left before that."""
+def run_trial(search, suggestion, last_epoch=NUM_EPOCHS):
+    """Run a trial; returns False if it was interrupted after ``last_epoch``."""
     for epoch in range(1, NUM_EPOCHS + 1):
-        if search.report(ticket.number, epoch, score(ticket.point, epoch)):
-            search.end(ticket.number, TrialEnd("stopped", epoch))
+        if search.report(suggestion.number, epoch, score(suggestion.point, epoch)):
+            search.end(suggestion.number, TrialEnd("stopped", epoch))
             return True
         if epoch == last_epoch < NUM_EPOCHS:
             return False
-    search.end(ticket.number, TrialEnd("finished", NUM_EPOCHS))
+    search.end(suggestion.number, TrialEnd("finished", NUM_EPOCHS))
     return True
 
 
 def run_all(search):
-    while (ticket := search.next()) is not None:
-        run_trial(search, ticket)
+    while (suggestion := search.next()) is not None:
+        run_trial(search, suggestion)
     return search.records()
 
 
 @pytest.mark.parametrize("kind", ["random", "tpe", "cmaes"])
-def test_interrupted_search_comes_to_the_same_trials(make_search, kind):
-    """Left in the middle of every third trial, and gone on with by another process's search."""
+def test_interrupted_search_suggests_the_same_trials(make_search, kind):
+    """Interrupted in every third trial, and resumed by another Search."""
     algorithm = {"kind": kind, "startup_trials": 4}
     budget = {"trials": 16}
-    straight = run_all(make_search(name="straight", algorithm=algorithm, budget=budget))
+    uninterrupted = run_all(make_search(name="uninterrupted", algorithm=algorithm, budget=budget))
     fields = {"name": "interrupted", "algorithm": algorithm, "budget": budget}
     search, num_interrupted = make_search(**fields), 0
-    while (ticket := search.next()) is not None:
-        if ticket.number % 3 == 0:
-            if run_trial(search, ticket, last_epoch=1):
+    while (suggestion := search.next()) is not None:
+        if suggestion.number % 3 == 0:
+            if run_trial(search, suggestion, last_epoch=1):
                 continue
             search = make_search(**fields)
             num_interrupted += 1
-            assert search.next() == ticket
-        run_trial(search, ticket)
+            assert search.next() == suggestion
+        run_trial(search, suggestion)
 
     assert num_interrupted > 0
     assert [r._replace(seconds=0) for r in search.records()] == [
-        r._replace(seconds=0) for r in straight
+        r._replace(seconds=0) for r in uninterrupted
     ]
-    assert len(straight) == 16
+    assert len(uninterrupted) == 16
 
 
-def test_finished_search_hands_out_nothing(make_search):
+def test_finished_search_suggests_nothing(make_search):
     run_all(make_search(budget={"trials": 3}))
     search = make_search(budget={"trials": 3})
 
@@ -80,7 +80,7 @@ def test_finished_search_hands_out_nothing(make_search):
     assert len(search.records()) == 3
 
 
-def test_search_with_more_budget_goes_on(make_search):
+def test_search_with_more_budget_continues(make_search):
     first = run_all(make_search(budget={"trials": 3}))
     more = run_all(make_search(budget={"trials": 5}))
 
@@ -88,7 +88,7 @@ def test_search_with_more_budget_goes_on(make_search):
     assert len(more) == 5
 
 
-def test_seed_decides_what_is_tried(make_search):
+def test_seed_determines_the_trials(make_search):
     def points(name, seed):
         algorithm = {"kind": "random", "seed": seed}
         return [r.params for r in run_all(make_search(name=name, algorithm=algorithm))]
@@ -101,16 +101,16 @@ def test_seed_decides_what_is_tried(make_search):
 
 
 def test_own_settings_are_tried_first(make_search):
-    ticket = make_search().next()
+    suggestion = make_search().next()
 
-    assert ticket.point == {
+    assert suggestion.point == {
         "method.base_temperature": 4.0,
         "method.alpha": 3.0,
         "method.beta": 1.0,
     }
 
 
-def test_grid_is_tried_once_over_interruptions(make_search):
+def test_interrupted_grid_tries_every_point_once(make_search):
     space = {"method.alpha": {"choice": [1, 2]}, "method.beta": {"linear": [0, 1], "points": 2}}
     fields = {"space": space, "algorithm": {"kind": "grid"}}
     search = make_search(**fields)
@@ -125,8 +125,8 @@ def test_grid_is_tried_once_over_interruptions(make_search):
     assert search.next() is None
 
 
-def test_asha_goes_on_with_the_best_third_of_those_that_came_so_far(make_search):
-    """Compared with the rule itself, worked out by hand for trials one after the other."""
+def test_asha_continues_the_best_third_of_the_trials_so_far(make_search):
+    """Compared with the rule, calculated independently for sequential trials."""
     search = make_search(budget={"trials": 20}, algorithm={"kind": "random"})
     records = run_all(search)
     seen = {1: [], 3: []}
@@ -135,8 +135,8 @@ def test_asha_goes_on_with_the_best_third_of_those_that_came_so_far(make_search)
         for rung in (1, 3):
             value = score(record.params, rung)
             seen[rung].append(value)
-            places = max(1, len(seen[rung]) // 3)
-            if value < sorted(seen[rung], reverse=True)[places - 1]:
+            num_continued = max(1, len(seen[rung]) // 3)
+            if value < sorted(seen[rung], reverse=True)[num_continued - 1]:
                 expected_epochs = rung
                 break
         assert record.curve[-1][0] == expected_epochs
@@ -144,7 +144,7 @@ def test_asha_goes_on_with_the_best_third_of_those_that_came_so_far(make_search)
     assert {record.curve[-1][0] for record in records} == {1, 3, 9}
 
 
-def test_median_rule_stops_what_is_below_the_others(make_search):
+def test_median_rule_stops_trials_below_the_median(make_search):
     scheduler = {"kind": "median", "min_epochs": 2, "startup_trials": 3}
     search = make_search(
         budget={"trials": 16}, algorithm={"kind": "random"}, scheduler=scheduler
@@ -179,46 +179,50 @@ def test_epochs_are_a_budget(make_search):
 
 def test_hours_are_a_budget_over_all_submissions(make_search, monkeypatch):
     clock = iter(range(0, 10**9, 60))
-    monkeypatch.setattr(search_module.time, "monotonic", lambda: float(next(clock)))
+    monkeypatch.setattr(study_module.time, "monotonic", lambda: float(next(clock)))
     fields = {"scheduler": {"kind": "none"}, "budget": {"trials": 1000, "hours": 5}}
     search = make_search(**fields)
     run_trial(search, search.next())
     used_s = search.seconds
     assert used_s < 5 * 3600
     again = make_search(**fields)
-    # But for the readings of the clock since it was written down.
+    # The clock was read a few times after the time was stored.
     assert again.seconds >= used_s - 300
     assert len(run_all(again)) < 1000
 
 
 def test_failed_trial_is_recorded_with_its_reason(make_search):
     search = make_search(budget={"trials": 2})
-    ticket = search.next()
-    search.report(ticket.number, 1, 0.5)
-    search.end(ticket.number, TrialEnd("failed", 12.0, 2, "no memory"))
+    suggestion = search.next()
+    search.report(suggestion.number, 1, 0.5)
+    search.end(suggestion.number, TrialEnd("failed", 12.0, 2, "no memory"))
     record = make_search(budget={"trials": 2}).records()[0]
 
-    assert record == TrialRecord(0, "failed", ticket.point, 0.5, ((1, 0.5),), 12.0, 2, "no memory")
+    assert record == TrialRecord(
+        0, "failed", suggestion.point, 0.5, ((1, 0.5),), 12.0, 2, "no memory"
+    )
 
 
-def test_an_epoch_that_is_told_twice_counts_once(make_search):
+def test_epoch_that_is_reported_twice_counts_once(make_search):
     search = make_search()
-    ticket = search.next()
-    search.report(ticket.number, 1, 0.5)
+    suggestion = search.next()
+    search.report(suggestion.number, 1, 0.5)
     again = make_search()
-    ticket = again.next()
+    suggestion = again.next()
     for epoch, value in ((1, 0.5), (2, 0.6)):
-        assert not again.report(ticket.number, epoch, value)
+        assert not again.report(suggestion.number, epoch, value)
 
     assert again.records()[0].curve == ((1, 0.5), (2, 0.6))
 
 
-def test_time_is_a_second_aim(make_search):
+def test_time_is_a_second_objective(make_search):
     search = make_search(minimize_time=True, scheduler={"kind": "none"}, budget={"trials": 12})
-    while (ticket := search.next()) is not None:
+    while (suggestion := search.next()) is not None:
         for epoch in (1, NUM_EPOCHS):
-            assert not search.report(ticket.number, epoch, score(ticket.point, epoch))
-        search.end(ticket.number, TrialEnd("finished", seconds=ticket.point["method.alpha"]))
+            assert not search.report(suggestion.number, epoch, score(suggestion.point, epoch))
+        search.end(
+            suggestion.number, TrialEnd("finished", seconds=suggestion.point["method.alpha"])
+        )
     records = make_search(
         minimize_time=True, scheduler={"kind": "none"}, budget={"trials": 12}
     ).records()
@@ -237,7 +241,7 @@ def record(number, state, value, params=None, seconds=1.0):
     return TrialRecord(number, state, params or {}, value, curve, seconds)
 
 
-def test_best_is_one_that_came_to_its_last_epoch():
+def test_best_trial_has_reached_its_last_epoch():
     records = [record(0, "finished", 0.5), record(1, "stopped", 0.9), record(2, "finished", 0.6)]
 
     assert best_record(records, maximizes=True).number == 2
@@ -245,14 +249,14 @@ def test_best_is_one_that_came_to_its_last_epoch():
     assert best_record(records[1:2], maximizes=True) is None
 
 
-def test_of_equals_the_quickest_is_best_where_time_counts_and_otherwise_the_first():
+def test_ties_go_to_the_fastest_trial_if_time_counts_and_else_to_the_first():
     records = [record(0, "finished", 0.5, seconds=3), record(1, "finished", 0.5, seconds=2)]
 
     assert best_record(records, maximizes=True, minimize_time=True).number == 1
     assert best_record(records, maximizes=True).number == 0
 
 
-def test_importance_belongs_to_what_decides(make_sweep_content):
+def test_importance_is_that_of_the_deciding_parameter(make_sweep_content):
     """Of two parameters, the metric depends on the first alone."""
     space = {"method.alpha": {"linear": [0, 4]}, "method.beta": {"linear": [0, 2]}}
     sweep = parse_sweep(make_sweep_content(space=space))
@@ -268,7 +272,7 @@ def test_importance_belongs_to_what_decides(make_sweep_content):
     assert sum(found.values()) == pytest.approx(1)
 
 
-def test_importance_of_too_little_is_not_told(make_sweep_content):
+def test_no_trials_give_no_importances(make_sweep_content):
     sweep = parse_sweep(make_sweep_content())
 
     assert importances([], SearchSpace(sweep.space), NUM_EPOCHS) == {}

@@ -26,14 +26,14 @@ SPACE = {
 }
 
 
-def drawn(count=200):
+def sample_points(count=200):
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
     space = SearchSpace(SPACE)
     return [space.draw(study.ask()) for _ in range(count)]
 
 
-def test_parameter_is_drawn_where_its_condition_holds_and_nowhere_else():
-    points = drawn()
+def test_parameter_is_sampled_only_where_its_condition_holds():
+    points = sample_points()
 
     assert {point["optimizer.kind"] for point in points} == {"sgd", "adamw"}
     assert all(
@@ -42,22 +42,22 @@ def test_parameter_is_drawn_where_its_condition_holds_and_nowhere_else():
 
 
 def test_values_lie_in_their_ranges_and_on_their_steps():
-    points = drawn()
+    points = sample_points()
 
     assert all(1 <= point["method.base_temperature"] <= 8 for point in points)
     assert {point["training.global_batch_size"] for point in points} == {64, 96, 128}
 
 
-def test_log_ranges_are_drawn_evenly_in_the_logarithm():
-    """Half of the draws from 1 to 8 lie below their geometric mean."""
-    temperatures = [point["method.base_temperature"] for point in drawn(2000)]
+def test_log_ranges_are_sampled_evenly_in_the_logarithm():
+    """Half of the samples from 1 to 8 lie below their geometric mean."""
+    temperatures = [point["method.base_temperature"] for point in sample_points(2000)]
 
     below = sum(t < math.sqrt(8) for t in temperatures)
-    # The deviation of 2,000 fair draws is 22.
+    # The standard deviation for 2,000 samples is 22.
     assert abs(below - 1000) < 110
 
 
-def test_grid_has_every_combination_once_and_conditions_join_some():
+def test_grid_has_every_combination_that_the_conditions_allow_once():
     space = SearchSpace(
         {
             "optimizer.kind": Parameter(choice=("sgd", "adamw")),
@@ -87,7 +87,7 @@ def test_log_grid_has_equal_ratios():
     assert values == pytest.approx([1, 2, 4, 8])
 
 
-def test_grid_keeps_to_steps_and_whole_numbers():
+def test_grid_keeps_to_steps_and_integers():
     space = {"training.global_batch_size": Parameter(linear=(64, 160), step=32, points=9)}
 
     assert [p["training.global_batch_size"] for p in SearchSpace(space).grid()] == [
@@ -104,14 +104,14 @@ def test_values_are_set_where_sections_are_missing():
     assert changed == {"a": {"x": 2}, "b": {"c": 3}, "d": {"e": {"f": 4}}}
 
 
-def test_setting_values_leaves_the_content_alone():
+def test_setting_values_does_not_change_the_content():
     content = {"a": {"x": 1}}
     with_values(content, {"a.x": 2})
 
     assert content == {"a": {"x": 1}}
 
 
-def test_own_settings_are_a_point_of_a_space_that_has_them(make_content, teacher):
+def test_own_settings_are_a_point_of_a_space_that_contains_them(make_content, teacher):
     spec = parse_spec(make_content(teacher=teacher, method={"base_temperature": 2}))
 
     assert own_point(spec, SearchSpace({"method.base_temperature": Parameter(log=(1, 8))})) == {
@@ -128,7 +128,7 @@ def test_own_settings_include_defaults_that_the_job_leaves_out(make_content, tea
     assert own_point(spec, space) == {"method.alpha": 3.0}
 
 
-def test_whole_sections_survive_what_keeps_plain_values_only():
+def test_sections_are_encoded_as_plain_values():
     point = {"a": [1, {"b": None}], "c": "json", "d": True, "e": None}
 
     kept = encoded(point)
@@ -149,11 +149,11 @@ def test_whole_sections_survive_what_keeps_plain_values_only():
         ("schedule.milestones", False, False),
     ],
 )
-def test_kinds_of_fields_are_found_through_unions_and_options(path, numeric, integer):
+def test_types_of_fields_are_found_in_unions_and_optional_sections(path, numeric, integer):
     found = leaf_types(path)
 
     assert (is_numeric(found), is_integer(found)) == (numeric, integer)
 
 
-def test_field_that_is_not_there_has_no_type():
+def test_unknown_field_has_no_type():
     assert leaf_types("method.alfa") == leaf_types("alfa.x") == set()

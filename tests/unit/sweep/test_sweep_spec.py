@@ -1,5 +1,4 @@
 import json
-from pathlib import Path
 
 import pytest
 
@@ -8,8 +7,6 @@ from service.spec.loading import parse_spec
 from service.sweep.loading import load_sweep, parse_sweep
 from service.sweep.rules import trial_content
 from service.sweep.space import with_values
-
-ROOT = Path(__file__).parents[3]
 
 
 def problems(content):
@@ -39,13 +36,13 @@ def test_base_may_be_a_file(make_sweep_content, tmp_path):
     assert load_sweep(tmp_path / "sweep.json").sweep == parse_sweep(content)
 
 
-def test_base_that_is_no_file_is_named(make_sweep_content):
+def test_missing_base_file_is_named(make_sweep_content):
     found = problems(make_sweep_content() | {"base": "nowhere.json"})
 
     assert found["base"].startswith("nowhere.json: No such file")
 
 
-def test_mistakes_in_the_base_are_told_with_their_path(make_sweep_content):
+def test_mistakes_in_the_base_are_reported_with_their_path(make_sweep_content):
     content = make_sweep_content(base={"optimizer": {"momentum": 0, "nesterov": True}})
 
     assert "base.optimizer.nesterov" in problems(content)
@@ -69,7 +66,7 @@ def test_mistakes_in_the_base_are_told_with_their_path(make_sweep_content):
         ("method.alpha.points", {"linear": [0, 1], "points": 5}, "samples the whole range"),
     ],
 )
-def test_parameter_that_makes_no_sense_is_named(make_sweep_content, path, parameter, wrong):
+def test_invalid_parameter_is_named(make_sweep_content, path, parameter, wrong):
     field = path.removesuffix(".choice").removesuffix(".points")
 
     assert wrong in problems(make_sweep_content(space={field: parameter}))[f"space.{path}"]
@@ -92,7 +89,7 @@ def test_condition_needs_a_choice_of_this_space(make_sweep_content):
     assert "'norm' is not among" in problems(make_sweep_content(space=space))[where]
 
 
-def test_conditions_in_a_circle_are_refused(make_sweep_content):
+def test_circular_conditions_are_refused(make_sweep_content):
     space = {
         "method.sharpness": {"choice": ["max"], "when": {"method.detach": [True]}},
         "method.detach": {"choice": [True], "when": {"method.sharpness": ["max"]}},
@@ -155,14 +152,14 @@ def test_cmaes_needs_a_range(make_sweep_content):
     assert "learns of ranges only" in problems(content)["algorithm.kind"]
 
 
-def test_two_aims_and_a_scheduler_exclude_each_other(make_sweep_content):
+def test_two_objectives_exclude_a_scheduler(make_sweep_content):
     asha = make_sweep_content(minimize_time=True, scheduler={"kind": "asha"})
 
     assert "no single metric" in problems(asha)["scheduler.kind"]
     assert parse_sweep(make_sweep_content(minimize_time=True)).scheduler.kind == "none"
 
 
-def test_lengths_are_not_searched_under_a_scheduler(make_sweep_content):
+def test_number_of_epochs_is_not_searched_with_a_scheduler(make_sweep_content):
     space = {"schedule.num_epochs": {"linear": [3, 9]}}
 
     assert "equal length" in problems(make_sweep_content(space=space))["space.schedule.num_epochs"]
@@ -170,13 +167,13 @@ def test_lengths_are_not_searched_under_a_scheduler(make_sweep_content):
     assert parse_sweep(make_sweep_content(space=space, scheduler=none)).scheduler.kind == "none"
 
 
-def test_nothing_can_be_stopped_where_nothing_is_evaluated(make_sweep_content):
+def test_scheduler_needs_an_evaluation_before_it_stops_trials(make_sweep_content):
     content = make_sweep_content(base={"evaluation": {"every_epochs": 2}})
 
     assert "nothing is known" in problems(content)["base.evaluation.every_epochs"]
 
 
-def test_held_out_slice_must_leave_something(make_sweep_content):
+def test_held_out_slice_must_leave_images_to_train_on(make_sweep_content):
     found = problems(make_sweep_content(held_out={"num_images": 255}))
 
     assert "nothing to train on" in found["held_out.num_images"]
@@ -188,7 +185,7 @@ def test_weights_of_losses_need_a_teacher(make_sweep_content):
     assert "method.base_temperature is searched" in found["base.teacher"]
 
 
-def test_trials_are_the_base_but_for_what_is_searched_and_held_out(make_sweep_content):
+def test_trials_differ_from_the_base_only_in_searched_and_held_out_fields(make_sweep_content):
     base = {"tracking": {"register_as": "student", "alias": "champion"}}
     sweep = parse_sweep(make_sweep_content(base=base))
     trial = parse_spec(with_values(trial_content(sweep, sweep.base), {"method.alpha": 2.5}))

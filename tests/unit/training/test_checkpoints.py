@@ -1,11 +1,10 @@
-"""Checkpoints are complete or absent, whatever the disk does."""
+"""Checkpoints are complete or absent, even if the disk fails."""
 
 import errno
 import os
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -27,8 +26,6 @@ from service.training.checkpoint import (
 )
 from service.training.state import CheckpointError, CheckpointSaver
 
-ROOT = Path(__file__).parents[3]
-
 
 def snapshot(step):
     weights = {"weight": torch.full((3, 4), float(step))}
@@ -47,7 +44,7 @@ def saver(tmp_path, journal):
 
 
 def others(run_path):
-    """What is there beside checkpoints, the journal and the writer's token."""
+    """Names in the run's folder besides checkpoints, the journal and the fencing token."""
     known = {*checkpoint_paths(run_path), run_path / "logs.jsonl", run_path / FENCE_NAME}
     return sorted(path.name for path in run_path.iterdir() if path not in known)
 
@@ -58,7 +55,7 @@ def save_all(saver, *steps):
     saver.wait()
 
 
-def test_the_newest_are_kept(saver, tmp_path):
+def test_the_newest_checkpoints_are_kept(saver, tmp_path):
     save_all(saver, 1, 2, 3, 4)
     names = [path.name for path in checkpoint_paths(tmp_path)]
     assert names == ["checkpoint_0000000004", "checkpoint_0000000003"]
@@ -70,7 +67,7 @@ def test_the_newest_are_kept(saver, tmp_path):
     ]
 
 
-def test_state_before_its_evaluation_is_older_than_after_it(saver, tmp_path):
+def test_evaluated_checkpoint_is_newer_than_the_unevaluated_one(saver, tmp_path):
     saver.save(snapshot(4)._replace(is_evaluated=False))
     saver.wait()
     assert newest_checkpoint(tmp_path).name == "checkpoint_0000000004-unevaluated"
@@ -80,7 +77,7 @@ def test_state_before_its_evaluation_is_older_than_after_it(saver, tmp_path):
     assert len(checkpoint_paths(tmp_path)) == 2
 
 
-def test_worker_that_was_given_up_writes_nothing_more(saver, journal, tmp_path):
+def test_replaced_worker_writes_nothing_more(saver, journal, tmp_path):
     save_all(saver, 1)
     stale = Journal(tmp_path / "logs.jsonl", 10**6, FencingToken(tmp_path))
     FencingToken(tmp_path)
@@ -93,7 +90,7 @@ def test_worker_that_was_given_up_writes_nothing_more(saver, journal, tmp_path):
     assert [event.step for event in read_events(tmp_path / "logs.jsonl")] == [1]
 
 
-def test_storage_that_fails_to_be_read_is_not_taken_for_damage(saver, tmp_path, monkeypatch):
+def test_read_error_is_not_treated_as_damage(saver, tmp_path, monkeypatch):
     save_all(saver, 1, 2)
 
     def fail(path):
@@ -105,7 +102,7 @@ def test_storage_that_fails_to_be_read_is_not_taken_for_damage(saver, tmp_path, 
     assert len(checkpoint_paths(tmp_path)) == 2
 
 
-def test_what_a_killed_save_left_is_removed(saver, tmp_path):
+def test_leftovers_of_a_killed_save_are_removed(saver, tmp_path):
     save_all(saver, 1)
     (tmp_path / ".checkpoint_0000000002.partial").mkdir()
     remove_leftovers(tmp_path)
@@ -113,8 +110,8 @@ def test_what_a_killed_save_left_is_removed(saver, tmp_path):
     assert newest_checkpoint(tmp_path) is not None
 
 
-def failing(monkeypatch, num_failures):
-    """Let the disk be full for the first saves."""
+def fail_saves(monkeypatch, num_failures):
+    """Make the first ``num_failures`` saves fail with a full disk."""
     failures = iter([True] * num_failures)
     save_file = checkpoint.save_file
 
@@ -126,17 +123,15 @@ def failing(monkeypatch, num_failures):
     monkeypatch.setattr(checkpoint, "save_file", save_or_fail)
 
 
-def test_disk_that_fails_for_a_while_costs_nothing(saver, tmp_path, monkeypatch):
-    failing(monkeypatch, 2)
+def test_save_is_retried_while_the_disk_is_full(saver, tmp_path, monkeypatch):
+    fail_saves(monkeypatch, 2)
     save_all(saver, 5)
     assert newest_checkpoint(tmp_path).name == "checkpoint_0000000005"
 
 
-def test_disk_that_stays_full_is_an_error_and_leaves_nothing_half_written(
-    saver, tmp_path, monkeypatch
-):
+def test_disk_that_stays_full_is_an_error_and_leaves_no_partial_files(saver, tmp_path, monkeypatch):
     save_all(saver, 5)
-    failing(monkeypatch, 3)
+    fail_saves(monkeypatch, 3)
     saver.save(snapshot(6))
     with pytest.raises(CheckpointError, match=r"No space left on device.*submit the same spec"):
         saver.wait()
@@ -147,7 +142,7 @@ def test_disk_that_stays_full_is_an_error_and_leaves_nothing_half_written(
 
 
 @pytest.mark.parametrize("name", ["student.safetensors", "optimizer.pt", "per_rank_state.pt"])
-def test_flipped_byte_is_found_and_the_checkpoint_set_aside(saver, tmp_path, name):
+def test_checkpoint_with_a_flipped_byte_is_renamed(saver, tmp_path, name):
     save_all(saver, 8, 9)
     with (tmp_path / "checkpoint_0000000009" / name).open("r+b") as file:
         file.seek(60)
@@ -177,7 +172,7 @@ for step in range(10**6):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("delay_s", [0.05, 0.2, 0.37])
-def test_process_killed_while_it_saves_leaves_whole_checkpoints_only(tmp_path, delay_s):
+def test_process_killed_while_it_saves_leaves_only_intact_checkpoints(tmp_path, delay_s):
     command = [sys.executable, "-c", SAVE_UNTIL_KILLED, str(tmp_path)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE)
     assert process.stdout.readline() == b"ready\n"
@@ -190,7 +185,7 @@ def test_process_killed_while_it_saves_leaves_whole_checkpoints_only(tmp_path, d
     assert all(name.startswith(".checkpoint_") for name in others(tmp_path))
 
 
-def test_mean_of_what_ranks_kept():
+def test_mean_of_the_ranks_states():
     ranks = [
         {"statistics": [torch.tensor([1.0, 2.0])], "metrics": {"num_steps": 3, "sums": {}}},
         {"statistics": [torch.tensor([3.0, 6.0])], "metrics": {"num_steps": 3, "sums": {}}},
@@ -200,14 +195,14 @@ def test_mean_of_what_ranks_kept():
     assert mean["metrics"] == {"num_steps": 3, "sums": {}}
 
 
-def test_save_that_repeats_a_step_keeps_the_whole_one(saver, tmp_path):
+def test_repeated_save_of_a_step_keeps_the_intact_checkpoint(saver, tmp_path):
     save_all(saver, 5)
     before = (tmp_path / "checkpoint_0000000005" / "metadata.json").stat().st_mtime_ns
     save_all(saver, 5)
     assert (tmp_path / "checkpoint_0000000005" / "metadata.json").stat().st_mtime_ns == before
 
 
-def test_full_disk_is_an_error_of_the_save_whatever_its_library_calls_it(small_disk, journal):
+def test_full_disk_is_a_checkpoint_error(small_disk, journal):
     token = FencingToken(small_disk)
     saver = CheckpointSaver(small_disk, "hash", 2, journal, token, pauses_s=(0.0,))
     saver.save(snapshot(3)._replace(student={"weight": torch.zeros(1000, 1000)}))

@@ -1,6 +1,6 @@
-"""Workers whose process group was taken from them: no worker may count as all of them.
+"""A worker without its process group must not report local values as those of all workers.
 
-Ray takes it when a peer has failed, while the survivors still train.
+Ray destroys the group after a worker failed, while the other workers still train.
 """
 
 import pytest
@@ -34,7 +34,7 @@ def test_accuracy_of_one_of_two_workers_is_not_reported():
         evaluate(lambda pixels: torch.zeros(len(pixels), 3), [batch], ONE_OF_TWO)
 
 
-def test_statistics_of_one_of_two_workers_are_not_taken_for_the_average():
+def test_statistics_of_one_of_two_workers_are_not_used_as_the_mean():
     statistics = RunningStatistics(nn.BatchNorm2d(3), ONE_OF_TWO.size)
 
     with pytest.raises(ValueError, match="process group"):

@@ -1,4 +1,4 @@
-"""Mixup and CutMix: what is mixed, in which proportion, and that it depends on the sample alone."""
+"""Mixup and CutMix: mixed images and labels, and their distributions."""
 
 import numpy as np
 import pytest
@@ -27,12 +27,12 @@ def test_mixup_blends_images_and_labels_in_one_proportion():
     indices = np.arange(40)
     images, labels = images_and_labels(100)
     found, targets = mixed(Mixing(mixup_alpha=1.0), indices)
-    for place in indices:
-        partner = place ^ 1
-        share = float(targets[place, labels[place]])
-        assert float(targets[place, labels[partner]]) == pytest.approx(1 - share, abs=1e-6)
-        expected = share * images[place].double() + (1 - share) * images[partner].double()
-        assert (found[place].double() - expected).abs().max() <= 0.51
+    for position in indices:
+        partner = position ^ 1
+        share = float(targets[position, labels[position]])
+        assert float(targets[position, labels[partner]]) == pytest.approx(1 - share, abs=1e-6)
+        expected = share * images[position].double() + (1 - share) * images[partner].double()
+        assert (found[position].double() - expected).abs().max() <= 0.51
     torch.testing.assert_close(targets.sum(1), torch.ones(40))
 
 
@@ -41,14 +41,14 @@ def test_cutmix_exchanges_a_box_and_labels_follow_its_area():
     images, labels = images_and_labels(100)
     found, targets = mixed(Mixing(cutmix_alpha=1.0), indices)
     areas = []
-    for place in indices:
-        partner = place ^ 1
-        foreign = (found[place] != images[place]).any(dim=2)
-        assert torch.equal(found[place][foreign], images[partner][foreign])
+    for position in indices:
+        partner = position ^ 1
+        foreign = (found[position] != images[position]).any(dim=2)
+        assert torch.equal(found[position][foreign], images[partner][foreign])
         rows, columns = foreign.any(dim=1), foreign.any(dim=0)
         box = int(rows.sum()) * int(columns.sum())
-        share = float(targets[place, labels[place]])
-        # Pixels that happen to agree do not show; the box around the others is what was cut.
+        share = float(targets[position, labels[position]])
+        # Some pixels of the box may be equal; the box around the different ones is the one cut.
         assert share == pytest.approx(1 - box / SIZE**2, abs=1e-6)
         areas.append(1 - share)
     assert 0.1 < np.mean(areas) < 0.6
@@ -56,28 +56,28 @@ def test_cutmix_exchanges_a_box_and_labels_follow_its_area():
 
 @pytest.mark.parametrize("alpha", [0.2, 1.0])
 def test_shares_follow_the_beta_distribution(alpha):
-    draws = draw_pairs(Mixing(mixup_alpha=alpha), np.arange(4000), SIZE, 1, 2)
-    assert stats.kstest(draws.shares, stats.beta(alpha, alpha).cdf).pvalue > 0.001
+    pairs = draw_pairs(Mixing(mixup_alpha=alpha), np.arange(4000), SIZE, 1, 2)
+    assert stats.kstest(pairs.shares, stats.beta(alpha, alpha).cdf).pvalue > 0.001
 
 
-def test_chances_are_those_of_the_spec():
+def test_probabilities_are_those_of_the_spec():
     both = Mixing(mixup_alpha=1.0, cutmix_alpha=1.0, probability=0.6)
-    draws = draw_pairs(both, np.arange(5000), SIZE, 1, 2)
-    assert np.mean(draws.is_cut) == pytest.approx(0.3, abs=0.03)
-    assert np.mean((draws.shares < 1) & ~draws.is_cut) == pytest.approx(0.3, abs=0.03)
+    pairs = draw_pairs(both, np.arange(5000), SIZE, 1, 2)
+    assert np.mean(pairs.is_cut) == pytest.approx(0.3, abs=0.03)
+    assert np.mean((pairs.shares < 1) & ~pairs.is_cut) == pytest.approx(0.3, abs=0.03)
 
 
-def test_batches_and_their_cutting_do_not_matter():
+def test_result_does_not_depend_on_how_batches_are_split():
     mixing = Mixing(mixup_alpha=0.4, cutmix_alpha=1.0)
     indices = np.random.default_rng(0).permutation(40)
     whole = mixed(mixing, indices)
     parts = [mixed(mixing, part) for part in np.split(indices, [4, 20, 38])]
-    for position in range(2):
-        assert torch.equal(whole[position], torch.cat([part[position] for part in parts]))
+    for output in range(2):
+        assert torch.equal(whole[output], torch.cat([part[output] for part in parts]))
     assert not torch.equal(whole[0], mixed(mixing, indices, epoch=2)[0])
 
 
-def test_odd_last_image_stays_as_it_is():
+def test_odd_last_image_is_not_mixed():
     images, _ = images_and_labels(100)
     found, targets = mixed(Mixing(mixup_alpha=1.0), np.arange(5))
     assert torch.equal(found[4], images[4])

@@ -1,4 +1,4 @@
-"""Schedule, statistics, optimizers, checkpoints and journal against references of their own."""
+"""Schedules, running statistics, optimizers and checkpoints against independent references."""
 
 import pytest
 import torch
@@ -101,17 +101,17 @@ def test_running_statistics_of_unequal_micro_batches_over_two_workers():
     torch.testing.assert_close(torch.stack(means).mean(0), 0.9 * 0.5 + 0.1 * images.mean(0))
 
 
-@pytest.mark.parametrize("spared", [True, False])
-def test_weight_decay_spares_norms_and_biases_on_request(spared):
+@pytest.mark.parametrize("is_exempt", [True, False])
+def test_weight_decay_exempts_norms_and_biases_if_configured(is_exempt):
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
-    section = Sgd(learning_rate=1.0, weight_decay=0.1, decay_norms_and_biases=not spared)
+    section = Sgd(learning_rate=1.0, weight_decay=0.1, decay_norms_and_biases=not is_exempt)
     optimizer = build_optimizer(model, section)
     for parameter in model.parameters():
         parameter.grad = torch.zeros_like(parameter)
     optimizer.step()
     for name, parameter in model.named_parameters():
-        decays = name == "0.weight" or not spared
+        decays = name == "0.weight" or not is_exempt
         torch.testing.assert_close(parameter, before[name] * (0.9 if decays else 1.0))
 
 
@@ -127,16 +127,16 @@ def test_gradient_norm_is_global():
     assert gradient_norm(model).item() == pytest.approx(5.0)
 
 
-def test_average_follows_its_formula():
+def test_ema_follows_its_formula():
     model = nn.BatchNorm1d(1)
-    average = build_ema(model, 0.75)
-    average.update_parameters(model)
+    ema = build_ema(model, 0.75)
+    ema.update_parameters(model)
     with torch.no_grad():
         model.weight.fill_(5.0)
         model.running_mean.fill_(8.0)
-    average.update_parameters(model)
-    assert average.module.weight.item() == pytest.approx(0.75 * 1.0 + 0.25 * 5.0)
-    assert average.module.running_mean.item() == pytest.approx(0.25 * 8.0)
+    ema.update_parameters(model)
+    assert ema.module.weight.item() == pytest.approx(0.75 * 1.0 + 0.25 * 5.0)
+    assert ema.module.running_mean.item() == pytest.approx(0.25 * 8.0)
 
 
 @pytest.fixture
@@ -155,7 +155,7 @@ def trained(tmp_path):
     return tmp_path, model, optimizer
 
 
-def test_checkpoint_comes_back_bit_for_bit(trained):
+def test_checkpoint_is_loaded_bit_for_bit(trained):
     run_path, model, optimizer = trained
     other = build_model("cifar:tiny_cnn", 3)
     other_optimizer = build_optimizer(other, Sgd(momentum=0.9))
@@ -174,7 +174,7 @@ def test_checkpoint_comes_back_bit_for_bit(trained):
 
 @pytest.mark.parametrize("name", ["student.safetensors", "optimizer.pt", "metadata.json"])
 @pytest.mark.parametrize("damage", ["flip", "cut", "remove"])
-def test_damaged_checkpoint_is_passed_over(trained, name, damage):
+def test_damaged_checkpoint_is_skipped(trained, name, damage):
     run_path, *_ = trained
     path = run_path / checkpoint_name(20) / name
     data = bytearray(path.read_bytes())
@@ -192,4 +192,4 @@ def test_unfinished_save_is_not_a_checkpoint(trained):
     run_path, *_ = trained
     (run_path / checkpoint_name(20)).rename(run_path / f".{checkpoint_name(20)}.partial")
     assert newest_checkpoint(run_path).name == checkpoint_name(10)
-    assert newest_checkpoint(run_path / "nowhere") is None
+    assert newest_checkpoint(run_path / "missing") is None
