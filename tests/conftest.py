@@ -1,4 +1,4 @@
-"""Real things for the tests: small .beton files and specs that use them."""
+"""Fixtures: small .beton files and specs that use them."""
 
 import json
 import os
@@ -15,7 +15,7 @@ from support.staging_helpers import instrument
 from data_pipeline.staging import Cache
 from service.models.build import build_model
 
-# What is in jobs/ is run, not installed.
+# jobs/ is not part of the installed packages.
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 
@@ -40,7 +40,7 @@ def make_content(data_folder, tmp_path):
 
 @pytest.fixture
 def write_spec(make_content, tmp_path):
-    """A function that writes such a spec to a file and returns its path."""
+    """A function that writes the spec of make_content to a file and returns its path."""
 
     def write(**sections):
         path = tmp_path / f"{sections.get('name', 'run')}.json"
@@ -52,7 +52,7 @@ def write_spec(make_content, tmp_path):
 
 @pytest.fixture
 def share(tmp_path):
-    """A folder that stands for a shared mount."""
+    """A folder that represents a shared mount."""
     return tmp_path / "share"
 
 
@@ -64,7 +64,7 @@ def cache(tmp_path):
 
 @pytest.fixture
 def log_path(tmp_path, monkeypatch):
-    """Where the bytes of each fetch are noted."""
+    """The log of the bytes of each fetch."""
     path = tmp_path / "fetched"
     instrument(monkeypatch.setattr, path)
     return path
@@ -72,7 +72,7 @@ def log_path(tmp_path, monkeypatch):
 
 @pytest.fixture
 def teacher(tmp_path):
-    """A teacher section with weights that someone trained for another seed of the same data."""
+    """A teacher section with random weights in a file."""
     torch.manual_seed(9)
     save_file(build_model("cifar:resnet8", 4).state_dict(), tmp_path / "teacher.safetensors")
     return {"model": "cifar:resnet8", "weights": {"source": str(tmp_path / "teacher.safetensors")}}
@@ -80,7 +80,7 @@ def teacher(tmp_path):
 
 @pytest.fixture
 def small_disk(request, tmp_path):
-    """A file system of its own with room for 64 kB, or for what the test says indirectly."""
+    """A file system of 64 kB, or of the size that a test sets as an indirect parameter."""
     if os.geteuid() != 0:
         pytest.skip("mounting needs root")
     folder = tmp_path / "disk"
@@ -104,7 +104,7 @@ def small_disk(request, tmp_path):
 def make_sweep_content(make_content, teacher):
     """A function that makes a sweep's JSON content over a small job with a teacher.
 
-    ``base``: sections of the job; everything else is the sweep's own.
+    ``base``: sections of the job; all other fields are the sweep's.
     """
 
     def make(base=None, **fields):

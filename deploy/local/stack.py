@@ -94,10 +94,10 @@ def down() -> None:
     if stack is None:
         return
     parents = _alive(stack)
-    family = [*parents, *(child for p in parents for child in p.children(recursive=True))]
+    processes = [*parents, *(child for p in parents for child in p.children(recursive=True))]
     for process in parents:
         _signal(process, signal.SIGTERM)
-    _, remaining = psutil.wait_procs(family, timeout=STOP_TIMEOUT_S)
+    _, remaining = psutil.wait_procs(processes, timeout=STOP_TIMEOUT_S)
     for process in remaining:
         _signal(process, signal.SIGKILL)
     psutil.wait_procs(remaining, timeout=STOP_TIMEOUT_S)
@@ -139,11 +139,11 @@ def _signal(process: psutil.Process, number: int) -> None:
 
 def _free_ports(count: int) -> list[int]:
     sockets = [socket.socket() for _ in range(count)]
-    for each in sockets:
-        each.bind(("127.0.0.1", 0))
-    ports = [each.getsockname()[1] for each in sockets]
-    for each in sockets:
-        each.close()
+    for open_socket in sockets:
+        open_socket.bind(("127.0.0.1", 0))
+    ports = [open_socket.getsockname()[1] for open_socket in sockets]
+    for open_socket in sockets:
+        open_socket.close()
     return ports
 
 

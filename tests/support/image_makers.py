@@ -1,4 +1,4 @@
-"""Images, sources and .beton files that tests of the data path start from."""
+"""Images, class folders and .beton files for tests of the data pipeline."""
 
 import io
 
@@ -19,7 +19,7 @@ def smooth_image(width, height, seed=0):
 
 
 def noisy_image(width, height, seed=0):
-    """All frequencies in all channels: where decoders differ, it shows."""
+    """Random pixels: all frequencies in all channels, where decoders differ most."""
     generator = np.random.default_rng(seed)
     return Image.fromarray(generator.integers(0, 256, (height, width, 3), dtype=np.uint8))
 
@@ -43,7 +43,7 @@ def write_folder(root, num_classes=3, num_per_class=4):
 
 
 def converted(source_path, path, encoding=None, selection=None, workers=1, max_undecodable=0):
-    """Convert a folder; the manifest."""
+    """Convert a folder; returns the manifest."""
     return convert(
         open_source(source_path),
         path,

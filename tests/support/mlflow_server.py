@@ -1,4 +1,4 @@
-"""A real MLflow server behind a line that can be cut, slowed or left dead."""
+"""A real MLflow server behind a proxy that can delay, refuse or never answer requests."""
 
 import contextlib
 import os
@@ -16,7 +16,7 @@ START_LIMIT_S = 90.0
 
 
 class Line:
-    """A TCP proxy on loopback. ``mode`` is up, refused or dead: takes all and answers nothing."""
+    """A TCP proxy on loopback. ``mode`` is up, refused, or dead: accepts, but never answers."""
 
     def __init__(self, target_port):
         self._target_port = target_port
@@ -33,9 +33,9 @@ class Line:
         return f"http://127.0.0.1:{self.port}"
 
     def set(self, mode, delay_s=0.0, num_pieces=None):
-        """From now on, or for so many pieces of requests until all are refused.
+        """Change the mode and close open connections.
 
-        Connections that are open break off.
+        After ``num_pieces`` received pieces of requests, the mode becomes refused.
         """
         self.mode, self.delay_s, self._num_left = mode, delay_s, num_pieces
         for each in self._open:
@@ -54,7 +54,7 @@ class Line:
             except OSError:
                 return
             if self.mode == "refused":
-                # A reset at once, as of a port that nobody listens on.
+                # With a linger time of 0, close() resets the connection.
                 connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
                 connection.close()
                 continue
@@ -89,13 +89,13 @@ class Line:
 
 @contextlib.contextmanager
 def mlflow_server(folder: Path):
-    """Port of a server that keeps everything in ``folder``."""
+    """Yield the port of a server that stores everything in ``folder``."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--workers", "1"]
     command += ["--port", str(port), "--backend-store-uri", f"sqlite:///{folder / 'server.db'}"]
     command += ["--artifacts-destination", str(folder / "artifacts")]
-    # Its runner of background jobs is several more processes, for nothing that is used here.
+    # The runner of background jobs starts several processes that the tests do not need.
     environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     with (folder / "server.log").open("w") as log:
         process = subprocess.Popen(

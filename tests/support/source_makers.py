@@ -1,4 +1,4 @@
-"""Sources as they are found on disks, built for real."""
+"""Sources in the formats that users download, built for tests."""
 
 import gzip
 import io
@@ -12,12 +12,12 @@ WNIDS = ["n01440764", "n01443537", "n01484850"]
 
 
 def image(name):
-    """Bytes that only this image has."""
+    """Bytes that are unique to this image."""
     return f"pixels of {name}".encode() * (1 + len(name) % 50)
 
 
 def tar_bytes(contents, format=tarfile.GNU_FORMAT):
-    """Files by name; None for a folder."""
+    """A tar of the files by name; the content None makes a folder."""
     stream = io.BytesIO()
     with tarfile.open(fileobj=stream, mode="w", format=format) as archive:
         for name, content in contents if isinstance(contents, list) else contents.items():
@@ -42,7 +42,7 @@ def write_tar(path, contents, **options):
 
 
 def samples(source):
-    """Class and bytes of each image, after the trip to another process."""
+    """Class and bytes of each image, read from a pickled copy of the source."""
     assert len(source.labels) > 0
     first = source.read(0)
     pickled = pickle.loads(pickle.dumps(source))
@@ -68,7 +68,7 @@ def val_images(number=4):
 
 
 def devkit(ids=(30, 10, 20, 10)):
-    """Ids of the images; the leaves are 30, 10, 20 in the order of WNIDS."""
+    """The devkit's files, with the images' ids; the ids of WNIDS are 30, 10, 20."""
     rows = [(30, WNIDS[0], 0), (1, "n00001740", 3), (10, WNIDS[1], 0), (20, WNIDS[2], 0)]
     dtype = [("ILSVRC2012_ID", object), ("WNID", object), ("num_children", object)]
     meta = io.BytesIO()
@@ -87,7 +87,7 @@ def write_devkit(path, **options):
 
 
 def write_cifar(root, protocol=2):
-    """Both data sets, two images in each file; the pixels by file."""
+    """CIFAR-10 and CIFAR-100, two images per file; returns the pixels by file."""
     generator = np.random.default_rng(0)
     pixels = {}
 

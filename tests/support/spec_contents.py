@@ -12,7 +12,7 @@ SIZE = 16
 
 
 def write_stripes(path: Path, num_images: int, seed: int) -> None:
-    """Images whose class shows: bright stripes at the class's place, in noise."""
+    """Write images of noise with a bright stripe, whose position depends on the class."""
     generator = np.random.default_rng(seed)
     with BetonWriter(path, num_images) as writer:
         for index in range(num_images):

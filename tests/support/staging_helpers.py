@@ -1,6 +1,6 @@
-"""Datasets of random bytes to stage, a count of what is fetched, and a process to kill.
+"""Random datasets to stage, a log of the fetched bytes, and a process that a test can kill.
 
-Run as a script: stage LOCATION into CACHE once a line arrives on stdin, noting every fetched chunk.
+Run as a script, it stages LOCATION into CACHE after a line arrives on stdin and logs every chunk.
 """
 
 import collections
@@ -25,11 +25,11 @@ DiskUsage = collections.namedtuple("DiskUsage", "total used free")
 
 
 def quiet(text):
-    """Take no notice of progress."""
+    """Ignore progress messages."""
 
 
 def put(location, cache):
-    """Stage and let go at once; returns the path."""
+    """Stage and release immediately; returns the path."""
     with stage(location, cache, report=quiet) as staged:
         return staged.path
 
@@ -46,24 +46,24 @@ def make_dataset(folder, name="train", seed=0, num_bytes=NUM_BYTES):
 
 
 def check_digest(path, num_threads=1):
-    """Stands for both checks: the bytes against the fingerprint, which is their SHA-256 here."""
+    """Replaces both checks of a dataset: these fingerprints are the SHA-256 of the bytes."""
     manifest = json.loads(Path(f"{path}.json").read_text())
     if hashlib.sha256(path.read_bytes()).hexdigest() != manifest["fingerprint"]:
         raise BetonError(f"{path} differs from its manifest")
 
 
 def instrument(setattr_, log_path, delay_s=0.0):
-    """Note the bytes of each fetch after a delay, use small chunks and the stand-in check."""
+    """Log the bytes of each fetch after a delay; use small chunks and ``check_digest``."""
     read_range = RemoteFile.read_range
 
-    def noted_read_range(file, offset, num_bytes):
+    def logged_read_range(file, offset, num_bytes):
         time.sleep(delay_s)
         data = read_range(file, offset, num_bytes)
         with log_path.open("a") as log:
             log.write(f"{len(data)}\n")
         return data
 
-    setattr_(RemoteFile, "read_range", noted_read_range)
+    setattr_(RemoteFile, "read_range", logged_read_range)
     setattr_(fetch, "CHUNK_BYTES", CHUNK_BYTES)
     setattr_(fetch, "NUM_THREADS", 2)
     setattr_(fetch, "BACKOFF_S", 0.01)
@@ -76,7 +76,7 @@ def num_fetched_bytes(log_path):
 
 
 def start_worker(location, cache_path, log_path, delay_s):
-    """A process that is ready to stage; it begins when a line is written to its stdin."""
+    """Start a process that stages after a line is written to its stdin."""
     command = [sys.executable, __file__, location, cache_path, log_path, str(delay_s)]
     worker = subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
@@ -86,20 +86,20 @@ def start_worker(location, cache_path, log_path, delay_s):
 
 
 def kill_while_copying(location, cache_path, log_path):
-    """Stage in a process and SIGKILL it midway; returns the number of chunks that it noted."""
+    """Stage in a process and SIGKILL it midway; returns the number of chunks that it logged."""
     worker = start_worker(location, cache_path, log_path, delay_s=0.1)
     worker.stdin.write("go\n")
     deadline_s = time.monotonic() + 20
-    while _num_noted(cache_path) < 5:
+    while _num_logged(cache_path) < 5:
         assert time.monotonic() < deadline_s
         assert worker.poll() is None
         time.sleep(0.01)
     worker.kill()
     worker.communicate()
-    return _num_noted(cache_path)
+    return _num_logged(cache_path)
 
 
-def _num_noted(cache_path):
+def _num_logged(cache_path):
     logs = list(cache_path.glob("*/*.partial.chunks"))
     return logs[0].read_text().count("\n") - 1 if logs else 0
 

@@ -1,4 +1,4 @@
-"""Trials of a sweep that was never run, for tests of what is shown of one."""
+"""Records of invented trials, for tests of the pages and pictures of a sweep."""
 
 import random
 

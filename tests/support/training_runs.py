@@ -1,4 +1,4 @@
-"""Training runs without Ray: one worker in this process, or several in their own."""
+"""Training runs without Ray: one worker in this process, or several processes."""
 
 import multiprocessing
 from unittest import mock
@@ -20,7 +20,7 @@ PRELOADED = ["torch._dynamo", "service.training.trainer"]
 
 
 class InterruptedRunError(Exception):
-    """Stands for a killed worker."""
+    """Simulates a killed worker."""
 
 
 def run_alone(spec, stop_after_epochs=None):
@@ -28,14 +28,14 @@ def run_alone(spec, stop_after_epochs=None):
     spec.run_path.mkdir(parents=True, exist_ok=True)
     finish_epoch, num_done = Trainer.finish_epoch, 0
 
-    def finish_or_die(trainer):
+    def finish_or_interrupt(trainer):
         nonlocal num_done
         finish_epoch(trainer)
         num_done += 1
         if num_done == stop_after_epochs:
             raise InterruptedRunError
 
-    with mock.patch.object(Trainer, "finish_epoch", finish_or_die):
+    with mock.patch.object(Trainer, "finish_epoch", finish_or_interrupt):
         train(spec, World(0, 1, CPU, 1))
 
 
@@ -46,7 +46,7 @@ def run_rank(rank, content, world_size, store):
 
 
 def run_ranks(function, arguments, world_size):
-    """Call function(rank, *arguments) in processes of their own, forked from one that has torch."""
+    """Call function(rank, *arguments) in a process per rank, forked after torch was imported."""
     multiprocessing.set_forkserver_preload(PRELOADED)
     mp.start_processes(function, arguments, nprocs=world_size, start_method="forkserver")
 
@@ -63,20 +63,20 @@ def final(spec):
 
 
 def stop_at(steps, monkeypatch_setattr):
-    """Let the worker die before its n-th step, counted over the whole run, for each n in turn."""
+    """Interrupt the worker before each of ``steps``, counted over the run, one per call."""
     step, remaining = Trainer.step, list(steps)
 
-    def step_or_die(trainer, batch):
+    def step_or_interrupt(trainer, batch):
         if remaining and trainer.progress.step + 1 == remaining[0]:
             remaining.pop(0)
             raise InterruptedRunError
         return step(trainer, batch)
 
-    monkeypatch_setattr(Trainer, "step", step_or_die)
+    monkeypatch_setattr(Trainer, "step", step_or_interrupt)
 
 
 def loss_series(spec):
-    """The metrics of a run in the order of its journal, without the starts."""
+    """The losses of a run's events in the order of its journal, without starts and checkpoints."""
     events = read_events(spec.run_path / JOURNAL_NAME)
     return [
         (e.kind, e.step, e.values.get("train/loss"), e.values.get("train/dtkd"))

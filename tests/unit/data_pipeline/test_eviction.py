@@ -96,7 +96,7 @@ def test_free_space_with_a_margin_is_required(
 def test_full_disk_is_an_error_and_leaves_no_files(share, small_disk, log_path, monkeypatch, found):
     location, _ = make_dataset(share, num_bytes=8 << 20)
     if found != "before":
-        usage = DiskUsage(1 << 40, 0, 1 << 40)  # as if another program used the space later
+        usage = DiskUsage(1 << 40, 0, 1 << 40)  # as if the space were used after the check
         monkeypatch.setattr(eviction.shutil, "disk_usage", lambda path: usage)
     if found == "when writing":
         monkeypatch.setattr(fetch.os, "posix_fallocate", lambda fd, start, size: None)

@@ -17,7 +17,7 @@ def comparison(best=None, default=None, maximizes=True):
     best, default = best or BEST, default or DEFAULT
     difference = float(np.mean([*best.values()]) - np.mean([*default.values()]))
     values = welch([*best.values()], [*default.values()])
-    return Comparison("val_top1", maximizes, 24, best, default, difference, *values)
+    return Comparison("val/top1", maximizes, 24, best, default, difference, *values)
 
 
 def test_interval_and_p_value_are_welchs():
@@ -47,7 +47,7 @@ def test_difference_is_noise_unless_it_is_significant():
     assert "WORSE" in comparison(best=clear, maximizes=False).verdict
 
 
-def test_table_has_mean_deviation_and_how_many_were_tried():
+def test_table_has_mean_deviation_and_number_of_settings_tried():
     text = str(comparison())
 
     assert "best     83.00       1.00       82.00, 84.00, 83.00" in text
@@ -55,7 +55,7 @@ def test_table_has_mean_deviation_and_how_many_were_tried():
     assert "that of 24 settings tried" in text
 
 
-def test_confirming_jobs_train_on_everything_and_read_val_once(make_sweep_content):
+def test_confirmation_runs_train_on_all_images_and_evaluate_val_once(make_sweep_content):
     sweep = parse_sweep(make_sweep_content(base={"seed": 7}))
     specs = confirm_specs(sweep, sweep.base, {"method.alpha": 1.5}, num_seeds=2)
 
@@ -74,7 +74,7 @@ def test_comparison_is_stored_with_the_sweep(tmp_path):
     assert read_comparison(tmp_path) == comparison()
     alone.write(tmp_path)
     assert read_comparison(tmp_path) == alone
-    assert read_comparison(tmp_path / "elsewhere") is None
+    assert read_comparison(tmp_path / "missing") is None
 
 
 def test_runs_with_other_best_settings_are_not_reused(make_sweep_content):
@@ -82,10 +82,10 @@ def test_runs_with_other_best_settings_are_not_reused(make_sweep_content):
     for alpha in (1.5, 2.5):
         specs = confirm_specs(sweep, sweep.base, {"method.alpha": alpha}, num_seeds=1)
         trials = FixedTrials(list(specs.values()), None, "confirms")
-        waiting = [spec.name for spec in specs.values() if not spec.run_path.exists()]
+        pending = [spec.name for spec in specs.values() if not spec.run_path.exists()]
         assert not trials.are_finished
-        # The default's run is the same for both; the first best's is not the second's.
-        assert waiting == (["best-seed-0", "default-seed-0"] if alpha == 1.5 else ["best-seed-0"])
+        # Both share the run of the default settings, but not that of the best settings.
+        assert pending == (["best-seed-0", "default-seed-0"] if alpha == 1.5 else ["best-seed-0"])
         for spec in specs.values():
             spec.run_path.mkdir(parents=True, exist_ok=True)
             (spec.run_path / "spec.json").write_text(spec.model_dump_json())

@@ -95,7 +95,7 @@ def test_time_is_drawn_only_if_it_is_an_objective(figures):
 def test_importances_of_few_trials_come_with_a_warning(count, is_warned):
     figure = draw_all(make_facts(make_records(count)))["importance"]
 
-    assert ("a rough guess" in figure.axes[0].get_title(loc="right")) == is_warned
+    assert ("a rough estimate" in figure.axes[0].get_title(loc="right")) == is_warned
 
 
 def test_failed_trials_are_marked_on_the_bottom_edge(records, figures):

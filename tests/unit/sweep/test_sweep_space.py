@@ -29,7 +29,7 @@ SPACE = {
 def sample_points(count=200):
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
     space = SearchSpace(SPACE)
-    return [space.draw(study.ask()) for _ in range(count)]
+    return [space.sample(study.ask()) for _ in range(count)]
 
 
 def test_parameter_is_sampled_only_where_its_condition_holds():

@@ -149,7 +149,7 @@ def test_cmaes_needs_a_range(make_sweep_content):
     space = {"method.sharpness": {"choice": ["max", "norm"]}}
     content = make_sweep_content(space=space, algorithm={"kind": "cmaes"})
 
-    assert "learns of ranges only" in problems(content)["algorithm.kind"]
+    assert "models ranges only" in problems(content)["algorithm.kind"]
 
 
 def test_two_objectives_exclude_a_scheduler(make_sweep_content):
@@ -170,7 +170,7 @@ def test_number_of_epochs_is_not_searched_with_a_scheduler(make_sweep_content):
 def test_scheduler_needs_an_evaluation_before_it_stops_trials(make_sweep_content):
     content = make_sweep_content(base={"evaluation": {"every_epochs": 2}})
 
-    assert "nothing is known" in problems(content)["base.evaluation.every_epochs"]
+    assert "there is no evaluation at" in problems(content)["base.evaluation.every_epochs"]
 
 
 def test_held_out_slice_must_leave_images_to_train_on(make_sweep_content):
