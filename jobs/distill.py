@@ -16,6 +16,8 @@ from service.spec.loading import load_job
 from service.spec.reference import format_fields, json_schema
 from service.spec.template import Choices, format_spec, new_spec
 
+NEW_OPTIONS = ("train", "val", "student", "teacher", "weights", "storage", "name")
+
 
 def main(arguments: list[str]) -> int:
     """Run, check or plan a spec, or print one; returns the exit status."""
@@ -25,9 +27,13 @@ def main(arguments: list[str]) -> int:
         if options.fields or options.schema:
             print(format_fields(JobSpec) if options.fields else json_schema(JobSpec))
         elif options.new:
+            if options.spec is not None:
+                parser.error("--new prints a spec and reads none; remove the path")
             print(format_spec(new_spec(_choices(parser, options))))
         elif options.spec is None:
             parser.error("give a spec, or --new, --fields or --schema")
+        elif extra := [name for name in NEW_OPTIONS if getattr(options, name) is not None]:
+            parser.error(f"--{extra[0]} goes with --new; set the field in the spec")
         else:
             return _run(options)
     except BadInputError as error:
@@ -67,7 +73,7 @@ def _choices(parser: argparse.ArgumentParser, options: argparse.Namespace) -> Ch
         options.student,
         options.teacher,
         options.weights,
-        options.storage,
+        options.storage or Path("runs"),
         options.name,
     )
 
@@ -91,7 +97,7 @@ def _parser() -> argparse.ArgumentParser:
     new.add_argument(
         "--weights", metavar="SOURCE", help="the teacher's: a file, torchvision:ENUM or MLflow URI"
     )
-    new.add_argument("--storage", type=Path, default=Path("runs"), help="folder for runs")
+    new.add_argument("--storage", type=Path, help="folder for runs; default: runs, in this one")
     new.add_argument("--name", help="name of the run; default: from the models")
     return parser
 

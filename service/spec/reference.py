@@ -46,7 +46,7 @@ def fields_of(model: type[BaseModel], prefix: str = "") -> Iterator[FieldEntry]:
         path = f"{prefix}{name}"
         nested = list(_nested(field.annotation))
         description = field.description or _first_line([section for _, section in nested])
-        yield FieldEntry(path, _default(field, bool(nested)), " ".join(description.split()))
+        yield FieldEntry(path, _default(field), " ".join(description.split()))
         for suffix, section in nested:
             if "schema_version" in section.model_fields:
                 continue
@@ -73,12 +73,12 @@ def _first_line(sections: list[type[BaseModel]]) -> str:
     return next(((section.__doc__ or "").split("\n")[0] for section in sections), "")
 
 
-def _default(field: FieldInfo, is_section: bool) -> str:
+def _default(field: FieldInfo) -> str:
     if field.default is PydanticUndefined:
         return "required"
     if field.default is None:
         return "absent"
-    return "defaults below" if is_section else _as_json(field.default)
+    return "defaults below" if isinstance(field.default, BaseModel) else _as_json(field.default)
 
 
 def _as_json(value: Any) -> str:  # noqa: ANN401 - any default

@@ -1,6 +1,7 @@
 """Writes a first spec for a user's own data: valid, complete, with the recipe's defaults."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -9,7 +10,7 @@ from service.spec.errors import BadInputError, Problem
 from service.spec.fields import IMAGENET_MEAN, IMAGENET_STD
 from service.spec.job import JobSpec
 from service.spec.loading import parse_spec
-from service.spec.sections import Sgd, Training
+from service.spec.sections import Resources, Sgd, Training
 
 # Images of one size up to this are padded and cropped, as the CIFAR recipe does.
 MAX_SMALL_SIDE = 64
@@ -47,6 +48,7 @@ def new_spec(choices: Choices) -> JobSpec:
         "student": {"model": choices.student},
         **_image_sections(facts),
         **_batch_sections(facts.num_images),
+        "resources": {"cpus_per_worker": min(Resources().cpus_per_worker, _num_cpus())},
         "checkpoints": {"storage_path": str(choices.storage_path.absolute())},
     }
     if choices.teacher is not None:
@@ -123,6 +125,11 @@ def _batch_sections(num_images: int) -> dict[str, Any]:
         },
         "optimizer": {"kind": "sgd", "learning_rate": rate * batch_size / recipe},
     }
+
+
+def _num_cpus() -> int:
+    """CPU cores of this machine that this process may use."""
+    return len(os.sched_getaffinity(0))
 
 
 def _teacher(model: str, weights: str) -> dict[str, Any]:

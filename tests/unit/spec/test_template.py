@@ -115,3 +115,12 @@ def test_schema_is_json_with_descriptions():
 
     assert schema["properties"]["name"]["description"]
     assert "Method" in schema["$defs"]
+
+
+@pytest.mark.parametrize("arguments", [["spec.json", "--new"], ["spec.json", "--name", "other"]])
+def test_options_that_do_not_apply_are_refused(arguments, capsys):
+    with pytest.raises(SystemExit) as caught:
+        main(arguments)
+
+    assert caught.value.code == 2
+    assert "--new" in capsys.readouterr().err
