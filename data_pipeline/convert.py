@@ -25,9 +25,10 @@ from data_pipeline.sources import Source
 from data_pipeline.sources.image_labels import human_names
 from data_pipeline.writer import BetonWriter
 
-CHUNK = 16
+IMAGES_PER_CHUNK = 16
 NUM_CHUNKS_AHEAD_PER_WORKER = 8
-# Mean and std are measured on some images only: decoding takes longer than the conversion itself.
+# Mean and std are measured on some images only, at least MIN_MEASURED or one in MEASURED_SHARE:
+# decoding takes longer than the conversion itself.
 MIN_MEASURED = 256
 MEASURED_SHARE = 32
 
@@ -126,7 +127,7 @@ def _encode_all(
     is_measured[np.linspace(0, len(indices) - 1, num_measured).astype(np.int64)] = True
 
     def encode_chunk(start: int) -> list[_Item]:
-        chunk = slice(start, start + CHUNK)
+        chunk = slice(start, start + IMAGES_PER_CHUNK)
         pairs = zip(indices[chunk].tolist(), is_measured[chunk].tolist(), strict=True)
         return [_encode_one(source, index, encoding, measured) for index, measured in pairs]
 
@@ -134,7 +135,7 @@ def _encode_all(
     pending: deque[Future[list[_Item]]] = deque()
     with ThreadPoolExecutor(num_workers, thread_name_prefix="encode") as pool:
         try:
-            for start in range(0, len(indices), CHUNK):
+            for start in range(0, len(indices), IMAGES_PER_CHUNK):
                 pending.append(pool.submit(encode_chunk, start))
                 if len(pending) > NUM_CHUNKS_AHEAD_PER_WORKER * num_workers:
                     yield from pending.popleft().result()

@@ -23,9 +23,12 @@ from data_pipeline.compiled.compilation import compiled
 from data_pipeline.compiled.counter_rng import rectangle, sample_key, uniform
 from data_pipeline.native import library_path
 
+# Kinds of crop.
 CENTER_CROP, RANDOM_RESIZED_CROP, PAD_AND_CROP = 0, 1, 2
+# Statuses of a sample; the first three are those of native/pixels.h.
 DECODED, DAMAGED, NO_MEMORY, UNREADABLE = 0, -1, -2, -3
 RATIO_ATTEMPTS = 10
+# After the four numbers of each attempt of random_box.
 FLIP_COUNTER = 4 * RATIO_ATTEMPTS
 
 llvmlite.binding.load_library_permanently(str(library_path()))
@@ -126,7 +129,7 @@ def pad_and_crop(
 
 @compiled
 def mirror(image: NDArray[np.uint8]) -> None:
-    """Flip [H, W, 3] horizontally in place."""
+    """Flip [H, W, 3] uint8 horizontally in place."""
     width = image.shape[1]
     for row in range(image.shape[0]):
         for column in range(width // 2):
@@ -161,7 +164,8 @@ def cut_window(
 ) -> int:
     """Pad and crop one image of the size of ``out`` [S, S, 3].
 
-    ``stored``: its bytes, of ``mode`` MODE_JPEG or MODE_RAW. Returns DECODED, DAMAGED or NO_MEMORY.
+    ``stored``: its bytes, of ``mode`` MODE_JPEG or MODE_RAW. ``height``, ``width`` and ``padding``
+    are in pixels; ``mirrored``: flip horizontally. Returns DECODED, DAMAGED or NO_MEMORY.
     """
     pixels = stored
     if mode == MODE_JPEG:

@@ -31,7 +31,11 @@ class Encoding(NamedTuple):
 
 
 class EncodedImage(NamedTuple):
-    """An image as it is written: ``mode`` is MODE_JPEG or MODE_RAW, sizes are in pixels."""
+    """An image as it is written.
+
+    ``mode`` is MODE_JPEG or MODE_RAW, ``width`` and ``height`` are in pixels, ``checksum`` is the
+    CRC-32 of ``data``.
+    """
 
     mode: int
     width: int
@@ -66,7 +70,7 @@ def encode_image(sample: SourceSample, encoding: Encoding) -> EncodedImage:
             image.load()
             return _encode(image, encoding)
     except UnidentifiedImageError as error:
-        fault = "is no image" if len(sample.image) else "is empty"
+        fault = "is not an image" if len(sample.image) else "is empty"
         raise UnreadableImageError(f"{sample.name} {fault}; replace or remove the file") from error
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise UnreadableImageError(
@@ -75,7 +79,7 @@ def encode_image(sample: SourceSample, encoding: Encoding) -> EncodedImage:
 
 
 def encoded(mode: int, width: int, height: int, data: bytes) -> EncodedImage:
-    """Stored bytes with their checksum."""
+    """Stored bytes with their checksum; ``width`` and ``height`` in pixels."""
     return EncodedImage(mode, width, height, data, checksum(data))
 
 
@@ -119,7 +123,7 @@ def _jpeg_arguments(data: bytes, width: int, height: int) -> tuple[object, ...]:
 
 
 def _is_plain_jpeg(image: Image.Image, encoding: Encoding) -> bool:
-    """Whether any decoder shows the right pixels at the right size for the file's own bytes."""
+    """Whether the file's bytes can be stored as they are: every decoder shows the same pixels."""
     return (
         image.format == "JPEG"
         and image.mode in ("RGB", "L")

@@ -18,7 +18,7 @@ class DatasetFacts(NamedTuple):
     ``typical_short_side``: median of the shorter side; all in pixels. ``num_per_label``: images of
     each label that has any, by ascending label. ``classes`` and ``normalization`` (mean and std per
     channel, on the scale 0 to 1) are the manifest's, None for a file without one;
-    ``normalization`` is also None where a channel is constant.
+    ``normalization`` is also None if a channel is constant.
     """
 
     fingerprint: str
@@ -41,6 +41,7 @@ def dataset_facts(location: str, *, checks_samples: bool = True) -> DatasetFacts
 
     Raises:
         BetonError: a file that is missing, damaged or not what its manifest describes.
+        OSError: a local file cannot be read.
         StagingError: an object store that has no such dataset, or does not answer.
     """
     if is_remote(location):
@@ -99,7 +100,7 @@ def _remote_facts(location: str) -> DatasetFacts:
 
 
 def _normalization(manifest: dict[str, Any]) -> dict[str, list[float]] | None:
-    """Mean and std of the pixels; None where a channel is constant, which cannot be normalized."""
+    """Mean and std of the pixels; None if a channel is constant, which cannot be normalized."""
     pixels = manifest.get("pixels", {})
     if not all(deviation > 0 for deviation in pixels.get("std", [0])):
         return None

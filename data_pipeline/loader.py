@@ -172,10 +172,8 @@ class ImageLoader:
                     future.cancel()
 
     def _start(self, indices: NDArray[np.int64], view: _View) -> _Work:
-        size = view.crop.size
-        images = torch.empty(
-            (len(indices), size, size, 3), dtype=torch.uint8, pin_memory=self._pin_memory
-        )
+        shape = (len(indices), view.crop.size, view.crop.size, 3)
+        images = torch.empty(shape, dtype=torch.uint8, pin_memory=self._pin_memory)
         labels = torch.from_numpy(self._file.samples["label"][indices].astype(np.int64))
         statuses = np.zeros(len(indices), np.int8)
         bounds = np.linspace(0, len(indices), self._num_threads + 1).astype(int)
@@ -214,14 +212,16 @@ class ImageLoader:
         for future in work.futures:
             future.result()
         self._retry_unreadable(work, view)
-        failed = np.flatnonzero(work.statuses)
+        batch, failed = work.batch, np.flatnonzero(work.statuses)
         if len(failed) == 0:
-            return work.batch
+            return batch
         for slot in failed:
-            self._note_failure(int(work.batch.indices[slot]), int(work.statuses[slot]))
+            self._note_failure(int(batch.indices[slot]), int(work.statuses[slot]))
         if view.crop.kind == decoders.CENTER_CROP:
-            return _without(work.batch, work.statuses == decoders.DECODED)
-        batch = work.batch._replace(indices=work.batch.indices.copy())
+            keep = work.statuses == decoders.DECODED
+            chosen = torch.from_numpy(keep)
+            return Batch(batch.images[chosen], batch.labels[chosen], batch.indices[keep])
+        batch = batch._replace(indices=batch.indices.copy())
         for slot in failed:
             self._replace(batch, int(slot), view)
         return batch
@@ -274,23 +274,20 @@ class ImageLoader:
         if len(self.undecodable) > self._max_undecodable:
             names = ", ".join(str(index) for index in sorted(self.undecodable)[:10])
             raise UndecodableSampleError(
-                f"{self._file.path}: sample {names} does not decode; convert it again, or allow "
-                f"for more with dataset.max_undecodable, which is {self._max_undecodable}"
+                f"{self._file.path}: sample {names} does not decode; convert it again, or raise "
+                f"dataset.max_undecodable, which is {self._max_undecodable}"
             )
 
     def _replace(self, batch: Batch, slot: int, view: _View) -> None:
         """Replace a sample that does not decode by one that does."""
+        part = slice(slot, slot + 1)
         numbers = uniforms(
-            batch.indices[slot : slot + 1],
-            self._seed,
-            view.epoch,
-            SUBSTITUTE_STREAM,
-            NUM_SUBSTITUTES,
+            batch.indices[part], self._seed, view.epoch, SUBSTITUTE_STREAM, NUM_SUBSTITUTES
         )[0]
         status = np.empty(1, np.int8)
         positions = (numbers * len(self._substitutes)).astype(int)
         for index in self._substitutes[positions].tolist():
-            self._decode(np.array([index]), view, batch.images[slot : slot + 1].numpy(), status)
+            self._decode(np.array([index]), view, batch.images[part].numpy(), status)
             if status[0] == decoders.DECODED:
                 batch.indices[slot] = index
                 batch.labels[slot] = int(self._file.samples["label"][index])
@@ -300,9 +297,3 @@ class ImageLoader:
             f"{self._file.path}: {NUM_SUBSTITUTES} samples chosen to replace one that does not "
             "decode do not decode either; convert it again"
         )
-
-
-def _without(batch: Batch, keep: NDArray[np.bool_]) -> Batch:
-    """The samples of a batch where ``keep`` [B] is true."""
-    chosen = torch.from_numpy(keep)
-    return Batch(batch.images[chosen], batch.labels[chosen], batch.indices[keep])

@@ -23,7 +23,7 @@ def epoch_permutation(num_samples: int, seed: int, epoch: int) -> NDArray[np.int
 def shuffled(count: int, seed: int, epoch: int) -> NDArray[np.int32]:
     """A random permutation, [N], by the inside-out Fisher-Yates shuffle.
 
-    Several times as fast as numpy's, which matters where there are millions of samples.
+    Several times as fast as numpy's, which matters for millions of samples.
     """
     key = stream_key(sample_key(seed, epoch, 0), ORDER_STREAM)
     order = np.empty(count, np.int32)
@@ -37,8 +37,8 @@ def shuffled(count: int, seed: int, epoch: int) -> NDArray[np.int32]:
 def num_steps_per_epoch(num_samples: int, global_batch_size: int, *, drop_last: bool) -> int:
     """Global batches in an epoch.
 
-    With ``drop_last``, samples that do not fill a batch are left out, different ones in each epoch;
-    otherwise they make a smaller last batch.
+    With ``drop_last``, samples that do not fill a batch are dropped, different ones in each epoch;
+    otherwise they form a smaller last batch.
     """
     full, left_over = divmod(num_samples, global_batch_size)
     return full + (not drop_last and left_over > 0)

@@ -17,9 +17,11 @@ Indices = NDArray[np.int64]
 class Selection:
     """Which samples of a source are written to a file, chosen with ``seed``.
 
-    ``hold_out`` images of each class form the held-out part; ``part`` says whether that part is
-    taken, or what remains. ``per_class``: how many of each class are taken of what remains; None
-    takes all.
+    Attributes:
+        per_class: number of images of each class in the remaining part; None for all.
+        seed: of the random choice and of the order.
+        hold_out: number of images of each class in the held-out part.
+        part: which of the two parts is written.
     """
 
     per_class: int | None = None

@@ -23,7 +23,7 @@ from data_pipeline.beton import (
 from data_pipeline.manifest import manifest_path, read_manifest
 
 NUM_QUICKLY_CHECKED = 64
-CHUNK = 256
+SAMPLES_PER_CHUNK = 256
 GAP_CHUNK_BYTES = 1 << 24
 
 
@@ -42,6 +42,7 @@ def check_quickly(path: Path) -> BetonFile:
     Raises:
         BetonError: a file that is missing, damaged, without a manifest, or not the one that its
             manifest describes.
+        OSError: a sample cannot be read.
     """
     file = check_tables(path)
     if file.checksums is not None:
@@ -86,7 +87,8 @@ def check_samples(path: Path, num_threads: int) -> None:
     """Compare every sample with its checksum, and check the bytes between the samples.
 
     Raises:
-        BetonError: a file without checksums, or the first damaged sample.
+        BetonError: a file without checksums, or its first fault.
+        OSError: the file cannot be read.
     """
     file = open_beton(path)
     if file.checksums is None:
@@ -98,11 +100,13 @@ def find_damage(file: BetonFile, num_threads: int, *, decode: bool = True) -> It
     """Yield all faults of a file's content, in order; reads the complete file.
 
     Samples are compared with their checksums, if the file has them, and, with ``decode``, decoded.
+    ``num_threads`` threads read and decode.
 
     Raises:
         OSError: the file cannot be read.
     """
-    chunks = np.split(np.arange(file.num_samples), range(CHUNK, file.num_samples, CHUNK))
+    starts = range(SAMPLES_PER_CHUNK, file.num_samples, SAMPLES_PER_CHUNK)
+    chunks = np.split(np.arange(file.num_samples), starts)
     with ThreadPoolExecutor(num_threads) as pool:
         for found in pool.map(lambda chunk: _examine(file, chunk, decode), chunks):
             yield from found

@@ -35,7 +35,7 @@ SYNC_FILE_RANGE_WRITE = 2
 class BetonWriter:
     """Appends images to a new file; use as a context manager.
 
-    The tables precede the pixels, so the maximum number of samples must be known beforehand.
+    The tables precede the pixels, so the maximum number of samples must be known in advance.
     ``page_size`` is in bytes. Leaving the context with an error removes what was written; the final
     path only ever has a complete file.
 

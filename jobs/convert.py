@@ -1,7 +1,7 @@
-"""Turn labeled images into a .beton file: python jobs/convert.py SOURCE OUT.beton [options].
+"""Convert labeled images to a .beton file: python jobs/convert.py SOURCE OUT.beton [options].
 
-Exit status: 0 done, 1 failed, 2 bad input. A conversion that fails or is interrupted
-leaves no partial file.
+The manifest is written to OUT.beton.json. Exit status: 0 done, 1 failed, 2 bad input, 130 or 143
+interrupted (SIGINT, SIGTERM). A conversion that fails or is interrupted leaves no partial file.
 """
 
 import argparse
@@ -9,7 +9,7 @@ import os
 import signal
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 from data_pipeline.convert import convert
 from data_pipeline.encode import Encoding, UnreadableImageError
@@ -53,7 +53,9 @@ def _check_paths(parser: argparse.ArgumentParser, options: argparse.Namespace) -
             parser.error(f"{path} exists and is not a file; give the path of a .beton file")
 
 
-def _convert(source: Source, path: Path, options: argparse.Namespace, part: Any) -> None:  # noqa: ANN401 - a literal
+def _convert(
+    source: Source, path: Path, options: argparse.Namespace, part: Literal["remaining", "held out"]
+) -> None:
     encoding = Encoding(options.format, options.quality, options.max_side, options.short_side)
     per_class = options.per_class if part == "remaining" else None
     selection = Selection(per_class, options.seed, options.hold_out, part)
@@ -78,14 +80,14 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--labels",
         type=Path,
-        help="classes of images that lie in one folder or tar, such as ILSVRC2012's val: the "
-        "devkit, or a text file with a label, or a name and a label, in each line",
+        help="labels of images that are in one folder or tar, such as ILSVRC2012's val: the "
+        "devkit, or a text file with a label, or a file name and a label, in each line",
     )
     parser.add_argument(
         "--split",
         choices=("train", "test"),
         default="train",
-        help="part of a source that has both (CIFAR, folder of IDX files)",
+        help="part of a source that has both: CIFAR or a folder of IDX files (default: train)",
     )
     _add_storage_options(parser)
     _add_selection_options(parser)
@@ -93,13 +95,17 @@ def _parser() -> argparse.ArgumentParser:
         "--max-undecodable",
         type=_not_negative,
         default=0,
-        help="leave out and list up to this many images that cannot be decoded",
+        metavar="N",
+        help="leave out and list up to this many images that cannot be decoded (default: 0, which "
+        "fails at the first one)",
     )
     parser.add_argument(
         "--workers",
         type=_positive,
         default=len(os.sched_getaffinity(0)),
-        help="number of threads that encode images; the file does not depend on it",
+        metavar="N",
+        help="number of threads that encode images; the file does not depend on it (default: one "
+        "per available CPU)",
     )
     return parser
 
@@ -109,36 +115,51 @@ def _add_storage_options(parser: argparse.ArgumentParser) -> None:
         "--format",
         choices=("jpeg", "raw"),
         default="jpeg",
-        help="store JPEG (the source's own bytes where possible) or raw pixels",
+        help="store images as JPEG (the source's own bytes if possible) or as raw pixels "
+        "(default: jpeg)",
     )
     parser.add_argument(
         "--quality",
         type=_quality,
         default=90,
-        help="JPEG quality (1 to 100) of images that must be encoded, such as PNGs and pixels",
+        metavar="Q",
+        help="JPEG quality, 1 to 100, of images that must be encoded, such as PNGs (default: 90)",
     )
-    parser.add_argument(
-        "--max-side", type=_positive, help="shrink the longer side to this, in pixels"
-    )
-    parser.add_argument(
-        "--short-side", type=_positive, help="shrink the shorter side to this, in pixels"
-    )
+    for option, side in (("--max-side", "longer"), ("--short-side", "shorter")):
+        parser.add_argument(
+            option,
+            type=_positive,
+            metavar="PIXELS",
+            help=f"shrink images whose {side} side exceeds this (default: no limit)",
+        )
 
 
 def _add_selection_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--per-class", type=_positive, help="number of images of each class")
+    parser.add_argument(
+        "--per-class",
+        type=_positive,
+        metavar="N",
+        help="number of images of each class in OUT (default: all that are not held out)",
+    )
     parser.add_argument(
         "--hold-out",
         type=_not_negative,
         default=0,
-        metavar="PER_CLASS",
-        help="hold out this many images of each class, to choose settings without val",
+        metavar="N",
+        help="hold out this many images of each class, to choose settings without val (default: 0)",
     )
     parser.add_argument(
-        "--hold-out-path", type=Path, help="the .beton file for the held-out images"
+        "--hold-out-path",
+        type=Path,
+        metavar="PATH",
+        help="the .beton file to write the held-out images to",
     )
     parser.add_argument(
-        "--seed", type=_not_negative, default=0, help="seed of the selection and of the order"
+        "--seed",
+        type=_not_negative,
+        default=0,
+        metavar="N",
+        help="seed of the selection and of the order of the images (default: 0)",
     )
 
 

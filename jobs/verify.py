@@ -1,6 +1,8 @@
 """Find damaged bytes and undecodable images of a dataset: python jobs/verify.py FILE.beton.
 
-Exit status: 0 the file is intact, 1 it is damaged or not a .beton, 2 there is no such file.
+The complete file is read: its tables and size are compared with the manifest, its images with their
+checksums, and the images are decoded. Exit status: 0 the file is intact, 1 it is damaged or not a
+.beton, 2 the file does not exist.
 """
 
 import argparse
@@ -19,7 +21,11 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("file", type=Path, help="the .beton file")
     parser.add_argument(
-        "--threads", type=int, default=len(os.sched_getaffinity(0)), help="threads that read"
+        "--threads",
+        type=int,
+        default=len(os.sched_getaffinity(0)),
+        metavar="N",
+        help="number of threads that read and decode (default: one per available CPU)",
     )
     options = parser.parse_args(arguments)
     try:

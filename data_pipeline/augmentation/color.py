@@ -1,9 +1,9 @@
 """Color jitter in place: brightness, contrast, saturation and hue of [H, W, 3] uint8 images.
 
 Meaning and rounding are those of torchvision's ColorJitter on uint8 tensors: results are clamped to
-0..255 and truncated. Adjustments of a level alone use a table of 256 entries; the others use
-integers in units of 1 / ONE, so that results are the same on every machine. Where the exact result
-is an integer, torchvision's float32 may lie just below it and give one level less.
+0..255 and truncated. Adjustments that map each level by itself use a table of 256 entries; the
+others use integers in units of 1 / ONE, so that results are the same on every machine. If the exact
+result is an integer, torchvision's float32 may be slightly less and give one level less.
 """
 
 import numpy as np
@@ -141,8 +141,9 @@ def adjust_hue(image: NDArray[np.uint8], factor: float) -> None:
 
 @compiled
 def jitter_order(key: np.uint64) -> NDArray[np.int64]:
-    """A random order [4] of BRIGHTNESS, CONTRAST, SATURATION and HUE; uses the key's random
-    numbers 0, 1 and 2.
+    """A random order [4] of BRIGHTNESS, CONTRAST, SATURATION and HUE, by a Fisher-Yates shuffle.
+
+    Uses the random numbers 0, 1 and 2 of ``key``.
     """
     order = np.arange(4)
     for last in range(3, 0, -1):
@@ -153,10 +154,10 @@ def jitter_order(key: np.uint64) -> NDArray[np.int64]:
 
 @compiled
 def jitter_factors(strengths: NDArray[np.float64], key: np.uint64) -> NDArray[np.float64]:
-    """Factors [4] of the four adjustments for ``strengths`` [4]; uses the key's random numbers
-    3 to 6.
+    """Factors [4] of brightness, contrast, saturation and hue, for ``strengths`` [4].
 
-    The first three are uniform in [max(0, 1 - strength), 1 + strength], the hue in +-strength.
+    The first three are uniform in [max(0, 1 - strength), 1 + strength], the hue in +-strength. Uses
+    the random numbers 3 to 6 of ``key``.
     """
     factors = np.empty(4)
     for kind in range(4):
@@ -172,7 +173,8 @@ def jitter_factors(strengths: NDArray[np.float64], key: np.uint64) -> NDArray[np
 def color_jitter(image: NDArray[np.uint8], strengths: NDArray[np.float64], key: np.uint64) -> None:
     """Adjust [H, W, 3] at random: ``strengths`` [4] of brightness, contrast, saturation, hue.
 
-    A strength of 0 leaves its adjustment out. Source: torchvision's ColorJitter.
+    A strength of 0 skips its adjustment. ``key``: of the sample's stream COLOR_JITTER_STREAM.
+    Source: torchvision's ColorJitter.
     """
     factors = jitter_factors(strengths, key)
     for kind in jitter_order(key):

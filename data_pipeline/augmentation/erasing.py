@@ -29,7 +29,8 @@ def erased_box(
     """Box (top, left, height, width) to erase, in pixels; empty if none of ten attempts fits.
 
     Its share of the image's area is uniform in ``scale`` [2], its height / width log-uniform in
-    ``ratio`` [2]; it is smaller than the image in both directions.
+    ``ratio`` [2]; it is smaller than the image in both directions. Each attempt uses four random
+    numbers of ``key``, from BOX_COUNTER on.
     """
     for attempt in range(BOX_ATTEMPTS):
         counter = BOX_COUNTER + 4 * attempt

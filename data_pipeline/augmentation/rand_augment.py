@@ -37,10 +37,10 @@ def num_pixels_moved(side: int, magnitude: int) -> int:
 def geometry(
     operation: int, magnitude: int, sign: int, height: int, width: int
 ) -> NDArray[np.int64]:
-    """Matrix [6] (see ``affine``) of one of SHEAR_X to ROTATE for an image of [height, width].
+    """Matrix [6] (see ``affine``) of one of SHEAR_X to ROTATE for [height, width] pixels.
 
-    At most: shear by 0.3 pixels per pixel, translation by 150/331 of the side, rotation by 30
-    degrees.
+    ``magnitude`` is 0 to 30, ``sign`` 1 or -1. At most: shear by 0.3 pixels per pixel, translation
+    by 150/331 of the side, rotation by 30 degrees.
     """
     if operation == SHEAR_X:
         return shear(sign * magnitude / 100, 0.0)
@@ -63,7 +63,9 @@ def transform_levels(
 ) -> None:
     """Apply one of BRIGHTNESS to EQUALIZE to [H, W, 3] in place.
 
-    ``scratch`` has the image's shape and is overwritten.
+    At most: factor 1 +- 0.9 of BRIGHTNESS to SHARPNESS, 4 bits left of POSTERIZE, threshold 0 of
+    SOLARIZE; the last two operations have no magnitude. ``scratch`` has the image's shape and is
+    overwritten.
     """
     factor = 1.0 + sign * magnitude * 0.03
     if operation == BRIGHTNESS:

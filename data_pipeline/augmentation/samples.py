@@ -41,8 +41,14 @@ class ColorJitterParams(NamedTuple):
 
 
 class ErasingParams(NamedTuple):
-    """``probability`` of erasing a box; its ``scale`` (share of the area) and ``ratio`` (height /
-    width) are (minimum, maximum); ``fill`` "mean" fills it with ``color``, RGB levels.
+    """Random erasing of a box.
+
+    Attributes:
+        probability: 0 to 1.
+        scale: minimum and maximum share of the image's area.
+        ratio: minimum and maximum height / width.
+        fill: "mean" fills the box with ``color``, "noise" with random levels.
+        color: RGB levels, 0 to 255.
     """
 
     probability: float

@@ -1,7 +1,7 @@
 """Tone and sharpness in place: RandAugment's operations on levels that are not in ``color``.
 
-Images are [H, W, 3] uint8. Meaning and rounding are those of torchvision on uint8 tensors, computed
-with integers.
+Images are [H, W, 3] uint8. Meaning and rounding are those of torchvision's functions of the same
+names on uint8 tensors, computed with integers.
 """
 
 import numpy as np
@@ -51,7 +51,7 @@ def channel_histograms(image: NDArray[np.uint8]) -> NDArray[np.int64]:
 
 @compiled
 def level_range(counts: NDArray[np.int64]) -> tuple[int, int]:
-    """Lowest and highest level that occurs in a histogram [256]."""
+    """Lowest and highest level that occurs in a histogram [256] of at least one pixel."""
     low, high = 0, 255
     while counts[low] == 0:
         low += 1

@@ -36,7 +36,11 @@ def sample_key(seed: int, epoch: int, index: int) -> np.uint64:
 
 @compiled
 def stream_key(key: np.uint64, stream: int) -> np.uint64:
-    """Key of an independent stream of the same sample, for one kind of augmentation."""
+    """Key of another stream of random numbers of the same sample.
+
+    ``key``: of the sample (see ``sample_key``); ``stream``: one number per purpose, as one kind of
+    augmentation.
+    """
     return mix(key ^ (np.uint64(stream) * GOLDEN))
 
 
@@ -44,6 +48,7 @@ def stream_key(key: np.uint64, stream: int) -> np.uint64:
 def uniform(key: np.uint64, counter: int) -> float:
     """Random number ``counter`` (from 0) of a key, uniform in [0, 1)."""
     bits = mix(key + np.uint64(counter + 1) * GOLDEN)
+    # The 53 highest bits divided by 2**53: a float64 holds them exactly.
     return np.float64(bits >> np.uint64(11)) * (1.0 / 9007199254740992.0)
 
 

@@ -25,5 +25,9 @@ def library_path() -> Path:
 
 @functools.cache
 def library() -> ctypes.CDLL:
-    """The library for calls from Python, which release the GIL."""
+    """The library for calls from Python, which release the GIL.
+
+    Raises:
+        ImportError: it was not built.
+    """
     return ctypes.CDLL(str(library_path()))

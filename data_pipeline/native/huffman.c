@@ -116,7 +116,7 @@ static void skip_bits(Reader *reader, int32_t num_bits) {
     reader->count -= num_bits;
 }
 
-/* A code, or a code and its value, that do not fit the look-ahead; 0 where there is no such code. */
+/* A code, or a code and its value, that do not fit the look-ahead; 0 if there is no such code. */
 static Entry decode_slowly(const Table *table, Reader *reader, Entry entry) {
     refill(reader);
     int32_t length = skip_of(entry), symbol = value_of(entry);

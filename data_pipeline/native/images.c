@@ -139,23 +139,25 @@ static int32_t run(const Jpeg *jpeg, J_COLOR_SPACE colors, Decode *decode, const
     return PIXELS_DAMAGED;
 }
 
-PIXELS_API int32_t pixels_view_jpeg(const uint8_t *data, int64_t num_bytes, int64_t height, int64_t width,
-                  const View *view, int32_t mirrored, uint8_t *out) {
+/* The view of a JPEG of the given size, in pixels. */
+PIXELS_API int32_t pixels_view_jpeg(const uint8_t *data, int64_t num_bytes, int64_t height,
+                                    int64_t width, const View *view, int32_t mirrored,
+                                    uint8_t *out) {
     Jpeg jpeg = {data, num_bytes, height, width};
     ViewRequest request = {view, mirrored, out};
     return run(&jpeg, JCS_EXT_RGBX, decode_view, &request, 1);
 }
 
 /* A full JPEG of the given size as RGB [height, width, 3]. */
-PIXELS_API int32_t pixels_decode_jpeg(const uint8_t *data, int64_t num_bytes, int64_t height, int64_t width,
-                    uint8_t *out) {
+PIXELS_API int32_t pixels_decode_jpeg(const uint8_t *data, int64_t num_bytes, int64_t height,
+                                      int64_t width, uint8_t *out) {
     Jpeg jpeg = {data, num_bytes, height, width};
     return run(&jpeg, JCS_RGB, decode_full, &out, 1);
 }
 
 /* The view of raw RGB pixels [height, width, 3]. */
-PIXELS_API int32_t pixels_view_raw(const uint8_t *data, int64_t width, const View *view, int32_t mirrored,
-                 uint8_t *out) {
+PIXELS_API int32_t pixels_view_raw(const uint8_t *data, int64_t width, const View *view,
+                                   int32_t mirrored, uint8_t *out) {
     Extent extent = view_extent(view);
     int64_t num_columns = extent.right - extent.left;
     int64_t num_rows = extent.bottom - extent.top;
@@ -213,8 +215,8 @@ static int32_t decode_sums(Decoder *decoder, const void *request) {
 
 /* Decodes all of a JPEG of the given size and adds up, for red, green and blue, the values and then
  * their squares: sums[0..2] and sums[3..5], which are 0 beforehand. */
-PIXELS_API int32_t pixels_measure_jpeg(const uint8_t *data, int64_t num_bytes, int64_t height, int64_t width,
-                     uint64_t *sums) {
+PIXELS_API int32_t pixels_measure_jpeg(const uint8_t *data, int64_t num_bytes, int64_t height,
+                                       int64_t width, uint64_t *sums) {
     Jpeg jpeg = {data, num_bytes, height, width};
     memset(sums, 0, 6 * sizeof *sums);
     return run(&jpeg, JCS_EXT_RGBX, decode_sums, &sums, 1);

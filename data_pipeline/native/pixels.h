@@ -34,7 +34,7 @@ typedef struct {
 Extent view_extent(const View *view);
 
 /* Antialiased triangle filter, as torchvision's resize with antialias=True and Pillow's BILINEAR.
- * `out` is [window_height, window_width, 3]; mirrored left to right where `mirrored`. */
+ * `out` is [window_height, window_width, 3]; flipped horizontally if `mirrored`. */
 int32_t resample(const Region *region, const View *view, int mirrored, uint8_t *out);
 
 #endif

@@ -56,7 +56,7 @@ def find_cifar(path: Path) -> CifarFolder | None:
     """CIFAR in this folder, or in a subfolder of its usual name; None if there is none.
 
     Raises:
-        SourceError: CIFAR is there more than once.
+        SourceError: the folder contains CIFAR more than once.
     """
     found = [
         CifarFolder(folder, layout)
@@ -112,7 +112,7 @@ def _load(path: Path) -> dict[str, Any]:
         raise SourceError(f"{path} does not exist; extract the archive again")
     content = load_arrays(path)
     if not isinstance(content, dict):
-        raise SourceError(f"{path} is no batch of CIFAR; extract the archive again")
+        raise SourceError(f"{path} is not a batch of CIFAR; extract the archive again")
     return content
 
 

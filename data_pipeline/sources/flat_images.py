@@ -21,8 +21,7 @@ def open_flat_tar(path: Path, members: Sequence[Member], labels_path: Path | Non
     """A tar of images in one folder, in the order of their names.
 
     Raises:
-        SourceError: labels that are missing, damaged or of other images; an image that is there
-            twice.
+        SourceError: labels that are missing, damaged or of other images; two images of one name.
     """
     images = in_order(path, images_among(members))
     classes, labels = _read_labels(path, [image.parts[-1] for image in images], labels_path)

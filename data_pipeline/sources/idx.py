@@ -38,7 +38,7 @@ class IdxImages:
                 "give images [N, H, W] with one label each"
             )
         if not images.size:
-            raise SourceError(f"{images_path} has no images; give a file that has")
+            raise SourceError(f"{images_path} has no images; give a file with images")
         return IdxImages(numbered_classes(labels), labels, images_path, images)
 
     def read(self, index: int) -> SourceSample:

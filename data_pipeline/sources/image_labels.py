@@ -13,7 +13,7 @@ from data_pipeline.sources.source import SourceError, class_index, is_image, num
 
 IMAGENET_PATH = Path(__file__).with_name("imagenet_classes.json")
 WNID = re.compile(r"n\d{8}")
-# With this many of ImageNet's classes, the others are only missing by chance.
+# With this many of ImageNet's classes, the dataset is taken to be a sample of all of them.
 MIN_CLASSES_OF_IMAGENET = 501
 
 
@@ -42,7 +42,7 @@ def read_label_file(path: Path, images: Sequence[str], source: Path) -> ImageLab
     if labels.min() == 1:
         raise SourceError(
             f"{path} has labels from 1 on, and a class index starts at 0; subtract 1, or give the "
-            "devkit where they are ILSVRC's own ids"
+            "devkit if they are ILSVRC's own ids"
         )
     return ImageLabels(numbered_classes(labels), labels)
 
@@ -77,7 +77,7 @@ def _rows(path: Path) -> list[list[str]]:
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
-        raise SourceError(f"{path} is no text; give a devkit or a file of labels") from error
+        raise SourceError(f"{path} is not text; give a devkit or a file of labels") from error
     rows = [_columns(line) for line in lines if line.strip()]
     if rows and not _is_label(rows[0][-1]):
         # A header. If it is a damaged line instead, the number of labels is wrong.
@@ -131,12 +131,12 @@ def _stem(name: str) -> str:
 
 
 def imagenet_names() -> dict[str, str]:
-    """Human names of ILSVRC2012's 1,000 classes, by wnid such as n01440764."""
+    """Readable names of ILSVRC2012's 1,000 classes, by wnid such as n01440764."""
     names: dict[str, str] = json.loads(IMAGENET_PATH.read_text(encoding="utf-8"))
     return names
 
 
 def human_names(classes: Sequence[str]) -> list[str]:
-    """Human names of ImageNet's classes; other classes keep their names."""
+    """Readable names of ImageNet's classes; other classes keep their names."""
     names = imagenet_names()
     return [names.get(name, name) for name in classes]

@@ -78,7 +78,7 @@ def _open_file(path: Path, labels: Path | None) -> Source:
     if path.name.lower().endswith(COMPRESSED_SUFFIXES):
         refuse_compressed(path)
     if path.suffix.lower() != ".tar":
-        raise SourceError(f"{path} is no known source; {KINDS}")
+        raise SourceError(f"{path} is not a known source; {KINDS}")
     members = read_members(path)
     suffixes = {member.name.rpartition(".")[2].lower() for member in members}
     images = list(images_among(members))

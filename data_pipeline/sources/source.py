@@ -49,7 +49,10 @@ class SourceError(ValueError):
 
 @dataclass(frozen=True)
 class Names:
-    """Millions of names in little memory, quickly pickled: one text, and the end of each, [N]."""
+    """File names packed into one ``text``: millions of strings need much memory and pickle slowly.
+
+    ``ends`` [N]: the end of each name in ``text``, in bytes.
+    """
 
     text: bytes
     ends: NDArray[np.int64]
@@ -80,7 +83,7 @@ def class_index(text: str) -> int | None:
     """The class number in decimal digits; None for other text."""
     if not (text.isascii() and text.isdigit()):
         return None
-    # Converting endless digits is slow and Python refuses it.
+    # Converting very long numbers is slow, and Python raises an error above a limit.
     if len(text) > len(str(MAX_NUM_CLASSES)) or int(text) >= MAX_NUM_CLASSES:
         return None
     return int(text)

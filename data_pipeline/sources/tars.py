@@ -66,8 +66,7 @@ def open_tar_of_folders(path: Path, members: Sequence[Member]) -> TarImages:
     """A tar of <class>/<image>; the class folders may be below common parent folders.
 
     Raises:
-        SourceError: a class without images, an image without a class, or an image that is there
-            twice.
+        SourceError: a class without images, an image without a class, or two images of one name.
     """
     images = in_order(path, images_among(members))
     prefix = _common_folder(images)

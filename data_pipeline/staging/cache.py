@@ -45,7 +45,11 @@ class Cache:
 
 @dataclass(frozen=True)
 class Entry:
-    """One dataset's folder and locks."""
+    """One dataset's folder and locks; ``key`` names both.
+
+    Raises:
+        OSError: by any method, if the cache's disk fails.
+    """
 
     cache_path: Path
     key: str
@@ -63,7 +67,7 @@ class Entry:
         return None
 
     def num_bytes(self) -> int:
-        """Sum of the files' sizes."""
+        """Sum of the files' sizes in bytes."""
         return sum(stat.st_size for stat in self._stats())
 
     def num_allocated_bytes(self) -> int:
@@ -120,7 +124,11 @@ class Entry:
 
 @contextmanager
 def locked(path: Path, on_wait: Callable[[], None] = lambda: None) -> Iterator[None]:
-    """Hold a file's exclusive lock; ``on_wait`` is called once if another process has it."""
+    """Hold a file's exclusive lock; ``on_wait`` is called once if another process has it.
+
+    Raises:
+        OSError: the file cannot be created or locked.
+    """
     with path.open("ab") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -13,7 +13,7 @@ from data_pipeline.beton import BetonError
 from data_pipeline.files import sync_to_disk, write_atomically
 from data_pipeline.manifest import manifest_path
 from data_pipeline.staging.cache import Cache, Entry, locked
-from data_pipeline.staging.eviction import make_room, no_room_error
+from data_pipeline.staging.eviction import free_space, no_space_error
 from data_pipeline.staging.fetch import allocate, chunk_log_path, fetch
 from data_pipeline.staging.remote import RemoteFile, StagingError, remote_file
 from data_pipeline.staging.remote_manifest import read_manifest_at
@@ -26,7 +26,11 @@ _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 @dataclass(frozen=True)
 class DatasetCopy:
-    """Copies the dataset at ``location``; the caller holds the entry's lock."""
+    """Copies the dataset at ``location``; the caller holds the entry's lock.
+
+    ``manifest``: as read at ``location``. ``report`` is called with messages about evictions and
+    progress.
+    """
 
     location: str
     manifest: dict[str, Any]
@@ -52,7 +56,7 @@ class DatasetCopy:
         if fault:
             raise StagingError(
                 f"{self.location} does not match its manifest ({fault}); convert it again, or "
-                "upload again the file and its manifest"
+                "upload the file and its manifest again"
             ) from fault
         self._rename()
         return self._path
@@ -76,7 +80,7 @@ class DatasetCopy:
             # Locked, so that two processes do not reserve the same free bytes.
             with locked(self.cache.path / "eviction.lock"):
                 self._remove_other_names()
-                make_room(self.cache, self.entry, self._num_bytes, self.report)
+                free_space(self.cache, self.entry, self._num_bytes, self.report)
                 allocate(self._partial_path, self._num_bytes)
             num_kept = fetch(source, self._partial_path, self._num_bytes, self.report)
             # The check of the partial file reads its manifest here.
@@ -85,7 +89,7 @@ class DatasetCopy:
             if error.errno not in _DISK_FULL:
                 raise
             self.entry.remove()
-            raise no_room_error(self.cache, self.entry, self._num_bytes) from error
+            raise no_space_error(self.cache, self.entry, self._num_bytes) from error
         self._require_unchanged(source)
         return num_kept
 
@@ -94,7 +98,7 @@ class DatasetCopy:
         if num_bytes != self._num_bytes:
             raise StagingError(
                 f"{self.location} has {num_bytes} bytes, but its manifest says {self._num_bytes}; "
-                "upload again the file and its manifest"
+                "upload the file and its manifest again"
             )
 
     def _remove_other_names(self) -> None:

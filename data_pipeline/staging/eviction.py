@@ -27,7 +27,7 @@ class _Shortage:
         )
 
 
-def make_room(cache: Cache, entry: Entry, num_bytes: int, report: Callable[[str], None]) -> None:
+def free_space(cache: Cache, entry: Entry, num_bytes: int, report: Callable[[str], None]) -> None:
     """Evict other datasets until ``entry`` can grow to ``num_bytes`` bytes.
 
     Partial copies are evicted first, then the least recently used datasets; never one that a
@@ -47,7 +47,7 @@ def make_room(cache: Cache, entry: Entry, num_bytes: int, report: Callable[[str]
             victims.append(idle.pop(0))
             shortage = shortage.after(victims[-1])
         if shortage:
-            raise no_room_error(cache, entry, num_bytes)
+            raise no_space_error(cache, entry, num_bytes)
         for victim in victims:
             path = victim.find()
             name = path.name if path else f"partial copy {victim.key}"
@@ -55,7 +55,7 @@ def make_room(cache: Cache, entry: Entry, num_bytes: int, report: Callable[[str]
             victim.remove()
 
 
-def no_room_error(cache: Cache, entry: Entry, num_bytes: int) -> StagingError:
+def no_space_error(cache: Cache, entry: Entry, num_bytes: int) -> StagingError:
     """The error for a dataset of ``num_bytes`` bytes that does not fit into the cache."""
     others = [other for other in cache.entries() if other.key != entry.key]
     others_bytes = sum(other.num_bytes() for other in others)
@@ -63,8 +63,8 @@ def no_room_error(cache: Cache, entry: Entry, num_bytes: int) -> StagingError:
     return StagingError(
         f"{cache.path} has no space for a dataset of {format_bytes(num_bytes)}: the disk has "
         f"{format_bytes(shutil.disk_usage(cache.path).free)} free, the cache's limit is {limit}, "
-        f"and other datasets there take {format_bytes(others_bytes)}, of which those in use must "
-        "stay; raise the limit, free the disk, or give a cache path on a larger disk"
+        f"and other datasets there take {format_bytes(others_bytes)}, of which those in use are "
+        "not evicted; raise the limit, free the disk, or give a cache path on a larger disk"
     )
 
 

@@ -91,8 +91,8 @@ def _read(source: RemoteFile, offset: int, size: int, num_bytes: int) -> memoryv
     if len(data) != size:
         _check_size(source, num_bytes)
         raise StagingError(
-            f"{source.location} gave {len(data)} of {size} bytes at {offset}; start again when "
-            "nobody writes to it"
+            f"{source.location} returned {len(data)} of {size} bytes at {offset}; start again "
+            "when nobody writes to it"
         )
     return memoryview(data)
 

@@ -32,7 +32,10 @@ class StagingError(ValueError):
 
 @dataclass(frozen=True)
 class RemoteFile:
-    """One file as pyarrow addresses it; safe to read from several threads."""
+    """One file as pyarrow addresses it; safe to read from several threads.
+
+    ``location`` is as in a spec; ``path`` is its path within ``filesystem``.
+    """
 
     location: str
     filesystem: arrow_fs.FileSystem
@@ -173,7 +176,7 @@ def _access_remedy(location: str) -> str:
     if location.startswith("s3://"):
         return (
             "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY to a key that may read it "
-            "(a store may also refuse where the file is missing)"
+            "(a store may also refuse access if the file is missing)"
         )
     if location.startswith("gs://"):
         return "set GOOGLE_APPLICATION_CREDENTIALS to the key file of an account that may read it"

@@ -31,8 +31,8 @@ def read_manifest_at(location: str) -> dict[str, Any]:
         manifest = json.loads(content)
     except ValueError as error:
         raise StagingError(
-            f"{manifest_location} is not JSON ({error}); upload again the manifest of the "
-            "conversion"
+            f"{manifest_location} is not JSON ({error}); upload the manifest of the "
+            "conversion again"
         ) from error
     fault = _fault(manifest)
     if fault:

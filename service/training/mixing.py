@@ -1,6 +1,6 @@
 """Mixup and CutMix: pairs of training images are mixed, and their labels in the same proportion.
 
-A pair is two neighbors in the epoch's order, and what is drawn for it depends on the seed, the
+A pair is two neighbors in the epoch's order, and its random numbers depend on the seed, the
 epoch and its first sample: neither the number of workers nor the size of a batch matters.
 Sources: Zhang et al., arXiv 1710.09412; Yun et al., arXiv 1905.04899.
 """
@@ -18,11 +18,11 @@ from data_pipeline.compiled.counter_rng import uniforms
 from service.spec.data_sections import Mixing
 
 MIXING_STREAM = 1002
-NUM_DRAWS = 5
+NUM_UNIFORMS = 5
 
 
-class PairDraws(NamedTuple):
-    """What happens to each of P pairs.
+class PairParams(NamedTuple):
+    """The mixture of each of P pairs.
 
     ``shares`` [P] of an image's own label after the mixture, 1 where nothing is mixed; ``is_cut``
     [P]; ``boxes`` [P, 4] that CutMix exchanges (top, left, bottom, right in pixels), else empty.
@@ -33,11 +33,11 @@ class PairDraws(NamedTuple):
     boxes: NDArray[np.int64]
 
 
-def draw_pairs(
+def random_pairs(
     mixing: Mixing, firsts: NDArray[np.int64], size: int, seed: int, epoch: int
-) -> PairDraws:
-    """Draw for the pairs whose first samples are ``firsts`` [P]; images are ``size`` x ``size``."""
-    chance, choice, beta, row, column = uniforms(firsts, seed, epoch, MIXING_STREAM, NUM_DRAWS).T
+) -> PairParams:
+    """Random mixtures of pairs with first samples ``firsts`` [P]; ``size``: pixels of a side."""
+    chance, choice, beta, row, column = uniforms(firsts, seed, epoch, MIXING_STREAM, NUM_UNIFORMS).T
     is_mixed = chance < mixing.probability
     is_cut = is_mixed & (choice < _cutmix_chance(mixing))
     shares = np.where(is_cut, _beta(mixing.cutmix_alpha, beta), _beta(mixing.mixup_alpha, beta))
@@ -49,7 +49,7 @@ def draw_pairs(
     boxes = np.rint(size * corners.clip(0.0, 1.0)).astype(np.int64)
     boxes[~is_cut] = 0
     areas = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
-    return PairDraws(np.where(is_cut, 1.0 - areas / size**2, shares), is_cut, boxes)
+    return PairParams(np.where(is_cut, 1.0 - areas / size**2, shares), is_cut, boxes)
 
 
 def mix(
@@ -64,22 +64,22 @@ def mix(
 ) -> tuple[Tensor, Tensor]:
     """Mixed uint8 images [B, S, S, 3] and label distributions [B, K]; an odd last one stays."""
     num_paired = len(indices) // 2 * 2
-    draws = draw_pairs(mixing, indices[:num_paired:2], images.shape[1], seed, epoch)
+    pairs = random_pairs(mixing, indices[:num_paired:2], images.shape[1], seed, epoch)
     targets = F.one_hot(labels, num_classes).float()
-    shares = torch.from_numpy(draws.shares).float().repeat_interleave(2).to(images.device)
+    shares = torch.from_numpy(pairs.shares).float().repeat_interleave(2).to(images.device)
     mixed_targets = _blend(targets[:num_paired], shares[:, None])
     return (
-        torch.cat([_mix_pixels(images[:num_paired], shares, draws), images[num_paired:]]),
+        torch.cat([_mix_pixels(images[:num_paired], shares, pairs), images[num_paired:]]),
         torch.cat([mixed_targets, targets[num_paired:]]),
     )
 
 
-def _mix_pixels(images: Tensor, shares: Tensor, draws: PairDraws) -> Tensor:
+def _mix_pixels(images: Tensor, shares: Tensor, pairs: PairParams) -> Tensor:
     device, size = images.device, images.shape[1]
-    is_cut = torch.from_numpy(draws.is_cut).repeat_interleave(2).to(device)
+    is_cut = torch.from_numpy(pairs.is_cut).repeat_interleave(2).to(device)
     opacity = torch.where(is_cut, 1.0, shares)[:, None, None, None]
     blended = _blend(images.float(), opacity).round().to(torch.uint8)
-    boxes = torch.from_numpy(draws.boxes).repeat_interleave(2, dim=0).to(device)
+    boxes = torch.from_numpy(pairs.boxes).repeat_interleave(2, dim=0).to(device)
     top, left, bottom, right = boxes[:, :, None].unbind(dim=1)
     places = torch.arange(size, device=device)[None]
     rows, columns = (places >= top) & (places < bottom), (places >= left) & (places < right)

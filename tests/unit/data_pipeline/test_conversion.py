@@ -233,7 +233,7 @@ def test_file_that_is_not_an_image_has_a_repeatable_message(image_folder, tmp_pa
     problems = converted(image_folder, tmp_path / "out.beton", max_undecodable=2)["left_out"]
     assert sorted(problem.split("/")[-1] for problem in problems) == [
         "empty.jpg is empty; replace or remove the file",
-        "text.jpg is no image; replace or remove the file",
+        "text.jpg is not an image; replace or remove the file",
     ]
 
 

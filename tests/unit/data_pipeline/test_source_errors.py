@@ -41,7 +41,7 @@ def assert_refused(path, *parts, **options):
     ("name", "content", "problem"),
     [
         ("missing", None, "does not exist"),
-        ("a.parquet", b"PAR1", "no known source"),
+        ("a.parquet", b"PAR1", "not a known source"),
         ("a.tar.gz", gzip.compress(tar_bytes({"a/1.jpg": b"x"})), "is compressed"),
         ("a.TGZ", b"", "is compressed"),
         ("a.tar.bz2", b"", "is compressed"),
@@ -126,7 +126,7 @@ def test_links_to_images_in_a_tar_are_refused(tmp_path, type):
             "no images",
         ),
         ({"meta": b"", "train": b""}, "meta cannot be unpickled"),
-        ({"meta": pickle.dumps([]), "train": b""}, "meta is no batch"),
+        ({"meta": pickle.dumps([]), "train": b""}, "meta is not a batch"),
         ({"meta": pickle.dumps({}), "train": b""}, "meta has no fine_label_names"),
         ({"meta": pickle.dumps({"fine_label_names": ["a"]}), "test": b""}, "train does not exist"),
         (
@@ -159,7 +159,7 @@ def test_several_cifar_folders_and_unknown_splits_are_refused(tmp_path):
         ("missing", None, "does not exist"),
         ("labels", b"", "has no labels"),
         ("labels", b"label\n", "has no labels"),
-        ("labels", b"\xff\xfe\x00", "is no text"),
+        ("labels", b"\xff\xfe\x00", "is not text"),
         ("labels", b"0\n1\n2\n", "has 3 labels for the 4 images"),
         ("labels", b"0\n1\n2\n3\n4\n", "has 5 labels for the 4 images"),
         ("labels", b"0\n1\ndog\n3\n", "a line 'dog'"),

@@ -6,7 +6,7 @@ import torch
 from scipy import stats
 
 from service.spec.data_sections import Mixing
-from service.training.mixing import draw_pairs, mix
+from service.training.mixing import mix, random_pairs
 
 SIZE = 32
 
@@ -56,13 +56,13 @@ def test_cutmix_exchanges_a_box_and_labels_follow_its_area():
 
 @pytest.mark.parametrize("alpha", [0.2, 1.0])
 def test_shares_follow_the_beta_distribution(alpha):
-    pairs = draw_pairs(Mixing(mixup_alpha=alpha), np.arange(4000), SIZE, 1, 2)
+    pairs = random_pairs(Mixing(mixup_alpha=alpha), np.arange(4000), SIZE, 1, 2)
     assert stats.kstest(pairs.shares, stats.beta(alpha, alpha).cdf).pvalue > 0.001
 
 
 def test_probabilities_are_those_of_the_spec():
     both = Mixing(mixup_alpha=1.0, cutmix_alpha=1.0, probability=0.6)
-    pairs = draw_pairs(both, np.arange(5000), SIZE, 1, 2)
+    pairs = random_pairs(both, np.arange(5000), SIZE, 1, 2)
     assert np.mean(pairs.is_cut) == pytest.approx(0.3, abs=0.03)
     assert np.mean((pairs.shares < 1) & ~pairs.is_cut) == pytest.approx(0.3, abs=0.03)
 
