@@ -1,7 +1,8 @@
 """Batches of pixels from a .beton: threads decode ahead; the iterator of batches raises errors.
 
 The caller passes the samples of each batch (see ``order``) and the crop. The loader has no position
-of its own, so a run can resume at any step.
+of its own, so a run can resume at any step. Files come from ``convert``, pixels of a sample from
+``decoders``.
 """
 
 import contextlib

@@ -91,7 +91,7 @@ def _train(spec: JobSpec, start_s: float) -> RunResult | UnfinishedRun:
     """Train to the end and collect the result; or why there is none."""
     clear_request(spec.run_path, "stop")
     clear_request(spec.run_path, "resize")
-    # Whoever ends this process gets a checkpoint first, if there is time for one.
+    # SIGTERM requests a stop, so that the workers save a checkpoint first.
     handler = signal.signal(signal.SIGTERM, lambda *_: _request_stop(spec))
     failure: Exception | None = None
     try:
@@ -135,7 +135,7 @@ def _unfinished(spec: JobSpec, failure: Exception | None) -> UnfinishedRun:
             Journal(spec.run_path / FAILURES_NAME, FAILURES_LIMIT_BYTES).note(reason.text)
             return UnfinishedRun("failed", reason.text, reason.exit_status)
     resume = f"submit the same spec to resume from the last checkpoint in {spec.run_path}"
-    # Workers that failed instead of saving have not saved.
+    # Workers that failed instead of stopping gracefully have not saved.
     is_saved = not isinstance(failure, WorkerGroupError) or (
         graceful_stop_reason(failure) is not None
     )
@@ -173,4 +173,4 @@ def _end_mlflow_run(run: MlflowRun | None, state: State) -> None:
     try:
         run.end(RUN_STATUSES[state])
     except TRACKING_ERRORS as error:
-        logger.warning("MLflow did not accept that the run %s: %s", state, error)
+        logger.warning("MLflow did not accept the run's state %s: %s", state, error)

@@ -1,4 +1,8 @@
-"""The method: losses as pure functions of logits, and the training objective built from them."""
+"""The method, Dynamic Temperature Knowledge Distillation (DTKD).
+
+``temperature``: the temperatures of each sample. ``losses``: pure functions of logits.
+``objective``: the loss of a micro-batch, from pixels.
+"""
 
 from service.distillation.losses import dtkd_loss, kd_loss
 from service.distillation.temperature import Temperatures, matched_temperatures

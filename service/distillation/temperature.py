@@ -10,8 +10,8 @@ student logits v, one of three rules chooses delta:
 - ``logsumexp``: the numerical solution of LSE(u / T_tea) = LSE(v / T_stu) on centered logits, which
   is the objective stated in the paper.
 
-The authors' erratum of March 2025 withdraws the step from the objective to the closed form. ``max``
-and ``norm`` therefore make the scaled maxima equal, and the logsumexps only approximately.
+The authors' erratum of March 2025 withdraws the derivation of the closed form from the objective.
+``max`` and ``norm`` therefore make the scaled maxima equal, and the logsumexps only approximately.
 """
 
 from typing import Literal, NamedTuple, get_args

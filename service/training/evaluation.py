@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from data_pipeline.loader import Batch
-from service.distillation.task import DistillationTask
+from service.distillation.objective import DistillationTask
 from service.training.data import WorkerData
 from service.training.distributed import World
 

@@ -11,7 +11,7 @@ from data_pipeline.augmentation.samples import (
     RandAugmentParams,
 )
 from data_pipeline.loader import Crop
-from service.distillation.task import DistillationTask, FrozenTeacher, PixelNormalizer
+from service.distillation.objective import DistillationTask, FrozenTeacher, PixelNormalizer
 from service.models.build import build_with_weights
 from service.spec.data_sections import Augmentation
 from service.spec.job import JobSpec

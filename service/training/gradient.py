@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from data_pipeline.loader import Batch
-from service.distillation.task import DistillationTask, TaskOutput
+from service.distillation.objective import DistillationTask, TaskOutput
 from service.run.progress import Progress
 from service.spec.job import JobSpec
 from service.training.batchnorm import RunningStatistics

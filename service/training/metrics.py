@@ -9,7 +9,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from data_pipeline.loader import Batch
-from service.distillation.task import TELEMETRY_COLUMNS, TaskOutput, sample_telemetry
+from service.distillation.objective import TELEMETRY_COLUMNS, TaskOutput, sample_telemetry
 from service.training.distributed import World
 
 # Where a part of the loss is shown; the others are in the group train.

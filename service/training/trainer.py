@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from data_pipeline.loader import Batch, UndecodableSampleError
-from service.distillation.task import TaskOutput
+from service.distillation.objective import TaskOutput
 from service.run.control import (
     GracefulStop,
     RequestWatcher,
@@ -67,7 +67,7 @@ class Trainer:
     def __init__(self, spec: JobSpec, world: World, notice: StopNotice):
         self._spec, self._world, self._notice = spec, world, notice
         torch.set_num_threads(world.num_cpus)
-        # Every rank builds the same weights; DDP only confirms it.
+        # Every rank initializes the same weights.
         torch.manual_seed(spec.seed)
         self._task = build_task(spec, world.device)
         self._student = self._task.student
@@ -187,7 +187,7 @@ class Trainer:
         evaluates = is_last or epoch % spec.evaluation.every_epochs == 0
         saves = is_last or epoch % spec.checkpoints.every_epochs == 0
         with self._metrics.pause():
-            # Where the spec says and not where clocks say: averaging rounds.
+            # Only at epochs that the spec names: averaging rounds, so it must not depend on clocks.
             if evaluates or saves:
                 self._state.synchronize_statistics()
             accuracy = self._evaluate_student() if evaluates else None
@@ -237,8 +237,8 @@ class Trainer:
         self._metrics.reset()
 
     def _own_flags(self) -> StepFlags:
-        """What this worker has noticed by now."""
-        # The step that starts has ended when the flags are acted on.
+        """This worker's flags at this moment."""
+        # The flags take effect at the end of the step that starts now.
         is_save_due = self._state.is_save_due(self.progress.step + 1)
         return StepFlags(is_save_due, self._stop_reason() is not None)
 
@@ -289,6 +289,6 @@ class Trainer:
         self._data.close()
         if self._requests is not None:
             self._requests.close()
-        # The error that ends a run is raised, not what it did to a checkpoint.
+        # An error in the context is more important than a checkpoint that it spoiled.
         with contextlib.suppress(CheckpointError) if kind else nullcontext():
             self._state.wait()

@@ -8,7 +8,7 @@ import torch
 from support.training_runs import final, run_alone, run_rank, run_ranks
 
 from data_pipeline.order import train_batches
-from service.distillation.task import DistillationTask
+from service.distillation.objective import DistillationTask
 from service.run.journal import JOURNAL_NAME, read_events
 from service.spec.loading import parse_spec
 from service.training.checkpoint import (

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from service.distillation import dtkd_loss, kd_loss
-from service.distillation.task import (
+from service.distillation.objective import (
     TELEMETRY_COLUMNS,
     DistillationTask,
     FrozenTeacher,

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from data_pipeline.loader import Batch
-from service.distillation.task import TaskOutput
+from service.distillation.objective import TaskOutput
 from service.training.batchnorm import RunningStatistics
 from service.training.distributed import World
 from service.training.evaluation import evaluate
