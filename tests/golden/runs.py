@@ -39,7 +39,7 @@ def main(arguments: list[str]) -> int:
     work = out / "work"
     work.mkdir(parents=True)
     data = make_data(work)
-    ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    ray.init("local", num_cpus=4, include_dashboard=False, logging_level="ERROR")
     environment = {
         **os.environ,
         "PYTHONPATH": str(ROOT),

@@ -23,7 +23,7 @@ def test_memory_grows_with_the_micro_batch(make_content):
     small = make_plan(parse_job(make_content(training={"micro_batch_size": 16})))
     large = make_plan(parse_job(make_content(training={"micro_batch_size": 32})))
     growth = large.memory_bytes - small.memory_bytes
-    # At least every convolution's float32 output and every one's input is kept, per image.
+    # At least each convolution's float32 output is kept for each image.
     assert growth > 16 * 4 * (8 * 64 + 16 * 16 + 32 * 4)
     # A much larger growth would mean that weights are counted once per image.
     assert growth < 16 * 4 * 10 * (8 * 64 + 16 * 16 + 32 * 4)

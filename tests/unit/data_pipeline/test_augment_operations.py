@@ -124,7 +124,7 @@ def apply_operation(image, operation, magnitude, sign, fill):
 OPERATIONS = list(v2.RandAugment._AUGMENTATION_SPACE)
 
 
-# Odd magnitudes (and the ends): at others, solarize's threshold can be an integer level, and
+# Odd magnitudes and both ends only: at others, solarize's threshold can be an integer level, and
 # torchvision's float32 threshold may be on either side of it.
 @pytest.mark.parametrize("magnitude", [0, 9, 13, 30])
 @pytest.mark.parametrize("operation", range(rand_augment.NUM_OPERATIONS), ids=OPERATIONS)

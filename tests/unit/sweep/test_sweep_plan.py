@@ -13,7 +13,7 @@ from service.sweep.study import Search, TrialEnd
 
 
 def test_plan_counts_the_epochs_of_all_trials(make_sweep_content):
-    """Of 24 trials all reach epoch 3, a third epoch 9, a ninth epoch 27."""
+    """All of 24 trials reach epoch 3, a third of them epoch 9, and a ninth epoch 27."""
     schedule = {"num_epochs": 27, "milestones": []}
     text = format_plan(parse_sweep(make_sweep_content(base={"schedule": schedule})))
 

@@ -58,7 +58,7 @@ def test_what_does_not_fit_is_refused(make_nodes, nodes, wanted, field):
     [
         ({"num_workers": 1, "cpus_per_worker": 1}, [{"CPU": 4}], 4),
         ({"num_workers": 2, "cpus_per_worker": 2}, [{"CPU": 4}, {"CPU": 4}], 2),
-        # Three CPUs of each node hold one worker of two, not one and a half.
+        # A worker with two CPUs fits once on a node with three; the rest stays free.
         ({"num_workers": 1, "cpus_per_worker": 2}, [{"CPU": 3}, {"CPU": 3}], 2),
         ({"num_workers": 3, "cpus_per_worker": 1}, [{"CPU": 1}, {"CPU": 1}], 0),
         ({"num_workers": 1, "cpus_per_worker": 1, "gpu": True}, [{"CPU": 64, "GPU": 8}], 8),
