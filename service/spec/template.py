@@ -110,10 +110,7 @@ def _image_sections(facts: DatasetFacts) -> dict[str, Any]:
 
 
 def _batch_sections(num_images: int) -> dict[str, Any]:
-    """The recipe's batch, or the largest power of two with ten steps per epoch, at least one image.
-
-    The learning rate is scaled with the batch size.
-    """
+    """The recipe's batch size, halved until an epoch has ten steps; the learning rate likewise."""
     recipe, rate = Training().global_batch_size, Sgd().learning_rate
     batch_size = recipe
     while batch_size > 1 and batch_size * 10 > num_images:
