@@ -52,7 +52,8 @@ def main(arguments: list[str]) -> int:
             for name, root in (("base", checkout), ("now", ROOT)):
                 print(f"training with {name}: {root}", flush=True)
                 script = root / "tests" / "golden" / "runs.py"
-                environment = {**os.environ, "PYTHONPATH": str(root)}
+                # Each starts a cluster of its own, whatever runs on this machine.
+                environment = {**os.environ, "PYTHONPATH": str(root), "RAY_ADDRESS": "local"}
                 command = [sys.executable, str(script), str(work / name)]
                 subprocess.run(command, cwd=root, env=environment, check=True)
         finally:
