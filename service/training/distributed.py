@@ -92,6 +92,12 @@ def wrap_ddp(student: nn.Module, world: World) -> nn.Module:
     """The student in DistributedDataParallel; as it is where there is only one worker.
 
     Buffers are not synchronized: BatchNorm's statistics are averaged by ``batchnorm``.
+
+    The order in which three or more workers' gradients are added depends on their places in DDP's
+    buckets. By default DDP assigns the buckets anew after its first backward pass, so that the
+    first step after each start would add in another order than the same step of an uninterrupted
+    run. It keeps the buckets of its construction, which are a function of the model alone, if it
+    looks for unused parameters.
     """
     if world.size == 1:
         return student
@@ -102,6 +108,7 @@ def wrap_ddp(student: nn.Module, world: World) -> nn.Module:
         device_ids=[world.device] if world.device.type == "cuda" else None,
         forward_sync_buffers=False,
         gradient_as_bucket_view=True,
+        find_unused_parameters=True,
     )
 
 

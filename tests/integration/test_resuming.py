@@ -3,18 +3,16 @@
 import contextlib
 
 import pytest
+import torch.distributed as dist
 from comparison import assert_same_result
-from support.training_runs import (
-    InterruptedRunError,
-    run_alone,
-    run_rank,
-    run_ranks,
-    run_together,
-    stop_at,
-)
+from support.training_runs import CPU, InterruptedRunError, run_alone, run_ranks, stop_at
 
+from service.run.control import GracefulStop
+from service.run.journal import JOURNAL_NAME, read_events
 from service.spec.loading import parse_spec
 from service.training.checkpoint import checkpoint_paths
+from service.training.distributed import World
+from service.training.trainer import Trainer, train
 
 
 def test_run_interrupted_between_epochs_loses_nothing(make_content, teacher):
@@ -54,29 +52,65 @@ def test_run_killed_within_epochs_loses_nothing(make_content, teacher, monkeypat
     assert_same_result(killed, reference)
 
 
-def run_rank_until(rank, content, world_size, store, step):
-    """As run_rank, but every worker is killed before a step."""
-    stop_at([step], setattr)
-    with contextlib.suppress(InterruptedRunError):
-        run_rank(rank, content, world_size, store)
+# (how, step) in a run of two epochs of five steps: killed before a step, or notified in a step,
+# after which it stops. Nothing is saved before step 1; steps 5 and 10 end epochs that are not
+# evaluated yet; before step 6 the state is that of an epoch's boundary.
+INTERRUPTIONS = (("kill", 1), ("kill", 4), ("stop", 5), ("kill", 6), ("stop", 8), ("stop", 10))
 
 
-def test_two_workers_killed_within_an_epoch_lose_nothing(make_content, teacher, tmp_path):
+def run_rank_in_stages(rank, content, world_size, folder, interruptions):
+    """A worker that is interrupted and starts again, as often as ``interruptions`` say."""
+    step = Trainer.step
+    for number, (how, at) in enumerate([*interruptions, ("end", 0)]):
+        current = [0]
+
+        def step_or_interrupt(trainer, batch, how=how, at=at, current=current):
+            current[0] = trainer.progress.step + 1
+            if (how, at) == ("kill", current[0]):
+                raise InterruptedRunError
+            return step(trainer, batch)
+
+        def notice(how=how, at=at, current=current):
+            # One rank has it alone.
+            is_due = how == "stop" and current[0] == at and rank == world_size - 1
+            return "the test requested it" if is_due else None
+
+        Trainer.step = step_or_interrupt
+        store = f"file://{folder / f'store{number}'}"
+        dist.init_process_group("gloo", init_method=store, rank=rank, world_size=world_size)
+        with contextlib.suppress(InterruptedRunError, GracefulStop):
+            train(parse_spec(content), World(rank, world_size, CPU, 1), notice)
+        dist.destroy_process_group()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("world_size", "student"),
+    # The gradients of tiny_cnn fit in one of DDP's buckets, those of resnet8x4 do not.
+    [(2, "tiny_cnn"), (3, "tiny_cnn"), (3, "resnet8x4"), (4, "tiny_cnn"), (4, "resnet8x4")],
+)
+def test_workers_interrupted_at_any_point_lose_nothing(
+    make_content, teacher, tmp_path, world_size, student
+):
     sections = {
         "teacher": teacher,
-        "training": {"ema_decay": 0.9},
+        "student": {"model": f"cifar:{student}"},
+        "training": {"ema_decay": 0.9, "global_batch_size": 48, "micro_batch_size": 4},
+        "resources": {"num_workers": world_size},
         "checkpoints": {"every_steps": 1},
         "tracking": {"log_every_steps": 3},
     }
-    reference, killed = (make_content(name=name, **sections) for name in ("reference", "killed"))
-    run_together(reference, 2, tmp_path)
-    parse_spec(killed).run_path.mkdir(parents=True)
-    for step in (3, 6):
-        store = tmp_path / f"until{step}"
-        run_ranks(run_rank_until, (killed, 2, store, step), 2)
-    (tmp_path / "store2").unlink()
-    run_together(killed, 2, tmp_path)
-    assert_same_result(parse_spec(killed), parse_spec(reference))
+    contents = [make_content(name=name, **sections) for name in ("reference", "interrupted")]
+    for content, interruptions in zip(contents, ((), INTERRUPTIONS), strict=True):
+        spec = parse_spec(content)
+        spec.run_path.mkdir(parents=True)
+        folder = tmp_path / spec.name
+        folder.mkdir()
+        run_ranks(run_rank_in_stages, (content, world_size, folder, interruptions), world_size)
+    reference, interrupted = map(parse_spec, contents)
+    starts = [e.step for e in read_events(interrupted.run_path / JOURNAL_NAME) if e.kind == "start"]
+    assert starts == [0, 0, 3, 5, 5, 8, 10]
+    assert_same_result(interrupted, reference)
 
 
 @pytest.mark.parametrize(
