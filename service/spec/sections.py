@@ -153,7 +153,8 @@ class Training(Section):
     different ones in each epoch. false: they make a smaller step, in which each image counts the
     same."""
     precision: Literal["float32", "bfloat16"] = "float32"
-    """bfloat16: autocast in the forward passes; weights, losses and gradients stay float32."""
+    """bfloat16: autocast in the forward passes of all layers but the last; logits, weights, losses
+    and gradients stay float32."""
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Label smoothing of the cross-entropy."""
     max_grad_norm: Positive | None = None
@@ -241,7 +242,9 @@ class Evaluation(Section):
     crop_size: Annotated[int, Field(ge=8, le=2048)] = 224
     """Side of the center crop that is classified, in pixels."""
     batch_size: Count = 256
-    """Images per forward pass and worker; it changes speed and memory, not the accuracy."""
+    """Images per forward pass and worker, for speed and memory. Logits depend on it by rounding
+    only, by at most 1e-5 of the largest logit in float32 and 0.01 of it in bfloat16: only images
+    whose best classes are closer than twice that can count differently. Ties count as errors."""
     every_epochs: Count = 1
     """Epochs between two evaluations; the last epoch is always evaluated."""
 

@@ -87,14 +87,12 @@ def evaluate(classify: Classifier, batches: Iterable[Batch], world: World) -> Ac
     for batch in batches:
         labels = batch.labels.to(device, non_blocking=True)
         logits = classify(batch.images.to(device, non_blocking=True)).float()
-        ranked = logits.topk(min(5, logits.shape[1]), dim=1).indices
-        correct = ranked == labels[:, None]
         # Summed per sample in float64: the order of summation does not change the figure.
         losses = F.cross_entropy(logits, labels, reduction="none").double()
         totals += torch.stack(
             [
-                correct[:, 0].sum().double(),
-                correct.any(dim=1).sum().double(),
+                is_among_best(logits, labels, 1).sum().double(),
+                is_among_best(logits, labels, 5).sum().double(),
                 losses.sum(),
                 torch.tensor(float(len(labels)), dtype=torch.float64, device=device),
             ]
@@ -103,6 +101,17 @@ def evaluate(classify: Classifier, batches: Iterable[Batch], world: World) -> Ac
         dist.all_reduce(totals)
     top1, top5, loss, count = totals.tolist()
     return Accuracy(top1 / count, top5 / count, loss / count, round(count))
+
+
+def is_among_best(logits: Tensor, labels: Tensor, num_best: int) -> Tensor:
+    """Whether each label [B] is among the ``num_best`` largest of the logits [B, K]; [B], bool.
+
+    It is if fewer than ``num_best`` other classes have a logit that is as large. A tie thus counts
+    against the label, wherever its class stands, and so does a logit that is not a number.
+    """
+    own = logits.gather(1, labels[:, None])
+    num_as_large = (~(logits < own)).sum(dim=1) - 1
+    return (num_as_large < num_best) & ~own[:, 0].isnan()
 
 
 def low_accuracy_text(accuracy: Accuracy, min_top1: float) -> str:

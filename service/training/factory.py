@@ -13,6 +13,7 @@ from data_pipeline.augmentation.samples import (
 from data_pipeline.loader import Crop
 from service.distillation.objective import DistillationTask, FrozenTeacher, PixelNormalizer
 from service.models.build import build_with_weights
+from service.models.precision import keep_last_layer_in_float32
 from service.spec.data_sections import Augmentation
 from service.spec.job import JobSpec
 
@@ -23,15 +24,19 @@ def build_task(spec: JobSpec, device: torch.device) -> DistillationTask:
     Raises:
         BadInputError: a model or weights that cannot be used.
     """
-    dataset = spec.dataset
+    dataset, is_bfloat16 = spec.dataset, spec.training.precision == "bfloat16"
     student = build_with_weights(
         "student", spec.student.model, dataset.num_classes, spec.student.weights
     )
+    if is_bfloat16:
+        keep_last_layer_in_float32(student, spec.augmentation.size)
     teacher = None
     if spec.teacher is not None:
         model = build_with_weights(
             "teacher", spec.teacher.model, dataset.num_classes, spec.teacher.weights
         )
+        if is_bfloat16:
+            keep_last_layer_in_float32(model, spec.augmentation.size)
         normalization = spec.teacher.normalization or dataset.normalization
         teacher = FrozenTeacher(_placed(model, device), normalization).to(device)
     return DistillationTask(
@@ -40,7 +45,7 @@ def build_task(spec: JobSpec, device: torch.device) -> DistillationTask:
         teacher,
         spec.effective_method(),
         label_smoothing=spec.training.label_smoothing,
-        autocast_dtype=torch.bfloat16 if spec.training.precision == "bfloat16" else None,
+        autocast_dtype=torch.bfloat16 if is_bfloat16 else None,
     )
 
 

@@ -1,0 +1,44 @@
+"""The last layer of a classifier in float32, where the other layers run in bfloat16.
+
+bfloat16 has eight significant bits: logits near 16 would be multiples of 1/8, and classes tie.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+def keep_last_layer_in_float32(model: nn.Module, image_size: int) -> None:
+    """Make the last layer with parameters compute in float32 under autocast too, in place.
+
+    Which layer is the last is seen in a forward pass of a blank image [1, 3, S, S], S =
+    ``image_size``, in evaluation mode, which changes nothing in the model.
+    """
+    layer = _last_layer(model, image_size)
+    kind = type(layer)
+    # A class of its own, not a changed method: copies of the model, such as an EMA, keep it.
+    layer.__class__ = type(f"Float32{kind.__name__}", (_Float32Layer, kind), {})
+
+
+class _Float32Layer:
+    """Mixed into a layer's class in front of it."""
+
+    def forward(self, inputs: Tensor) -> Any:  # noqa: ANN401 - what the layer returns
+        with torch.autocast(inputs.device.type, enabled=False):
+            return super().forward(inputs.float())  # type: ignore[misc]
+
+
+def _last_layer(model: nn.Module, image_size: int) -> nn.Module:
+    called: list[nn.Module] = []
+    leaves = [m for m in model.modules() if list(m.parameters(recurse=False))]
+    hooks = [leaf.register_forward_hook(lambda layer, *_: called.append(layer)) for leaf in leaves]
+    device = next(model.parameters()).device
+    is_training = model.training
+    model.eval()
+    with torch.no_grad():
+        model(torch.zeros(1, 3, image_size, image_size, device=device))
+    model.train(is_training)
+    for hook in hooks:
+        hook.remove()
+    return called[-1]

@@ -1,0 +1,50 @@
+"""Accuracy: which predictions count as correct."""
+
+import numpy as np
+import pytest
+import torch
+
+from service.training.distributed import World
+from service.training.evaluation import evaluate, is_among_best
+
+NAN = float("nan")
+
+
+@pytest.mark.parametrize("num_best", [1, 3, 5])
+def test_distinct_logits_are_ranked_as_numpy_ranks_them(num_best):
+    generator = np.random.default_rng(0)
+    logits = generator.permuted(np.tile(np.arange(9.0), (200, 1)), axis=1)
+    labels = generator.integers(0, 9, 200)
+    best = np.argsort(-logits, axis=1)[:, :num_best]
+    expected = (best == labels[:, None]).any(axis=1)
+    found = is_among_best(torch.tensor(logits), torch.tensor(labels), num_best)
+    assert found.tolist() == expected.tolist()
+
+
+@pytest.mark.parametrize(
+    ("logits", "label", "num_best", "expected"),
+    [
+        ([2.0, 2.0, 1.0], 0, 1, False),
+        ([2.0, 2.0, 1.0], 1, 1, False),
+        ([2.0, 2.0, 1.0], 0, 2, True),
+        ([2.0, 2.0, 2.0, 1.0], 2, 2, False),
+        ([0.0, 0.0, 0.0], 2, 5, True),
+        ([NAN, 1.0, 0.0], 0, 1, False),
+        ([NAN, NAN, NAN], 1, 5, False),
+        ([NAN, 1.0, 0.0], 1, 1, False),
+        ([float("inf"), 1.0, 0.0], 0, 1, True),
+    ],
+)
+def test_ties_and_nan_count_against_the_label(logits, label, num_best, expected):
+    found = is_among_best(torch.tensor([logits]), torch.tensor([label]), num_best)
+    assert found.tolist() == [expected]
+
+
+def test_place_of_a_tied_class_does_not_change_the_accuracy():
+    class Batch:
+        images = torch.zeros(4, 2, 2, 3, dtype=torch.uint8)
+        labels = torch.tensor([0, 1, 2, 3])
+
+    world = World(0, 1, torch.device("cpu"), 1)
+    accuracy = evaluate(lambda pixels: torch.zeros(len(pixels), 6), [Batch()], world)
+    assert (accuracy.top1, accuracy.top5) == (0.0, 0.0)
