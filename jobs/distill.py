@@ -9,7 +9,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from service.run.folder import check_same_spec
+from service.run.claim import check_resumable
 from service.spec.errors import EXIT_BAD_INPUT, EXIT_DONE, BadInputError
 from service.spec.job import JobSpec
 from service.spec.loading import load_job
@@ -45,7 +45,8 @@ def main(arguments: list[str]) -> int:
 def _run(options: argparse.Namespace) -> int:
     job = load_job(options.spec)
     spec = job.spec
-    check_same_spec(spec)
+    if options.validate or options.plan:
+        check_resumable(job)
     if options.validate:
         print(f"{options.spec}: valid, run {spec.name}, hash {spec.content_hash()[:16]}")
         return EXIT_DONE

@@ -10,6 +10,7 @@ from pathlib import Path
 from service.spec.errors import EXIT_BAD_INPUT, EXIT_DONE, BadInputError
 from service.spec.reference import format_fields, json_schema
 from service.sweep.loading import load_sweep
+from service.sweep.resuming import check_same_sweep
 from service.sweep.spec import SweepSpec
 
 
@@ -32,6 +33,8 @@ def main(arguments: list[str]) -> int:
 def _run(options: argparse.Namespace) -> int:
     loaded = load_sweep(options.sweep)
     sweep = loaded.sweep
+    if options.validate or options.plan:
+        check_same_sweep(loaded)
     if options.validate:
         print(f"{options.sweep}: valid, sweep {sweep.name}, {len(sweep.space)} parameters")
         return EXIT_DONE

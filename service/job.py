@@ -20,6 +20,7 @@ from service.cluster.policies import (
 from service.provenance import provenance_tags
 from service.publish import try_to_publish
 from service.result import IncompleteRunError, RunResult, collect_result, read_result
+from service.run.claim import check_inputs, check_resumable, claim_run_folder, forget_rejected
 from service.run.control import (
     clear_abort,
     clear_request,
@@ -28,13 +29,15 @@ from service.run.control import (
     read_abort_reason,
     request_stop,
 )
-from service.run.folder import claim_run_folder, read_tags, write_spec, write_tags
+from service.run.durations import recorded_submission
+from service.run.folder import read_tags, write_spec, write_tags
 from service.run.journal import FAILURES_NAME, Journal
 from service.run.report import ProgressPrinter
 from service.run.status import State
 from service.spec.errors import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED
 from service.spec.job import JobSpec
 from service.spec.loading import LoadedJob
+from service.tracking.destination import publication_key
 from service.tracking.mlflow_run import RUN_STATUSES, TRACKING_ERRORS, MlflowRun, tracking_uri
 from service.tracking.tracker import Tracker
 
@@ -55,31 +58,36 @@ def run_job(job: LoadedJob) -> int:
     Raises:
         BadInputError: before any training, where the spec, its files or the cluster do not fit.
     """
-    spec = job.spec
-    mlflow.set_tracking_uri(tracking_uri(spec))
+    spec, uri = job.spec, tracking_uri(job.spec)
+    mlflow.set_tracking_uri(uri)
     with claim_run_folder(spec):
+        check_resumable(job)
         result = read_result(spec.run_path)
         if result is None:
-            return _train_and_publish(job)
+            with recorded_submission(spec.run_path):
+                return _train_and_publish(job)
         print(f"{spec.name} is finished already; nothing to train", flush=True)
-        if result.is_published:
+        write_spec(spec)
+        if result.published_as == publication_key(spec, uri):
             print(result.summary)
             return EXIT_DONE
-        tracker = Tracker(spec, tracking_uri(spec), read_tags(spec.run_path), ProgressPrinter(spec))
+        tracker = Tracker(spec, uri, read_tags(spec.run_path), ProgressPrinter(spec))
         return _publish(result, spec, tracker.close("finished"))
 
 
 def _train_and_publish(job: LoadedJob) -> int:
     """Build, launch and publish, in a folder that this job holds."""
-    start_s, spec = time.monotonic(), job.spec
+    spec = job.spec
     built = build_job(spec)
+    check_inputs(spec, built.digests)
     connect()
     check_cluster(spec.resources)
-    tags = provenance_tags(job, built.teacher_sha256)
+    tags = provenance_tags(job, built.digests)
+    forget_rejected(spec)
     write_spec(spec)
     write_tags(spec.run_path, tags)
     tracker = Tracker(spec, tracking_uri(spec), tags, ProgressPrinter(spec))
-    outcome = _train(built.spec, start_s)
+    outcome = _train(built.spec)
     if isinstance(outcome, RunResult):
         return _publish(outcome, spec, tracker.close("finished"))
     _end_mlflow_run(tracker.close(outcome.state), outcome.state)
@@ -87,7 +95,7 @@ def _train_and_publish(job: LoadedJob) -> int:
     return outcome.exit_status
 
 
-def _train(spec: JobSpec, start_s: float) -> RunResult | UnfinishedRun:
+def _train(spec: JobSpec) -> RunResult | UnfinishedRun:
     """Train to the end and collect the result; or why there is none."""
     clear_request(spec.run_path, "stop")
     clear_request(spec.run_path, "resize")
@@ -97,7 +105,7 @@ def _train(spec: JobSpec, start_s: float) -> RunResult | UnfinishedRun:
     try:
         clear_abort(spec.run_path)
         run_training(spec)
-        result = _collect_result(spec, start_s)
+        result = _collect_result(spec)
         if result is not None:
             return result
     except TrainingFailedError as error:
@@ -110,7 +118,7 @@ def _train(spec: JobSpec, start_s: float) -> RunResult | UnfinishedRun:
     return _unfinished(spec, failure)
 
 
-def _collect_result(spec: JobSpec, start_s: float) -> RunResult | None:
+def _collect_result(spec: JobSpec) -> RunResult | None:
     """The result; None if the run was aborted.
 
     What workers on other nodes have written may take a while to be visible here.
@@ -119,8 +127,7 @@ def _collect_result(spec: JobSpec, start_s: float) -> RunResult | None:
         if is_aborted(spec.run_path):
             return None
         try:
-            duration_s = time.monotonic() - start_s
-            return collect_result(spec.run_path, spec.schedule.num_epochs, duration_s)
+            return collect_result(spec.run_path, spec.schedule.num_epochs)
         except (IncompleteRunError, OSError):
             if pause_s is None:
                 raise

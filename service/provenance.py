@@ -3,21 +3,25 @@
 import json
 import os
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 
 from service.spec.loading import LoadedJob
 
 
-def provenance_tags(job: LoadedJob, teacher_sha256: str | None) -> dict[str, str]:
-    """MLflow tags that tell two runs of one spec apart, or prove that they are the same."""
-    tags = {
+def provenance_tags(job: LoadedJob, weights_tags: Mapping[str, str]) -> dict[str, str]:
+    """MLflow tags that tell two runs of one spec apart, or prove that they are the same.
+
+    ``weights_tags``: digests of the weights, such as teacher_sha256.
+    """
+    return {
         "spec_hash": job.spec.content_hash(),
         "dataset_train_fingerprint": job.train.fingerprint,
         "dataset_val_fingerprint": job.val.fingerprint,
         "git_revision": git_revision(),
         "ray_submission_id": ray_submission_id(),
+        **weights_tags,
     }
-    return tags if teacher_sha256 is None else {**tags, "teacher_sha256": teacher_sha256}
 
 
 def git_revision() -> str:

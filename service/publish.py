@@ -10,10 +10,12 @@ from torch import nn
 
 from service.models.build import build_model
 from service.result import RunResult, read_result
-from service.run.folder import SPEC_NAME, claim_run_folder, read_spec, read_tags
+from service.run.claim import claim_run_folder
+from service.run.folder import SPEC_NAME, read_spec, read_tags
 from service.run.journal import JOURNAL_NAME, JournalReader
 from service.run.status import read_status
 from service.spec.job import JobSpec
+from service.tracking.destination import publication_key, set_destination
 from service.tracking.mlflow_run import RUN_STATUSES, MlflowRun, tracking_uri
 from service.tracking.student_model import log_student
 from service.tracking.tracker import SentPosition
@@ -40,7 +42,7 @@ def publish(result: RunResult, spec: JobSpec, run: MlflowRun) -> None:
             weights_path = spec.run_path / STUDENT_NAME
             log_student(run, spec, load_student(spec, weights_path), weights_path)
         run.end("FINISHED")
-    result.address = run.address
+    result.address, result.published_as = run.address, publication_key(spec, run.uri)
     result.write(spec.run_path)
 
 
@@ -83,11 +85,12 @@ def sync_run(run_path: Path) -> str:
     """
     spec = read_spec(run_path)
     with claim_run_folder(spec):
+        uri = tracking_uri(spec)
+        set_destination(spec, uri)
         position, result = SentPosition(run_path), read_result(run_path)
         events = JournalReader(run_path / JOURNAL_NAME, position.number).read()
-        if result is not None and result.is_published and not events:
+        if result is not None and result.published_as == publication_key(spec, uri) and not events:
             return f"{spec.name}: MLflow has everything"
-        uri = tracking_uri(spec)
         mlflow.set_tracking_uri(uri)
         run = MlflowRun(spec, uri)
         run.log_spec(read_tags(run_path))

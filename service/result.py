@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from data_pipeline.files import atomic_path, write_atomically
+from service.run.durations import Durations, durations
 from service.run.progress import Progress
 from service.run.report import summary_table
 from service.training.checkpoint import (
@@ -24,14 +25,17 @@ RESULT_NAME = "result.json"
 class RunResult:
     """Final progress of a run.
 
-    ``duration_s``: time of the last submission. ``time_ms``: when training was done, Unix time.
-    ``address``: the run's page in MLflow, None until MLflow has everything.
+    ``training_s``, ``waiting_s``: see ``Durations``. ``time_ms``: when training was done, Unix
+    time. ``address``: the run's page in MLflow, and ``published_as`` the publication key of what is
+    there; None until MLflow has everything.
     """
 
     progress: Progress
-    duration_s: float
+    training_s: float
+    waiting_s: float
     time_ms: int
     address: str | None = None
+    published_as: str | None = None
 
     @property
     def is_published(self) -> bool:
@@ -41,7 +45,8 @@ class RunResult:
     @property
     def summary(self) -> str:
         """The table at the end of a job's log."""
-        return summary_table(self.progress, self.duration_s, self.address or "not in MLflow yet")
+        times = Durations(self.training_s, self.waiting_s)
+        return summary_table(self.progress, times, self.address or "not in MLflow yet")
 
     def write(self, run_path: Path) -> None:
         """Store it in the run's folder."""
@@ -61,7 +66,7 @@ class IncompleteRunError(RuntimeError):
     """The workers ended, but the newest checkpoint is not that of a finished run."""
 
 
-def collect_result(run_path: Path, num_epochs: int, duration_s: float) -> RunResult:
+def collect_result(run_path: Path, num_epochs: int) -> RunResult:
     """Copy the student from the checkpoint of the last epoch, and write the result.
 
     Raises:
@@ -79,6 +84,6 @@ def collect_result(run_path: Path, num_epochs: int, duration_s: float) -> RunRes
         )
     with atomic_path(run_path / STUDENT_NAME) as partial_path:
         shutil.copyfile(final_student_path(checkpoint), partial_path)
-    result = RunResult(progress, duration_s, int(time.time() * 1000))
+    result = RunResult(progress, *durations(run_path), time_ms=int(time.time() * 1000))
     result.write(run_path)
     return result

@@ -1,5 +1,6 @@
 """The job's log: a line per event of the journal, and a table at the end."""
 
+from service.run.durations import Durations
 from service.run.journal import Event
 from service.run.progress import Progress
 from service.spec.job import JobSpec
@@ -52,7 +53,7 @@ class ProgressPrinter:
         print(progress_line(event, self._spec, self._last_top1), flush=True)
 
 
-def summary_table(progress: Progress, duration_s: float, address: str) -> str:
+def summary_table(progress: Progress, times: Durations, address: str) -> str:
     """Last, best and teacher's accuracy, the time it took, and the run's address."""
     rows = [("", "top-1", "top-5")]
     if progress.teacher_top1 is not None:
@@ -63,7 +64,10 @@ def summary_table(progress: Progress, duration_s: float, address: str) -> str:
     rows.append((best, percent(progress.best_top1), percent(progress.best_top5)))
     width = max(len(name) for name, _, _ in rows)
     lines = [f"{name:<{width}}  {top1:>8}  {top5:>8}" for name, top1, top5 in rows]
-    lines.append(f"{progress.step:,} steps, {duration(duration_s)}")
+    lines.append(
+        f"{progress.step:,} steps, {duration(times.training_s)} of training, "
+        f"{duration(times.waiting_s)} of waiting"
+    )
     lines.append(f"run: {address}")
     return "\n".join(lines)
 

@@ -3,8 +3,6 @@
 Its sections are in sections.py and, about images, data_sections.py.
 """
 
-import hashlib
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -13,6 +11,7 @@ from pydantic import Discriminator, Field, Tag
 
 from service.spec.data_sections import Augmentation, Dataset
 from service.spec.fields import Section
+from service.spec.identity import content_hash
 from service.spec.sections import (
     AdamW,
     Checkpoints,
@@ -40,7 +39,7 @@ Optimizer = Annotated[
 
 
 class JobSpec(Section):
-    """Everything that defines a training run. Two equal specs are the same run."""
+    """Everything that defines a training run."""
 
     schema_version: Literal[1] = 1
     """Version of this format."""
@@ -93,26 +92,8 @@ class JobSpec(Section):
         return Method() if self.teacher else Method(alpha=0.0, beta=0.0, gamma=1.0)
 
     def content_hash(self) -> str:
-        """SHA-256 of the spec's canonical JSON, defaults filled in; 64 hexadecimal digits.
+        """SHA-256 of what identifies the run, defaults filled in; 64 hexadecimal digits.
 
-        Neither the order of the keys nor leaving out a default changes it.
+        It leaves out the fields that change no weight (see ``identity``), such as tracking.
         """
-        canonical = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(canonical.encode()).hexdigest()
-
-
-def differing_fields(old: Section, new: Section) -> list[str]:
-    """Paths of the fields in which two specs differ, such as ``method.alpha``."""
-    return _differences(old.model_dump(mode="json"), new.model_dump(mode="json"), "")
-
-
-def _differences(old: Any, new: Any, path: str) -> list[str]:  # noqa: ANN401 - any JSON value
-    if isinstance(old, dict) and isinstance(new, dict):
-        keys = list(old) + [key for key in new if key not in old]
-        prefix = f"{path}." if path else ""
-        return [
-            difference
-            for key in keys
-            for difference in _differences(old.get(key), new.get(key), f"{prefix}{key}")
-        ]
-    return [] if old == new else [path]
+        return content_hash(self.model_dump(mode="json"))

@@ -1,5 +1,6 @@
 """Runs a sweep: claim the folder, build, search, confirm, publish."""
 
+import shutil
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,9 +13,10 @@ from service.build import build_job
 from service.cluster.launch import connect
 from service.plan import build_models_on_meta
 from service.provenance import provenance_tags
-from service.run.folder import claim_run_folder, differences, write_spec, write_tags
+from service.run.claim import check_inputs, claim_run_folder, forget_rejected, has_started
+from service.run.folder import TRIALS_NAME, write_spec, write_tags
 from service.run.status import State, StatusFile
-from service.spec.errors import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, BadInputError
+from service.spec.errors import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED
 from service.spec.job import JobSpec
 from service.sweep.comparison import COMPARISON_NAME, Comparison
 from service.sweep.confirm import compare, confirm_specs
@@ -22,19 +24,17 @@ from service.sweep.loading import LoadedSweep
 from service.sweep.outcome import BEST_NAME, Outcome, write_outcome
 from service.sweep.progress import ProgressReporter, SweepStatus, progress_table, summary
 from service.sweep.publish import publish_sweep
+from service.sweep.resuming import check_same_sweep
 from service.sweep.rules import boundary_points
 from service.sweep.space import SearchSpace, own_point
 from service.sweep.spec import SWEEP_NAME, SweepSpec
-from service.sweep.study import Search
+from service.sweep.study import STUDY_NAME, Search
 from service.sweep.trials import SearchTrials, trial_spec
 from service.tracking.mlflow_run import tracking_uri
 from service.trials.capacity import plan_concurrency
 from service.trials.run_trackers import RunTrackers, find_parent
 from service.trials.runner import run_trials
 from service.trials.source import FixedTrials
-
-# Fields that may change when a sweep is resumed: they do not affect existing trials.
-CHANGEABLE = ("budget", "concurrency", "max_failures", "progress_interval_s")
 
 STATES: dict[int, State] = {EXIT_DONE: "finished", EXIT_FAILED: "failed", EXIT_STOPPED: "stopped"}
 
@@ -48,15 +48,17 @@ def run_sweep(loaded: LoadedSweep, num_seeds: int = 0) -> int:
         BadInputError: before training, if the sweep, its files or the cluster are not suitable.
     """
     sweep = loaded.sweep
-    check_same_sweep(sweep)
     mlflow.set_tracking_uri(tracking_uri(sweep.base))
     check_models(sweep)
     spec = sweep.as_job()
     with claim_run_folder(spec):
-        # Weights are downloaded once, to the sweep's folder; all trials read the same file.
+        check_same_sweep(loaded)
+        # Weights are downloaded once; all trials read the same file.
         built = build_job(spec)
-        tags = provenance_tags(loaded.base._replace(spec=spec), built.teacher_sha256)
+        check_inputs(spec, built.digests)
+        tags = provenance_tags(loaded.base._replace(spec=spec), built.digests)
         tags |= {"sweep": sweep.name}
+        _forget_rejected(sweep)
         write_spec(spec)
         write_atomically(sweep.sweep_path / SWEEP_NAME, sweep.model_dump_json(indent=1) + "\n")
         write_tags(sweep.sweep_path, tags)
@@ -78,17 +80,12 @@ def check_models(sweep: SweepSpec) -> None:
             build_models_on_meta(spec)
 
 
-def check_same_sweep(sweep: SweepSpec) -> None:
-    """Check that an existing sweep of the same name, which would be resumed, has the same spec.
-
-    Raises:
-        BadInputError: with each field that differs.
-    """
-    path = sweep.sweep_path / SWEEP_NAME
-    if path.exists():
-        old = SweepSpec.model_validate_json(path.read_text())
-        if problems := differences(old, sweep, path, f"the sweep {sweep.name!r}", CHANGEABLE):
-            raise BadInputError("sweep", problems)
+def _forget_rejected(sweep: SweepSpec) -> None:
+    """Remove the search of a submission that was rejected before a trial's first step."""
+    if not has_started(sweep.sweep_path):
+        forget_rejected(sweep.as_job())
+        (sweep.sweep_path / STUDY_NAME).unlink(missing_ok=True)
+        shutil.rmtree(sweep.sweep_path / TRIALS_NAME, ignore_errors=True)
 
 
 class StopRequest:

@@ -5,7 +5,8 @@ from collections.abc import Callable
 from typing import Any
 
 from service.cluster.placement import clear_placement, is_placed, release_placement
-from service.run.folder import write_spec
+from service.run.durations import durations
+from service.run.folder import TRIALS_NAME, write_spec
 from service.spec.job import JobSpec
 from service.spec.loading import parse_spec
 from service.sweep.rules import trial_content
@@ -15,9 +16,6 @@ from service.sweep.study import Search, TrialEnd
 from service.training.checkpoint import checkpoint_paths
 from service.trials.run_trackers import RunTrackers
 from service.trials.source import TrialState, request_stop_of_all
-from service.trials.trainable import training_seconds
-
-TRIALS_NAME = "trials"
 
 
 def trial_name(number: int) -> str:
@@ -91,7 +89,7 @@ class SearchTrials:
     def end(self, number: int, state: TrialState, error: str | None) -> None:
         """Record how a trial ended."""
         spec = self._specs.pop(number)
-        seconds = training_seconds(spec)
+        seconds = durations(spec.run_path).training_s
         failures = self._num_failures.pop(number, 0)
         self._search.end(number, TrialEnd(state, seconds, failures, error))
         self._trackers.end(spec, state)

@@ -23,6 +23,7 @@ from data_pipeline.files import write_atomically
 from service.run.journal import Event
 from service.run.progress import Progress
 from service.spec.job import JobSpec
+from service.tracking.destination import RUN_ID_NAME
 
 # What the client raises when the server is away, fails or answers nonsense.
 TRACKING_ERRORS = (MlflowException, requests.RequestException, OSError)
@@ -30,7 +31,6 @@ TRACKING_ERRORS = (MlflowException, requests.RequestException, OSError)
 MAX_METRICS_PER_CALL = 1000
 MAX_PARAMS_PER_CALL = 100
 MAX_PARAM_LENGTH = 6000
-RUN_ID_NAME = "mlflow_run_id"
 RUN_KEY_TAG = "run_key"
 # MLflow's status of a run that did not finish, by its state.
 RUN_STATUSES = {"failed": "FAILED", "stopped": "KILLED"}
@@ -44,7 +44,7 @@ class MlflowRun:
 
     def __init__(self, spec: JobSpec, uri: str):
         self._spec = spec
-        self._uri = uri
+        self.uri = uri
         mlflow.set_tracking_uri(uri)
         self.client = MlflowClient(uri)
         self.experiment_id = self._find_experiment()
@@ -54,14 +54,18 @@ class MlflowRun:
     def address(self) -> str:
         """The run's page in the UI; for SQLite, with the command that starts the UI."""
         page = f"/#/experiments/{self.experiment_id}/runs/{self.run_id}"
-        if self._uri.startswith("http"):
-            return self._uri.rstrip("/") + page
-        command = f"mlflow ui --backend-store-uri {self._uri}"
+        if self.uri.startswith("http"):
+            return self.uri.rstrip("/") + page
+        command = f"mlflow ui --backend-store-uri {self.uri}"
         return f"http://127.0.0.1:5000{page} (first start: {command})"
 
     def log_spec(self, tags: dict[str, str]) -> None:
         """Log the spec, as parameters and as a file, and the tags."""
-        params = [Param(key, value) for key, value in flattened(self._spec).items()]
+        # MLflow keeps a parameter's first value; what may change since is in spec.json.
+        logged = self.client.get_run(self.run_id).data.params
+        params = [
+            Param(key, value) for key, value in flattened(self._spec).items() if key not in logged
+        ]
         for start in range(0, len(params), MAX_PARAMS_PER_CALL):
             self.client.log_batch(self.run_id, params=params[start : start + MAX_PARAMS_PER_CALL])
         self.set_tags(tags)
@@ -122,7 +126,7 @@ class MlflowRun:
 
     def _artifact_location(self) -> str | None:
         """A server stores artifacts itself; with SQLite they are in the storage path."""
-        if self._uri.startswith("http"):
+        if self.uri.startswith("http"):
             return None
         return (self._spec.checkpoints.storage_path / "mlflow-artifacts").as_uri()
 

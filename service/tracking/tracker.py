@@ -21,6 +21,7 @@ from service.run.journal import (
 )
 from service.run.status import State, Status, StatusFile
 from service.spec.job import JobSpec
+from service.tracking.destination import SENT_NAME, set_destination
 from service.tracking.mlflow_run import TRACKING_ERRORS, MlflowRun
 
 logger = logging.getLogger(__name__)
@@ -32,7 +33,6 @@ NUM_LAST_ATTEMPTS = 3
 # A server that fails faster than this may only have dropped a connection.
 FAST_FAILURE_S = 1.0
 TAGS_INTERVAL_S = 10.0
-SENT_NAME = "journal.sent"
 
 
 class SentPosition:
@@ -117,6 +117,7 @@ class Tracker:
         self._run: MlflowRun | None = None
         self._warned, self._is_closing = False, False
         self._tags_sent_s = float("-inf")
+        set_destination(spec, uri)
         journal, failures = spec.run_path / JOURNAL_NAME, spec.run_path / FAILURES_NAME
         self._position = SentPosition(spec.run_path)
         self._file = StatusFile(spec.run_path, _earlier_status(spec))

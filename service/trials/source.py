@@ -9,6 +9,7 @@ from service.cluster.placement import release_placement
 from service.result import read_result
 from service.run.control import request_stop
 from service.run.folder import has_spec, read_spec, write_spec
+from service.spec.identity import fixed_differences
 from service.spec.job import JobSpec
 from service.trials.run_trackers import RunTrackers
 
@@ -111,6 +112,6 @@ class FixedTrials:
 
 
 def _remove_outdated_folder(spec: JobSpec) -> None:
-    """Remove a job's folder if it belongs to another spec of the same name."""
-    if has_spec(spec.run_path) and read_spec(spec.run_path) != spec:
+    """Remove a job's folder if it belongs to another run of the same name."""
+    if has_spec(spec.run_path) and fixed_differences(read_spec(spec.run_path), spec):
         shutil.rmtree(spec.run_path)

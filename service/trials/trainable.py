@@ -12,7 +12,7 @@ from service.cluster.policies import failure_text
 from service.cluster.reusable_workers import ReusableWorkerGroup
 from service.result import collect_result
 from service.run.control import clear_abort, clear_request, read_abort_reason, request_stop
-from service.run.journal import JOURNAL_NAME, Event, JournalReader, read_events
+from service.run.journal import JOURNAL_NAME, Event, JournalReader
 from service.spec.job import JobSpec
 
 POLL_S = 0.2
@@ -69,7 +69,7 @@ class TrialRun:
             self._thread.join()
             if self._failure is not None:
                 raise TrialFailedError(self._reason())
-            collect_result(self._spec.run_path, self._spec.schedule.num_epochs, 0.0)
+            collect_result(self._spec.run_path, self._spec.schedule.num_epochs)
         return {"epoch": event.epoch, "done": is_last, **event.values}
 
     def _reason(self) -> str:
@@ -125,15 +125,3 @@ class Trial(tune.Trainable):  # type: ignore[misc]
                 self._run.close()
         finally:
             ReusableWorkerGroup.shutdown_idle()
-
-
-def training_seconds(spec: JobSpec) -> float:
-    """Wall time that a run has spent in training and evaluation, over all its attempts."""
-    seconds, start_ms, last_ms = 0.0, None, 0
-    for event in read_events(spec.run_path / JOURNAL_NAME):
-        if event.kind == "start":
-            if start_ms is not None:
-                seconds += (last_ms - start_ms) / 1000
-            start_ms = event.time_ms
-        last_ms = event.time_ms
-    return seconds + ((last_ms - start_ms) / 1000 if start_ms is not None else 0.0)

@@ -28,7 +28,7 @@ from support.spec_contents import spec_content, write_stripes
 from support.training_runs import run_alone, run_rank
 from table import Ratio, add_json_option, at_most, report
 
-from service.run.folder import claim_run_folder
+from service.run.claim import claim_run_folder
 from service.spec.job import JobSpec
 from service.spec.loading import parse_spec
 from service.tracking.tracker import Tracker

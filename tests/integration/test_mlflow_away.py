@@ -15,7 +15,8 @@ from jobs.sync import main as sync
 from service.job import run_job
 from service.publish import publish, sync_run
 from service.result import collect_result
-from service.run.folder import claim_run_folder, write_spec, write_tags
+from service.run.claim import claim_run_folder
+from service.run.folder import write_spec, write_tags
 from service.run.journal import JOURNAL_NAME, read_events
 from service.spec.errors import EXIT_BAD_INPUT, EXIT_DONE, EXIT_FAILED
 from service.spec.loading import parse_job

@@ -7,7 +7,8 @@ from support.training_runs import run_alone
 from data_pipeline.files import write_atomically
 from service.publish import run_folders
 from service.result import collect_result
-from service.run.folder import claim_run_folder, write_spec, write_tags
+from service.run.claim import claim_run_folder
+from service.run.folder import write_spec, write_tags
 from service.run.journal import JOURNAL_NAME, read_events
 from service.sweep.loading import parse_sweep
 from service.sweep.publish import is_sweep, sync_sweep

@@ -1,6 +1,7 @@
 """The driver's check of models and weights, and the weights that it fetches once."""
 
 import hashlib
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,7 +10,9 @@ from safetensors.torch import load_file, save_file
 from service import build
 from service.build import build_job
 from service.models.build import build_model
-from service.run.folder import write_spec
+from service.run.claim import check_inputs
+from service.run.folder import write_spec, write_tags
+from service.run.journal import JOURNAL_NAME, Journal
 from service.spec.errors import BadInputError
 from service.spec.loading import parse_spec
 
@@ -45,30 +48,66 @@ def spec(make_content):
     return parsed
 
 
-def test_fetched_weights_are_stored_in_the_runs_folder(spec, fetches):
+def start(spec, built):
+    """As a job does that makes its first step."""
+    write_spec(spec)
+    write_tags(spec.run_path, built.digests)
+    Journal(spec.run_path / JOURNAL_NAME, 10**6).append("interval", 1, 0, {})
+
+
+def test_fetched_weights_are_stored_under_their_digest(spec, fetches):
     built = build_job(spec)
-    path = spec.run_path / "teacher_weights.safetensors"
+    path = Path(built.spec.teacher.weights.source)
 
     assert fetches == [URI]
-    assert built.spec.teacher.weights.source == str(path)
+    assert path.parent.parent == spec.checkpoints.storage_path
     assert all(torch.equal(tensor, weights_of(0)[name]) for name, tensor in load_file(path).items())
-    assert built.teacher_sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    assert built.digests == {"teacher_sha256": digest}
+    assert path.stem == digest
 
 
 def test_run_that_is_resumed_fetches_nothing(spec, fetches):
     first = build_job(spec)
-    write_spec(spec)
+    start(spec, first)
 
     assert build_job(spec) == first
     assert fetches == [URI]
 
 
-def test_weights_that_a_refused_job_stored_are_not_reused(spec, fetches):
-    """Its folder belongs to no spec yet: the next job may have another teacher."""
+def test_run_that_made_no_step_fetches_again(spec, fetches):
     first = build_job(spec)
+    write_spec(spec)
+    write_tags(spec.run_path, first.digests)
 
-    assert build_job(spec).teacher_sha256 != first.teacher_sha256
+    assert build_job(spec).digests != first.digests
     assert fetches == [URI, URI]
+
+
+def test_run_whose_weights_are_gone_does_not_go_on_with_others(spec, fetches):
+    first = build_job(spec)
+    start(spec, first)
+    Path(first.spec.teacher.weights.source).unlink()
+
+    second = build_job(spec)
+    assert fetches == [URI, URI]
+    with pytest.raises(BadInputError) as caught:
+        check_inputs(spec, second.digests)
+    (problem,) = caught.value.problems
+    assert problem.where == "teacher.weights.source"
+    for built in (first, second):
+        assert built.digests["teacher_sha256"] in problem.wrong
+
+
+def test_unchanged_teacher_is_stored_once_for_all_runs(make_content, monkeypatch, tmp_path):
+    path = tmp_path / "fetched.safetensors"
+    save_file(weights_of(0), path)
+    monkeypatch.setattr(build, "download_weights", lambda *_: path)
+    teacher = {"model": "cifar:resnet8", "weights": {"source": URI}}
+    built = [build_job(parse_spec(make_content(name=name, teacher=teacher))) for name in "ab"]
+
+    assert built[0].spec.teacher == built[1].spec.teacher
+    assert len(list(tmp_path.glob("runs/**/*.safetensors"))) == 1
 
 
 def test_local_weights_stay_where_they_are(make_content, teacher):

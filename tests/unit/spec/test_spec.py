@@ -9,7 +9,8 @@ import pytest
 from pydantic import ValidationError
 
 from service.spec.errors import BadInputError
-from service.spec.job import JobSpec, differing_fields
+from service.spec.identity import differing_fields
+from service.spec.job import JobSpec
 from service.spec.loading import load_spec, parse_spec
 
 ROOT = Path(__file__).parents[3]

@@ -4,10 +4,10 @@ import pytest
 
 from service.run.status import StatusFile
 from service.spec.errors import BadInputError
-from service.sweep.job import check_same_sweep
-from service.sweep.loading import parse_sweep
+from service.sweep.loading import load_sweep, parse_sweep
 from service.sweep.plan import format_plan
 from service.sweep.progress import ProgressReporter, SweepStatus
+from service.sweep.resuming import check_same_sweep
 from service.sweep.spec import SWEEP_NAME
 from service.sweep.study import Search, TrialEnd
 
@@ -53,14 +53,25 @@ def test_status_shows_the_progress_of_a_sweep(make_sweep_content, tmp_path):
     assert status["eta_s"] == pytest.approx(status["seconds"] / 3 * 5)
 
 
-def test_existing_sweep_accepts_only_another_budget_or_concurrency(make_sweep_content):
+def test_started_sweep_accepts_only_what_does_not_change_its_trials(make_sweep_content, tmp_path):
     sweep = parse_sweep(make_sweep_content(budget={"trials": 8}))
     sweep.sweep_path.mkdir(parents=True)
     (sweep.sweep_path / SWEEP_NAME).write_text(sweep.model_dump_json())
-    check_same_sweep(parse_sweep(make_sweep_content(budget={"trials": 9}, concurrency=1)))
+    path = tmp_path / "sweep.json"
 
-    changed = parse_sweep(make_sweep_content(base={"seed": 5}, metric="loss"))
+    def check(**fields):
+        path.write_text(json.dumps(make_sweep_content(**fields)))
+        check_same_sweep(load_sweep(path))
+
+    # Nothing was trained yet.
+    check(base={"seed": 5})
+    trial_path = sweep.sweep_path / "trials" / "trial-0000"
+    (trial_path / "checkpoint_0000000004").mkdir(parents=True)
+    (trial_path / "spec.json").write_text("{}")
+    check(budget={"trials": 9}, concurrency=1)
+    check(base={"tracking": {"experiment": "other"}, "resources": {"max_failures": 7}})
+
     with pytest.raises(BadInputError) as error:
-        check_same_sweep(changed)
+        check(base={"seed": 5}, metric="loss")
     assert [problem.where for problem in error.value.problems] == ["base.seed", "metric"]
     assert str(error.value).startswith("sweep: 2 problems")

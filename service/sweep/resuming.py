@@ -1,0 +1,29 @@
+"""Which sweeps may resume the one in their folder. Imports neither torch nor ray."""
+
+from service.run.claim import changed_inputs, differences, has_started, input_tags
+from service.run.folder import read_tags
+from service.spec.errors import BadInputError
+from service.spec.identity import fixed_differences
+from service.sweep.loading import LoadedSweep
+from service.sweep.spec import SWEEP_NAME, SweepSpec
+
+# Fields that may change when a sweep is resumed: they do not affect existing trials.
+CHANGEABLE = ("budget", "concurrency", "max_failures", "progress_interval_s")
+
+
+def check_same_sweep(loaded: LoadedSweep) -> None:
+    """Check that a sweep of the same name that has started has the same spec and the same files.
+
+    Raises:
+        BadInputError: with each field that differs.
+    """
+    sweep = loaded.sweep
+    path = sweep.sweep_path / SWEEP_NAME
+    if not path.exists() or not has_started(sweep.sweep_path):
+        return
+    old = SweepSpec.model_validate_json(path.read_text())
+    differing = fixed_differences(old, sweep)
+    problems = differences(differing, path, f"the sweep {sweep.name!r}", CHANGEABLE)
+    problems += changed_inputs(read_tags(sweep.sweep_path), input_tags(loaded.base), sweep.name)
+    if problems:
+        raise BadInputError("sweep", problems)

@@ -1,0 +1,48 @@
+"""Where a run is tracked, which may change between its submissions.
+
+A run id and the position up to which events were sent belong to one server and experiment. At
+another one the run is found or created anew, and all its events are sent again.
+"""
+
+import hashlib
+import json
+from pathlib import Path
+
+from data_pipeline.files import write_atomically
+from service.spec.job import JobSpec
+
+RUN_ID_NAME = "mlflow_run_id"
+SENT_NAME = "journal.sent"
+DESTINATION_NAME = "mlflow_destination"
+
+
+def publication_key(spec: JobSpec, uri: str) -> str:
+    """Digest of where a student is published: server, experiment, registered model and alias."""
+    tracking = spec.tracking
+    return _digest(uri, tracking.experiment, tracking.register_as, tracking.alias)
+
+
+def is_destination(spec: JobSpec, uri: str) -> bool:
+    """Whether what the run's folder knows about MLflow belongs to this server and experiment."""
+    path: Path = spec.run_path / DESTINATION_NAME
+    return path.exists() and path.read_text().strip() == _digest(uri, spec.tracking.experiment)
+
+
+def set_destination(spec: JobSpec, uri: str) -> None:
+    """Track the run at this server and experiment from now on; its folder must exist.
+
+    Raises:
+        OSError: the storage fails.
+    """
+    if is_destination(spec, uri):
+        return
+    for name in (RUN_ID_NAME, SENT_NAME):
+        (spec.run_path / name).unlink(missing_ok=True)
+    # A digest: an address may contain a password.
+    write_atomically(
+        spec.run_path / DESTINATION_NAME, _digest(uri, spec.tracking.experiment) + "\n"
+    )
+
+
+def _digest(*parts: str | None) -> str:
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
