@@ -128,6 +128,23 @@ def test_finished_job_can_be_resubmitted_but_not_changed(finished, tmp_path, cap
     assert "seed: differs from the run 'run'" in capsys.readouterr().err
 
 
+def test_finished_job_can_be_registered_elsewhere(finished, tmp_path, capsys):
+    content = json.loads(finished.spec_path.read_text())
+    content["tracking"] = {**content["tracking"], "experiment": "other", "alias": "second"}
+    moved = tmp_path / "moved.json"
+    moved.write_text(json.dumps(content))
+    assert distill_here([str(moved)]) == 0
+    assert "nothing to train" in capsys.readouterr().out
+    client = MlflowClient(finished.mlflow_uri)
+    version = client.get_model_version_by_alias("stripes", "second")
+    assert version.version != client.get_model_version_by_alias("stripes", "champion").version
+    experiment = client.get_experiment_by_name("other")
+    (run,) = client.search_runs([experiment.experiment_id])
+    for metric, steps in (("train/loss", [2, 4, 6, 8]), ("val/top1", [4, 8])):
+        history = client.get_metric_history(run.info.run_id, metric)
+        assert [point.step for point in history] == steps
+
+
 def test_weak_teacher_aborts_the_job_with_advice(cluster, finished, write_spec, teacher):
     """The student starts from a registered model, which the driver fetches for the workers."""
     path = write_spec(
@@ -139,8 +156,16 @@ def test_weak_teacher_aborts_the_job_with_advice(cluster, finished, write_spec, 
     done = distill(path, cluster)
     assert done.returncode == 2, done.stdout + done.stderr
     assert "teacher.min_top1: the teacher's top-1 is" in done.stdout + done.stderr
-    fetched = load_file(load_spec(path).run_path / "student_weights.safetensors")
-    assert torch.equal(fetched["fc.weight"], student_of(finished).fc.weight)
+    (stored,) = (load_spec(path).checkpoints.storage_path / ".weights").iterdir()
+    assert torch.equal(load_file(stored)["fc.weight"], student_of(finished).fc.weight)
+    # No step was made, so the advice can be followed under the same name.
+    content = json.loads(path.read_text())
+    content["teacher"]["min_top1"] = 0.0
+    content["seed"] = 3
+    path.write_text(json.dumps(content))
+    done = distill(path, cluster)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "training on 2 workers, from step 0" in done.stdout
 
 
 def test_job_too_large_for_the_cluster_is_rejected(cluster, write_spec, monkeypatch, capsys):
