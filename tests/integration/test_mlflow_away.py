@@ -75,7 +75,7 @@ def train_with_tracker(spec, line, changes):
         changer.start()
         run_alone(spec)
         changer.join()
-        result = collect_result(spec.run_path, spec.schedule.num_epochs, 1.0)
+        result = collect_result(spec.run_path, spec.schedule.num_epochs)
         run = tracker.close("finished")
         if run is not None:
             publish(result, spec, run)

@@ -34,7 +34,7 @@ def search_alone(sweep):
         for event in read_events(spec.run_path / JOURNAL_NAME):
             if event.kind == "evaluation":
                 trials.report(number, event.epoch, event.values)
-        collect_result(spec.run_path, spec.schedule.num_epochs, 1.0)
+        collect_result(spec.run_path, spec.schedule.num_epochs)
         trials.end(number, "finished", None)
     trackers.close()
     return search

@@ -257,7 +257,7 @@ def test_workers_are_reused_and_train_as_new_ones_do(make_sweep_content):
     alone = read_spec(trial_path(sweep, 2)).model_copy(update={"name": "alone"})
     alone.run_path.mkdir()
     run_training(alone)
-    collect_result(alone.run_path, alone.schedule.num_epochs, 0.0)
+    collect_result(alone.run_path, alone.schedule.num_epochs)
     students = [(path / STUDENT_NAME) for path in (alone.run_path, trial_path(sweep, 2))]
     assert students[0].read_bytes() == students[1].read_bytes()
 

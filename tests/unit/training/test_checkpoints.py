@@ -218,5 +218,5 @@ def test_run_without_its_last_checkpoint_has_no_result(make_content):
     spec = parse_spec(make_content())
     spec.run_path.mkdir(parents=True)
     with pytest.raises(IncompleteRunError, match="epoch 0"):
-        collect_result(spec.run_path, spec.schedule.num_epochs, 1.0)
+        collect_result(spec.run_path, spec.schedule.num_epochs)
     assert not (spec.run_path / "result.json").exists()
