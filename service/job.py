@@ -142,7 +142,9 @@ def _unfinished(spec: JobSpec, failure: Exception | None) -> UnfinishedRun:
     if pending_request(spec.run_path) == "stop" and is_saved:
         clear_request(spec.run_path, "stop")
         return UnfinishedRun("stopped", f"{spec.name} was stopped; {resume}", EXIT_STOPPED)
-    cause = failure_text(failure) if isinstance(failure, TrainingFailedError) else str(failure)
+    cause = str(failure)
+    if isinstance(failure, TrainingFailedError):
+        cause = failure_text(failure, spec.run_path)
     return UnfinishedRun("failed", f"{spec.name} failed: {cause}\n{resume}", EXIT_FAILED)
 
 

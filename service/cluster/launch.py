@@ -30,6 +30,7 @@ PREEMPTION_POLL_S = 1
 HEALTH_CHECK_INTERVAL_S = 0.5
 # After it, an elastic run tries another number of workers; others try the same number again.
 PLACEMENT_TIMEOUT_S = 20
+NCCL_TIMEOUT_FACTOR = 2
 
 
 def connect() -> None:
@@ -95,7 +96,7 @@ def run_training(spec: JobSpec, *, in_process: bool = False) -> None:
     trainer = RunTrainer(
         train_on_worker,
         train_loop_config={"spec": spec.model_dump_json()},
-        torch_config=ServiceTorchConfig(timeout_s=resources.collective_timeout_s),
+        torch_config=ServiceTorchConfig(timeout_s=process_group_timeout_s(resources)),
         scaling_config=ScalingConfig(
             num_workers=resources.num_workers,
             use_gpu=resources.gpu,
@@ -110,6 +111,16 @@ def run_training(spec: JobSpec, *, in_process: bool = False) -> None:
     )
     trainer.run_path, trainer.in_process = spec.run_path, in_process
     trainer.fit()
+
+
+def process_group_timeout_s(resources: Resources) -> int:
+    """Seconds after which a collective operation of gradients fails.
+
+    Workers wait for each other between CPUs before they wait for their GPUs, and there find one
+    that hangs. NCCL's watchdog must not be sooner: it aborts the healthy processes.
+    """
+    timeout_s = resources.collective_timeout_s
+    return NCCL_TIMEOUT_FACTOR * timeout_s if resources.gpu else timeout_s
 
 
 def _set_environment(resources: Resources) -> None:
