@@ -11,6 +11,7 @@ from ray.train import TrainingFailedError, WorkerGroupError
 
 from data_pipeline.files import RETRY_PAUSES_S
 from service.build import build_job
+from service.cluster.address import check_address
 from service.cluster.launch import check_cluster, connect, run_training
 from service.cluster.policies import (
     FAILURES_LIMIT_BYTES,
@@ -72,6 +73,8 @@ def run_job(job: LoadedJob) -> int:
 def _train_and_publish(job: LoadedJob) -> int:
     """Build, launch and publish, in a folder that this job holds."""
     start_s, spec = time.monotonic(), job.spec
+    # Before weights are fetched.
+    check_address()
     built = build_job(spec)
     connect()
     check_cluster(spec.resources)

@@ -12,7 +12,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ray.train import FailureConfig, ScalingConfig
-from ray.train.v2.api.exceptions import PreemptionError, TrainingFailedError, WorkerGroupError
+from ray.train.v2.api.exceptions import (
+    ControllerError,
+    PreemptionError,
+    TrainingFailedError,
+    WorkerGroupError,
+)
 
 from service.cluster.crashes import Crash, read_crash
 from service.cluster.ray_internals import (
@@ -23,12 +28,14 @@ from service.cluster.ray_internals import (
     ScalingDecision,
     ScalingPolicy,
     WorkerGroupPollStatus,
+    WorkerGroupStartupTimeoutError,
     WorkerGroupState,
     WorkerHealthCheckFailedError,
     WorkerHealthCheckTimeoutError,
     free_resources_per_node,
     resources_per_worker,
 )
+from service.cluster.waiting import must_end, report_need
 from service.run.control import (
     GracefulStop,
     clear_request,
@@ -44,6 +51,7 @@ FAILURES_LIMIT_BYTES = 1_000_000
 # Resources of workers that just ended are freed one by one.
 SETTLE_S = 5.0
 MAX_WAIT_S = 30.0
+REPORT_AFTER_S = 1.0
 # Errors of a collective operation, which break off where a peer does.
 ECHO_WORDS = ("gloo", "NCCL", "Connection", "Timed out", "DistBackend")
 
@@ -54,10 +62,11 @@ class FailurePolicy(DefaultFailurePolicy):  # type: ignore[misc]
     def __init__(self, failure_config: FailureConfig, run_path: Path):
         super().__init__(failure_config)
         self._run_path = run_path
-        self._last_text = ""
 
     def make_decision(self, training_failed_error: TrainingFailedError) -> FailureDecision:
         """Whether the run is retried from its last checkpoint."""
+        if is_waiting_over(training_failed_error):
+            return FailureDecision.RAISE if must_end(self._run_path) else FailureDecision.RETRY
         if self._is_aborted():
             return FailureDecision.RAISE
         stopped = graceful_stop_reason(training_failed_error)
@@ -75,9 +84,7 @@ class FailurePolicy(DefaultFailurePolicy):  # type: ignore[misc]
         if decision == FailureDecision.RAISE:
             outcome = "no more failures are allowed"
         text = f"{failure_text(training_failed_error, self._run_path)}; {outcome}"
-        # Waiting for resources times out, and is retried, every minute.
-        if isinstance(training_failed_error, WorkerGroupError) or text != self._last_text:
-            self._log(text)
+        self._log(text)
         return decision
 
     def _is_aborted(self) -> bool:
@@ -87,10 +94,16 @@ class FailurePolicy(DefaultFailurePolicy):  # type: ignore[misc]
             return False
 
     def _log(self, text: str) -> None:
-        self._last_text = text
         # A failure to write this file must not decide about the run.
         with contextlib.suppress(Exception):
             Journal(self._run_path / FAILURES_NAME, FAILURES_LIMIT_BYTES).note(text)
+
+
+def is_waiting_over(error: TrainingFailedError) -> bool:
+    """Whether no worker failed: there was no room for them in time, or a stop was requested."""
+    return isinstance(error, ControllerError) and isinstance(
+        error.controller_failure, WorkerGroupStartupTimeoutError
+    )
 
 
 def graceful_stop_reason(error: TrainingFailedError) -> str | None:
@@ -199,10 +212,12 @@ class ElasticPolicy(ScalingPolicy):  # type: ignore[misc]
         waited_s = now_s - self._since_s
         if fitting == high or (fitting >= low and waited_s >= SETTLE_S):
             return self._start(fitting)
-        if waited_s >= MAX_WAIT_S:
+        if waited_s >= MAX_WAIT_S or must_end(self._run_path):
             # Workers that failed before they were ever polled may hold resources; Ray ends them
             # when it starts the next ones.
             return self._start(low)
+        if fitting < low and waited_s >= REPORT_AFTER_S:
+            report_need(self._run_path, low, resources_per_worker(self.scaling_config))
         # The controller calls again at once.
         time.sleep(0.5)
         return NoopDecision()

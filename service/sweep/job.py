@@ -9,10 +9,11 @@ import mlflow
 
 from data_pipeline.files import write_atomically
 from service.build import build_job
+from service.cluster.address import check_address
 from service.cluster.launch import connect
 from service.plan import build_models_on_meta
 from service.provenance import provenance_tags
-from service.run.folder import claim_run_folder, differences, write_spec, write_tags
+from service.run.folder import claim_run_folder, differences, has_spec, write_spec, write_tags
 from service.run.status import State, StatusFile
 from service.spec.errors import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, BadInputError
 from service.spec.job import JobSpec
@@ -53,6 +54,9 @@ def run_sweep(loaded: LoadedSweep, num_seeds: int = 0) -> int:
     check_models(sweep)
     spec = sweep.as_job()
     with claim_run_folder(spec):
+        if not has_spec(spec.run_path):
+            # Before weights are fetched; a search that is over needs no cluster.
+            check_address()
         # Weights are downloaded once, to the sweep's folder; all trials read the same file.
         built = build_job(spec)
         tags = provenance_tags(loaded.base._replace(spec=spec), built.teacher_sha256)
