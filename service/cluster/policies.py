@@ -53,7 +53,8 @@ SETTLE_S = 5.0
 MAX_WAIT_S = 30.0
 REPORT_AFTER_S = 1.0
 # Errors of a collective operation, which break off where a peer does.
-ECHO_WORDS = ("gloo", "NCCL", "Connection", "Timed out", "DistBackend")
+ECHO_WORDS = ("gloo", "NCCL", "Connection", "DistBackend")
+TIMEOUT_WORDS = "Timed out"
 
 
 class FailurePolicy(DefaultFailurePolicy):  # type: ignore[misc]
@@ -128,7 +129,7 @@ def failure_text(error: TrainingFailedError, run_path: Path) -> str:
         WorkerFailure(rank, failure, _crash_of(failure, run_path, rank))
         for rank, failure in error.worker_failures.items()
     ]
-    return str(min(failures, key=lambda one: (one.is_echo, one.rank)))
+    return str(min(failures, key=lambda one: (one.distance, one.rank)))
 
 
 class WorkerFailure(NamedTuple):
@@ -139,14 +140,16 @@ class WorkerFailure(NamedTuple):
     crash: Crash | None
 
     @property
-    def is_echo(self) -> bool:
-        """Whether it is the effect of another worker's failure: a broken connection, a timeout."""
-        if self.crash is not None:
-            return self.crash.is_abort
+    def distance(self) -> int:
+        """From the cause: 0 is a cause; higher ones may be effects of another worker's failure."""
         text = str(self.error)
-        return not isinstance(
-            self.error, WorkerHealthCheckFailedError | WorkerHealthCheckTimeoutError
-        ) and any(word in text for word in ECHO_WORDS)
+        if self.crash is not None:
+            return 1 if self.crash.is_abort else 0
+        if isinstance(self.error, WorkerHealthCheckFailedError | WorkerHealthCheckTimeoutError):
+            return 0
+        if TIMEOUT_WORDS in text:
+            return 2
+        return 3 if any(word in text for word in ECHO_WORDS) else 0
 
     def __str__(self) -> str:
         line = _failure_line(self.error) if self.crash is None else _crash_line(self.crash)
@@ -175,7 +178,7 @@ def _failure_line(failure: Exception) -> str:
         if "its node has died" in str(failure.health_check_failure):
             return "its node died"
         return "its process was killed; if not on purpose, check its memory"
-    if "Timed out" in str(failure):
+    if TIMEOUT_WORDS in str(failure):
         return "another worker did not respond for resources.collective_timeout_s"
     return f"{type(failure).__name__}: {_last_line(failure)}"
 
