@@ -44,9 +44,7 @@ def check_address() -> None:
     if address is None:
         return
     _check_answer(address, given)
-    # Of a cluster that it finds on this machine, Ray finds the token too.
-    if given not in ("", "auto"):
-        _check_token(address)
+    _check_token(address, is_found=given in NO_ADDRESSES)
 
 
 def _check_answer(address: str, given: str) -> None:
@@ -87,9 +85,9 @@ def _no_answer(address: str, given: str) -> BadInputError:
     )
 
 
-def _check_token(address: str) -> None:
+def _check_token(address: str, *, is_found: bool) -> None:
     try:
-        check_control_service(address)
+        check_control_service(address, is_found=is_found)
     except AuthenticationError as error:
         raise token_error(address) from error
     except RayError as error:

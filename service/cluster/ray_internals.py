@@ -7,6 +7,10 @@ modules derive from are re-exported; attributes are read and written by the func
 from typing import Any
 
 import ray
+from ray._private.authentication.authentication_token_setup import (
+    ensure_token_if_auth_enabled,
+    maybe_enable_token_auth_if_token_available,
+)
 from ray._private.services import canonicalize_bootstrap_address
 from ray._raylet import PlacementGroupID
 from ray.train import ScalingConfig
@@ -130,13 +134,19 @@ def cluster_address() -> str | None:
     return address
 
 
-def check_control_service(address: str) -> None:
+def check_control_service(address: str, *, is_found: bool) -> None:
     """Make one request to a cluster's control service, which something must answer.
+
+    ``is_found``: Ray found the cluster on this machine; then it looks for a token there too.
 
     Raises:
         AuthenticationError: it rejects the token, or there is none.
         RayError: what listens there is not a control service.
     """
+    if is_found:
+        maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
+    # Without it, the request below ends the process where a token is required and missing.
+    ensure_token_if_auth_enabled(None, create_token_if_missing=False)
     ray._raylet.GcsClient(address=address)
 
 
