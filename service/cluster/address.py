@@ -44,7 +44,7 @@ def check_address() -> None:
     if address is None:
         return
     _check_answer(address, given)
-    _check_token(address, is_found=given in NO_ADDRESSES)
+    _check_token(address, given)
 
 
 def _check_answer(address: str, given: str) -> None:
@@ -73,10 +73,10 @@ def _check_answer(address: str, given: str) -> None:
 
 
 def _no_answer(address: str, given: str) -> BadInputError:
-    if given in ("", "auto"):
+    if given in NO_ADDRESSES:
         return address_error(
-            f"is not set, and the cluster that was started last on this machine, {address}, does "
-            f"not answer within {ANSWER_TIMEOUT_S:.0f} s",
+            f"the cluster that was started last on this machine, {address}, does not answer within "
+            f"{ANSWER_TIMEOUT_S:.0f} s",
             f"run ray stop, give the address of a cluster as HOST:PORT, {START_HERE}",
         )
     return address_error(
@@ -85,12 +85,15 @@ def _no_answer(address: str, given: str) -> BadInputError:
     )
 
 
-def _check_token(address: str, *, is_found: bool) -> None:
+def _check_token(address: str, given: str) -> None:
+    is_found = given in NO_ADDRESSES
     try:
         check_control_service(address, is_found=is_found)
     except AuthenticationError as error:
         raise token_error(address) from error
     except RayError as error:
+        if is_found:
+            raise _no_answer(address, given) from error
         raise address_error(
             f"what answers at {address} is not a cluster's control service: {error}",
             "give HOST:PORT of its head node, with the port of ray start, 6379 by default",
