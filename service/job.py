@@ -11,6 +11,7 @@ from ray.train import TrainingFailedError, WorkerGroupError
 
 from data_pipeline.files import RETRY_PAUSES_S
 from service.build import build_job
+from service.cluster.address import check_address
 from service.cluster.launch import check_cluster, connect, run_training
 from service.cluster.policies import (
     FAILURES_LIMIT_BYTES,
@@ -78,6 +79,8 @@ def run_job(job: LoadedJob) -> int:
 def _train_and_publish(job: LoadedJob) -> int:
     """Build, launch and publish, in a folder that this job holds."""
     spec = job.spec
+    # Before weights are fetched.
+    check_address()
     built = build_job(spec)
     check_inputs(spec, built.digests)
     connect()
@@ -149,7 +152,9 @@ def _unfinished(spec: JobSpec, failure: Exception | None) -> UnfinishedRun:
     if pending_request(spec.run_path) == "stop" and is_saved:
         clear_request(spec.run_path, "stop")
         return UnfinishedRun("stopped", f"{spec.name} was stopped; {resume}", EXIT_STOPPED)
-    cause = failure_text(failure) if isinstance(failure, TrainingFailedError) else str(failure)
+    cause = str(failure)
+    if isinstance(failure, TrainingFailedError):
+        cause = failure_text(failure, spec.run_path)
     return UnfinishedRun("failed", f"{spec.name} failed: {cause}\n{resume}", EXIT_FAILED)
 
 

@@ -23,8 +23,10 @@ from service.cluster.ray_internals import (
     WorkerGroupContext,
     disable_synchronization_actor,
     stop_preemption_watcher,
+    use_worker_group,
 )
 from service.cluster.reusable_workers import ReusableWorkerGroup
+from service.cluster.waiting import WaitingWorkerGroup
 
 
 class DrainWatcher(ControllerCallback, WorkerGroupCallback):  # type: ignore[misc]
@@ -36,6 +38,7 @@ class DrainWatcher(ControllerCallback, WorkerGroupCallback):  # type: ignore[mis
     def after_controller_start(self, train_run_context: TrainRunContext) -> None:  # noqa: ARG002 - Ray's interface
         """Ray calls this before it starts workers."""
         disable_synchronization_actor()
+        use_worker_group(WaitingWorkerGroup)
 
     def after_worker_group_start(self, worker_group: WorkerGroup) -> None:
         """Ray calls this when the workers have been placed."""

@@ -6,9 +6,11 @@ from typing import Any
 
 import ray
 import ray.train
+from ray.exceptions import AuthenticationError
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 
+from service.cluster.address import check_address, token_error
 from service.cluster.controller import DrainWatcher, run_controller
 from service.cluster.policies import ElasticPolicy, FailurePolicy
 from service.cluster.ray_internals import (
@@ -21,6 +23,7 @@ from service.cluster.ray_internals import (
     DatasetsCallback,
 )
 from service.cluster.worker_process import ServiceTorchConfig, train_on_worker
+from service.run.waiting import clear_waiting
 from service.spec.errors import BadInputError, Problem
 from service.spec.job import JobSpec
 from service.spec.sections import Resources
@@ -28,27 +31,25 @@ from service.spec.sections import Resources
 PREEMPTION_POLL_S = 1
 # How soon Ray notices that a worker has ended, well or not.
 HEALTH_CHECK_INTERVAL_S = 0.5
-# After it, an elastic run tries another number of workers; others try the same number again.
+# After it, an elastic run that waits for room tries another number of workers; others wait on.
 PLACEMENT_TIMEOUT_S = 20
+NO_TIMEOUT_S = 10**9
+NCCL_TIMEOUT_FACTOR = 2
 
 
 def connect() -> None:
     """Join the cluster of this Ray job, of RAY_ADDRESS or of this machine, or start one here.
 
     Raises:
-        BadInputError: no cluster answers at RAY_ADDRESS.
+        BadInputError: no cluster answers at RAY_ADDRESS, or it rejects the token.
     """
+    check_address()
+    address = os.environ.get("RAY_ADDRESS") or "of this machine"
     try:
         # Workers log through the journal; what they print stays in Ray's own logs.
         ray.init(log_to_driver=False, logging_level="WARNING")
-    except ConnectionError as error:
-        address = os.environ.get("RAY_ADDRESS", "this machine")
-        problem = Problem(
-            "RAY_ADDRESS",
-            f"the cluster of {address} does not answer, or rejects the token",
-            "set its address and RAY_AUTH_TOKEN_PATH, or RAY_ADDRESS=local to start one here",
-        )
-        raise BadInputError("environment", [problem]) from error
+    except (ConnectionError, AuthenticationError) as error:
+        raise token_error(address) from error
 
 
 def check_cluster(resources: Resources) -> None:
@@ -95,7 +96,7 @@ def run_training(spec: JobSpec, *, in_process: bool = False) -> None:
     trainer = RunTrainer(
         train_on_worker,
         train_loop_config={"spec": spec.model_dump_json()},
-        torch_config=ServiceTorchConfig(timeout_s=resources.collective_timeout_s),
+        torch_config=ServiceTorchConfig(timeout_s=process_group_timeout_s(resources)),
         scaling_config=ScalingConfig(
             num_workers=resources.num_workers,
             use_gpu=resources.gpu,
@@ -109,7 +110,21 @@ def run_training(spec: JobSpec, *, in_process: bool = False) -> None:
         ),
     )
     trainer.run_path, trainer.in_process = spec.run_path, in_process
-    trainer.fit()
+    clear_waiting(spec.run_path)
+    try:
+        trainer.fit()
+    finally:
+        clear_waiting(spec.run_path)
+
+
+def process_group_timeout_s(resources: Resources) -> int:
+    """Seconds after which a collective operation of gradients fails.
+
+    Workers wait for each other between CPUs before they wait for their GPUs, and there find one
+    that hangs. NCCL's watchdog must not be sooner: it aborts the healthy processes.
+    """
+    timeout_s = resources.collective_timeout_s
+    return NCCL_TIMEOUT_FACTOR * timeout_s if resources.gpu else timeout_s
 
 
 def _set_environment(resources: Resources) -> None:
@@ -119,8 +134,8 @@ def _set_environment(resources: Resources) -> None:
     os.environ[HEALTH_CHECK_INTERVAL_S_ENV_VAR] = str(HEALTH_CHECK_INTERVAL_S)
     os.environ[PREEMPTION_POLL_INTERVAL_S_ENV_VAR] = str(PREEMPTION_POLL_S)
     os.environ[ENABLE_PREEMPTION_WATCHER_ENV_VAR] = "0"
-    if resources.is_elastic:
-        os.environ[WORKER_GROUP_START_TIMEOUT_S_ENV_VAR] = str(PLACEMENT_TIMEOUT_S)
+    placement_timeout_s = PLACEMENT_TIMEOUT_S if resources.is_elastic else NO_TIMEOUT_S
+    os.environ[WORKER_GROUP_START_TIMEOUT_S_ENV_VAR] = str(placement_timeout_s)
 
 
 class RunTrainer(TorchTrainer):  # type: ignore[misc]

@@ -9,10 +9,17 @@ import logging
 import time
 from collections import Counter
 from pathlib import Path
+from typing import NamedTuple
 
 from ray.train import FailureConfig, ScalingConfig
-from ray.train.v2.api.exceptions import PreemptionError, TrainingFailedError, WorkerGroupError
+from ray.train.v2.api.exceptions import (
+    ControllerError,
+    PreemptionError,
+    TrainingFailedError,
+    WorkerGroupError,
+)
 
+from service.cluster.crashes import Crash, read_crash
 from service.cluster.ray_internals import (
     DefaultFailurePolicy,
     FailureDecision,
@@ -21,12 +28,14 @@ from service.cluster.ray_internals import (
     ScalingDecision,
     ScalingPolicy,
     WorkerGroupPollStatus,
+    WorkerGroupStartupTimeoutError,
     WorkerGroupState,
     WorkerHealthCheckFailedError,
     WorkerHealthCheckTimeoutError,
     free_resources_per_node,
     resources_per_worker,
 )
+from service.cluster.waiting import must_end, report_need
 from service.run.control import (
     GracefulStop,
     clear_request,
@@ -42,6 +51,10 @@ FAILURES_LIMIT_BYTES = 1_000_000
 # Resources of workers that just ended are freed one by one.
 SETTLE_S = 5.0
 MAX_WAIT_S = 30.0
+REPORT_AFTER_S = 1.0
+# Errors of a collective operation, which break off where a peer does.
+ECHO_WORDS = ("gloo", "NCCL", "Connection", "DistBackend")
+TIMEOUT_WORDS = "Timed out"
 
 
 class FailurePolicy(DefaultFailurePolicy):  # type: ignore[misc]
@@ -50,16 +63,17 @@ class FailurePolicy(DefaultFailurePolicy):  # type: ignore[misc]
     def __init__(self, failure_config: FailureConfig, run_path: Path):
         super().__init__(failure_config)
         self._run_path = run_path
-        self._last_text = ""
 
     def make_decision(self, training_failed_error: TrainingFailedError) -> FailureDecision:
         """Whether the run is retried from its last checkpoint."""
+        if is_waiting_over(training_failed_error):
+            return FailureDecision.RAISE if must_end(self._run_path) else FailureDecision.RETRY
         if self._is_aborted():
             return FailureDecision.RAISE
         stopped = graceful_stop_reason(training_failed_error)
         if pending_request(self._run_path) == "stop":
             if stopped is None:
-                self._log(failure_text(training_failed_error))
+                self._log(failure_text(training_failed_error, self._run_path))
             return FailureDecision.RAISE
         # New workers start in as large a number as fits, without a request.
         clear_request(self._run_path, "resize")
@@ -70,10 +84,8 @@ class FailurePolicy(DefaultFailurePolicy):  # type: ignore[misc]
         outcome = "resuming from the last checkpoint"
         if decision == FailureDecision.RAISE:
             outcome = "no more failures are allowed"
-        text = f"{failure_text(training_failed_error)}; {outcome}"
-        # Waiting for resources times out, and is retried, every minute.
-        if isinstance(training_failed_error, WorkerGroupError) or text != self._last_text:
-            self._log(text)
+        text = f"{failure_text(training_failed_error, self._run_path)}; {outcome}"
+        self._log(text)
         return decision
 
     def _is_aborted(self) -> bool:
@@ -83,10 +95,16 @@ class FailurePolicy(DefaultFailurePolicy):  # type: ignore[misc]
             return False
 
     def _log(self, text: str) -> None:
-        self._last_text = text
         # A failure to write this file must not decide about the run.
         with contextlib.suppress(Exception):
             Journal(self._run_path / FAILURES_NAME, FAILURES_LIMIT_BYTES).note(text)
+
+
+def is_waiting_over(error: TrainingFailedError) -> bool:
+    """Whether no worker failed: there was no room for them in time, or a stop was requested."""
+    return isinstance(error, ControllerError) and isinstance(
+        error.controller_failure, WorkerGroupStartupTimeoutError
+    )
 
 
 def graceful_stop_reason(error: TrainingFailedError) -> str | None:
@@ -98,15 +116,59 @@ def graceful_stop_reason(error: TrainingFailedError) -> str | None:
     return next(iter(own or reasons), None)
 
 
-def failure_text(error: TrainingFailedError) -> str:
-    """One line about a failure: its cause, not what followed from it in other workers."""
+def failure_text(error: TrainingFailedError, run_path: Path) -> str:
+    """One line about a failure: its cause, not what followed from it in other workers.
+
+    ``run_path``: the run's folder, where workers leave how they crashed.
+    """
     if isinstance(error, PreemptionError):
         return "a node was taken away before its workers had stopped"
     if not isinstance(error, WorkerGroupError):
         return _last_line(error)
-    ranked = sorted(error.worker_failures.items(), key=lambda item: (_is_echo(item[1]), item[0]))
-    rank, failure = ranked[0]
-    return f"worker {rank}: {_failure_line(failure)}"
+    failures = [
+        WorkerFailure(rank, failure, _crash_of(failure, run_path, rank))
+        for rank, failure in error.worker_failures.items()
+    ]
+    return str(min(failures, key=lambda one: (one.distance, one.rank)))
+
+
+class WorkerFailure(NamedTuple):
+    """How one worker failed; ``crash``: what its process left, if it died of a signal."""
+
+    rank: int
+    error: Exception
+    crash: Crash | None
+
+    @property
+    def distance(self) -> int:
+        """From the cause: 0 is a cause; higher ones may be effects of another worker's failure."""
+        text = str(self.error)
+        if self.crash is not None:
+            return 1 if self.crash.is_abort else 0
+        if isinstance(self.error, WorkerHealthCheckFailedError | WorkerHealthCheckTimeoutError):
+            return 0
+        if TIMEOUT_WORDS in text:
+            return 2
+        return 3 if any(word in text for word in ECHO_WORDS) else 0
+
+    def __str__(self) -> str:
+        line = _failure_line(self.error) if self.crash is None else _crash_line(self.crash)
+        return f"worker {self.rank}: {line}"
+
+
+def _crash_of(failure: Exception, run_path: Path, rank: int) -> Crash | None:
+    # A worker that raised is alive; what an earlier one left there is not its own.
+    is_dead = isinstance(failure, WorkerHealthCheckFailedError)
+    return read_crash(run_path, rank) if is_dead else None
+
+
+def _crash_line(crash: Crash) -> str:
+    if crash.is_abort:
+        return (
+            "its process was aborted (SIGABRT), by native code or, on GPUs, by NCCL's watchdog "
+            f"after another worker did not respond; see {crash.path}"
+        )
+    return f"its process crashed in native code ({crash.cause}); see {crash.path}"
 
 
 def _failure_line(failure: Exception) -> str:
@@ -115,18 +177,10 @@ def _failure_line(failure: Exception) -> str:
     if isinstance(failure, WorkerHealthCheckFailedError):
         if "its node has died" in str(failure.health_check_failure):
             return "its node died"
-        return "its process was killed or crashed; if not on purpose, check its memory"
-    if "Timed out" in str(failure):
+        return "its process was killed; if not on purpose, check its memory"
+    if TIMEOUT_WORDS in str(failure):
         return "another worker did not respond for resources.collective_timeout_s"
     return f"{type(failure).__name__}: {_last_line(failure)}"
-
-
-def _is_echo(failure: Exception) -> bool:
-    """Whether a failure is the effect of another worker's: a broken connection."""
-    text = str(failure)
-    return not isinstance(
-        failure, WorkerHealthCheckFailedError | WorkerHealthCheckTimeoutError
-    ) and any(word in text for word in ("gloo", "NCCL", "Connection", "Timed out", "DistBackend"))
 
 
 def _last_line(error: BaseException) -> str:
@@ -161,10 +215,12 @@ class ElasticPolicy(ScalingPolicy):  # type: ignore[misc]
         waited_s = now_s - self._since_s
         if fitting == high or (fitting >= low and waited_s >= SETTLE_S):
             return self._start(fitting)
-        if waited_s >= MAX_WAIT_S:
+        if waited_s >= MAX_WAIT_S or must_end(self._run_path):
             # Workers that failed before they were ever polled may hold resources; Ray ends them
             # when it starts the next ones.
             return self._start(low)
+        if fitting < low and waited_s >= REPORT_AFTER_S:
+            report_need(self._run_path, low, resources_per_worker(self.scaling_config))
         # The controller calls again at once.
         time.sleep(0.5)
         return NoopDecision()

@@ -7,6 +7,11 @@ modules derive from are re-exported; attributes are read and written by the func
 from typing import Any
 
 import ray
+from ray._private.authentication.authentication_token_setup import (
+    ensure_token_if_auth_enabled,
+    maybe_enable_token_auth_if_token_available,
+)
+from ray._private.services import canonicalize_bootstrap_address
 from ray._raylet import PlacementGroupID
 from ray.train import ScalingConfig
 from ray.train.torch.config import _TorchBackend as TorchBackend
@@ -23,6 +28,7 @@ from ray.train.v2._internal.constants import (
     WORKER_HEALTH_CHECK_TIMEOUT_S_ENV_VAR,
 )
 from ray.train.v2._internal.exceptions import (
+    WorkerGroupStartupTimeoutError,
     WorkerHealthCheckFailedError,
     WorkerHealthCheckTimeoutError,
 )
@@ -48,6 +54,7 @@ from ray.train.v2._internal.execution.worker_group import (
 from ray.train.v2._internal.execution.worker_group import state as _group_state
 from ray.train.v2._internal.execution.worker_group import worker_group as _worker_group
 from ray.train.v2._internal.execution.worker_group.placement_group_handle import (
+    DefaultPlacementGroupHandle,
     PlacementGroupHandle,
 )
 from ray.util.placement_group import PlacementGroup
@@ -62,6 +69,7 @@ __all__ = [
     "ControllerCallback",
     "DatasetsCallback",
     "DefaultFailurePolicy",
+    "DefaultPlacementGroupHandle",
     "FailureDecision",
     "NoopDecision",
     "PlacementGroupCleanerCallback",
@@ -78,9 +86,12 @@ __all__ = [
     "WorkerGroupCallback",
     "WorkerGroupContext",
     "WorkerGroupPollStatus",
+    "WorkerGroupStartupTimeoutError",
     "WorkerGroupState",
     "WorkerHealthCheckFailedError",
     "WorkerHealthCheckTimeoutError",
+    "check_control_service",
+    "cluster_address",
     "disable_synchronization_actor",
     "free_resources_per_node",
     "is_preemption_announced",
@@ -88,6 +99,7 @@ __all__ = [
     "resources_per_worker",
     "set_trial_stop_timeout",
     "stop_preemption_watcher",
+    "use_worker_group",
 ]
 
 
@@ -109,6 +121,38 @@ def disable_synchronization_actor() -> None:
     """Start no actor for reports with each worker group: workers here report nothing to Ray."""
     _worker_group.SynchronizationActor = _NullSynchronizationActor
     _group_state._shutdown_sync_actor = lambda _: None
+
+
+def cluster_address() -> str | None:
+    """Address of the cluster that ``ray.init()`` would join; None if it would start one.
+
+    Raises:
+        ValueError: RAY_ADDRESS is not an address.
+        ConnectionError: it is "auto", and no cluster runs on this machine.
+    """
+    address: str | None = canonicalize_bootstrap_address(None)
+    return address
+
+
+def check_control_service(address: str, *, is_found: bool) -> None:
+    """Make one request to a cluster's control service, which something must answer.
+
+    ``is_found``: Ray found the cluster on this machine; then it looks for a token there too.
+
+    Raises:
+        AuthenticationError: it rejects the token, or there is none.
+        RayError: what listens there is not a control service.
+    """
+    if is_found:
+        maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
+    # Without it, the request below ends the process where a token is required and missing.
+    ensure_token_if_auth_enabled(None, create_token_if_missing=False)
+    ray._raylet.GcsClient(address=address)
+
+
+def use_worker_group(worker_group_class: type[WorkerGroup]) -> None:
+    """In a controller's process: the class of the worker groups that Ray's controller starts."""
+    TrainController.worker_group_cls = worker_group_class
 
 
 def is_preemption_announced() -> bool:

@@ -17,10 +17,10 @@ from service.cluster.placement import clear_placement, record_placement
 from service.cluster.ray_internals import (
     PlacementGroupHandle,
     Worker,
-    WorkerGroup,
     WorkerGroupContext,
     WorkerGroupState,
 )
+from service.cluster.waiting import WaitingWorkerGroup
 from service.run.control import GracefulStop, pending_request
 
 logger = logging.getLogger(__name__)
@@ -60,7 +60,7 @@ class _ReusedState(WorkerGroupState):  # type: ignore[misc]
         """Keep the workers and their resources."""
 
 
-class ReusableWorkerGroup(WorkerGroup):  # type: ignore[misc]
+class ReusableWorkerGroup(WaitingWorkerGroup):
     """Starts with idle workers if they fit, and leaves its own idle at the end.
 
     The placement group of a run's workers is recorded in its folder before they have it.
@@ -76,11 +76,6 @@ class ReusableWorkerGroup(WorkerGroup):  # type: ignore[misc]
         idle, cls.idle = cls.idle, None
         if idle is not None:
             idle.shutdown()
-
-    @property
-    def _run_path(self) -> Path:
-        run_config = self._train_run_context.run_config
-        return Path(run_config.storage_path) / str(run_config.name)
 
     def _start(self) -> None:
         try:

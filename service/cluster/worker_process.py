@@ -13,6 +13,7 @@ import ray.train
 from ray.train.constants import TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S
 from ray.train.torch import TorchConfig, get_device
 
+from service.cluster.crashes import record_crash
 from service.cluster.network import choose_interface
 from service.cluster.ray_internals import TorchBackend, is_preemption_announced
 from service.spec.job import JobSpec
@@ -40,7 +41,8 @@ def train_on_worker(config: dict[str, Any]) -> None:
         device,
         spec.resources.cpus_per_worker,
     )
-    train(spec, world, notice=stop_notice)
+    with record_crash(spec.run_path, world.rank):
+        train(spec, world, notice=stop_notice)
 
 
 def install_sigterm_handler() -> None:

@@ -25,12 +25,15 @@ State = Literal["waiting", "running", "restarting", "stopped", "failed", "finish
 class Status:
     """State of a run.
 
-    ``waiting``: for resources of the cluster. ``restarts`` counts restarts of the training;
+    ``state`` is waiting until workers start, and while they wait for resources of the cluster;
+    ``waiting`` then says for which, and since when. ``restarts`` counts restarts of the training;
     ``step`` and ``last_checkpoint_step`` count optimizer steps done; times are Unix seconds.
+    ``last_failure`` stays when the run has resumed and when it has finished.
     """
 
     name: str
     state: State = "waiting"
+    waiting: str | None = None
     step: int = 0
     epoch: int = 0
     eta_s: float | None = None
@@ -43,13 +46,14 @@ class Status:
 
     def __post_init__(self) -> None:
         self._has_started = False
+        self._state_before: State = "waiting"
 
     def update(self, event: Event) -> None:
         """Apply an event of the journal."""
         if event.kind == "start":
             self.restarts += self._has_started
             self._has_started = True
-            self.state = "running"
+            self.state, self.waiting = "running", None
         if event.kind == "checkpoint":
             self.last_checkpoint_step = event.step
             self.last_checkpoint_time = event.time_ms / 1000
@@ -64,6 +68,16 @@ class Status:
         """Apply an event of the journal of failures."""
         self.state = "restarting"
         self.last_failure, self.last_failure_time = event.text, event.time_ms / 1000
+
+    def update_waiting(self, text: str | None) -> bool:
+        """Apply what the run waits for, None for nothing; returns whether that began or ended."""
+        has_changed = (text is None) != (self.waiting is None)
+        if text is not None and self.state != "waiting":
+            self._state_before, self.state = self.state, "waiting"
+        elif text is None and has_changed and self.state == "waiting":
+            self.state = self._state_before
+        self.waiting = text
+        return has_changed
 
     def tags(self) -> dict[str, str]:
         """The same as MLflow tags."""

@@ -196,7 +196,8 @@ class Resources(Section):
     """Failures of a worker or its node that are retried from the last checkpoint. Drained nodes and
     workers that receive SIGTERM do not count."""
     collective_timeout_s: Count = 300
-    """Seconds after which a collective operation that waits for a peer is an error."""
+    """Seconds after which a collective operation that waits for a peer is an error; NCCL's own
+    timeout is twice as long."""
     heartbeat_timeout_s: Count = 60
     """Seconds without an answer after which a worker is taken for dead: its process hangs, its node
     died, or its network is down."""

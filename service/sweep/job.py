@@ -10,6 +10,7 @@ import mlflow
 
 from data_pipeline.files import write_atomically
 from service.build import build_job
+from service.cluster.address import check_address
 from service.cluster.launch import connect
 from service.plan import build_models_on_meta
 from service.provenance import provenance_tags
@@ -53,6 +54,9 @@ def run_sweep(loaded: LoadedSweep, num_seeds: int = 0) -> int:
     spec = sweep.as_job()
     with claim_run_folder(spec):
         check_same_sweep(loaded)
+        if not has_started(spec.run_path):
+            # Before weights are fetched; a search that is over needs no cluster.
+            check_address()
         # Weights are downloaded once; all trials read the same file.
         built = build_job(spec)
         check_inputs(spec, built.digests)

@@ -23,6 +23,7 @@ from service.run.status import State, Status, StatusFile
 from service.spec.job import JobSpec
 from service.tracking.destination import SENT_NAME, set_destination
 from service.tracking.mlflow_run import TRACKING_ERRORS, MlflowRun
+from service.tracking.waiting_viewer import WaitingViewer
 
 logger = logging.getLogger(__name__)
 
@@ -125,13 +126,15 @@ class Tracker:
             JournalForwarder(JournalReader(path, last_number(path)), handle)
             for path, handle in ((journal, self._show_all), (failures, self._show_failures))
         ]
+        self._waiting = WaitingViewer(spec.run_path, self._show_line, self._update_waiting)
         self._sender = JournalForwarder(JournalReader(journal, self._position.number), self._send)
 
     def close(self, state: State) -> MlflowRun | None:
         """End all threads; returns the run if MLflow has everything, None if it does not."""
+        self._waiting.close()
         for viewer in self._viewers:
             viewer.close(FLUSH_TIMEOUT_S)
-        self._file.status.state = state
+        self._file.status.state, self._file.status.waiting = state, None
         self._file.close()
         self._is_closing = True
         return self._run if self._sender.close(FLUSH_TIMEOUT_S) else None
@@ -152,6 +155,14 @@ class Tracker:
                 self._show(event)
             self._file.write()
         return True
+
+    def _show_line(self, line: str) -> None:
+        # Only the driver of a sweep follows several runs.
+        print(line if self._show is not None else f"{self._spec.name}: {line}", flush=True)
+
+    def _update_waiting(self, text: str | None) -> None:
+        if self._file.status.update_waiting(text):
+            self._file.write()
 
     def _send(self, events: list[Event]) -> bool:
         try:

@@ -45,12 +45,20 @@ class StepShare(NamedTuple):
 class WorkerData:
     """One worker's share of the training and the validation set; close it at the end.
 
+    ``group``: all workers, between CPUs; None where there is only one.
+
     Raises:
         RunAbortedError: on all ranks, where a dataset cannot be opened on one of them.
     """
 
-    def __init__(self, spec: JobSpec, world: World, log: Callable[[str], None]):
-        self._spec, self._world = spec, world
+    def __init__(
+        self,
+        spec: JobSpec,
+        world: World,
+        log: Callable[[str], None],
+        group: dist.ProcessGroup | None = None,
+    ):
+        self._spec, self._world, self._group = spec, world, group
         self._resources = ExitStack()
         files = _open_same_files(spec, world, self._resources, log)
         samples = _samples(spec, files)
@@ -94,7 +102,7 @@ class WorkerData:
         found = [self._train_loader.undecodable, self._val_loader.undecodable]
         if self._world.size > 1:
             answers: list[list[set[int]]] = [found] * self._world.size
-            dist.all_gather_object(answers, found)
+            dist.all_gather_object(answers, found, group=self._group)
             found = [set().union(*of_file) for of_file in zip(*answers, strict=True)]
         limit = self._spec.dataset.max_undecodable
         if max(map(len, found)) > limit:

@@ -38,35 +38,23 @@ class FlagConsensus:
 
     A rank that receives SIGTERM, or whose clock says that a checkpoint is due, cannot act alone:
     the others would wait for it in the next collective operation. The reduction, a few bytes
-    between CPUs, runs while the step computes. Every rank makes the same calls in the same order.
+    between CPUs, also bounds how long they wait for a rank that hangs: it comes before anything
+    that waits for a GPU, and times out before NCCL. Every rank makes the same calls in the same
+    order.
     """
 
     def __init__(self, world: World, timeout_s: int):
-        self._group: dist.ProcessGroup | None = None
-        self._work: dist.Work | None = None
+        self.group: dist.ProcessGroup | None = None
+        """All workers over gloo, for what must not wait for a GPU; None where there is only one."""
         if world.size > 1:
-            # A group of its own: it must wait neither for gradients nor for a GPU.
-            self._group = cpu_group(timeout_s)
-
-    def start(self, flags: StepFlags) -> None:
-        """Start to combine this worker's flags with those of the others."""
-        self._flags = torch.tensor(flags, dtype=torch.int32)
-        if self._group is not None:
-            self._work = dist.all_reduce(
-                self._flags, dist.ReduceOp.MAX, group=self._group, async_op=True
-            )
-
-    def wait(self) -> StepFlags:
-        """The flags that any worker has set; the same on all ranks."""
-        if self._work is not None:
-            self._work.wait()
-            self._work = None
-        return StepFlags(*map(bool, self._flags.tolist()))
+            self.group = cpu_group(timeout_s)
 
     def reduce(self, flags: StepFlags) -> StepFlags:
-        """Both at once, where there is nothing to overlap with."""
-        self.start(flags)
-        return self.wait()
+        """The flags that any worker has set, the same on all ranks; waits for the slowest."""
+        combined = torch.tensor(flags, dtype=torch.int32)
+        if self.group is not None:
+            dist.all_reduce(combined, dist.ReduceOp.MAX, group=self.group)
+        return StepFlags(*map(bool, combined.tolist()))
 
 
 def cpu_group(timeout_s: float) -> dist.ProcessGroup:

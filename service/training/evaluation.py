@@ -73,6 +73,9 @@ class Evaluator:
             batch = next(batches, None)
             if batch is not None:
                 yield batch
+        # Nothing is left to stop, but a worker that hangs in its last batch is noticed here, not
+        # by GPUs that wait for its totals.
+        self._must_stop()
 
 
 @torch.inference_mode()

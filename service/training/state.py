@@ -121,7 +121,10 @@ class CheckpointSaver:
 
 
 class TrainState:
-    """The parts of one worker that a checkpoint holds; rank 0 writes for all."""
+    """The parts of one worker that a checkpoint holds; rank 0 writes for all.
+
+    ``group``: all workers, between CPUs; None where there is only one.
+    """
 
     def __init__(
         self,
@@ -132,13 +135,14 @@ class TrainState:
         optimizer: torch.optim.Optimizer,
         metrics: IntervalMetrics,
         saver: CheckpointSaver | None,
+        group: dist.ProcessGroup | None,
     ):
         self._run_path, self._checkpoints, self._world = spec.run_path, spec.checkpoints, world
         self._student, self._ema, self._optimizer = student, ema, optimizer
         self.statistics = RunningStatistics(student, world.size)
         """BatchNorm's running statistics of the student."""
         self._ema_statistics = RunningStatistics(ema, world.size) if ema is not None else None
-        self._metrics, self._saver = metrics, saver
+        self._metrics, self._saver, self._group = metrics, saver, group
         self._saved_s = time.monotonic()
 
     def restore(self, log: Callable[[str], None]) -> Progress:
@@ -176,7 +180,7 @@ class TrainState:
         if self._world.rank == 0:
             found = [self._read(find)]
         if self._world.size > 1:
-            dist.broadcast_object_list(found)
+            dist.broadcast_object_list(found, group=self._group)
         return found[0]
 
     def _read(self, action: Callable[[], Result]) -> Result:
@@ -249,7 +253,8 @@ class TrainState:
         )
         per_rank = [local] * self._world.size
         if self._world.size > 1:
-            dist.gather_object(local, per_rank if self._world.rank == 0 else None)
+            gathered = per_rank if self._world.rank == 0 else None
+            dist.gather_object(local, gathered, group=self._group)
         if self._saver is None:
             return
         self._saver.save(

@@ -21,13 +21,26 @@ from service.run.control import (
     abort_run,
     write_abort_reason,
 )
-from service.spec.errors import EXIT_FAILED
+from service.spec.errors import EXIT_BAD_INPUT, EXIT_FAILED
 from service.spec.job import JobSpec
 from service.training.data import WorkerData, prefetch_to_device
 from service.training.distributed import FlagConsensus, StepFlags, World, wrap_ddp
-from service.training.evaluation import Accuracy, EvaluationStopped, Evaluator, low_accuracy_text
+from service.training.evaluation import (
+    Accuracy,
+    Classifier,
+    EvaluationStopped,
+    Evaluator,
+    low_accuracy_text,
+)
 from service.training.factory import build_task
 from service.training.gradient import GradientComputer
+from service.training.memory import (
+    DeviceMemoryError,
+    evaluation_text,
+    model_text,
+    naming_memory_field,
+    training_text,
+)
 from service.training.metrics import IntervalMetrics
 from service.training.nonfinite import dump_samples, stop_text
 from service.training.optimizers import (
@@ -51,13 +64,20 @@ def train(spec: JobSpec, world: World, notice: StopNotice = lambda: None) -> Non
         GracefulStop: ``notice`` returned a reason, or a request is in the run's folder; the state
             is saved.
         UndecodableSampleError: on one rank; the reason is written too, since a retry would fail.
+        DeviceMemoryError: on one rank; as above.
         CheckpointError: the storage fails.
     """
     try:
-        with contextlib.suppress(RunAbortedError), Trainer(spec, world, notice) as trainer:
-            trainer.run()
+        with contextlib.suppress(RunAbortedError):
+            with naming_memory_field(spec, world, model_text(spec)):
+                trainer = Trainer(spec, world, notice)
+            with trainer, naming_memory_field(spec, world, training_text(spec)):
+                trainer.run()
     except UndecodableSampleError as error:
         write_abort_reason(spec.run_path, f"{spec.name} failed: {error}", EXIT_FAILED)
+        raise
+    except DeviceMemoryError as error:
+        write_abort_reason(spec.run_path, f"{spec.name} failed: {error}", EXIT_BAD_INPUT)
         raise
 
 
@@ -72,15 +92,22 @@ class Trainer:
         self._task = build_task(spec, world.device)
         self._student = self._task.student
         self._log = RunLog(spec, world)
-        self._data = WorkerData(spec, world, self._log.note)
         self._consensus = FlagConsensus(world, spec.resources.collective_timeout_s)
+        self._data = WorkerData(spec, world, self._log.note, self._consensus.group)
         self._optimizer = build_optimizer(self._student, spec.optimizer)
         decay = spec.training.ema_decay
         self._ema = build_ema(self._student, decay) if decay else None
         self._metrics = IntervalMetrics(world, spec.effective_method().base_temperature)
         self._task.student = wrap_ddp(self._student, world)
         self._state = TrainState(
-            spec, world, self._student, self._ema, self._optimizer, self._metrics, self._log.saver
+            spec,
+            world,
+            self._student,
+            self._ema,
+            self._optimizer,
+            self._metrics,
+            self._log.saver,
+            self._consensus.group,
         )
         self._gradient = GradientComputer(
             spec, world, self._task, self._state.statistics, self._metrics
@@ -124,9 +151,11 @@ class Trainer:
         set_learning_rate(self._optimizer, rate)
         self._optimizer.zero_grad(set_to_none=True)
         before = [t.clone() for t in self._state.statistics.state()], self._metrics.state()
-        self._consensus.start(self._own_flags())
         share = self._data.step_share(progress.step_in_epoch)
         output, loss = self._gradient.compute(batch, share, progress)
+        # The step's work is launched, and nothing has waited for the device yet: a worker that
+        # hangs is noticed here, before NCCL's watchdog would end the healthy ones.
+        self._flags = self._consensus.reduce(self._own_flags())
         # The gradient is averaged over the workers, so all of them take the same branch.
         norm = gradient_norm(self._student)
         if torch.isfinite(norm):
@@ -135,7 +164,6 @@ class Trainer:
             self._state.statistics.restore(before[0])
             self._metrics.restore(before[1])
             self._skip_nonfinite_step(batch, float(loss), float(norm))
-        self._flags = self._consensus.wait()
         progress.step += 1
         progress.step_in_epoch += 1
         self._last_learning_rate = rate
@@ -201,11 +229,15 @@ class Trainer:
             if is_last:
                 self._state.wait()
 
+    def _evaluate(self, classify: Classifier, num_images: int | None = None) -> Accuracy:
+        with naming_memory_field(self._spec, self._world, evaluation_text(self._spec)):
+            return self._evaluator.evaluate(classify, num_images)
+
     def _evaluate_student(self) -> Accuracy:
         model = self._ema if self._ema is not None else self._student
         model.eval()
         try:
-            return self._evaluator.evaluate(lambda pixels: model(self._task.normalizer(pixels)))
+            return self._evaluate(lambda pixels: model(self._task.normalizer(pixels)))
         except EvaluationStopped:
             self._state.undo_synchronize()
             self._save_and_stop(is_evaluated=False)
@@ -223,13 +255,13 @@ class Trainer:
         assert teacher is not None
         try:
             if spec.teacher.min_top1 is not None:
-                found = self._evaluator.evaluate(teacher, spec.teacher.min_top1_images)
+                found = self._evaluate(teacher, spec.teacher.min_top1_images)
                 if found.top1 < spec.teacher.min_top1:
                     text = low_accuracy_text(found, spec.teacher.min_top1)
                     abort_run(spec.run_path, self._world.rank, text)
             # A trial of a sweep is one of many with this teacher: it is not evaluated in each.
             if spec.dataset.held_out is None:
-                accuracy = self._evaluator.evaluate(teacher)
+                accuracy = self._evaluate(teacher)
                 progress.teacher_top1, progress.teacher_top5 = accuracy.top1, accuracy.top5
                 self._log.record("teacher", progress, accuracy.as_metrics("teacher"))
         except EvaluationStopped:
@@ -238,7 +270,7 @@ class Trainer:
 
     def _own_flags(self) -> StepFlags:
         """This worker's flags at this moment."""
-        # The flags take effect at the end of the step that starts now.
+        # The flags take effect at the end of the step that is running.
         is_save_due = self._state.is_save_due(self.progress.step + 1)
         return StepFlags(is_save_due, self._stop_reason() is not None)
 

@@ -6,6 +6,7 @@ import time
 from typing import Any
 
 from ray import tune
+from ray.train import TrainingFailedError
 
 from service.cluster.launch import run_training
 from service.cluster.policies import failure_text
@@ -77,7 +78,9 @@ class TrialRun:
         if reason is not None:
             return reason.text
         # Without a reason, it raised or was requested to stop.
-        return failure_text(self._failure) if self._failure else "it was stopped"
+        if isinstance(self._failure, TrainingFailedError):
+            return failure_text(self._failure, self._spec.run_path)
+        return str(self._failure or "it was stopped")
 
     def close(self) -> None:
         """Stop the run if it is still running.

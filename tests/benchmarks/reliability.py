@@ -21,7 +21,6 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-import torch
 import torch.multiprocessing as mp
 from support.mlflow_server import Line, mlflow_server
 from support.spec_contents import spec_content, write_stripes
@@ -32,7 +31,7 @@ from service.run.claim import claim_run_folder
 from service.spec.job import JobSpec
 from service.spec.loading import parse_spec
 from service.tracking.tracker import Tracker
-from service.training.distributed import FlagConsensus, StepFlags
+from service.training.distributed import FlagConsensus
 
 GOAL = 1.02
 NUM_SAVES = 8
@@ -112,10 +111,7 @@ def consensus(bench: Bench, num_rounds: int) -> Ratio:
 def run_rank_without_consensus(rank: int, *arguments: Any) -> None:
     """A worker that acts on its own flags alone."""
 
-    def start(consensus: FlagConsensus, flags: StepFlags) -> None:
-        consensus._flags = torch.tensor(flags, dtype=torch.int32)
-
-    FlagConsensus.start = start  # type: ignore[method-assign]
+    FlagConsensus.reduce = lambda _, flags: flags  # type: ignore[method-assign]
     run_rank(rank, *arguments)
 
 

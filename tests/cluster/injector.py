@@ -5,12 +5,14 @@ with plan.json, a list of {"rank", "step", "kind"}; steps are counted from 0 ove
 An injected fault creates a file ``fired-N`` there.
 """
 
+import ctypes
 import json
 import os
 import signal
 import time
 from pathlib import Path
 
+import torch
 from ray.train.v2._internal.execution.callback import WorkerCallback
 
 HANG_S = 10_000.0
@@ -65,6 +67,12 @@ def inject(kind, folder, number):
         os.kill(os.getpid(), signal.SIGSTOP)
     elif kind == "term":
         os.kill(os.getpid(), signal.SIGTERM)
+    elif kind == "abort":
+        os.abort()
+    elif kind == "crash":
+        ctypes.string_at(0)
+    elif kind == "memory":
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.")
     elif kind == "hang":
         time.sleep(HANG_S)
     elif kind == "error":

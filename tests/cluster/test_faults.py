@@ -1,18 +1,23 @@
 """Jobs on two hosts that fail in several ways have the result of a job without failures."""
 
+import json
 import re
+import secrets
+import subprocess
+import sys
 import time
 
 import pytest
 from fault_runs import NUM_STEPS, FaultRun, Workload
 from faults import SHORT_S, finish
 from hosts import can_make_hosts
-from ray_cluster import Cluster
+from ray_cluster import ROOT, Cluster
 from support.training_runs import final, loss_series
 
 from service.job import run_job
 from service.run.control import POLL_S
-from service.spec.errors import BadInputError
+from service.spec.errors import EXIT_BAD_INPUT, BadInputError
+from service.spec.loading import parse_job
 
 pytestmark = pytest.mark.slow
 
@@ -52,7 +57,7 @@ def test_failing_workers_and_drivers_lose_nothing(cluster, workload):
     limits = [NOTICE_LIMIT_S, HEARTBEAT_TIMEOUT_S + NOTICE_LIMIT_S, NOTICE_LIMIT_S]
     assert all(seconds < limit for seconds, limit in zip(noticed, limits, strict=True)), noticed
     texts = [text for _, text in run.failures]
-    assert "was killed or crashed" in texts[0]
+    assert "was killed;" in texts[0]
     assert "resources.heartbeat_timeout_s" in texts[1]
     # The signal reaches the process in that step or in the next one.
     assert re.search(r"received SIGTERM; everything up to step (12|13) is saved", texts[2])
@@ -78,6 +83,33 @@ def test_failing_workers_and_drivers_lose_nothing(cluster, workload):
     assert (run.status["state"], run.status["step"]) == ("finished", NUM_STEPS)
     # One start per submission and one after each of three faults, of which two are failures.
     assert len(run.starts) == 3 + 3
+
+
+def test_wrong_token_is_refused(cluster, workload, tmp_path):
+    token_path, spec_path = tmp_path / "token", tmp_path / "refused.json"
+    token_path.write_text(secrets.token_hex(32))
+    content = workload.content("refused")
+    spec_path.write_text(json.dumps(content))
+    environment = {
+        **cluster.environment,
+        "RAY_ADDRESS": cluster.address,
+        "RAY_AUTH_TOKEN_PATH": str(token_path),
+    }
+
+    result = subprocess.run(
+        cluster.head.command(sys.executable, "jobs/distill.py", spec_path),
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+    assert result.returncode == EXIT_BAD_INPUT
+    line = result.stderr.splitlines()[-1]
+    assert line.startswith(f"  RAY_ADDRESS: the cluster at {cluster.address} rejects the token")
+    assert not parse_job(content).spec.run_path.exists()
 
 
 def test_failing_hosts_and_storage_lose_nothing(cluster, workload):
