@@ -10,6 +10,11 @@ from pathlib import Path
 
 from service.spec.errors import Problem
 from service.spec.job import JobSpec
+from service.spec.mlflow_rules import (
+    alias_problem,
+    experiment_problem,
+    registered_model_problem,
+)
 from service.spec.model_names import model_name_problem
 from service.spec.sections import Weights, is_file_source
 
@@ -264,7 +269,15 @@ def check_storage(spec: JobSpec) -> Iterator[Problem]:
 
 
 def check_tracking(spec: JobSpec) -> Iterator[Problem]:
-    """An alias needs a registered model; file stores are refused by MLflow itself."""
+    """An alias needs a registered model; names and addresses that MLflow accepts."""
+    for field, find_problem in (
+        ("experiment", experiment_problem),
+        ("register_as", registered_model_problem),
+        ("alias", alias_problem),
+    ):
+        name = getattr(spec.tracking, field)
+        if name is not None and (found := find_problem(name)):
+            yield Problem(f"tracking.{field}", *found)
     if spec.tracking.alias and not spec.tracking.register_as:
         yield Problem(
             "tracking.alias", "is set but register_as is not", "name the registered model"

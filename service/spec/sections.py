@@ -252,14 +252,15 @@ class Tracking(Section):
     uri: str | None = None
     """MLflow server (http://host:port) or store; MLFLOW_TRACKING_URI overrides it. Absent: SQLite
     in storage_path."""
-    experiment: Annotated[str, Field(min_length=1)] = "dtkd"
+    experiment: str = "dtkd"
     """Experiment that the run belongs to."""
     log_every_steps: Count = 50
     """Optimizer steps between two progress lines and metric points."""
     journal_limit_bytes: Annotated[int, Field(ge=10_000)] = 64_000_000
     """Largest size of the journal of metrics in the run's folder; beyond it, every other progress
     line is dropped, then every other one of the rest, and so on."""
-    register_as: Annotated[str, Field(pattern=r"^[^/:]+$")] | None = None
+    register_as: str | None = None
     """Registered model that the final student becomes a version of; absent: not registered."""
-    alias: Annotated[str, Field(pattern=r"^[A-Za-z][\w-]*$")] | None = None
-    """Alias, such as champion, that is moved to that version."""
+    alias: str | None = None
+    """Alias, such as champion, that is moved to that version. MLflow reserves latest and v1, v2
+    and so on."""

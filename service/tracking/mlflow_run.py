@@ -23,13 +23,13 @@ from data_pipeline.files import write_atomically
 from service.run.journal import Event
 from service.run.progress import Progress
 from service.spec.job import JobSpec
+from service.spec.mlflow_rules import MAX_PARAM_LENGTH, MAX_TAG_LENGTH
 
 # What the client raises when the server is away, fails or answers nonsense.
 TRACKING_ERRORS = (MlflowException, requests.RequestException, OSError)
 
 MAX_METRICS_PER_CALL = 1000
 MAX_PARAMS_PER_CALL = 100
-MAX_PARAM_LENGTH = 6000
 RUN_ID_NAME = "mlflow_run_id"
 RUN_KEY_TAG = "run_key"
 # MLflow's status of a run that did not finish, by its state.
@@ -80,8 +80,9 @@ class MlflowRun:
             )
 
     def set_tags(self, tags: dict[str, str]) -> None:
-        """Set or change tags."""
-        self.client.log_batch(self.run_id, tags=[RunTag(key, value) for key, value in tags.items()])
+        """Set or change tags; what is longer than MLflow takes is cut off."""
+        entries = [RunTag(key, value[:MAX_TAG_LENGTH]) for key, value in tags.items()]
+        self.client.log_batch(self.run_id, tags=entries)
 
     def log_result(self, progress: Progress, time_ms: int) -> None:
         """Log the run's final metrics.

@@ -82,8 +82,9 @@ def _find_logged(run: MlflowRun) -> str | None:
 
 def _find_version(run: MlflowRun, name: str) -> str | None:
     """Number of the version as which the run's student is registered already."""
-    versions = run.client.search_model_versions(f"name = '{name}'")
-    return next((str(v.version) for v in versions if v.tags.get(RUN_TAG) == run.run_id), None)
+    # Not by name: MLflow's filters have no way to write every name that it accepts.
+    versions = run.client.search_model_versions(f"tags.{RUN_TAG} = '{run.run_id}'")
+    return next((str(v.version) for v in versions if v.name == name), None)
 
 
 def preprocessing(spec: JobSpec) -> dict[str, object]:
