@@ -17,7 +17,7 @@ from service.models.build import build_with_weights, check_image_sizes
 from service.run.folder import has_spec
 from service.spec.job import JobSpec
 from service.spec.sections import Weights, is_file_source, is_mlflow_source
-from service.tracking.student_model import download_weights
+from service.tracking.weights_source import download_weights
 from service.training.checkpoint import cpu_state_dict
 
 

@@ -32,9 +32,11 @@ from service.run.folder import claim_run_folder, read_tags, write_spec, write_ta
 from service.run.journal import FAILURES_NAME, Journal
 from service.run.report import ProgressPrinter
 from service.run.status import State
+from service.run.student_card import write_classes
 from service.spec.errors import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED
 from service.spec.job import JobSpec
 from service.spec.loading import LoadedJob
+from service.tracking.job_check import check_tracking
 from service.tracking.mlflow_run import RUN_STATUSES, TRACKING_ERRORS, MlflowRun, tracking_uri
 from service.tracking.tracker import Tracker
 
@@ -72,12 +74,14 @@ def run_job(job: LoadedJob) -> int:
 def _train_and_publish(job: LoadedJob) -> int:
     """Build, launch and publish, in a folder that this job holds."""
     start_s, spec = time.monotonic(), job.spec
+    check_tracking(job)
     built = build_job(spec)
     connect()
     check_cluster(spec.resources)
     tags = provenance_tags(job, built.teacher_sha256)
     write_spec(spec)
     write_tags(spec.run_path, tags)
+    write_classes(spec.run_path, job.train.classes)
     tracker = Tracker(spec, tracking_uri(spec), tags, ProgressPrinter(spec))
     outcome = _train(built.spec, start_s)
     if isinstance(outcome, RunResult):

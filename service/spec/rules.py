@@ -3,7 +3,6 @@
 Each rule gets a spec whose required sections are valid, and yields every problem.
 """
 
-import json
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,6 +16,7 @@ from service.spec.mlflow_rules import (
 )
 from service.spec.model_names import model_name_problem
 from service.spec.sections import Weights, is_file_source
+from service.spec.weights_metadata import read_header
 
 Rule = Callable[[JobSpec], Iterator[Problem]]
 
@@ -88,14 +88,10 @@ HEAD_NAMES = ("fc.bias", "classifier.bias", "head.bias", "heads.head.bias", "lin
 
 def safetensors_shapes(path: Path) -> dict[str, list[int]] | None:
     """Shape of every tensor, from the file's header alone; None if the header is damaged."""
+    header = read_header(path)
     try:
-        with path.open("rb") as file:
-            num_bytes = int.from_bytes(file.read(8), "little")
-            if num_bytes > path.stat().st_size:
-                return None
-            header = json.loads(file.read(num_bytes))
-        return {name: entry["shape"] for name, entry in header.items() if name != "__metadata__"}
-    except (ValueError, KeyError, TypeError):
+        return header and {n: e["shape"] for n, e in header.items() if n != "__metadata__"}
+    except (KeyError, TypeError):
         return None
 
 

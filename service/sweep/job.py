@@ -14,6 +14,7 @@ from service.plan import build_models_on_meta
 from service.provenance import provenance_tags
 from service.run.folder import claim_run_folder, differences, write_spec, write_tags
 from service.run.status import State, StatusFile
+from service.run.student_card import read_classes, write_classes
 from service.spec.errors import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, BadInputError
 from service.spec.job import JobSpec
 from service.sweep.comparison import COMPARISON_NAME, Comparison
@@ -27,6 +28,7 @@ from service.sweep.space import SearchSpace, own_point
 from service.sweep.spec import SWEEP_NAME, SweepSpec
 from service.sweep.study import Search
 from service.sweep.trials import SearchTrials, trial_spec
+from service.tracking.job_check import check_tracking
 from service.tracking.mlflow_run import tracking_uri
 from service.trials.capacity import plan_concurrency
 from service.trials.run_trackers import RunTrackers, find_parent
@@ -53,6 +55,7 @@ def run_sweep(loaded: LoadedSweep, num_seeds: int = 0) -> int:
     check_models(sweep)
     spec = sweep.as_job()
     with claim_run_folder(spec):
+        check_tracking(loaded.base._replace(spec=spec))
         # Weights are downloaded once, to the sweep's folder; all trials read the same file.
         built = build_job(spec)
         tags = provenance_tags(loaded.base._replace(spec=spec), built.teacher_sha256)
@@ -60,6 +63,7 @@ def run_sweep(loaded: LoadedSweep, num_seeds: int = 0) -> int:
         write_spec(spec)
         write_atomically(sweep.sweep_path / SWEEP_NAME, sweep.model_dump_json(indent=1) + "\n")
         write_tags(sweep.sweep_path, tags)
+        write_classes(sweep.sweep_path, loaded.base.train.classes)
         return SweepRun(sweep, built.spec, tags).run(num_seeds)
 
 
@@ -143,7 +147,7 @@ class SweepRun:
 
     def _run(self, num_seeds: int) -> int:
         parent = find_parent(self._sweep.as_job(), self._uri)
-        trackers = RunTrackers(self._uri, self._tags, parent)
+        trackers = RunTrackers(self._uri, self._tags, parent, read_classes(self._sweep.sweep_path))
         comparison: Comparison | None = None
         try:
             self._run_search(trackers)

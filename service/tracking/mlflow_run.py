@@ -18,6 +18,7 @@ import requests
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
+from sqlalchemy.exc import SQLAlchemyError
 
 from data_pipeline.files import write_atomically
 from service.run.journal import Event
@@ -26,12 +27,15 @@ from service.spec.job import JobSpec
 from service.spec.mlflow_rules import MAX_PARAM_LENGTH, MAX_TAG_LENGTH
 
 # What the client raises when the server is away, fails or answers nonsense.
-TRACKING_ERRORS = (MlflowException, requests.RequestException, OSError)
+TRACKING_ERRORS = (MlflowException, requests.RequestException, SQLAlchemyError, OSError)
 
 MAX_METRICS_PER_CALL = 1000
 MAX_PARAMS_PER_CALL = 100
 RUN_ID_NAME = "mlflow_run_id"
 RUN_KEY_TAG = "run_key"
+# Without it, MLflow's UI opens an experiment on a page for language models that shows no runs. In
+# 3.17 it depends on the browser and the address alone, not on the tag mlflow.experimentKind.
+UI_MODE = "workflowType=machine_learning"
 # MLflow's status of a run that did not finish, by its state.
 RUN_STATUSES = {"failed": "FAILED", "stopped": "KILLED"}
 
@@ -53,7 +57,7 @@ class MlflowRun:
     @property
     def address(self) -> str:
         """The run's page in the UI; for SQLite, with the command that starts the UI."""
-        page = f"/#/experiments/{self.experiment_id}/runs/{self.run_id}"
+        page = f"/#/experiments/{self.experiment_id}/runs/{self.run_id}?{UI_MODE}"
         if self._uri.startswith("http"):
             return self._uri.rstrip("/") + page
         command = f"mlflow ui --backend-store-uri {self._uri}"
