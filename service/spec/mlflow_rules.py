@@ -12,6 +12,8 @@ MAX_ALIAS_LENGTH = 255
 MAX_TAG_LENGTH = 8000
 MAX_PARAM_LENGTH = 6000
 
+SOURCE_FORMS = "models:/NAME@ALIAS, models:/NAME/3, models:/m-ID or runs:/ID/student"
+
 NameProblem = tuple[str, str]
 """What is wrong with a name, and the remedy."""
 
@@ -46,6 +48,19 @@ def experiment_problem(name: str) -> NameProblem | None:
     if not name:
         return "is empty", "give a name, such as dtkd"
     return _length_problem(name, MAX_NAME_LENGTH)
+
+
+def source_problem(source: str) -> NameProblem | None:
+    """What an MLflow address of weights lacks; None if it may name something."""
+    scheme, _, path = source.partition(":/")
+    parts = path.split("/")
+    shown = f"is {source!r}"
+    if not parts[0]:
+        return shown, f"give {SOURCE_FORMS}"
+    is_version = scheme == "models" and "@" not in parts[0] and not parts[0].startswith("m-")
+    if is_version and (len(parts) == 1 or not parts[1].isdigit()):
+        return f"{shown}, which names no version", f"give {SOURCE_FORMS}"
+    return None
 
 
 def _length_problem(name: str, limit: int) -> NameProblem | None:

@@ -13,10 +13,11 @@ from service.spec.mlflow_rules import (
     alias_problem,
     experiment_problem,
     registered_model_problem,
+    source_problem,
 )
 from service.spec.model_names import model_name_problem
-from service.spec.sections import Weights, is_file_source
-from service.spec.weights_metadata import read_header
+from service.spec.sections import Weights, is_file_source, is_mlflow_source
+from service.spec.weights_metadata import classifier_sizes
 
 Rule = Callable[[JobSpec], Iterator[Problem]]
 
@@ -48,6 +49,8 @@ def check_weights(spec: JobSpec) -> Iterator[Problem]:
             yield Problem(
                 where, f"is {source!r} for {model.model}", "torchvision has no such model"
             )
+        if is_mlflow_source(source) and (found := source_problem(source)):
+            yield Problem(where, *found)
         if is_file_source(source):
             yield from _check_weights_file(where, model.weights)
             yield from _check_head(spec, role, model.weights)
@@ -66,33 +69,19 @@ def _check_weights_file(where: str, weights: Weights) -> Iterator[Problem]:
 
 
 def _check_head(spec: JobSpec, role: str, weights: Weights) -> Iterator[Problem]:
-    """The classes a .safetensors file was made for: the first size of its last matrix."""
+    """The classes that a .safetensors file was made for."""
     path, dataset = Path(weights.source), getattr(spec, "dataset", None)
     if path.suffix != ".safetensors" or not path.is_file() or dataset is None:
         return
-    shapes = safetensors_shapes(path)
-    if shapes is None:
+    sizes = classifier_sizes(path)
+    if sizes is None:
         yield Problem(f"{role}.weights.source", f"{path} is damaged", "copy or make it again")
-        return
-    heads = [shape[0] for name, shape in shapes.items() if name.endswith(HEAD_NAMES)]
-    if heads and dataset.num_classes not in heads:
+    elif sizes and dataset.num_classes not in sizes:
         yield Problem(
             f"{role}.weights.source",
-            f"{path} has a classifier for {heads[-1]} classes",
+            f"{path} has a classifier for {sizes[-1]} classes",
             f"dataset.num_classes is {dataset.num_classes}: the two must agree",
         )
-
-
-HEAD_NAMES = ("fc.bias", "classifier.bias", "head.bias", "heads.head.bias", "linear.bias")
-
-
-def safetensors_shapes(path: Path) -> dict[str, list[int]] | None:
-    """Shape of every tensor, from the file's header alone; None if the header is damaged."""
-    header = read_header(path)
-    try:
-        return header and {n: e["shape"] for n, e in header.items() if n != "__metadata__"}
-    except (KeyError, TypeError):
-        return None
 
 
 def check_method(spec: JobSpec) -> Iterator[Problem]:

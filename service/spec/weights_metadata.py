@@ -9,6 +9,8 @@ from service.spec.errors import Problem
 from service.spec.job import JobSpec
 from service.spec.sections import Weights, is_file_source
 
+HEAD_NAMES = ("fc.bias", "classifier.bias", "head.bias", "heads.head.bias", "linear.bias")
+
 
 def read_header(path: Path) -> dict[str, Any] | None:
     """The header of a safetensors file; None if it is damaged."""
@@ -23,14 +25,29 @@ def read_header(path: Path) -> dict[str, Any] | None:
     return header if isinstance(header, dict) else None
 
 
+def classifier_sizes(path: Path) -> list[int] | None:
+    """How many classes each classifier in a safetensors file has; None if it is damaged.
+
+    Read from the header alone, from the sizes of tensors by the names that classifiers have.
+    """
+    header = read_header(path)
+    try:
+        entries = header.items() if header is not None else ()
+        sizes = [entry["shape"][0] for name, entry in entries if name.endswith(HEAD_NAMES)]
+    except (KeyError, TypeError, IndexError):
+        return None
+    return sizes if header is not None else None
+
+
 def read_card(path: Path) -> dict[str, Any]:
     """What a student of this service says in its safetensors file; empty for other files."""
     metadata = (read_header(path) or {}).get("__metadata__")
     card = metadata if isinstance(metadata, dict) and "architecture" in metadata else {}
     try:
-        return {**card, "classes": json.loads(card.get("classes", "null"))}
-    except ValueError:
+        values = {key: json.loads(card[key]) for key in ("num_classes", "classes") if card}
+    except (KeyError, ValueError):
         return {}
+    return {**card, **values}
 
 
 def check_weights_cards(spec: JobSpec, classes: tuple[str, ...] | None) -> Iterator[Problem]:

@@ -7,7 +7,9 @@ from service.spec.sections import Weights, is_mlflow_source
 from service.spec.weights_metadata import card_problems
 from service.tracking.mlflow_run import TRACKING_ERRORS, tracking_uri
 from service.tracking.server_check import ask, check_server, is_new_database
-from service.tracking.weights_source import FoundWeights, find_weights
+from service.tracking.weights_source import FoundWeights, find_described
+
+MEGABYTE = 1_000_000
 
 
 def check_tracking(job: LoadedJob) -> list[str]:
@@ -58,7 +60,7 @@ def _check_role(job: LoadedJob, role: str, model: str, weights: Weights) -> str:
         )
         raise BadInputError("spec", [problem])
     try:
-        found = ask(uri, lambda: find_weights(source, uri, where))
+        found = ask(uri, lambda: find_described(source, uri, where))
     except (TimeoutError, *TRACKING_ERRORS):
         return f"{role} weights: {source} not checked: MLflow at {uri} does not answer"
     wrong = list(card_problems(where, found.card, model, weights, job.train.classes))
@@ -72,10 +74,12 @@ def _check_role(job: LoadedJob, role: str, model: str, weights: Weights) -> str:
 
 
 def _text(found: FoundWeights) -> str:
-    card = found.card
+    card, size = found.card, found.num_bytes
     parts = [found.origin]
     if "architecture" in card:
-        parts += [card["architecture"], f"{card['num_classes']} classes"]
-    if found.num_bytes is not None:
-        parts.append(f"{found.num_bytes / 1e6:.1f} MB")
+        parts.append(card["architecture"])
+    if "num_classes" in card:
+        parts.append(f"{card['num_classes']} classes")
+    if size is not None:
+        parts.append(f"{size / 1e6:.1f} MB" if size >= MEGABYTE else f"{size / 1e3:.1f} kB")
     return ", ".join(parts)

@@ -16,11 +16,14 @@ from mlflow import MlflowClient
 
 from service.run.student_card import CARD_NAME
 from service.spec.errors import BadInputError, Problem
+from service.spec.weights_metadata import classifier_sizes, read_card
 from service.tracking.mlflow_run import TRACKING_ERRORS
 from service.tracking.refusals import is_refusal, reason_of
 
 MAX_DEPTH = 4
 MAX_NAMES = 3
+# What is fetched in a second or so.
+SMALL_FILE_BYTES = 20_000_000
 
 
 class FoundWeights(NamedTuple):
@@ -80,6 +83,19 @@ def find_weights(source: str, tracking_uri: str, where: str) -> FoundWeights:
     raise BadInputError("spec", [problem])
 
 
+def find_described(source: str, tracking_uri: str, where: str) -> FoundWeights:
+    """As ``find_weights``; of a small file without a card, the header says how many classes."""
+    found = find_weights(source, tracking_uri, where)
+    if found.card or found.num_bytes is None or found.num_bytes > SMALL_FILE_BYTES:
+        return found
+    with tempfile.TemporaryDirectory() as folder:
+        path = _fetch(found.uri, folder, tracking_uri)
+        card, sizes = read_card(path), classifier_sizes(path)
+    if not card and sizes:
+        card = {"num_classes": sizes[-1]}
+    return found._replace(card=card)
+
+
 def download_weights(source: str, folder: str, where: str) -> Path:
     """Fetch the safetensors file at an address of the current tracking server into ``folder``.
 
@@ -132,13 +148,13 @@ def _places(source: str, tracking_uri: str) -> Iterator[_Place]:
     elif scheme == "models":
         yield _place_of_model(client, path)
     else:
-        yield _Place(source.rstrip("/"), "artifacts")
+        yield _Place(source.rstrip("/"), "among the artifacts")
 
 
 def _places_of_run(client: MlflowClient, path: str) -> Iterator[_Place]:
     run_id, _, artifact_path = path.strip("/").partition("/")
     run = client.get_run(run_id)
-    origin = f"of run {run_id}"
+    origin = f"in run {run_id}"
     yield _Place(f"{run.info.artifact_uri}/{artifact_path}".rstrip("/"), origin)
     # Not among the run's own files: a model that it logged under this name.
     name, _, rest = artifact_path.partition("/")

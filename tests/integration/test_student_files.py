@@ -217,10 +217,10 @@ def job_with_teacher(make_content, logged, model, classes, **sections):
 
 def test_plan_says_which_weights_were_found(logged, make_content):
     (line,) = check_weights(job_with_teacher(make_content, logged, "cifar:tiny_cnn", CLASSES))
-    size = (logged.spec.run_path / WEIGHTS_NAME).stat().st_size / 1e6
+    size = (logged.spec.run_path / WEIGHTS_NAME).stat().st_size / 1e3
     assert line == (
         f"teacher weights: models:/{QUOTED_NAME}@champion is version 1 of {QUOTED_NAME}, of run "
-        f"{logged.run.run_id}, cifar:tiny_cnn, 4 classes, {size:.1f} MB"
+        f"{logged.run.run_id}, cifar:tiny_cnn, 4 classes, {size:.1f} kB"
     )
 
 
@@ -239,6 +239,25 @@ def test_other_network_or_class_order_is_refused(logged, make_content, model, cl
     with pytest.raises(BadInputError) as error:
         check_weights(job_with_teacher(make_content, logged, model, classes))
     assert f"{WHERE}: {text}" in str(error.value)
+
+
+def test_other_weights_are_described_by_their_header(logged, make_content, tmp_path):
+    run = logged.run.client.create_run(logged.run.experiment_id)
+    for num_classes in (4, 5):
+        state = build_model("cifar:resnet8", num_classes).state_dict()
+        save_file(state, tmp_path / "other.safetensors")
+        folder = f"model{num_classes}"
+        logged.run.client.log_artifact(run.info.run_id, str(tmp_path / "other.safetensors"), folder)
+
+    def job_with(folder):
+        source = f"runs:/{run.info.run_id}/{folder}"
+        teacher = {"model": "cifar:resnet8", "weights": {"source": source}}
+        return parse_job(make_content(teacher=teacher, tracking={"uri": logged.uri}))
+
+    (line,) = check_weights(job_with("model4"))
+    assert f"is in run {run.info.run_id}, 4 classes, " in line
+    with pytest.raises(BadInputError, match="has a classifier for 5 classes"):
+        check_weights(job_with("model5"))
 
 
 STATE_SCRIPT = """

@@ -1,6 +1,7 @@
 """The rules for MLflow's names, against MLflow's own validators."""
 
 import itertools
+import json
 
 import pytest
 from mlflow.exceptions import MlflowException
@@ -88,3 +89,32 @@ def test_name_that_mlflow_refuses_is_a_problem_of_the_spec(
     with pytest.raises(BadInputError) as error:
         parse_sweep(make_sweep_content(base={"tracking": tracking}))
     assert [problem.where for problem in error.value.problems] == [f"base.{field}"]
+
+
+@pytest.mark.parametrize(
+    "source",
+    ["models:/x", "models:/x/latest", "models:/x/Production", "models:/", "runs:/", "runs://a/b"],
+)
+def test_incomplete_address_of_weights_is_a_problem(make_content, source):
+    teacher = {"model": "cifar:resnet8", "weights": {"source": source}}
+    with pytest.raises(BadInputError) as error:
+        parse_spec(make_content(teacher=teacher))
+    assert [problem.where for problem in error.value.problems] == ["teacher.weights.source"]
+    assert "models:/NAME@ALIAS" in error.value.problems[0].remedy
+
+
+def test_network_of_a_weights_file_is_known_before_torch_is(make_content, tmp_path):
+    """A student of this service says which network it is, and in which order its classes are."""
+    header = {
+        "__metadata__": {"architecture": "cifar:resnet20", "num_classes": "4", "classes": "null"},
+        "fc.bias": {"dtype": "F32", "shape": [4], "data_offsets": [0, 16]},
+    }
+    text = json.dumps(header).encode()
+    path = tmp_path / "student.safetensors"
+    path.write_bytes(len(text).to_bytes(8, "little") + text + bytes(16))
+    weights = {"source": str(path)}
+    with pytest.raises(BadInputError, match=r"weights of cifar:resnet20, but the model is cifar"):
+        parse_spec(make_content(teacher={"model": "cifar:resnet8", "weights": weights}))
+    parse_spec(make_content(teacher={"model": "cifar:resnet20", "weights": weights}))
+    by_order = {**weights, "match": "order"}
+    parse_spec(make_content(teacher={"model": "cifar:resnet8", "weights": by_order}))
