@@ -18,7 +18,8 @@ class Weights(Section):
 
     source: Annotated[str, Field(min_length=1)]
     """A .safetensors file, a .pth or .pt state dict (read with weights_only), an MLflow address
-    (models:/name@alias, models:/name/3, models:/m-id, runs:/id/student), or torchvision:ENUM such as torchvision:IMAGENET1K_V1."""
+    (models:/name@alias, models:/name/3, models:/m-id, runs:/id/student), or torchvision:ENUM such
+    as torchvision:IMAGENET1K_V1."""
     sha256: Sha256 | None = None
     """Required SHA-256 digest of the file, 64 hexadecimal digits; absent: not checked."""
     match: Literal["names", "order"] = "names"
