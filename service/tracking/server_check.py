@@ -12,7 +12,7 @@ from mlflow.exceptions import MlflowException
 
 from service.spec.errors import BadInputError, Problem
 from service.spec.job import JobSpec
-from service.tracking.mlflow_run import RUN_ID_NAME, TRACKING_ERRORS
+from service.tracking.mlflow_run import RUN_ID_NAME
 from service.tracking.refusals import is_refusal, reason_of, remedy_of
 
 SQLITE_PREFIX = "sqlite:///"
@@ -42,9 +42,7 @@ def check_server(spec: JobSpec, uri: str) -> str | None:
             return f"MLflow at {uri} does not answer ({error})"
         except Exception as error:
             if not is_refusal(error):
-                if isinstance(error, TRACKING_ERRORS):
-                    return f"MLflow at {uri} does not answer ({reason_of(error)})"
-                raise
+                return f"MLflow at {uri} does not answer ({reason_of(error)})"
             wrong = f"MLflow at {uri} refuses: {reason_of(error)}"
             problem = Problem(uri_field(spec), wrong, remedy_of(error))
     if problem is not None:

@@ -5,6 +5,7 @@ models:/NAME@ALIAS), of a logged model (models:/m-ID), or of artifacts (mlflow-a
 MLflow's own resolution mixes the artifacts of a run with those of its models; this one does not.
 """
 
+import contextlib
 import json
 import tempfile
 from collections.abc import Iterator
@@ -20,6 +21,7 @@ from service.spec.weights_metadata import classifier_sizes, read_card
 from service.tracking.mlflow_run import TRACKING_ERRORS
 from service.tracking.refusals import is_refusal, reason_of
 
+CARD_KEYS = {"architecture", "num_classes", "classes"}
 MAX_DEPTH = 4
 MAX_NAMES = 3
 # What is fetched in a second or so.
@@ -128,7 +130,11 @@ def _found(
     if any(other.uri == f"{file.folder_uri}/{CARD_NAME}" for other in files):
         with tempfile.TemporaryDirectory() as folder:
             path = _fetch(f"{file.folder_uri}/{CARD_NAME}", folder, tracking_uri)
-            card = json.loads(path.read_text())
+            with contextlib.suppress(ValueError):
+                card = json.loads(path.read_text())
+    if not isinstance(card, dict) or not card.keys() >= CARD_KEYS:
+        # Another program's file of this name.
+        card = {}
     return FoundWeights(file.uri, origin, file.num_bytes, card)
 
 
