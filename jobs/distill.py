@@ -10,9 +10,10 @@ import sys
 from pathlib import Path
 
 from service.run.claim import check_resumable
+from service.run.logs import set_up_logging
 from service.spec.errors import EXIT_BAD_INPUT, EXIT_DONE, BadInputError
 from service.spec.job import JobSpec
-from service.spec.loading import load_job
+from service.spec.loading import LoadedJob, load_job
 from service.spec.reference import format_fields, json_schema
 from service.spec.template import Choices, format_spec, new_spec
 
@@ -21,6 +22,7 @@ NEW_OPTIONS = ("train", "val", "student", "teacher", "weights", "storage", "name
 
 def main(arguments: list[str]) -> int:
     """Run, check or plan a spec, or print one; returns the exit status."""
+    set_up_logging()
     parser = _parser()
     options = parser.parse_args(arguments)
     try:
@@ -48,17 +50,29 @@ def _run(options: argparse.Namespace) -> int:
     if options.validate or options.plan:
         check_resumable(job)
     if options.validate:
+        lines = _found_weights(job)
         print(f"{options.spec}: valid, run {spec.name}, hash {spec.content_hash()[:16]}")
+        print(*lines, sep="\n", end="\n" if lines else "")
         return EXIT_DONE
     # What follows needs torch and ray; a spec is checked without waiting for them.
     if options.plan:
         from service.plan import format_plan, make_plan
+        from service.tracking.job_check import check_tracking
 
-        print(format_plan(make_plan(job)))
+        print(format_plan(make_plan(job)), *check_tracking(job), sep="\n")
         return EXIT_DONE
     from service.job import run_job
 
     return run_job(job)
+
+
+def _found_weights(job: LoadedJob) -> list[str]:
+    """A line for each weights in MLflow, which is imported only if there are any."""
+    if not job.spec.has_mlflow_weights:
+        return []
+    from service.tracking.job_check import check_weights
+
+    return check_weights(job)
 
 
 def _choices(parser: argparse.ArgumentParser, options: argparse.Namespace) -> Choices:

@@ -7,6 +7,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from service.run.logs import set_up_logging
 from service.spec.errors import EXIT_BAD_INPUT, EXIT_DONE, BadInputError
 from service.spec.reference import format_fields, json_schema
 from service.sweep.loading import load_sweep
@@ -16,6 +17,7 @@ from service.sweep.spec import SweepSpec
 
 def main(arguments: list[str]) -> int:
     """Run, check or plan a sweep, or print the reference; returns the exit status."""
+    set_up_logging()
     parser = _parser()
     options = parser.parse_args(arguments)
     if options.fields or options.schema:
@@ -33,16 +35,24 @@ def main(arguments: list[str]) -> int:
 def _run(options: argparse.Namespace) -> int:
     loaded = load_sweep(options.sweep)
     sweep = loaded.sweep
+    job = loaded.base._replace(spec=sweep.as_job())
     if options.validate or options.plan:
         check_same_sweep(loaded)
     if options.validate:
+        lines: list[str] = []
+        if job.spec.has_mlflow_weights:
+            from service.tracking.job_check import check_weights
+
+            lines = check_weights(job)
         print(f"{options.sweep}: valid, sweep {sweep.name}, {len(sweep.space)} parameters")
+        print(*lines, sep="\n", end="\n" if lines else "")
         return EXIT_DONE
     # Imported late: --validate does not need torch, Ray and Optuna, which take seconds to import.
     if options.plan:
         from service.sweep.plan import format_plan
+        from service.tracking.job_check import check_tracking
 
-        print(format_plan(sweep))
+        print(format_plan(sweep), *check_tracking(job), sep="\n")
         return EXIT_DONE
     from service.sweep.job import run_sweep
 

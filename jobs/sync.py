@@ -9,12 +9,14 @@ import sys
 from pathlib import Path
 
 from service.publish import run_folders, sync_run
+from service.run.logs import set_up_logging
 from service.spec.errors import EXIT_BAD_INPUT, EXIT_DONE, EXIT_FAILED, BadInputError, Problem
 from service.sweep.publish import is_sweep, sync_sweep
 
 
 def main(arguments: list[str]) -> int:
     """Send the missing data and return the exit status."""
+    set_up_logging()
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -18,7 +18,7 @@ from service.run.claim import has_started
 from service.run.folder import read_tags
 from service.spec.job import JobSpec
 from service.spec.sections import Weights, is_file_source, is_mlflow_source
-from service.tracking.student_model import download_weights
+from service.tracking.weights_source import download_weights
 from service.training.checkpoint import cpu_state_dict
 
 WEIGHTS_NAME = ".weights"

@@ -35,10 +35,12 @@ from service.run.folder import read_tags, write_spec, write_tags
 from service.run.journal import FAILURES_NAME, Journal
 from service.run.report import ProgressPrinter
 from service.run.status import State
+from service.run.student_card import write_classes
 from service.spec.errors import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED
 from service.spec.job import JobSpec
 from service.spec.loading import LoadedJob
 from service.tracking.destination import publication_key
+from service.tracking.job_check import check_tracking
 from service.tracking.mlflow_run import RUN_STATUSES, TRACKING_ERRORS, MlflowRun, tracking_uri
 from service.tracking.tracker import Tracker
 
@@ -81,6 +83,7 @@ def _train_and_publish(job: LoadedJob) -> int:
     spec = job.spec
     # Before weights are fetched.
     check_address()
+    check_tracking(job)
     built = build_job(spec)
     check_inputs(spec, built.digests)
     connect()
@@ -89,6 +92,7 @@ def _train_and_publish(job: LoadedJob) -> int:
     forget_rejected(spec)
     write_spec(spec)
     write_tags(spec.run_path, tags)
+    write_classes(spec.run_path, job.train.classes)
     tracker = Tracker(spec, tracking_uri(spec), tags, ProgressPrinter(spec))
     outcome = _train(built.spec)
     if isinstance(outcome, RunResult):

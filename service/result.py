@@ -1,7 +1,6 @@
 """The result of a finished run, stored in its folder as result.json before MLflow gets it."""
 
 import json
-import shutil
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -9,8 +8,10 @@ from typing import Any
 
 from data_pipeline.files import atomic_path, write_atomically
 from service.run.durations import Durations, durations
+from service.run.folder import read_spec
 from service.run.progress import Progress
 from service.run.report import summary_table
+from service.run.student_card import read_classes, student_card, write_with_card
 from service.training.checkpoint import (
     STUDENT_NAME,
     final_student_path,
@@ -83,7 +84,8 @@ def collect_result(run_path: Path, num_epochs: int) -> RunResult:
             f"{num_epochs}"
         )
     with atomic_path(run_path / STUDENT_NAME) as partial_path:
-        shutil.copyfile(final_student_path(checkpoint), partial_path)
+        card = student_card(read_spec(run_path), read_classes(run_path))
+        write_with_card(final_student_path(checkpoint), partial_path, card)
     result = RunResult(progress, *durations(run_path), time_ms=int(time.time() * 1000))
     result.write(run_path)
     return result

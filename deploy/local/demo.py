@@ -19,6 +19,7 @@ from stack import FOLDER, ROOT, Stack, up
 
 from service.run.figures import temperature_figure
 from service.run.journal import JOURNAL_NAME, read_events
+from service.tracking.mlflow_run import UI_MODE
 
 SOURCE = Path("/usr/share/datasets/fashion-mnist")
 NUM_IMAGES_PER_CLASS = 100
@@ -68,7 +69,7 @@ def main() -> int:
     print(table(outcomes))
     print(f"\ntemperatures of dtkd-seed0: {draw_temperatures(runs / 'dtkd-seed0')}")
     print(f"total time: {time.monotonic() - start_s:.0f} s")
-    print(f"MLflow UI: {outcomes[0].address.split('/runs/')[0]}/runs")
+    print(f"MLflow UI: {outcomes[0].address.split('/runs/')[0]}?{UI_MODE}")
     print(f"Ray dashboard: {stack.dashboard_url} (token in {FOLDER / 'ray_token'})")
     print("stop everything: make demo-down")
     return 0

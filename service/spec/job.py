@@ -24,6 +24,7 @@ from service.spec.sections import (
     Teacher,
     Tracking,
     Training,
+    is_mlflow_source,
 )
 
 
@@ -79,6 +80,12 @@ class JobSpec(Section):
         """Sides of the images that the models get in training and evaluation, in pixels."""
         stages = (stage.size for stage in self.augmentation.size_stages)
         return frozenset((self.augmentation.size, *stages, self.evaluation.crop_size))
+
+    @property
+    def has_mlflow_weights(self) -> bool:
+        """Whether weights come from MLflow."""
+        models = (model for model in (self.student, self.teacher) if model is not None)
+        return any(m.weights is not None and is_mlflow_source(m.weights.source) for m in models)
 
     @property
     def num_micro_batches(self) -> int:

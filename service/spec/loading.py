@@ -20,6 +20,7 @@ from service.spec.fields import Section
 from service.spec.job import JobSpec
 from service.spec.rules import RULES
 from service.spec.sections import is_file_source
+from service.spec.weights_metadata import check_weights_cards
 
 
 class LoadedJob(NamedTuple):
@@ -70,6 +71,8 @@ def parse_job(content: Any, subject: str = "spec") -> LoadedJob:  # noqa: ANN401
     if hasattr(spec, "dataset"):
         facts, unreadable = read_facts(spec.dataset)
         problems += [*unreadable, *check_data(spec, facts)]
+    if "train" in facts and all(hasattr(spec, role) for role in ("student", "teacher")):
+        problems += check_weights_cards(spec, facts["train"].classes)
     if problems:
         raise BadInputError(subject, problems)
     return LoadedJob(spec, facts["train"], facts["val"])

@@ -3,15 +3,21 @@
 Each rule gets a spec whose required sections are valid, and yields every problem.
 """
 
-import json
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from service.spec.errors import Problem
 from service.spec.job import JobSpec
+from service.spec.mlflow_rules import (
+    alias_problem,
+    experiment_problem,
+    registered_model_problem,
+    source_problem,
+)
 from service.spec.model_names import model_name_problem
-from service.spec.sections import Weights, is_file_source
+from service.spec.sections import Weights, is_file_source, is_mlflow_source
+from service.spec.weights_metadata import classifier_sizes
 
 Rule = Callable[[JobSpec], Iterator[Problem]]
 
@@ -43,6 +49,8 @@ def check_weights(spec: JobSpec) -> Iterator[Problem]:
             yield Problem(
                 where, f"is {source!r} for {model.model}", "torchvision has no such model"
             )
+        if is_mlflow_source(source) and (found := source_problem(source)):
+            yield Problem(where, *found)
         if is_file_source(source):
             yield from _check_weights_file(where, model.weights)
             yield from _check_head(spec, role, model.weights)
@@ -61,37 +69,19 @@ def _check_weights_file(where: str, weights: Weights) -> Iterator[Problem]:
 
 
 def _check_head(spec: JobSpec, role: str, weights: Weights) -> Iterator[Problem]:
-    """The classes a .safetensors file was made for: the first size of its last matrix."""
+    """The classes that a .safetensors file was made for."""
     path, dataset = Path(weights.source), getattr(spec, "dataset", None)
     if path.suffix != ".safetensors" or not path.is_file() or dataset is None:
         return
-    shapes = safetensors_shapes(path)
-    if shapes is None:
+    sizes = classifier_sizes(path)
+    if sizes is None:
         yield Problem(f"{role}.weights.source", f"{path} is damaged", "copy or make it again")
-        return
-    heads = [shape[0] for name, shape in shapes.items() if name.endswith(HEAD_NAMES)]
-    if heads and dataset.num_classes not in heads:
+    elif sizes and dataset.num_classes not in sizes:
         yield Problem(
             f"{role}.weights.source",
-            f"{path} has a classifier for {heads[-1]} classes",
+            f"{path} has a classifier for {sizes[-1]} classes",
             f"dataset.num_classes is {dataset.num_classes}: the two must agree",
         )
-
-
-HEAD_NAMES = ("fc.bias", "classifier.bias", "head.bias", "heads.head.bias", "linear.bias")
-
-
-def safetensors_shapes(path: Path) -> dict[str, list[int]] | None:
-    """Shape of every tensor, from the file's header alone; None if the header is damaged."""
-    try:
-        with path.open("rb") as file:
-            num_bytes = int.from_bytes(file.read(8), "little")
-            if num_bytes > path.stat().st_size:
-                return None
-            header = json.loads(file.read(num_bytes))
-        return {name: entry["shape"] for name, entry in header.items() if name != "__metadata__"}
-    except (ValueError, KeyError, TypeError):
-        return None
 
 
 def check_method(spec: JobSpec) -> Iterator[Problem]:
@@ -264,7 +254,15 @@ def check_storage(spec: JobSpec) -> Iterator[Problem]:
 
 
 def check_tracking(spec: JobSpec) -> Iterator[Problem]:
-    """An alias needs a registered model; file stores are refused by MLflow itself."""
+    """An alias needs a registered model; names and addresses that MLflow accepts."""
+    for field, find_problem in (
+        ("experiment", experiment_problem),
+        ("register_as", registered_model_problem),
+        ("alias", alias_problem),
+    ):
+        name = getattr(spec.tracking, field)
+        if name is not None and (found := find_problem(name)):
+            yield Problem(f"tracking.{field}", *found)
     if spec.tracking.alias and not spec.tracking.register_as:
         yield Problem(
             "tracking.alias", "is set but register_as is not", "name the registered model"

@@ -17,8 +17,9 @@ class Weights(Section):
     """Where a model's weights come from."""
 
     source: Annotated[str, Field(min_length=1)]
-    """A .safetensors file, a .pth or .pt state dict (read with weights_only), an MLflow model URI
-    (models:/name@alias, runs:/id/path), or torchvision:ENUM such as torchvision:IMAGENET1K_V1."""
+    """A .safetensors file, a .pth or .pt state dict (read with weights_only), an MLflow address
+    (models:/name@alias, models:/name/3, models:/m-id, runs:/id/student), or torchvision:ENUM such
+    as torchvision:IMAGENET1K_V1."""
     sha256: Sha256 | None = None
     """Required SHA-256 digest of the file, 64 hexadecimal digits; absent: not checked."""
     match: Literal["names", "order"] = "names"
@@ -256,14 +257,15 @@ class Tracking(Section):
     uri: str | None = None
     """MLflow server (http://host:port) or store; MLFLOW_TRACKING_URI overrides it. Absent: SQLite
     in storage_path."""
-    experiment: Annotated[str, Field(min_length=1)] = "dtkd"
+    experiment: str = "dtkd"
     """Experiment that the run belongs to."""
     log_every_steps: Count = 50
     """Optimizer steps between two progress lines and metric points."""
     journal_limit_bytes: Annotated[int, Field(ge=10_000)] = 64_000_000
     """Largest size of the journal of metrics in the run's folder; beyond it, every other progress
     line is dropped, then every other one of the rest, and so on."""
-    register_as: Annotated[str, Field(pattern=r"^[^/:]+$")] | None = None
+    register_as: str | None = None
     """Registered model that the final student becomes a version of; absent: not registered."""
-    alias: Annotated[str, Field(pattern=r"^[A-Za-z][\w-]*$")] | None = None
-    """Alias, such as champion, that is moved to that version."""
+    alias: str | None = None
+    """Alias, such as champion, that is moved to that version. MLflow reserves latest and v1, v2
+    and so on."""

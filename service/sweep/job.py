@@ -17,6 +17,7 @@ from service.provenance import provenance_tags
 from service.run.claim import check_inputs, claim_run_folder, forget_rejected, has_started
 from service.run.folder import TRIALS_NAME, write_spec, write_tags
 from service.run.status import State, StatusFile
+from service.run.student_card import read_classes, write_classes
 from service.spec.errors import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED
 from service.spec.job import JobSpec
 from service.sweep.comparison import COMPARISON_NAME, Comparison
@@ -31,6 +32,7 @@ from service.sweep.space import SearchSpace, own_point
 from service.sweep.spec import SWEEP_NAME, SweepSpec
 from service.sweep.study import STUDY_NAME, Search
 from service.sweep.trials import SearchTrials, trial_spec
+from service.tracking.job_check import check_tracking
 from service.tracking.mlflow_run import tracking_uri
 from service.trials.capacity import plan_concurrency
 from service.trials.run_trackers import RunTrackers, find_parent
@@ -57,6 +59,7 @@ def run_sweep(loaded: LoadedSweep, num_seeds: int = 0) -> int:
         if not has_started(spec.run_path):
             # Before weights are fetched; a search that is over needs no cluster.
             check_address()
+        check_tracking(loaded.base._replace(spec=spec))
         # Weights are downloaded once; all trials read the same file.
         built = build_job(spec)
         check_inputs(spec, built.digests)
@@ -66,6 +69,7 @@ def run_sweep(loaded: LoadedSweep, num_seeds: int = 0) -> int:
         write_spec(spec)
         write_atomically(sweep.sweep_path / SWEEP_NAME, sweep.model_dump_json(indent=1) + "\n")
         write_tags(sweep.sweep_path, tags)
+        write_classes(sweep.sweep_path, loaded.base.train.classes)
         return SweepRun(sweep, built.spec, tags).run(num_seeds)
 
 
@@ -144,7 +148,7 @@ class SweepRun:
 
     def _run(self, num_seeds: int) -> int:
         parent = find_parent(self._sweep.as_job(), self._uri)
-        trackers = RunTrackers(self._uri, self._tags, parent)
+        trackers = RunTrackers(self._uri, self._tags, parent, read_classes(self._sweep.sweep_path))
         comparison: Comparison | None = None
         try:
             self._run_search(trackers)

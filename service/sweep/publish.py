@@ -14,6 +14,7 @@ from service.publish import load_student, sync_run
 from service.result import read_result
 from service.run.claim import claim_run_folder
 from service.run.folder import SPEC_NAME, TRIALS_NAME, read_spec, read_tags, write_tags
+from service.spec.mlflow_rules import MAX_PARAM_LENGTH
 from service.sweep.analysis import counts_text
 from service.sweep.confirm import CONFIRM_NAME
 from service.sweep.outcome import PICTURES_NAME, Outcome, artifacts, write_outcome
@@ -22,7 +23,7 @@ from service.sweep.spec import SWEEP_NAME, SweepSpec
 from service.sweep.study import Search
 from service.sweep.trials import trial_name
 from service.tracking.destination import RUN_ID_NAME
-from service.tracking.mlflow_run import MAX_PARAM_LENGTH, MlflowRun, tracking_uri
+from service.tracking.mlflow_run import MlflowRun, tracking_uri
 from service.tracking.student_model import log_student
 from service.training.checkpoint import STUDENT_NAME
 from service.trials.run_trackers import PARENT_TAG, find_parent

@@ -18,20 +18,24 @@ import requests
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
+from sqlalchemy.exc import SQLAlchemyError
 
 from data_pipeline.files import write_atomically
 from service.run.journal import Event
 from service.run.progress import Progress
 from service.spec.job import JobSpec
+from service.spec.mlflow_rules import MAX_PARAM_LENGTH, MAX_TAG_LENGTH
 from service.tracking.destination import RUN_ID_NAME
 
 # What the client raises when the server is away, fails or answers nonsense.
-TRACKING_ERRORS = (MlflowException, requests.RequestException, OSError)
+TRACKING_ERRORS = (MlflowException, requests.RequestException, SQLAlchemyError, OSError)
 
 MAX_METRICS_PER_CALL = 1000
 MAX_PARAMS_PER_CALL = 100
-MAX_PARAM_LENGTH = 6000
 RUN_KEY_TAG = "run_key"
+# Without it, MLflow's UI opens an experiment on a page for language models that shows no runs. In
+# 3.17 it depends on the browser and the address alone, not on the tag mlflow.experimentKind.
+UI_MODE = "workflowType=machine_learning"
 # MLflow's status of a run that did not finish, by its state.
 RUN_STATUSES = {"failed": "FAILED", "stopped": "KILLED"}
 
@@ -53,7 +57,7 @@ class MlflowRun:
     @property
     def address(self) -> str:
         """The run's page in the UI; for SQLite, with the command that starts the UI."""
-        page = f"/#/experiments/{self.experiment_id}/runs/{self.run_id}"
+        page = f"/#/experiments/{self.experiment_id}/runs/{self.run_id}?{UI_MODE}"
         if self.uri.startswith("http"):
             return self.uri.rstrip("/") + page
         command = f"mlflow ui --backend-store-uri {self.uri}"
@@ -84,8 +88,9 @@ class MlflowRun:
             )
 
     def set_tags(self, tags: dict[str, str]) -> None:
-        """Set or change tags."""
-        self.client.log_batch(self.run_id, tags=[RunTag(key, value) for key, value in tags.items()])
+        """Set or change tags; what is longer than MLflow takes is cut off."""
+        entries = [RunTag(key, value[:MAX_TAG_LENGTH]) for key, value in tags.items()]
+        self.client.log_batch(self.run_id, tags=entries)
 
     def log_result(self, progress: Progress, time_ms: int) -> None:
         """Log the run's final metrics.

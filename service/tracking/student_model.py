@@ -1,9 +1,10 @@
-"""The student as an MLflow model: exported, logged, registered, and fetched as weights again."""
+"""The student as an MLflow model: exported, logged and registered."""
 
 import json
 import tempfile
 import warnings
 from pathlib import Path
+from typing import Any
 
 import mlflow
 import numpy as np
@@ -13,9 +14,10 @@ from mlflow.models import ModelSignature
 from mlflow.types import Schema, TensorSpec
 from torch import nn
 
-from service.spec.errors import BadInputError, Problem
+from service.run.student_card import CARD_NAME, WEIGHTS_NAME, read_classes, student_card
 from service.spec.job import JobSpec
 from service.tracking.mlflow_run import MlflowRun
+from service.tracking.root_logger import root_logger_kept
 
 # With an example of one image the exported batch size would be frozen at one.
 EXAMPLE_BATCH_SIZE = 2
@@ -35,12 +37,11 @@ def log_student(run: MlflowRun, spec: JobSpec, student: nn.Module, weights_path:
     """
     with tempfile.TemporaryDirectory() as folder:
         files = Path(folder)
-        (files / "student.safetensors").write_bytes(weights_path.read_bytes())
-        (files / "preprocessing.json").write_text(json.dumps(preprocessing(spec), indent=1) + "\n")
+        (files / WEIGHTS_NAME).write_bytes(weights_path.read_bytes())
+        card = student_card(spec, read_classes(spec.run_path), run.run_id)
+        (files / CARD_NAME).write_text(json.dumps(card, indent=1) + "\n")
         run.client.log_artifacts(run.run_id, folder, "student")
-        model_uri = _find_logged(run) or _log_exported(
-            run, spec, student, files / "student.safetensors"
-        )
+        model_uri = _find_logged(run) or _log_exported(run, spec, student, card, files)
     name, alias = spec.tracking.register_as, spec.tracking.alias
     if name is not None:
         version = _find_version(run, name)
@@ -49,25 +50,6 @@ def log_student(run: MlflowRun, spec: JobSpec, student: nn.Module, weights_path:
             version = str(mlflow.register_model(model_uri, name, tags=tags).version)
         if alias is not None:
             run.client.set_registered_model_alias(name, alias, version)
-
-
-def download_weights(uri: str, folder: str, where: str) -> Path:
-    """Fetch the safetensors file of a student that an earlier job logged, into ``folder``.
-
-    Raises:
-        BadInputError: naming the field ``where``; the URI cannot be fetched, or has another number
-            of such files than one.
-    """
-    try:
-        found = Path(mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=folder))
-    except (mlflow.exceptions.MlflowException, OSError) as error:
-        problem = Problem(where, f"{uri} cannot be fetched ({error})", "check the URI and server")
-        raise BadInputError("spec", [problem]) from error
-    files = [found] if found.is_file() else sorted(found.rglob("*.safetensors"))
-    if len(files) != 1:
-        wrong = f"{uri} has {len(files)} safetensors files"
-        raise BadInputError("spec", [Problem(where, wrong, "give a URI with exactly one")])
-    return files[0]
 
 
 def _find_logged(run: MlflowRun) -> str | None:
@@ -82,28 +64,21 @@ def _find_logged(run: MlflowRun) -> str | None:
 
 def _find_version(run: MlflowRun, name: str) -> str | None:
     """Number of the version as which the run's student is registered already."""
-    versions = run.client.search_model_versions(f"name = '{name}'")
-    return next((str(v.version) for v in versions if v.tags.get(RUN_TAG) == run.run_id), None)
+    # Not by name: MLflow's filters have no way to write every name that it accepts.
+    versions = run.client.search_model_versions(f"tags.{RUN_TAG} = '{run.run_id}'")
+    return next((str(v.version) for v in versions if v.name == name), None)
 
 
-def preprocessing(spec: JobSpec) -> dict[str, object]:
-    """What an image goes through before the student sees it; sizes in pixels."""
-    return {
-        "resize_shorter_side": spec.evaluation.resize_size,
-        "center_crop": spec.evaluation.crop_size,
-        "scale": "pixels / 255, RGB",
-        **spec.dataset.normalization.model_dump(mode="json"),
-    }
-
-
-def _log_exported(run: MlflowRun, spec: JobSpec, student: nn.Module, weights_path: Path) -> str:
+def _log_exported(
+    run: MlflowRun, spec: JobSpec, student: nn.Module, card: dict[str, Any], files: Path
+) -> str:
     size = spec.evaluation.crop_size
     example = np.zeros((EXAMPLE_BATCH_SIZE, 3, size, size), dtype=np.float32)
     signature = ModelSignature(
         inputs=Schema([TensorSpec(np.dtype(np.float32), (-1, 3, size, size))]),
         outputs=Schema([TensorSpec(np.dtype(np.float32), (-1, spec.dataset.num_classes))]),
     )
-    with warnings.catch_warnings(), mlflow.start_run(run_id=run.run_id):
+    with warnings.catch_warnings(), root_logger_kept(), mlflow.start_run(run_id=run.run_id):
         warnings.simplefilter("ignore")
         info = mlflow.pytorch.log_model(
             student,
@@ -113,8 +88,8 @@ def _log_exported(run: MlflowRun, spec: JobSpec, student: nn.Module, weights_pat
             signature=signature,
             # Given, because MLflow would infer them by loading the model in another process.
             pip_requirements=[f"torch=={torch.__version__.split('+')[0]}", "mlflow"],
-            metadata=preprocessing(spec),
+            metadata=card,
             # So that the model's URI can be the weights.source of another spec.
-            extra_files=[str(weights_path)],
+            extra_files=[str(files / WEIGHTS_NAME), str(files / CARD_NAME)],
         )
     return str(info.model_uri)

@@ -23,6 +23,7 @@ from service.run.status import State, Status, StatusFile
 from service.spec.job import JobSpec
 from service.tracking.destination import SENT_NAME, set_destination
 from service.tracking.mlflow_run import TRACKING_ERRORS, MlflowRun
+from service.tracking.refusals import is_refusal, trouble_text
 from service.tracking.waiting_viewer import WaitingViewer
 
 logger = logging.getLogger(__name__)
@@ -116,7 +117,8 @@ class Tracker:
     ):
         self._spec, self._uri, self._tags, self._show = spec, uri, dict(tags), show
         self._run: MlflowRun | None = None
-        self._warned, self._is_closing = False, False
+        self._warnings: set[bool] = set()
+        self._is_closing = False
         self._tags_sent_s = float("-inf")
         set_destination(spec, uri)
         journal, failures = spec.run_path / JOURNAL_NAME, spec.run_path / FAILURES_NAME
@@ -184,13 +186,13 @@ class Tracker:
         return True
 
     def _warn(self, error: Exception) -> None:
-        if not self._warned and self._show is not None:
-            self._warned = True
+        """Once for a server that is away, and once for one that refuses."""
+        if is_refusal(error) not in self._warnings and self._show is not None:
+            self._warnings.add(is_refusal(error))
             logger.warning(
-                "MLflow at %s does not answer (%s); training continues, and the journal keeps what "
-                "it missed",
+                "MLflow at %s %s; training continues, and the journal keeps what it missed",
                 self._uri,
-                error,
+                trouble_text(error),
             )
 
 

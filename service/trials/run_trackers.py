@@ -12,9 +12,11 @@ from service.publish import try_to_publish
 from service.result import read_result
 from service.run.folder import write_tags
 from service.run.status import State
+from service.run.student_card import write_classes
 from service.spec.job import JobSpec
 from service.tracking.destination import set_destination
 from service.tracking.mlflow_run import RUN_STATUSES, TRACKING_ERRORS, MlflowRun
+from service.tracking.refusals import trouble_text
 from service.tracking.tracker import Tracker
 
 logger = logging.getLogger(__name__)
@@ -31,20 +33,28 @@ def find_parent(spec: JobSpec, uri: str) -> MlflowRun | None:
         return MlflowRun(spec, uri)
     except TRACKING_ERRORS as error:
         logger.warning(
-            "MLflow at %s does not respond (%s); %s continues, and its data is sent when the "
-            "server responds again",
+            "MLflow at %s %s; %s continues, and python jobs/sync.py sends its data later",
             uri,
-            error,
+            trouble_text(error),
             spec.name,
         )
         return None
 
 
 class RunTrackers:
-    """A tracker for each running trial; with a ``parent``, their MLflow runs are its children."""
+    """A tracker for each running trial; with a ``parent``, their MLflow runs are its children.
 
-    def __init__(self, uri: str, tags: Mapping[str, str], parent: MlflowRun | None):
-        self._uri, self._tags = uri, dict(tags)
+    ``classes``: names of the dataset's classes, which are stored with each trial.
+    """
+
+    def __init__(
+        self,
+        uri: str,
+        tags: Mapping[str, str],
+        parent: MlflowRun | None,
+        classes: tuple[str, ...] | None = None,
+    ):
+        self._uri, self._tags, self._classes = uri, dict(tags), classes
         if parent is not None:
             self._tags[PARENT_TAG] = parent.run_id
         self._trackers: dict[Path, Tracker] = {}
@@ -55,6 +65,7 @@ class RunTrackers:
         """Track a run whose folder exists."""
         all_tags = {**self._tags, "spec_hash": spec.content_hash(), **tags}
         write_tags(spec.run_path, all_tags)
+        write_classes(spec.run_path, self._classes)
         self._trackers[spec.run_path] = Tracker(spec, self._uri, all_tags, show=None)
 
     def end(self, spec: JobSpec, state: State) -> None:

@@ -23,6 +23,7 @@ from service.spec.loading import parse_job
 from service.tracking import tracker as tracker_module
 from service.tracking.mlflow_run import TRACKING_ERRORS, flattened
 from service.tracking.tracker import Tracker
+from service.tracking.weights_source import find_weights
 
 ROOT = Path(__file__).parents[2]
 TAGS = {"spec_hash": "0123", "git_revision": "unknown"}
@@ -82,6 +83,10 @@ def train_with_tracker(spec, line, changes):
         return run
 
 
+def models_of(run, models):
+    return [model for model in models if model.source_run_id == run.info.run_id]
+
+
 def assert_everything_is_there_once(spec, server):
     client = MlflowClient(f"http://127.0.0.1:{server}")
     experiment = client.get_experiment_by_name(spec.tracking.experiment)
@@ -109,8 +114,17 @@ def assert_everything_is_there_once(spec, server):
     paths = {file.path for file in client.list_artifacts(run.info.run_id)}
     assert {"spec.json", "student"} <= paths
     models = client.search_logged_models([experiment.experiment_id])
-    assert len([model for model in models if model.source_run_id == run.info.run_id]) == 1
+    assert len(models_of(run, models)) == 1
     assert len(client.search_model_versions(f"name = '{spec.tracking.register_as}'")) == 1
+    size = (spec.run_path / "student.safetensors").stat().st_size
+    for address in (
+        f"runs:/{run.info.run_id}/student",
+        f"models:/{spec.tracking.register_as}/1",
+        f"models:/{models_of(run, models)[0].model_id}",
+        f"{run.info.artifact_uri}/student",
+    ):
+        found = find_weights(address, f"http://127.0.0.1:{server}", "teacher.weights.source")
+        assert (found.num_bytes, found.card["architecture"]) == (size, spec.student.model)
 
 
 @pytest.mark.parametrize(

@@ -12,11 +12,13 @@ import time
 import psutil
 import pytest
 import ray
+import torch
 from ray import tune
+from safetensors.torch import load_file
 
 from service.cluster.launch import run_training
 from service.result import collect_result
-from service.run.folder import read_spec
+from service.run.folder import read_spec, write_spec
 from service.run.journal import JOURNAL_NAME, read_events
 from service.spec.job import JobSpec
 from service.spec.loading import parse_spec
@@ -256,10 +258,12 @@ def test_workers_are_reused_and_train_as_new_ones_do(make_sweep_content):
     assert_resources_are_released()
     alone = read_spec(trial_path(sweep, 2)).model_copy(update={"name": "alone"})
     alone.run_path.mkdir()
+    write_spec(alone)
     run_training(alone)
     collect_result(alone.run_path, alone.schedule.num_epochs)
-    students = [(path / STUDENT_NAME) for path in (alone.run_path, trial_path(sweep, 2))]
-    assert students[0].read_bytes() == students[1].read_bytes()
+    students = [load_file(p / STUDENT_NAME) for p in (alone.run_path, trial_path(sweep, 2))]
+    assert students[0].keys() == students[1].keys()
+    assert all(torch.equal(tensor, students[1][name]) for name, tensor in students[0].items())
 
 
 def test_trial_that_is_stopped_between_evaluations_saves_a_checkpoint(make_sweep_content):

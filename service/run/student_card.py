@@ -1,0 +1,108 @@
+"""What a student's files say about themselves: its architecture, classes and images.
+
+The card is stored as ``preprocessing.json`` beside the weights, and within them: as strings in the
+metadata of the safetensors file.
+"""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from data_pipeline.files import write_atomically
+from service.spec.job import JobSpec
+from service.spec.model_names import CIFAR_PREFIX, TIMM_PREFIX
+
+CARD_NAME = "preprocessing.json"
+CLASSES_NAME = "classes.json"
+WEIGHTS_NAME = "student.safetensors"
+# A safetensors file begins with the length of its header, a little-endian integer.
+LENGTH_BYTES = 8
+# Networks of torchvision that have them unless they are told not to.
+AUXILIARY_HEADS = ("googlenet", "inception_v3")
+
+
+def student_card(
+    spec: JobSpec, classes: tuple[str, ...] | None, run_id: str | None = None
+) -> dict[str, Any]:
+    """The card of a run's student.
+
+    ``classes``: their names by label, if they are known. ``run_id``: its run in MLflow, if it has
+    one yet. Sizes are in pixels. Interpolation is in torchvision's terms, which is tested in
+    tests/unit/data_pipeline/test_decoding.py.
+    """
+    evaluation = spec.evaluation
+    card = {
+        "architecture": spec.student.model,
+        "num_classes": spec.dataset.num_classes,
+        "classes": list(classes) if classes is not None else None,
+        "resize_shorter_side": evaluation.resize_size,
+        "center_crop": evaluation.crop_size,
+        "interpolation": "bilinear",
+        "antialias": True,
+        "scale": "pixels / 255, RGB",
+        **spec.dataset.normalization.model_dump(mode="json"),
+        "weights": "last step" if spec.training.ema_decay is None else "EMA of the last step",
+        "spec_hash": spec.content_hash(),
+    }
+    return {**card, "load": load_snippets(spec, run_id)}
+
+
+def card_metadata(card: dict[str, Any]) -> dict[str, str]:
+    """A card as metadata of a safetensors file: strings; what is not one is JSON."""
+    strings = {key: v if isinstance(v, str) else json.dumps(v) for key, v in card.items()}
+    return {"format": "pt", **strings}
+
+
+def write_with_card(source: Path, path: Path, card: dict[str, Any]) -> None:
+    """Copy a safetensors file to ``path``, with ``card`` as its metadata and the same tensors.
+
+    Raises:
+        OSError: the storage fails.
+    """
+    with source.open("rb") as old, path.open("wb") as new:
+        header = json.loads(old.read(int.from_bytes(old.read(LENGTH_BYTES), "little")))
+        content = json.dumps({**header, "__metadata__": card_metadata(card)}).encode()
+        # The tensors' bytes, which follow, stay aligned.
+        content += b" " * (-len(content) % LENGTH_BYTES)
+        new.write(len(content).to_bytes(LENGTH_BYTES, "little") + content)
+        shutil.copyfileobj(old, new)
+
+
+def load_snippets(spec: JobSpec, run_id: str | None) -> dict[str, str]:
+    """Three lines of Python that load the student, by what they need.
+
+    They run where the student's files are; the last one with MLFLOW_TRACKING_URI set.
+    """
+    name, num_classes = spec.student.model, spec.dataset.num_classes
+    fill = f'model.load_state_dict(load_file("{WEIGHTS_NAME}")); model.eval()'
+    snippets = {
+        "dtkd-service": "from safetensors.torch import load_file; "
+        "from service.models.build import build_model\n"
+        f'model = build_model("{name}", num_classes={num_classes})\n{fill}',
+    }
+    if not name.startswith((CIFAR_PREFIX, TIMM_PREFIX)):
+        options = ", aux_logits=False, init_weights=False" if name in AUXILIARY_HEADS else ""
+        snippets["torchvision"] = (
+            "from safetensors.torch import load_file; from torchvision.models import get_model\n"
+            f'model = get_model("{name}", weights=None, num_classes={num_classes}{options})\n{fill}'
+        )
+    snippets["pt2"] = (
+        "import mlflow\n"
+        f'run_id = "{run_id or "ID OF THE RUN IN MLFLOW"}"\n'
+        'model = mlflow.pytorch.load_model(f"runs:/{run_id}/student")'
+    )
+    return snippets
+
+
+def write_classes(run_path: Path, classes: tuple[str, ...] | None) -> None:
+    """Store the names of the classes in a run's folder, for whoever publishes it later."""
+    if classes is not None:
+        text = json.dumps(list(classes), ensure_ascii=False) + "\n"
+        write_atomically(run_path / CLASSES_NAME, text)
+
+
+def read_classes(run_path: Path) -> tuple[str, ...] | None:
+    """The names of the classes of a run; None where its dataset has no manifest."""
+    path = run_path / CLASSES_NAME
+    return tuple(json.loads(path.read_text())) if path.exists() else None

@@ -1,0 +1,85 @@
+"""Checks of a job that need the tracking server: whether it takes the run, and has its weights."""
+
+from service.run.folder import has_spec
+from service.spec.errors import BadInputError, Problem
+from service.spec.loading import LoadedJob
+from service.spec.sections import Weights, is_mlflow_source
+from service.spec.weights_metadata import card_problems
+from service.tracking.mlflow_run import TRACKING_ERRORS, tracking_uri
+from service.tracking.server_check import ask, check_server, is_new_database
+from service.tracking.weights_source import FoundWeights, find_described
+
+MEGABYTE = 1_000_000
+
+
+def check_tracking(job: LoadedJob) -> list[str]:
+    """Check the tracking server and the weights it has; returns a line for each finding.
+
+    A server that does not answer is a finding, no error.
+
+    Raises:
+        BadInputError: the server refuses the run, or lacks the weights, or they are of other
+            models or classes.
+    """
+    note = check_server(job.spec, tracking_uri(job.spec))
+    if note is not None:
+        return [f"not checked: {note}"]
+    return check_weights(job)
+
+
+def check_weights(job: LoadedJob) -> list[str]:
+    """Check the weights that come from MLflow; returns a line for each role that has such.
+
+    Raises:
+        BadInputError: as ``check_tracking``, with the problems of both roles.
+    """
+    spec, lines = job.spec, []
+    problems: list[Problem] = []
+    if has_spec(spec.run_path):
+        # A run that is resumed has fetched its weights; the registry may have changed since.
+        return []
+    for role in ("student", "teacher"):
+        model = getattr(spec, role)
+        if model is None or model.weights is None or not is_mlflow_source(model.weights.source):
+            continue
+        try:
+            lines.append(_check_role(job, role, model.model, model.weights))
+        except BadInputError as error:
+            problems += error.problems
+    if problems:
+        raise BadInputError("spec", problems)
+    return lines
+
+
+def _check_role(job: LoadedJob, role: str, model: str, weights: Weights) -> str:
+    uri, where = tracking_uri(job.spec), f"{role}.weights.source"
+    source = weights.source
+    if is_new_database(uri):
+        problem = Problem(
+            where, f"{source} is in MLflow, but {uri} is new", "set tracking.uri to its server"
+        )
+        raise BadInputError("spec", [problem])
+    try:
+        found = ask(uri, lambda: find_described(source, uri, where))
+    except (TimeoutError, *TRACKING_ERRORS):
+        return f"{role} weights: {source} not checked: MLflow at {uri} does not answer"
+    wrong = list(card_problems(where, found.card, model, weights, job.train.classes))
+    num_classes = found.card.get("num_classes")
+    if num_classes not in (None, job.spec.dataset.num_classes):
+        remedy = f"dataset.num_classes is {job.spec.dataset.num_classes}: the two must agree"
+        wrong.append(Problem(where, f"{source} has a classifier for {num_classes} classes", remedy))
+    if wrong:
+        raise BadInputError("spec", wrong)
+    return f"{role} weights: {source} is {_text(found)}"
+
+
+def _text(found: FoundWeights) -> str:
+    card, size = found.card, found.num_bytes
+    parts = [found.origin]
+    if "architecture" in card:
+        parts.append(card["architecture"])
+    if "num_classes" in card:
+        parts.append(f"{card['num_classes']} classes")
+    if size is not None:
+        parts.append(f"{size / 1e6:.1f} MB" if size >= MEGABYTE else f"{size / 1e3:.1f} kB")
+    return ", ".join(parts)

@@ -1,0 +1,151 @@
+"""Asks the tracking server, before anything is trained, whether it would take a run."""
+
+import os
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+from mlflow import MlflowClient
+from mlflow.entities import LifecycleStage
+from mlflow.exceptions import MlflowException
+
+from service.spec.errors import BadInputError, Problem
+from service.spec.job import JobSpec
+from service.tracking.destination import RUN_ID_NAME
+from service.tracking.refusals import is_refusal, reason_of, remedy_of
+
+SQLITE_PREFIX = "sqlite:///"
+SERVER_TIMEOUT_S = 5.0
+# Opening a database loads its library, and may wait for a writer.
+DATABASE_TIMEOUT_S = 30.0
+
+T = TypeVar("T")
+
+
+def check_server(spec: JobSpec, uri: str) -> str | None:
+    """Check that the tracking server at ``uri`` would take the run of ``spec``.
+
+    Takes a few seconds at most. Returns a note if the server does not answer, which is no reason
+    not to train; None if it does.
+
+    Raises:
+        BadInputError: the server, or its store, refuses the run for good.
+    """
+    problem = _database_problem(spec, uri)
+    if problem is None and is_new_database(uri):
+        return None
+    if problem is None:
+        try:
+            problem = ask(uri, lambda: _server_problem(spec, uri))
+        except TimeoutError as error:
+            return f"MLflow at {uri} does not answer ({error})"
+        except Exception as error:
+            if not is_refusal(error):
+                return f"MLflow at {uri} does not answer ({reason_of(error)})"
+            wrong = f"MLflow at {uri} refuses: {reason_of(error)}"
+            problem = Problem(uri_field(spec), wrong, remedy_of(error))
+    if problem is not None:
+        raise BadInputError("tracking", [problem])
+    return None
+
+
+def ask(uri: str, question: Callable[[], T]) -> T:
+    """The answer to a question to the server at ``uri``.
+
+    Raises:
+        TimeoutError: there is none after a few seconds; the question goes on in the background.
+    """
+    timeout_s = SERVER_TIMEOUT_S if uri.startswith("http") else DATABASE_TIMEOUT_S
+    answers: list[T] = []
+    errors: list[Exception] = []
+
+    def run() -> None:
+        try:
+            answers.append(question())
+        except Exception as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=run, name="mlflow-check", daemon=True)
+    thread.start()
+    thread.join(timeout_s)
+    if errors:
+        raise errors[0]
+    if not answers:
+        raise TimeoutError(f"no answer in {timeout_s:g} s")
+    return answers[0]
+
+
+def uri_field(spec: JobSpec) -> str:
+    """Where the address of the tracking server was given."""
+    if os.environ.get("MLFLOW_TRACKING_URI"):
+        return "MLFLOW_TRACKING_URI"
+    return "tracking.uri" if spec.tracking.uri else "checkpoints.storage_path"
+
+
+def is_new_database(uri: str) -> bool:
+    """Whether ``uri`` is a SQLite database that MLflow has yet to create."""
+    path = _database_path(uri)
+    return path is not None and not path.exists()
+
+
+def _database_path(uri: str) -> Path | None:
+    if not uri.startswith(SQLITE_PREFIX):
+        return None
+    return Path(uri.removeprefix(SQLITE_PREFIX).split("?")[0])
+
+
+def _database_problem(spec: JobSpec, uri: str) -> Problem | None:
+    """What makes a SQLite file unusable; MLflow itself would retry for minutes."""
+    path = _database_path(uri)
+    if path is None:
+        return None
+    existing = next(entry for entry in (path, *path.absolute().parents) if entry.exists())
+    remedy = "give the path of a database in a folder that you may write"
+    if existing == path and path.is_dir():
+        return Problem(uri_field(spec), f"{path} is a folder", remedy)
+    if existing != path and not existing.is_dir():
+        return Problem(uri_field(spec), f"{existing} is not a folder", remedy)
+    if not os.access(existing, os.R_OK | os.W_OK):
+        return Problem(uri_field(spec), f"{existing} cannot be read and written", remedy)
+    return None
+
+
+def _server_problem(spec: JobSpec, uri: str) -> Problem | None:
+    client = MlflowClient(uri)
+    name = spec.tracking.experiment
+    experiment = client.get_experiment_by_name(name)
+    if experiment is None:
+        return None
+    if experiment.name != name:
+        wrong = f"what answers at {uri} is not an MLflow server"
+        return Problem(uri_field(spec), wrong, "give the address of one")
+    if experiment.lifecycle_stage == LifecycleStage.DELETED:
+        return Problem(
+            "tracking.experiment",
+            f"{name!r} was deleted in MLflow at {uri}",
+            "use another name, or restore it: mlflow experiments restore "
+            f"--experiment-id {experiment.experiment_id}",
+        )
+    return _run_problem(spec, client)
+
+
+def _run_problem(spec: JobSpec, client: MlflowClient) -> Problem | None:
+    """A run that would be resumed, but was deleted in MLflow."""
+    path = spec.run_path / RUN_ID_NAME
+    if not path.exists():
+        return None
+    run_id = path.read_text().strip()
+    try:
+        stage = client.get_run(run_id).info.lifecycle_stage
+    except MlflowException as error:
+        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+            return None
+        raise
+    if stage != LifecycleStage.DELETED:
+        return None
+    return Problem(
+        "name",
+        f"MLflow's run {run_id} of {spec.name!r} was deleted",
+        f"restore it: mlflow runs restore --run-id {run_id}; or use another name",
+    )
