@@ -74,6 +74,8 @@ def _first_line(sections: list[type[BaseModel]]) -> str:
 
 
 def _default(field: FieldInfo) -> str:
+    if field.default_factory is not None:
+        return "see below"
     if field.default is PydanticUndefined:
         return "required"
     if field.default is None:

@@ -57,8 +57,11 @@ def new_spec(choices: Choices) -> JobSpec:
 
 
 def format_spec(spec: JobSpec) -> str:
-    """JSON text with every field that has a value; lists are on one line."""
+    """JSON text with every field that has a value of its own; lists are on one line."""
     content = spec.model_dump(mode="json", exclude_none=True)
+    if spec.schedule.has_default_milestones:
+        # So that num_epochs can be changed alone.
+        del content["schedule"]["milestones"]
     if spec.teacher is not None:
         content["method"] = spec.effective_method().model_dump(mode="json")
     order = [name for name in JobSpec.model_fields if name in content]
