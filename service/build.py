@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from safetensors.torch import save_file
 from torch import nn
 
 from data_pipeline.files import atomic_path, sha256_of
 from service.models.build import build_with_weights, check_image_sizes
+from service.models.weights import save_weights
 from service.run.folder import has_spec
 from service.spec.job import JobSpec
 from service.spec.sections import Weights, is_file_source, is_mlflow_source
@@ -74,4 +74,4 @@ def _build_and_check(
 
 def _store(model: nn.Module, path: Path) -> None:
     with torch.no_grad(), atomic_path(path) as partial_path:
-        save_file(cpu_state_dict(model), partial_path)
+        save_weights(cpu_state_dict(model), partial_path)

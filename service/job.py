@@ -78,12 +78,15 @@ def _train_and_publish(job: LoadedJob) -> int:
     tags = provenance_tags(job, built.teacher_sha256)
     write_spec(spec)
     write_tags(spec.run_path, tags)
-    tracker = Tracker(spec, tracking_uri(spec), tags, ProgressPrinter(spec))
+    printer = ProgressPrinter(spec)
+    tracker = Tracker(spec, tracking_uri(spec), tags, printer)
     outcome = _train(built.spec, start_s)
     if isinstance(outcome, RunResult):
         return _publish(outcome, spec, tracker.close("finished"))
     _end_mlflow_run(tracker.close(outcome.state), outcome.state)
-    print(outcome.text, flush=True)
+    # An abort is also an event; where it could not be written, it is printed here.
+    if outcome.text != printer.last_note:
+        print(outcome.text, flush=True)
     return outcome.exit_status
 
 

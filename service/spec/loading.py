@@ -5,7 +5,7 @@ Answers within a second or two: neither torch nor ray is imported.
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,7 +19,7 @@ from service.spec.data_sections import Dataset
 from service.spec.errors import BadInputError, Problem
 from service.spec.fields import Section
 from service.spec.job import JobSpec
-from service.spec.paths import absolute_path, absolute_uri, path_remedy
+from service.spec.paths import absolute_path, absolute_uri, home_problem, path_remedy
 from service.spec.rules import RULES
 from service.spec.secrets import environment_problems, secret_problems, without_secrets
 from service.spec.sections import is_file_source
@@ -67,7 +67,9 @@ def parse_job(content: Any, subject: str = "spec") -> LoadedJob:  # noqa: ANN401
         JobSpec.model_validate(content)
     except ValidationError as error:
         problems += problems_of(error, JobSpec)
-    spec = with_absolute_paths(_valid_part(content))
+    spec = _valid_part(content)
+    problems += home_problems(spec)
+    spec = with_absolute_paths(spec)
     for needs, rule in RULES:
         if all(hasattr(spec, section) for section in needs):
             problems += rule(spec)
@@ -153,6 +155,24 @@ def with_absolute_paths(spec: JobSpec) -> JobSpec:
     return spec.model_copy(update=changes)
 
 
+def home_problems(spec: JobSpec) -> Iterator[Problem]:
+    """Paths that start with the home directory of a user who does not exist."""
+    paths: dict[str, Path | str] = {}
+    if checkpoints := getattr(spec, "checkpoints", None):
+        paths["checkpoints.storage_path"] = checkpoints.storage_path
+    if dataset := getattr(spec, "dataset", None):
+        paths |= {"dataset.train": dataset.train, "dataset.val": dataset.val}
+        if dataset.cache:
+            paths["dataset.cache.path"] = dataset.cache.path
+    for name in ("teacher", "student"):
+        model = getattr(spec, name, None)
+        if model and model.weights:
+            paths[f"{name}.weights.source"] = model.weights.source
+    for where, path in paths.items():
+        if problem := home_problem(where, path):
+            yield problem
+
+
 def _with_absolute_locations(dataset: Dataset) -> Dataset:
     locations: dict[str, object] = {
         split: str(absolute_path(location))
@@ -180,11 +200,12 @@ def problems_of(error: ValidationError, model: type[BaseModel]) -> list[Problem]
 
 
 def _problem_of(detail: ErrorDetails, model: type[BaseModel]) -> Problem:
-    where = ".".join(str(part) for part in detail["loc"] if part not in UNION_TAGS) or "$"
+    parts = [part for part in detail["loc"] if part not in UNION_TAGS]
+    where = ".".join(map(str, parts)) or "$"
     if detail["type"] == "missing":
         return Problem(where, "is missing", "it has no default and must be given")
     if detail["type"] == "extra_forbidden":
-        return Problem(where, "is not a field of the spec", field_remedy(model, where))
+        return Problem(where, "is not a field of the spec", field_remedy(model, parts))
     if detail["type"] == "union_tag_invalid":
         kind = detail["ctx"]["tag"]
         return _choice_problem(f"{where}.kind", kind, detail["ctx"]["expected_tags"])
@@ -194,9 +215,9 @@ def _problem_of(detail: ErrorDetails, model: type[BaseModel]) -> Problem:
     return Problem(where, f"is {detail['input']!r}", message[0].lower() + message[1:])
 
 
-def field_remedy(model: type[BaseModel], path: str) -> str:
-    """What to do about a field that does not exist."""
-    nearest = nearest_field(model, path)
+def field_remedy(model: type[BaseModel], location: Sequence[str | int]) -> str:
+    """What to do about a field that does not exist; ``location``: the keys that lead to it."""
+    nearest = nearest_field(model, location)
     return "remove it or fix its name" if nearest is None else f"did you mean {nearest}?"
 
 

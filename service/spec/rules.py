@@ -11,7 +11,7 @@ from pathlib import Path
 from service.spec.errors import Problem
 from service.spec.job import JobSpec
 from service.spec.model_names import model_name_problem
-from service.spec.paths import SQLITE, absolute_uri, home_problem, output_problem
+from service.spec.paths import SQLITE, absolute_uri, output_problem
 from service.spec.sections import Weights, is_file_source
 
 Rule = Callable[[JobSpec], Iterator[Problem]]
@@ -290,10 +290,6 @@ def check_cache(spec: JobSpec) -> Iterator[Problem]:
     cache = spec.dataset.cache
     if cache and (problem := output_problem("dataset.cache.path", cache.path)):
         yield problem
-
-
-def check_homes(spec: JobSpec) -> Iterator[Problem]:
-    """A ~ that is the home directory of a user who exists."""
 
 
 RULES: tuple[tuple[tuple[str, ...], Rule], ...] = (

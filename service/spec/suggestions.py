@@ -2,11 +2,11 @@
 
 import difflib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from pydantic import BaseModel
 
-from service.spec.reference import fields_of
+from service.spec.reference import nested_sections
 
 # Names of other programs; what they mean here.
 FIELD_ALIASES = {
@@ -22,6 +22,11 @@ FIELD_ALIASES = {
     "clip_grad": "max_grad_norm",
     "gradient_clipping": "max_grad_norm",
     "gpus": "gpu",
+    "num_gpus": "gpu",
+    "path": "source",
+    "file": "source",
+    "server": "uri",
+    "type": "kind",
     "arch": "model",
     "lr_steps": "milestones",
 }
@@ -43,30 +48,53 @@ VALUE_ALIASES = {
 }
 
 
-def field_paths(model: type[BaseModel]) -> list[str]:
-    """Dotted paths of a spec's fields; alternatives and entries of lists are not marked."""
-    paths = (re.sub(r"\[\w*\]|\.<key>", "", entry.path) for entry in fields_of(model))
-    return list(dict.fromkeys(paths))
-
-
-def nearest_field(model: type[BaseModel], path: str) -> str | None:
+def nearest_field(model: type[BaseModel], location: Sequence[str | int]) -> str | None:
     """The path of the field that a user may have meant by one that does not exist.
 
-    Fields of the same section come before those of others.
+    ``location``: the keys and indices that lead to it. Fields of the same section come before those
+    of others.
     """
-    section, _, name = re.sub(r"\.\d+(?=\.|$)", "", path).rpartition(".")
-    siblings: dict[str, str] = {}
+    *parents, name = map(str, location)
+    siblings = {
+        field: ".".join([*parents, field])
+        for section in _sections_at(model, parents)
+        for field in section.model_fields
+    }
     others: dict[str, str] = {}
-    for known in field_paths(model):
-        parent, _, leaf = known.rpartition(".")
-        (siblings if parent == section else others).setdefault(leaf, known)
-    for fields in (siblings, others):
-        for match in (_exact, _with_same_words, _similar):
-            if found := match(name, list(fields)):
-                return fields[found]
-        if fields is siblings and (found := _exact(name, list(others))):
-            return others[found]
+    # Those that share the outermost section come first.
+    for path in sorted(_field_paths(model), key=lambda path: path.split(".")[0] != location[0]):
+        others.setdefault(path.rpartition(".")[2], path)
+    for match, fields in (
+        (_exact, siblings),
+        (_with_all_words, siblings),
+        (_exact, others),
+        (_similar, siblings),
+        (_with_some_words, siblings),
+        (_with_all_words, others),
+        (_similar, others),
+    ):
+        if found := match(name, list(fields)):
+            return fields[found]
     return None
+
+
+def _sections_at(model: type[BaseModel], parents: Sequence[str]) -> list[type[BaseModel]]:
+    """The sections that may be at a location; indices and keys of mappings change nothing."""
+    sections = [model]
+    for parent in parents:
+        fields = [each.model_fields[parent] for each in sections if parent in each.model_fields]
+        if fields:
+            sections = [each for f in fields for _, each in nested_sections(f.annotation)]
+    return sections
+
+
+def _field_paths(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
+    """Dotted paths of all fields, those of inner sections after their section."""
+    for name, field in model.model_fields.items():
+        yield f"{prefix}{name}"
+        for suffix, section in nested_sections(field.annotation):
+            if not suffix:
+                yield from _field_paths(section, f"{prefix}{name}.")
 
 
 def nearest_value(value: object, allowed: Sequence[str]) -> str | None:
@@ -75,7 +103,7 @@ def nearest_value(value: object, allowed: Sequence[str]) -> str | None:
     meant = VALUE_ALIASES.get(name.replace("_", ""))
     if meant in allowed:
         return meant
-    return _with_same_words(name, allowed) or _similar(name, allowed)
+    return _with_all_words(name, allowed) or _similar(name, allowed)
 
 
 def _normalized(name: str) -> str:
@@ -88,15 +116,16 @@ def _exact(name: str, known: Iterable[str]) -> str | None:
     return next((field for field in (name, FIELD_ALIASES.get(name)) if field in known), None)
 
 
-def _with_same_words(name: str, known: Sequence[str]) -> str | None:
-    """The shortest name with all of the words, or all of whose words are among them."""
+def _with_all_words(name: str, known: Sequence[str]) -> str | None:
+    """The first field that has all words of the name."""
     words = set(_normalized(name).split("_"))
-    found = [
-        each
-        for each in known
-        if words <= set(each.split("_")) or (set(each.split("_")) <= words and len(each) > 2)
-    ]
-    return min(found, key=len, default=None)
+    return next((each for each in known if words <= set(each.split("_"))), None)
+
+
+def _with_some_words(name: str, known: Sequence[str]) -> str | None:
+    """The longest field all of whose words are in the name."""
+    words = set(_normalized(name).split("_"))
+    return max((each for each in known if set(each.split("_")) <= words), key=len, default=None)
 
 
 def _similar(name: str, known: Sequence[str]) -> str | None:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from data_pipeline.files import write_atomically
+from data_pipeline.uris import redacted
 from service.run.journal import (
     FAILURES_NAME,
     JOURNAL_NAME,
@@ -177,8 +178,8 @@ class Tracker:
             logger.warning(
                 "MLflow at %s does not answer (%s); training continues, and the journal keeps what "
                 "it missed",
-                self._uri,
-                error,
+                redacted(self._uri),
+                redacted(str(error)),
             )
 
 
