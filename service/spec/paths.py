@@ -1,5 +1,6 @@
 """Paths in a spec: made absolute, and refused where Ray would remove what is written there."""
 
+import itertools
 import os
 from pathlib import Path
 from urllib.parse import quote
@@ -41,7 +42,7 @@ def absolute_uri(uri: str) -> str:
 def output_problem(where: str, path: Path | str) -> Problem | None:
     """A problem if what is written there would be lost: Ray's copy of a working directory."""
     parts = Path(path).parts
-    if RAY_UPLOADS not in zip(parts, parts[1:], strict=False):
+    if RAY_UPLOADS not in itertools.pairwise(parts):
         return None
     return Problem(
         where,

@@ -138,9 +138,7 @@ class Schedule(Section):
     """Passes over the training set."""
     kind: Literal["multistep", "cosine", "linear"] = "multistep"
     """multistep: x decay_factor after each milestone. cosine, linear: down to final_fraction."""
-    milestones: Annotated[
-        tuple[Count, ...], Field(default_factory=lambda given: default_milestones(given))
-    ]
+    milestones: tuple[Count, ...] = Field(default_factory=default_milestones)
     """multistep: epochs after which the learning rate is multiplied by decay_factor. Left out: 30,
     60 and 90 % of num_epochs."""
     decay_factor: Annotated[float, Field(gt=0, le=1)] = 0.1

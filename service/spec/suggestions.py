@@ -113,7 +113,7 @@ def _normalized(name: str) -> str:
 
 def _exact(name: str, known: Iterable[str]) -> str | None:
     name = _normalized(name)
-    return next((field for field in (name, FIELD_ALIASES.get(name)) if field in known), None)
+    return next((field for field in (name, FIELD_ALIASES.get(name, "")) if field in known), None)
 
 
 def _with_all_words(name: str, known: Sequence[str]) -> str | None:

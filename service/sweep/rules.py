@@ -114,7 +114,9 @@ def _space_problems(sweep: SweepSpec) -> Iterator[Problem]:
         if section in FIXED_SECTIONS:
             yield Problem(where, "cannot be searched", FIXED_SECTIONS[section])
         elif not types:
-            yield Problem(where, "is not a field of a job spec", field_remedy(JobSpec, path.split(".")))
+            yield Problem(
+                where, "is not a field of a job spec", field_remedy(JobSpec, path.split("."))
+            )
         elif len(parameter.kinds_given) != 1:
             yield Problem(where, "needs one of log, linear and choice", "give exactly one of them")
         else:
