@@ -10,6 +10,7 @@ from service.spec.reference import nested_sections
 
 # Names of other programs; what they mean here.
 FIELD_ALIASES = {
+    "epochs": "num_epochs",
     "lr": "learning_rate",
     "tau": "base_temperature",
     "t": "base_temperature",
@@ -52,7 +53,7 @@ def nearest_field(model: type[BaseModel], location: Sequence[str | int]) -> str 
     """The path of the field that a user may have meant by one that does not exist.
 
     ``location``: the keys and indices that lead to it. Fields of the same section come before those
-    of others.
+    of others; of these, fields within the same outermost section come first.
     """
     *parents, name = map(str, location)
     siblings = {
@@ -60,18 +61,22 @@ def nearest_field(model: type[BaseModel], location: Sequence[str | int]) -> str 
         for section in _sections_at(model, parents)
         for field in section.model_fields
     }
-    others: dict[str, str] = {}
-    # Those that share the outermost section come first.
-    for path in sorted(_field_paths(model), key=lambda path: path.split(".")[0] != location[0]):
-        others.setdefault(path.rpartition(".")[2], path)
+    near: dict[str, str] = {}
+    far: dict[str, str] = {}
+    for path in _field_paths(model):
+        fields = near if path.startswith(f"{location[0]}.") else far
+        fields.setdefault(path.rpartition(".")[2], path)
     for match, fields in (
         (_exact, siblings),
         (_with_all_words, siblings),
-        (_exact, others),
+        (_exact, near),
+        (_exact, far),
         (_similar, siblings),
         (_with_some_words, siblings),
-        (_with_all_words, others),
-        (_similar, others),
+        (_with_all_words, near),
+        (_with_all_words, far),
+        (_similar, near),
+        (_similar, far),
     ):
         if found := match(name, list(fields)):
             return fields[found]

@@ -11,7 +11,7 @@ from service.spec.errors import BadInputError, Problem
 from service.spec.fields import IMAGENET_MEAN, IMAGENET_STD
 from service.spec.job import JobSpec
 from service.spec.loading import parse_spec
-from service.spec.paths import absolute_path
+from service.spec.paths import absolute_path, path_remedy
 from service.spec.secrets import secret_problems
 from service.spec.sections import Resources, Sgd, Training
 
@@ -86,6 +86,10 @@ def _format(value: Any, indent: int) -> str:  # noqa: ANN401 - any JSON value
 
 
 def _facts(option: str, location: str) -> DatasetFacts:
+    if not is_remote(location) and not absolute_path(location).exists():
+        wrong = f"{absolute_path(location)} does not exist"
+        remedy = path_remedy(location, "the path of a .beton file")
+        raise BadInputError("arguments", [Problem(option, wrong, remedy)])
     try:
         return dataset_facts(location if is_remote(location) else str(absolute_path(location)))
     except ValueError as error:

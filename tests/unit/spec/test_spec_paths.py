@@ -1,7 +1,6 @@
 """Paths of specs: made absolute, refused where Ray removes them, and named where nothing is."""
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -88,7 +87,7 @@ def test_relative_sqlite_starts_from_the_current_directory(make_content, tmp_pat
 
 def test_the_home_directory_is_replaced(make_content, data_folder, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
-    os.symlink(data_folder / "train.beton", tmp_path / "train.beton")
+    (tmp_path / "train.beton").symlink_to(data_folder / "train.beton")
     spec = parse_spec(
         make_content(
             dataset={"train": "~/train.beton", "cache": {"path": "~/cache"}},

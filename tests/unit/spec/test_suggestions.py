@@ -65,7 +65,10 @@ def test_fields_of_a_sweep_are_suggested(make_sweep_content, wrong, right):
 
 @pytest.mark.parametrize(
     ("wrong", "right"),
-    [("method.temperature", "method.base_temperature"), ("optimizer.lr", "optimizer.learning_rate")],
+    [
+        ("method.temperature", "method.base_temperature"),
+        ("optimizer.lr", "optimizer.learning_rate"),
+    ],
 )
 def test_paths_in_a_space_are_suggested(make_sweep_content, wrong, right):
     content = make_sweep_content(space={wrong: {"log": [1, 2]}})
