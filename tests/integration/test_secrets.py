@@ -148,7 +148,7 @@ def write_spec(folder, dataset, name, uri):
         folder / "runs",
         name=name,
         dataset={"train": dataset, "val": dataset, "cache": {"path": str(folder / "cache")}},
-        schedule={"num_epochs": 1},
+        schedule={"num_epochs": 1, "milestones": []},
         training={"global_batch_size": 32},
         resources={"num_workers": 1},
         tracking={"uri": uri},
@@ -166,13 +166,13 @@ def run(folder, environment, name, command):
     return result.returncode, (folder / f"{name}.log").read_text()
 
 
-def places_of_canary(folder):
-    """Files in which the canary is; sockets and the like are left out."""
+def places_of(text, folder):
+    """Files in which a text is; sockets and the like are left out."""
     return [
         str(path)
         for root in (folder, (folder / "ray").resolve())
         for path in root.rglob("*")
-        if path.is_file() and not path.is_symlink() and CANARY.encode() in path.read_bytes()
+        if path.is_file() and not path.is_symlink() and text.encode() in path.read_bytes()
     ]
 
 
@@ -191,7 +191,10 @@ def test_a_submitted_job_leaves_no_secret(folder, environment, dataset, mlflow_u
         jobs = answer.read().decode()
     assert "jobs/distill.py" in jobs
     assert CANARY not in jobs
-    assert places_of_canary(folder) == []
+    assert places_of(CANARY, folder) == []
+    # The search would have found it: the spec's path and the tracking URI are in these places.
+    assert any("/logs/" in path for path in places_of(f"{ROOT}/jobs/distill.py", folder))
+    assert any(path.endswith("server.db") for path in places_of("submitted", folder))
 
 
 @pytest.mark.parametrize("failure", ["password", "server", "userinfo"])
@@ -213,4 +216,4 @@ def test_a_job_that_fails_leaves_no_secret(
     # A run whose MLflow is away is done; a secret in an address is refused.
     assert status == (2 if failure == "userinfo" else 0), output
     assert ("MLFLOW_TRACKING_PASSWORD" if failure == "userinfo" else "does not answer") in output
-    assert places_of_canary(folder) == []
+    assert places_of(CANARY, folder) == []
