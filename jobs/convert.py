@@ -15,7 +15,10 @@ from data_pipeline.convert import convert
 from data_pipeline.encode import Encoding, UnreadableImageError
 from data_pipeline.selection import Selection
 from data_pipeline.sources import Source, SourceError, open_source
+from data_pipeline.sources.shards import is_pattern
 from service.spec.errors import EXIT_BAD_INPUT, EXIT_DONE, EXIT_FAILED
+from service.spec.paths import absolute_path, output_problem, path_remedy
+from service.spec.secrets import path_argument
 
 
 def main(arguments: list[str]) -> int:
@@ -42,7 +45,7 @@ def main(arguments: list[str]) -> int:
 
 
 def _check_paths(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
-    """Check the output paths before the first image is read."""
+    """Check the paths before the first image is read."""
     if bool(options.hold_out) != bool(options.hold_out_path):
         parser.error("--hold-out and --hold-out-path go together; give both or neither")
     outputs = [path for path in (options.out, options.hold_out_path) if path]
@@ -51,6 +54,14 @@ def _check_paths(parser: argparse.ArgumentParser, options: argparse.Namespace) -
     for path in outputs:
         if path.exists() and not path.is_file():
             parser.error(f"{path} exists and is not a file; give the path of a .beton file")
+        if problem := output_problem(str(path), path.absolute()):
+            parser.error(str(problem))
+    if options.labels and not options.labels.exists():
+        remedy = path_remedy(options.labels, "the path of a devkit or a file of labels")
+        parser.error(f"--labels: {absolute_path(options.labels)} does not exist; {remedy}")
+    if not options.source.exists() and not is_pattern(options.source):
+        remedy = path_remedy(options.source, "the path of a folder or file of images")
+        parser.error(f"source: {absolute_path(options.source)} does not exist; {remedy}")
 
 
 def _convert(
@@ -72,14 +83,14 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
         "source",
-        type=Path,
+        type=path_argument,
         help="folder of <class>/<image>; ILSVRC2012's train or val tar; a tar of <class>/<image>; "
         "WebDataset shards (folder, or name-{000..127}.tar); torchvision's CIFAR folder; IDX files",
     )
-    parser.add_argument("out", type=Path, help="the .beton file to write")
+    parser.add_argument("out", type=path_argument, help="the .beton file to write")
     parser.add_argument(
         "--labels",
-        type=Path,
+        type=path_argument,
         help="labels of images that are in one folder or tar, such as ILSVRC2012's val: the "
         "devkit, or a text file with a label, or a file name and a label, in each line",
     )
@@ -150,7 +161,7 @@ def _add_selection_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--hold-out-path",
-        type=Path,
+        type=path_argument,
         metavar="PATH",
         help="the .beton file to write the held-out images to",
     )

@@ -15,6 +15,7 @@ from service.spec.errors import EXIT_BAD_INPUT, EXIT_DONE, BadInputError
 from service.spec.job import JobSpec
 from service.spec.loading import LoadedJob, load_job
 from service.spec.reference import format_fields, json_schema
+from service.spec.secrets import path_argument
 from service.spec.template import Choices, format_spec, new_spec
 
 NEW_OPTIONS = ("train", "val", "student", "teacher", "weights", "storage", "name")
@@ -97,7 +98,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("spec", nargs="?", type=Path, help="the JSON spec of the run")
+    parser.add_argument("spec", nargs="?", type=path_argument, help="the JSON spec of the run")
     mode = parser.add_mutually_exclusive_group()
     mode.add_argument("--validate", action="store_true", help="check the spec and its files only")
     mode.add_argument("--plan", action="store_true", help="print what the run would do and need")
@@ -112,7 +113,9 @@ def _parser() -> argparse.ArgumentParser:
     new.add_argument(
         "--weights", metavar="SOURCE", help="the teacher's: a file, torchvision:ENUM or MLflow URI"
     )
-    new.add_argument("--storage", type=Path, help="folder for runs; default: runs, in this one")
+    new.add_argument(
+        "--storage", type=path_argument, help="folder for runs; default: runs, in this one"
+    )
     new.add_argument("--name", help="name of the run; default: from the models")
     return parser
 

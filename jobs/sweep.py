@@ -5,11 +5,11 @@ Exit status: 0 done, 1 failed, 2 bad input, 3 stopped.
 
 import argparse
 import sys
-from pathlib import Path
 
 from service.run.logs import set_up_logging
 from service.spec.errors import EXIT_BAD_INPUT, EXIT_DONE, BadInputError
 from service.spec.reference import format_fields, json_schema
+from service.spec.secrets import path_argument
 from service.sweep.loading import load_sweep
 from service.sweep.resuming import check_same_sweep
 from service.sweep.spec import SweepSpec
@@ -63,7 +63,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("sweep", nargs="?", type=Path, help="the JSON spec of the sweep")
+    parser.add_argument("sweep", nargs="?", type=path_argument, help="the JSON spec of the sweep")
     mode = parser.add_mutually_exclusive_group()
     mode.add_argument("--validate", action="store_true", help="only check the sweep and its files")
     mode.add_argument("--plan", action="store_true", help="print what the sweep would do")

@@ -6,11 +6,13 @@ that of each run's spec. Exit status: 0 MLflow has everything, 1 something is mi
 
 import argparse
 import sys
-from pathlib import Path
 
+from data_pipeline.uris import redacted
 from service.publish import run_folders, sync_run
 from service.run.logs import set_up_logging
 from service.spec.errors import EXIT_BAD_INPUT, EXIT_DONE, EXIT_FAILED, BadInputError, Problem
+from service.spec.paths import absolute_path, path_remedy
+from service.spec.secrets import path_argument
 from service.sweep.publish import is_sweep, sync_sweep
 
 
@@ -20,10 +22,14 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER")
+    parser.add_argument("folders", nargs="+", type=path_argument, metavar="FOLDER")
     folders = parser.parse_args(arguments).folders
     problems = [
-        Problem(str(folder), "has no run in it", "give a run's folder or a storage path")
+        Problem(
+            str(absolute_path(folder)),
+            "has no run in it",
+            path_remedy(folder, "a run's folder or a storage path"),
+        )
         for folder in folders
         if not run_folders(folder)
     ]
@@ -40,7 +46,10 @@ def main(arguments: list[str]) -> int:
             exit_status = EXIT_FAILED
         except Exception as error:
             # One run that cannot be sent must not block the others.
-            print(f"{run_path.name}: MLflow did not accept it: {error}", file=sys.stderr)
+            print(
+                f"{run_path.name}: MLflow did not accept it: {redacted(str(error))}",
+                file=sys.stderr,
+            )
             exit_status = EXIT_FAILED
     return exit_status
 

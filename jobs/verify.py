@@ -8,18 +8,19 @@ checksums, and the images are decoded. Exit status: 0 the file is intact, 1 it i
 import argparse
 import os
 import sys
-from pathlib import Path
 
 from data_pipeline.beton import BetonError, BetonFile, open_beton
 from data_pipeline.manifest import read_manifest
 from data_pipeline.verify import Damage, check_tables, find_damage
 from service.spec.errors import EXIT_BAD_INPUT, EXIT_DONE, EXIT_FAILED
+from service.spec.paths import absolute_path, path_remedy
+from service.spec.secrets import path_argument
 
 
 def main(arguments: list[str]) -> int:
     """Verify and return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("file", type=Path, help="the .beton file")
+    parser.add_argument("file", type=path_argument, help="the .beton file")
     parser.add_argument(
         "--threads",
         type=int,
@@ -28,6 +29,10 @@ def main(arguments: list[str]) -> int:
         help="number of threads that read and decode (default: one per available CPU)",
     )
     options = parser.parse_args(arguments)
+    if not options.file.exists():
+        remedy = path_remedy(options.file, "the path of a .beton file")
+        print(f"verify: {absolute_path(options.file)} does not exist; {remedy}", file=sys.stderr)
+        return EXIT_BAD_INPUT
     try:
         file, manifest = open_beton(options.file), read_manifest(options.file)
     except BetonError as error:

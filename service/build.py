@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from safetensors.torch import save_file
 from torch import nn
 
 from data_pipeline.files import sha256_of, sync_to_disk
 from service.models.build import build_with_weights, check_image_sizes
+from service.models.weights import save_weights
 from service.run.claim import has_started
 from service.run.folder import read_tags
 from service.spec.job import JobSpec
@@ -92,7 +92,7 @@ def _store(model: nn.Module, folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder) as partial_folder, torch.no_grad():
         partial_path = Path(partial_folder) / "weights.safetensors"
-        save_file(cpu_state_dict(model), partial_path)
+        save_weights(cpu_state_dict(model), partial_path)
         sync_to_disk(partial_path)
         path = folder / f"{sha256_of(partial_path)}.safetensors"
         partial_path.replace(path)

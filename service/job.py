@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import shlex
 import signal
 import time
 from typing import NamedTuple
@@ -10,6 +11,7 @@ import mlflow
 from ray.train import TrainingFailedError, WorkerGroupError
 
 from data_pipeline.files import RETRY_PAUSES_S
+from data_pipeline.uris import redacted
 from service.build import build_job
 from service.cluster.address import check_address
 from service.cluster.launch import check_cluster, connect, run_training
@@ -48,11 +50,12 @@ logger = logging.getLogger(__name__)
 
 
 class UnfinishedRun(NamedTuple):
-    """How a job ends that has no result."""
+    """How a job ends that has no result; ``cause``: what else must be said, if no event says it."""
 
     state: State
     text: str
     exit_status: int
+    cause: str = ""
 
 
 def run_job(job: LoadedJob) -> int:
@@ -93,12 +96,16 @@ def _train_and_publish(job: LoadedJob) -> int:
     write_spec(spec)
     write_tags(spec.run_path, tags)
     write_classes(spec.run_path, job.train.classes)
-    tracker = Tracker(spec, tracking_uri(spec), tags, ProgressPrinter(spec))
+    printer = ProgressPrinter(spec)
+    tracker = Tracker(spec, tracking_uri(spec), tags, printer)
     outcome = _train(built.spec)
     if isinstance(outcome, RunResult):
         return _publish(outcome, spec, tracker.close("finished"))
     _end_mlflow_run(tracker.close(outcome.state), outcome.state)
-    print(outcome.text, flush=True)
+    # An abort and a failure are also events; where none could be written, they are printed here.
+    for text in (outcome.cause, outcome.text):
+        if text not in printer.last_note:
+            print(text, flush=True)
     return outcome.exit_status
 
 
@@ -147,7 +154,7 @@ def _unfinished(spec: JobSpec, failure: Exception | None) -> UnfinishedRun:
         reason = read_abort_reason(spec.run_path)
         if reason is not None:
             Journal(spec.run_path / FAILURES_NAME, FAILURES_LIMIT_BYTES).note(reason.text)
-            return UnfinishedRun("failed", reason.text, reason.exit_status)
+            return UnfinishedRun("failed", "", reason.exit_status, reason.text)
     resume = f"submit the same spec to resume from the last checkpoint in {spec.run_path}"
     # Workers that failed instead of stopping gracefully have not saved.
     is_saved = not isinstance(failure, WorkerGroupError) or (
@@ -159,7 +166,7 @@ def _unfinished(spec: JobSpec, failure: Exception | None) -> UnfinishedRun:
     cause = str(failure)
     if isinstance(failure, TrainingFailedError):
         cause = failure_text(failure, spec.run_path)
-    return UnfinishedRun("failed", f"{spec.name} failed: {cause}\n{resume}", EXIT_FAILED)
+    return UnfinishedRun("failed", f"{spec.name} failed; {resume}", EXIT_FAILED, redacted(cause))
 
 
 def _request_stop(spec: JobSpec) -> None:
@@ -176,8 +183,8 @@ def _publish(result: RunResult, spec: JobSpec, run: MlflowRun | None) -> int:
     print(result.summary, flush=True)
     if not result.is_published:
         print(
-            f"MLflow at {tracking_uri(spec)} does not have everything; python jobs/sync.py "
-            f"{spec.run_path} sends the rest when it is back",
+            f"MLflow at {redacted(tracking_uri(spec))} does not have everything; python "
+            f"jobs/sync.py {shlex.quote(str(spec.run_path))} sends the rest when it is back",
             flush=True,
         )
     return EXIT_DONE

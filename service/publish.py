@@ -8,6 +8,7 @@ import mlflow
 from safetensors.torch import load_file
 from torch import nn
 
+from data_pipeline.uris import redacted
 from service.models.build import build_model
 from service.result import RunResult, read_result
 from service.run.claim import claim_run_folder
@@ -57,7 +58,8 @@ def try_to_publish(result: RunResult, spec: JobSpec, run: MlflowRun) -> None:
             return
         except Exception as error:
             # Of whatever kind: the student is trained, and can be sent later.
-            logger.warning("MLflow did not accept the student of %s: %s", spec.name, error)
+            text = redacted(str(error))
+            logger.warning("MLflow did not accept the student of %s: %s", spec.name, text)
 
 
 def load_student(spec: JobSpec, weights_path: Path) -> nn.Module:

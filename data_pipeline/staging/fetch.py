@@ -36,7 +36,7 @@ def allocate(target: Path, num_bytes: int) -> None:
         # The log first: without it, no chunk of the target counts as copied.
         chunk_log_path(target).unlink(missing_ok=True)
         target.unlink(missing_ok=True)
-    descriptor = os.open(target, os.O_WRONLY | os.O_CREAT, 0o644)
+    descriptor = os.open(target, os.O_WRONLY | os.O_CREAT, 0o666)
     try:
         os.posix_fallocate(descriptor, 0, num_bytes)
     finally:

@@ -1,11 +1,11 @@
-"""Loads a model's weights from a file or torchvision, without executing pickled code."""
+"""A model's weights: written as safetensors, read without executing pickled code."""
 
 from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from data_pipeline.files import sha256_of
@@ -32,6 +32,20 @@ def load_weights(model: nn.Module, name: str, weights: Weights, where: str) -> N
     expected = model.state_dict()
     fit = _fit_by_order if weights.match == "order" else _fit_by_name
     model.load_state_dict(fit(expected, state, where))
+
+
+def save_weights(weights: StateDict, path: Path) -> None:
+    """Write a .safetensors file, with the permissions of any new file.
+
+    Raises:
+        OSError: the storage fails.
+        SafetensorError: the writer of the format fails.
+    """
+    path.touch()
+    mode = path.stat().st_mode
+    # safetensors replaces the file by one that only its owner may read.
+    save_file(weights, path)
+    path.chmod(mode)
 
 
 def read_state_dict(path: Path) -> StateDict:

@@ -44,12 +44,16 @@ class ProgressPrinter:
     def __init__(self, spec: JobSpec):
         self._spec = spec
         self._last_top1: float | None = None
+        self.last_note = ""
+        """Text of the last note that was printed."""
 
     def __call__(self, event: Event) -> None:
         """Print one event, if it belongs into the log."""
         if event.kind == "checkpoint":
             return
         self._last_top1 = event.values.get(f"{self._spec.dataset.evaluated}/top1", self._last_top1)
+        if event.kind == "note":
+            self.last_note = event.text
         print(progress_line(event, self._spec, self._last_top1), flush=True)
 
 

@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from data_pipeline.uris import redacted
+
 EXIT_DONE = 0
 EXIT_FAILED = 1
 EXIT_BAD_INPUT = 2
@@ -21,11 +23,14 @@ class Problem(NamedTuple):
 
 
 class BadInputError(ValueError):
-    """Input that cannot be used; carries every problem found, not only the first."""
+    """Input that cannot be used; carries every problem found, not only the first.
+
+    Secrets in the URIs that the problems repeat are replaced.
+    """
 
     def __init__(self, subject: str, problems: Sequence[Problem]):
-        self.subject = subject
-        self.problems = tuple(problems)
+        self.subject = redacted(subject)
+        self.problems = tuple(Problem(*map(redacted, problem)) for problem in problems)
         count = "1 problem" if len(self.problems) == 1 else f"{len(self.problems)} problems"
-        lines = [f"{subject}: {count}", *(f"  {problem}" for problem in self.problems)]
+        lines = [f"{self.subject}: {count}", *(f"  {problem}" for problem in self.problems)]
         super().__init__("\n".join(lines))

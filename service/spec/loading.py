@@ -4,11 +4,12 @@ Answers within a second or two: neither torch nor ray is imported.
 """
 
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
 from data_pipeline.facts import DatasetFacts
@@ -18,8 +19,11 @@ from service.spec.data_sections import Dataset
 from service.spec.errors import BadInputError, Problem
 from service.spec.fields import Section
 from service.spec.job import JobSpec
+from service.spec.paths import absolute_path, absolute_uri, home_problem, path_remedy
 from service.spec.rules import RULES
+from service.spec.secrets import environment_problems, secret_problems, without_secrets
 from service.spec.sections import is_file_source
+from service.spec.suggestions import nearest_field, nearest_value
 from service.spec.weights_metadata import check_weights_cards
 
 
@@ -58,12 +62,15 @@ def parse_job(content: Any, subject: str = "spec") -> LoadedJob:  # noqa: ANN401
     """
     if not isinstance(content, Mapping):
         raise BadInputError(subject, [Problem("$", "is not an object", "write {...}")])
-    problems: list[Problem] = []
+    problems = [*secret_problems(content), *environment_problems()]
+    content = without_secrets(content)
     try:
         JobSpec.model_validate(content)
     except ValidationError as error:
-        problems += [problem_of(detail) for detail in error.errors()]
-    spec = with_absolute_paths(_valid_part(content))
+        problems += problems_of(error, JobSpec)
+    spec = _valid_part(content)
+    problems += home_problems(spec)
+    spec = with_absolute_paths(spec)
     for needs, rule in RULES:
         if all(hasattr(spec, section) for section in needs):
             problems += rule(spec)
@@ -94,9 +101,12 @@ def read_json(path: Path) -> Any:  # noqa: ANN401 - any JSON value
         return dict(pairs)
 
     try:
-        return json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=unique)
+        # Editors on Windows write a byte order mark.
+        text = path.expanduser().read_text(encoding="utf-8-sig")
+        return json.loads(text, object_pairs_hook=unique)
     except OSError as error:
-        problem = Problem("file", error.strerror or str(error), "give the path of a JSON spec")
+        wrong = f"{absolute_path(path)}: {error.strerror or error}"
+        problem = Problem("file", wrong, path_remedy(path, "the path of a JSON spec"))
     except UnicodeDecodeError as error:
         problem = Problem(f"byte {error.start}", "is not UTF-8 text", "save the file as UTF-8")
     except json.JSONDecodeError as error:
@@ -132,27 +142,48 @@ def with_absolute_paths(spec: JobSpec) -> JobSpec:
     """
     changes: dict[str, Section] = {}
     if checkpoints := getattr(spec, "checkpoints", None):
-        path = checkpoints.storage_path.absolute()
+        path = absolute_path(checkpoints.storage_path)
         changes["checkpoints"] = checkpoints.model_copy(update={"storage_path": path})
     if dataset := getattr(spec, "dataset", None):
         changes["dataset"] = _with_absolute_locations(dataset)
     for name in ("teacher", "student"):
         model = getattr(spec, name, None)
         if model and model.weights and is_file_source(model.weights.source):
-            source = str(Path(model.weights.source).absolute())
+            source = str(absolute_path(model.weights.source))
             weights = model.weights.model_copy(update={"source": source})
             changes[name] = model.model_copy(update={"weights": weights})
+    tracking = getattr(spec, "tracking", None)
+    if tracking and tracking.uri is not None:
+        changes["tracking"] = tracking.model_copy(update={"uri": absolute_uri(tracking.uri)})
     return spec.model_copy(update=changes)
+
+
+def home_problems(spec: JobSpec) -> Iterator[Problem]:
+    """Paths that start with the home directory of a user who does not exist."""
+    paths: dict[str, Path | str] = {}
+    if checkpoints := getattr(spec, "checkpoints", None):
+        paths["checkpoints.storage_path"] = checkpoints.storage_path
+    if dataset := getattr(spec, "dataset", None):
+        paths |= {"dataset.train": dataset.train, "dataset.val": dataset.val}
+        if dataset.cache:
+            paths["dataset.cache.path"] = dataset.cache.path
+    for name in ("teacher", "student"):
+        model = getattr(spec, name, None)
+        if model and model.weights:
+            paths[f"{name}.weights.source"] = model.weights.source
+    for where, path in paths.items():
+        if problem := home_problem(where, path):
+            yield problem
 
 
 def _with_absolute_locations(dataset: Dataset) -> Dataset:
     locations: dict[str, object] = {
-        split: str(Path(location).absolute())
+        split: str(absolute_path(location))
         for split in ("train", "val")
         if not is_remote(location := getattr(dataset, split))
     }
     if dataset.cache:
-        path = dataset.cache.path.absolute()
+        path = absolute_path(dataset.cache.path)
         locations["cache"] = dataset.cache.model_copy(update={"path": path})
     return dataset.model_copy(update=locations)
 
@@ -161,15 +192,40 @@ UNION_TAGS = ("sgd", "adamw", "number", "range")
 """What pydantic adds to a location where a field has alternatives; the user did not write it."""
 
 
-def problem_of(detail: ErrorDetails) -> Problem:
-    """What pydantic found, in this service's form."""
-    where = ".".join(str(part) for part in detail["loc"] if part not in UNION_TAGS) or "$"
+def problems_of(error: ValidationError, model: type[BaseModel]) -> list[Problem]:
+    """What pydantic found in the content of a ``model``, in this service's form."""
+    return [
+        _problem_of(detail, model)
+        for detail in error.errors()
+        # A default that depends on a field which has a problem of its own.
+        if detail["type"] != "default_factory_not_called"
+    ]
+
+
+def _problem_of(detail: ErrorDetails, model: type[BaseModel]) -> Problem:
+    parts = [part for part in detail["loc"] if part not in UNION_TAGS]
+    where = ".".join(map(str, parts)) or "$"
     if detail["type"] == "missing":
         return Problem(where, "is missing", "it has no default and must be given")
     if detail["type"] == "extra_forbidden":
-        return Problem(where, "is not a field of the spec", "remove it or fix its name")
+        return Problem(where, "is not a field of the spec", field_remedy(model, parts))
     if detail["type"] == "union_tag_invalid":
         kind = detail["ctx"]["tag"]
-        return Problem(f"{where}.kind", f"is {kind!r}", f"use {detail['ctx']['expected_tags']}")
+        return _choice_problem(f"{where}.kind", kind, detail["ctx"]["expected_tags"])
+    if detail["type"] == "literal_error":
+        return _choice_problem(where, detail["input"], detail["ctx"]["expected"])
     message = detail["msg"]
     return Problem(where, f"is {detail['input']!r}", message[0].lower() + message[1:])
+
+
+def field_remedy(model: type[BaseModel], location: Sequence[str | int]) -> str:
+    """What to do about a field that does not exist; ``location``: the keys that lead to it."""
+    nearest = nearest_field(model, location)
+    return "remove it or fix its name" if nearest is None else f"did you mean {nearest}?"
+
+
+def _choice_problem(where: str, value: object, expected: str) -> Problem:
+    """``expected``: the choices as pydantic writes them, such as 'sgd' or 'adamw'."""
+    nearest = nearest_value(value, re.findall(r"'([^']*)'", expected))
+    hint = "" if nearest is None else f"; did you mean {nearest!r}?"
+    return Problem(where, f"is {value!r}", f"use {expected}{hint}")

@@ -44,7 +44,7 @@ def fields_of(model: type[BaseModel], prefix: str = "") -> Iterator[FieldEntry]:
     """
     for name, field in model.model_fields.items():
         path = f"{prefix}{name}"
-        nested = list(_nested(field.annotation))
+        nested = list(nested_sections(field.annotation))
         description = field.description or _first_line([section for _, section in nested])
         yield FieldEntry(path, _default(field), " ".join(description.split()))
         for suffix, section in nested:
@@ -55,18 +55,18 @@ def fields_of(model: type[BaseModel], prefix: str = "") -> Iterator[FieldEntry]:
             yield from fields_of(section, f"{path}{marker}{suffix}.")
 
 
-def _nested(annotation: Any, suffix: str = "") -> Iterator[tuple[str, type[BaseModel]]]:  # noqa: ANN401 - any annotation
+def nested_sections(annotation: Any, suffix: str = "") -> Iterator[tuple[str, type[BaseModel]]]:  # noqa: ANN401 - any annotation
     """The sections that a field may hold, each with the suffix of its path."""
     origin, arguments = get_origin(annotation), get_args(annotation)
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         yield suffix, annotation
     elif origin is Annotated:
-        yield from _nested(arguments[0], suffix)
+        yield from nested_sections(arguments[0], suffix)
     elif origin is dict:
-        yield from _nested(arguments[1], ".<key>")
+        yield from nested_sections(arguments[1], ".<key>")
     else:
         for argument in arguments:
-            yield from _nested(argument, "[]" if origin is tuple else suffix)
+            yield from nested_sections(argument, "[]" if origin is tuple else suffix)
 
 
 def _first_line(sections: list[type[BaseModel]]) -> str:
@@ -74,6 +74,8 @@ def _first_line(sections: list[type[BaseModel]]) -> str:
 
 
 def _default(field: FieldInfo) -> str:
+    if field.default_factory is not None:
+        return "see below"
     if field.default is PydanticUndefined:
         return "required"
     if field.default is None:

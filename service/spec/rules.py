@@ -16,6 +16,7 @@ from service.spec.mlflow_rules import (
     source_problem,
 )
 from service.spec.model_names import model_name_problem
+from service.spec.paths import SQLITE, absolute_uri, output_problem
 from service.spec.sections import Weights, is_file_source, is_mlflow_source
 from service.spec.weights_metadata import classifier_sizes
 
@@ -245,6 +246,8 @@ def check_evaluation(spec: JobSpec) -> Iterator[Problem]:
 def check_storage(spec: JobSpec) -> Iterator[Problem]:
     """A storage path that is, or can become, a folder."""
     path = spec.checkpoints.storage_path
+    if problem := output_problem("checkpoints.storage_path", path):
+        yield problem
     existing = next((parent for parent in (path, *path.parents) if parent.exists()), Path("/"))
     if not existing.is_dir():
         yield Problem("checkpoints.storage_path", f"{existing} is a file", "give a folder")
@@ -268,10 +271,23 @@ def check_tracking(spec: JobSpec) -> Iterator[Problem]:
             "tracking.alias", "is set but register_as is not", "name the registered model"
         )
     uri = spec.tracking.uri
-    if uri is not None and not uri.startswith(("http://", "https://", "sqlite:///")):
+    if uri is not None and not uri.startswith(("http://", "https://", SQLITE)):
         yield Problem(
             "tracking.uri", f"is {uri!r}", "give http(s)://host:port or sqlite:///path/mlflow.db"
         )
+    uris = {"tracking.uri": uri, "MLFLOW_TRACKING_URI": os.environ.get("MLFLOW_TRACKING_URI")}
+    for where, location in uris.items():
+        if location is not None and location.startswith(SQLITE):
+            problem = output_problem(where, absolute_uri(location).removeprefix(SQLITE))
+            if problem is not None:
+                yield problem
+
+
+def check_cache(spec: JobSpec) -> Iterator[Problem]:
+    """A cache that Ray does not remove."""
+    cache = spec.dataset.cache
+    if cache and (problem := output_problem("dataset.cache.path", cache.path)):
+        yield problem
 
 
 RULES: tuple[tuple[tuple[str, ...], Rule], ...] = (
@@ -286,5 +302,6 @@ RULES: tuple[tuple[tuple[str, ...], Rule], ...] = (
     (("evaluation",), check_evaluation),
     (("checkpoints",), check_storage),
     (("tracking",), check_tracking),
+    (("dataset",), check_cache),
 )
 """Every rule with the sections that it must find valid."""

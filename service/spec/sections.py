@@ -4,8 +4,9 @@ Defaults are ImageNet's usual recipe: 100 epochs, global batch 512, SGD at 0.2 d
 epochs 30, 60 and 90, 224-pixel random resized crops, evaluation at 256 / 224.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag
 
@@ -124,6 +125,13 @@ class AdamW(Section):
     """Whether weight decay also applies to normalization layers and biases."""
 
 
+def default_milestones(given: Mapping[str, Any]) -> tuple[int, ...]:
+    """30, 60 and 90 % of ``num_epochs``, rounded, each once and before the end."""
+    num_epochs = given.get("num_epochs", 1)
+    epochs = {min(round(num_epochs * percent / 100), num_epochs - 1) for percent in (30, 60, 90)}
+    return tuple(sorted(epochs - {0}))
+
+
 class Schedule(Section):
     """Length of the training, and the learning-rate schedule."""
 
@@ -131,14 +139,20 @@ class Schedule(Section):
     """Passes over the training set."""
     kind: Literal["multistep", "cosine", "linear"] = "multistep"
     """multistep: x decay_factor after each milestone. cosine, linear: down to final_fraction."""
-    milestones: tuple[Count, ...] = (30, 60, 90)
-    """multistep: epochs after which the learning rate is multiplied by decay_factor."""
+    milestones: tuple[Count, ...] = Field(default_factory=default_milestones)
+    """multistep: epochs after which the learning rate is multiplied by decay_factor. Left out: 30,
+    60 and 90 % of num_epochs."""
     decay_factor: Annotated[float, Field(gt=0, le=1)] = 0.1
     """multistep: the multiplier."""
     final_fraction: Fraction = 0.0
     """cosine, linear: last learning rate as a share of the peak."""
     warmup_epochs: NonNegative = 0.0
     """Epochs over which the learning rate rises linearly from 0; fractions are allowed."""
+
+    @property
+    def has_default_milestones(self) -> bool:
+        """Whether the milestones are those of num_epochs, written or not."""
+        return self.milestones == default_milestones({"num_epochs": self.num_epochs})
 
 
 class Training(Section):

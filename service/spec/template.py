@@ -6,10 +6,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from data_pipeline.facts import DatasetFacts, dataset_facts
+from data_pipeline.files import is_remote
 from service.spec.errors import BadInputError, Problem
 from service.spec.fields import IMAGENET_MEAN, IMAGENET_STD
 from service.spec.job import JobSpec
 from service.spec.loading import parse_spec
+from service.spec.paths import absolute_path, path_remedy
+from service.spec.secrets import secret_problems
 from service.spec.sections import Resources, Sgd, Training
 
 # Images of one size up to this are padded and cropped, as the CIFAR recipe does.
@@ -36,6 +39,9 @@ def new_spec(choices: Choices) -> JobSpec:
     Raises:
         BadInputError: files that cannot be read, or models and weights that do not fit.
     """
+    locations = {"--train": choices.train, "--val": choices.val, "--weights": choices.weights}
+    if problems := list(secret_problems(locations)):
+        raise BadInputError("arguments", problems)
     facts = _facts("--train", choices.train)
     content: dict[str, Any] = {
         "name": choices.name or _default_name(choices),
@@ -49,7 +55,7 @@ def new_spec(choices: Choices) -> JobSpec:
         **_image_sections(facts),
         **_batch_sections(facts.num_images),
         "resources": {"cpus_per_worker": min(Resources().cpus_per_worker, _num_cpus())},
-        "checkpoints": {"storage_path": str(choices.storage_path.absolute())},
+        "checkpoints": {"storage_path": str(absolute_path(choices.storage_path))},
     }
     if choices.teacher is not None:
         content["teacher"] = _teacher(choices.teacher, choices.weights or "")
@@ -57,8 +63,11 @@ def new_spec(choices: Choices) -> JobSpec:
 
 
 def format_spec(spec: JobSpec) -> str:
-    """JSON text with every field that has a value; lists are on one line."""
+    """JSON text with every field that has a value of its own; lists are on one line."""
     content = spec.model_dump(mode="json", exclude_none=True)
+    if spec.schedule.has_default_milestones:
+        # So that num_epochs can be changed alone.
+        del content["schedule"]["milestones"]
     if spec.teacher is not None:
         content["method"] = spec.effective_method().model_dump(mode="json")
     order = [name for name in JobSpec.model_fields if name in content]
@@ -77,8 +86,12 @@ def _format(value: Any, indent: int) -> str:  # noqa: ANN401 - any JSON value
 
 
 def _facts(option: str, location: str) -> DatasetFacts:
+    if not is_remote(location) and not absolute_path(location).exists():
+        wrong = f"{absolute_path(location)} does not exist"
+        remedy = path_remedy(location, "the path of a .beton file")
+        raise BadInputError("arguments", [Problem(option, wrong, remedy)])
     try:
-        return dataset_facts(location)
+        return dataset_facts(location if is_remote(location) else str(absolute_path(location)))
     except ValueError as error:
         wrong, _, remedy = str(error).rpartition("; ")
         raise BadInputError("arguments", [Problem(option, wrong, remedy)]) from error

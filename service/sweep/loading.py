@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 from pydantic import ValidationError
 
 from service.spec.errors import BadInputError, Problem
-from service.spec.loading import LoadedJob, problem_of, read_json, with_absolute_paths
+from service.spec.loading import LoadedJob, problems_of, read_json, with_absolute_paths
+from service.spec.secrets import environment_problems, secret_problems, without_secrets
 from service.sweep.rules import check_sweep
 from service.sweep.spec import SweepSpec
 
@@ -53,14 +54,17 @@ def _parse(content: Any, subject: str) -> LoadedSweep:  # noqa: ANN401 - it is J
     if not isinstance(content, Mapping):
         raise BadInputError(subject, [Problem("$", "is not an object", "write {...}")])
     content = _completed(content, subject)
-    problems = _unsupported_kinds(content)
+    problems = [*secret_problems(content), *environment_problems(), *_unsupported_kinds(content)]
+    content = without_secrets(content)
     try:
         sweep = SweepSpec.model_validate(content)
     except ValidationError as error:
         unsupported = {problem.where for problem in problems}
-        found = [problem_of(detail) for detail in error.errors()]
+        found = problems_of(error, SweepSpec)
         problems += [problem for problem in found if problem.where not in unsupported]
-        raise BadInputError(subject, problems) from error
+    if problems:
+        # Without pydantic's error, which repeats what the spec contains.
+        raise BadInputError(subject, problems)
     sweep = sweep.model_copy(update={"base": with_absolute_paths(sweep.base)})
     base, problems = check_sweep(sweep)
     if problems or base is None:
@@ -75,8 +79,9 @@ def _completed(content: Mapping[str, Any], subject: str) -> Mapping[str, Any]:
         try:
             completed["base"] = read_json(Path(base))
         except BadInputError as error:
-            problems = [Problem("base", f"{base}: {p.wrong}", p.remedy) for p in error.problems]
-            raise BadInputError(subject, problems) from error
+            place = "" if (p := error.problems[0]).where == "file" else f"{base}, {p.where}: "
+            problem = Problem("base", f"{place}{p.wrong}", p.remedy)
+            raise BadInputError(subject, [problem]) from error
     if content.get("minimize_time") is True:
         completed.setdefault("scheduler", {"kind": "none"})
     return completed

@@ -7,7 +7,7 @@ from typing import Any
 
 from service.spec.errors import BadInputError, Problem
 from service.spec.job import JobSpec
-from service.spec.loading import LoadedJob, parse_job, parse_spec
+from service.spec.loading import LoadedJob, field_remedy, parse_job, parse_spec
 from service.sweep.space import (
     Dimension,
     Point,
@@ -114,7 +114,9 @@ def _space_problems(sweep: SweepSpec) -> Iterator[Problem]:
         if section in FIXED_SECTIONS:
             yield Problem(where, "cannot be searched", FIXED_SECTIONS[section])
         elif not types:
-            yield Problem(where, "is not a field of a job spec", "fix its name")
+            yield Problem(
+                where, "is not a field of a job spec", field_remedy(JobSpec, path.split("."))
+            )
         elif len(parameter.kinds_given) != 1:
             yield Problem(where, "needs one of log, linear and choice", "give exactly one of them")
         else:

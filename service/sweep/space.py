@@ -173,7 +173,11 @@ def _ordered(space: Mapping[str, Parameter]) -> list[Dimension]:
 
 def given_content(spec: JobSpec) -> dict[str, Any]:
     """A spec as JSON data without default values, because some defaults depend on other fields."""
-    return spec.model_dump(mode="json", exclude_unset=True)
+    content = spec.model_dump(mode="json", exclude_unset=True)
+    if spec.schedule.has_default_milestones:
+        # A stored spec has them in full.
+        content.get("schedule", {}).pop("milestones", None)
+    return content
 
 
 def with_values(content: Mapping[str, Any], point: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,8 +2,10 @@
 
 import hashlib
 import os
+import shlex
 from collections.abc import Iterable
 from pathlib import Path
+from urllib.parse import unquote
 
 # A dead server must be noticed in seconds. Callers retry on their own, and first check what the
 # server did before its answer was lost: repeated blindly, a request creates a second run, or a
@@ -21,10 +23,14 @@ from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import SQLAlchemyError
 
 from data_pipeline.files import write_atomically
+from data_pipeline.uris import redacted
 from service.run.journal import Event
 from service.run.progress import Progress
+from service.spec.errors import BadInputError
 from service.spec.job import JobSpec
 from service.spec.mlflow_rules import MAX_PARAM_LENGTH, MAX_TAG_LENGTH
+from service.spec.paths import SQLITE, absolute_uri, sqlite_uri
+from service.spec.secrets import environment_problems
 from service.tracking.destination import RUN_ID_NAME
 
 # What the client raises when the server is away, fails or answers nonsense.
@@ -50,6 +56,7 @@ class MlflowRun:
         self._spec = spec
         self.uri = uri
         mlflow.set_tracking_uri(uri)
+        create_sqlite_file(uri)
         self.client = MlflowClient(uri)
         self.experiment_id = self._find_experiment()
         self.run_id = self._find_run()
@@ -58,9 +65,10 @@ class MlflowRun:
     def address(self) -> str:
         """The run's page in the UI; for SQLite, with the command that starts the UI."""
         page = f"/#/experiments/{self.experiment_id}/runs/{self.run_id}?{UI_MODE}"
-        if self.uri.startswith("http"):
-            return self.uri.rstrip("/") + page
-        command = f"mlflow ui --backend-store-uri {self.uri}"
+        uri = redacted(self.uri)
+        if uri.startswith("http"):
+            return uri.rstrip("/") + page
+        command = f"mlflow ui --backend-store-uri {shlex.quote(uri)}"
         return f"http://127.0.0.1:5000{page} (first start: {command})"
 
     def log_spec(self, tags: dict[str, str]) -> None:
@@ -157,9 +165,27 @@ class MlflowRun:
 
 
 def tracking_uri(spec: JobSpec) -> str:
-    """MLFLOW_TRACKING_URI, the spec's, or SQLite in the storage path."""
-    default = f"sqlite:///{spec.checkpoints.storage_path / 'mlflow.db'}"
-    return os.environ.get("MLFLOW_TRACKING_URI") or spec.tracking.uri or default
+    """MLFLOW_TRACKING_URI, the spec's, or SQLite in the storage path.
+
+    Raises:
+        BadInputError: a URI of the environment contains a secret, which MLflow would show.
+    """
+    if problems := list(environment_problems()):
+        raise BadInputError("environment", problems)
+    default = sqlite_uri(spec.checkpoints.storage_path / "mlflow.db")
+    return absolute_uri(os.environ.get("MLFLOW_TRACKING_URI") or spec.tracking.uri or default)
+
+
+def create_sqlite_file(uri: str) -> None:
+    """Create the file of a SQLite URI with the permissions of any new file.
+
+    SQLite would let nobody but its owner write, whatever the umask; and the files beside it, of a
+    transaction, get the permissions of the first.
+    """
+    if uri.startswith(SQLITE + "/"):
+        path = Path(unquote(uri.removeprefix(SQLITE).partition("?")[0]))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
 
 
 def flattened(spec: JobSpec) -> dict[str, str]:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from data_pipeline.files import write_atomically
+from data_pipeline.uris import redacted
 from service.run.journal import (
     FAILURES_NAME,
     JOURNAL_NAME,
@@ -191,8 +192,8 @@ class Tracker:
             self._warnings.add(is_refusal(error))
             logger.warning(
                 "MLflow at %s %s; training continues, and the journal keeps what it missed",
-                self._uri,
-                trouble_text(error),
+                redacted(self._uri),
+                redacted(trouble_text(error)),
             )
 
 

@@ -17,11 +17,12 @@ from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from data_pipeline.files import sha256_of, sync_to_disk
+from service.models.weights import save_weights
 from service.run.progress import Progress
 
 STUDENT_NAME = "student.safetensors"
@@ -100,7 +101,7 @@ def save_checkpoint(
 
 def _save_weights(weights: dict[str, Tensor], path: Path) -> None:
     try:
-        save_file(weights, path)
+        save_weights(weights, path)
     except SafetensorError as error:
         raise OSError(errno.EIO, f"{path.name} cannot be written ({error})") from error
 

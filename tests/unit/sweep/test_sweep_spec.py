@@ -36,10 +36,11 @@ def test_base_may_be_a_file(make_sweep_content, tmp_path):
     assert load_sweep(tmp_path / "sweep.json").sweep == parse_sweep(content)
 
 
-def test_missing_base_file_is_named(make_sweep_content):
+def test_missing_base_file_is_named(make_sweep_content, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     found = problems(make_sweep_content() | {"base": "nowhere.json"})
 
-    assert found["base"].startswith("nowhere.json: No such file")
+    assert found["base"].startswith(f"{tmp_path}/nowhere.json: No such file")
 
 
 def test_mistakes_in_the_base_are_reported_with_their_path(make_sweep_content):

@@ -113,14 +113,14 @@ def test_leftovers_of_a_killed_save_are_removed(saver, tmp_path):
 def fail_saves(monkeypatch, num_failures):
     """Make the first ``num_failures`` saves fail with a full disk."""
     failures = iter([True] * num_failures)
-    save_file = checkpoint.save_file
+    save_weights = checkpoint.save_weights
 
     def save_or_fail(tensors, path):
-        save_file(tensors, path)
+        save_weights(tensors, path)
         if next(failures, False):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(checkpoint, "save_file", save_or_fail)
+    monkeypatch.setattr(checkpoint, "save_weights", save_or_fail)
 
 
 def test_save_is_retried_while_the_disk_is_full(saver, tmp_path, monkeypatch):

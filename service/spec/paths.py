@@ -1,0 +1,75 @@
+"""Paths in a spec: made absolute, and refused where Ray would remove what is written there."""
+
+import itertools
+import os
+from pathlib import Path
+from urllib.parse import quote
+
+from service.spec.errors import Problem
+
+SQLITE = "sqlite:///"
+# Where Ray unpacks what `ray job submit --working-dir` uploads, one folder for each content.
+RAY_UPLOADS = ("runtime_resources", "working_dir_files")
+# Ray sets it in the process that `ray job submit` starts.
+RAY_JOB_VARIABLE = "RAY_JOB_CONFIG_JSON_ENV_VAR"
+
+
+def absolute_path(path: Path | str) -> Path:
+    """The path from the root, with ~ replaced; a ~ of a user that does not exist is kept."""
+    path = Path(path)
+    try:
+        return path.expanduser().absolute()
+    except RuntimeError:
+        return path.absolute()
+
+
+def sqlite_uri(path: Path) -> str:
+    """The URI of a SQLite file; what has a meaning in a URI is quoted."""
+    return SQLITE + "".join(quote(char) if char in "%?#" else char for char in str(path))
+
+
+def absolute_uri(uri: str) -> str:
+    """The same tracking URI; a relative path of SQLite starts from the current directory."""
+    path = uri.removeprefix(SQLITE)
+    if not uri.startswith(SQLITE) or path.startswith(("/", ":memory:", "file:")) or not path:
+        return uri
+    if path.startswith("~"):
+        user, _, rest = path.partition("/")
+        return f"{sqlite_uri(absolute_path(user))}/{rest}"
+    return f"{sqlite_uri(Path.cwd())}/{path}"
+
+
+def output_problem(where: str, path: Path | str) -> Problem | None:
+    """A problem if what is written there would be lost: Ray's copy of a working directory."""
+    parts = Path(path).parts
+    if RAY_UPLOADS not in itertools.pairwise(parts):
+        return None
+    return Problem(
+        where,
+        f"is in {path}, Ray's own copy of the submitted folder: it is another one after any change "
+        "there, and Ray removes it",
+        "give an absolute path",
+    )
+
+
+def home_problem(where: str, path: Path | str) -> Problem | None:
+    """A problem if a path starts with ~ and a name that is not a user's."""
+    name = str(path).partition("/")[0]
+    if not name.startswith("~") or absolute_path(name).name != name:
+        return None
+    return Problem(where, f"is {str(path)!r}, but {name} is no home directory", "write it in full")
+
+
+def in_ray_job() -> bool:
+    """Whether `ray job submit` started this process."""
+    return RAY_JOB_VARIABLE in os.environ
+
+
+def path_remedy(path: Path | str, what: str) -> str:
+    """What to give where there is no file: ``what``, and in a Ray job how paths are looked up."""
+    if Path(path).is_absolute() or not in_ray_job():
+        return f"give {what}"
+    return (
+        f"give {what}: a Ray job starts in the directory in which Ray was started; use an absolute "
+        "path, or ray job submit --working-dir"
+    )

@@ -1,0 +1,138 @@
+"""What a user may have meant: the nearest field for an unknown one, the nearest of some values."""
+
+import difflib
+import re
+from collections.abc import Iterable, Iterator, Sequence
+
+from pydantic import BaseModel
+
+from service.spec.reference import nested_sections
+
+# Names of other programs; what they mean here.
+FIELD_ALIASES = {
+    "epochs": "num_epochs",
+    "lr": "learning_rate",
+    "tau": "base_temperature",
+    "t": "base_temperature",
+    "temp": "base_temperature",
+    "bs": "global_batch_size",
+    "dtype": "precision",
+    "amp": "precision",
+    "wd": "weight_decay",
+    "ema": "ema_decay",
+    "clip_grad": "max_grad_norm",
+    "gradient_clipping": "max_grad_norm",
+    "gpus": "gpu",
+    "num_gpus": "gpu",
+    "path": "source",
+    "file": "source",
+    "server": "uri",
+    "type": "kind",
+    "arch": "model",
+    "lr_steps": "milestones",
+}
+VALUE_ALIASES = {
+    "bf16": "bfloat16",
+    "fp32": "float32",
+    "fp16": "bfloat16",
+    "float16": "bfloat16",
+    "half": "bfloat16",
+    "amp": "bfloat16",
+    "mixed": "bfloat16",
+    "32": "float32",
+    "16": "bfloat16",
+    "full": "float32",
+    "step": "multistep",
+    "cosineannealing": "cosine",
+    "adam": "adamw",
+    "momentum": "sgd",
+}
+
+
+def nearest_field(model: type[BaseModel], location: Sequence[str | int]) -> str | None:
+    """The path of the field that a user may have meant by one that does not exist.
+
+    ``location``: the keys and indices that lead to it. Fields of the same section come before those
+    of others; of these, fields within the same outermost section come first.
+    """
+    *parents, name = map(str, location)
+    siblings = {
+        field: ".".join([*parents, field])
+        for section in _sections_at(model, parents)
+        for field in section.model_fields
+    }
+    near: dict[str, str] = {}
+    far: dict[str, str] = {}
+    for path in _field_paths(model):
+        fields = near if path.startswith(f"{location[0]}.") else far
+        fields.setdefault(path.rpartition(".")[2], path)
+    for match, fields in (
+        (_exact, siblings),
+        (_with_all_words, siblings),
+        (_exact, near),
+        (_exact, far),
+        (_similar, siblings),
+        (_with_some_words, siblings),
+        (_with_all_words, near),
+        (_with_all_words, far),
+        (_similar, near),
+        (_similar, far),
+    ):
+        if found := match(name, list(fields)):
+            return fields[found]
+    return None
+
+
+def _sections_at(model: type[BaseModel], parents: Sequence[str]) -> list[type[BaseModel]]:
+    """The sections that may be at a location; indices and keys of mappings change nothing."""
+    sections = [model]
+    for parent in parents:
+        fields = [each.model_fields[parent] for each in sections if parent in each.model_fields]
+        if fields:
+            sections = [each for f in fields for _, each in nested_sections(f.annotation)]
+    return sections
+
+
+def _field_paths(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
+    """Dotted paths of all fields, those of inner sections after their section."""
+    for name, field in model.model_fields.items():
+        yield f"{prefix}{name}"
+        for suffix, section in nested_sections(field.annotation):
+            if not suffix:
+                yield from _field_paths(section, f"{prefix}{name}.")
+
+
+def nearest_value(value: object, allowed: Sequence[str]) -> str | None:
+    """The allowed value that a user may have meant."""
+    name = _normalized(str(value))
+    meant = VALUE_ALIASES.get(name.replace("_", ""))
+    if meant in allowed:
+        return meant
+    return _with_all_words(name, allowed) or _similar(name, allowed)
+
+
+def _normalized(name: str) -> str:
+    """As fields are written: batchSize and Batch-Size become batch_size."""
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|[-\s.]+", "_", name).lower()
+
+
+def _exact(name: str, known: Iterable[str]) -> str | None:
+    name = _normalized(name)
+    return next((field for field in (name, FIELD_ALIASES.get(name, "")) if field in known), None)
+
+
+def _with_all_words(name: str, known: Sequence[str]) -> str | None:
+    """The first field that has all words of the name."""
+    words = set(_normalized(name).split("_"))
+    return next((each for each in known if words <= set(each.split("_"))), None)
+
+
+def _with_some_words(name: str, known: Sequence[str]) -> str | None:
+    """The longest field all of whose words are in the name."""
+    words = set(_normalized(name).split("_"))
+    return max((each for each in known if set(each.split("_")) <= words), key=len, default=None)
+
+
+def _similar(name: str, known: Sequence[str]) -> str | None:
+    found = difflib.get_close_matches(_normalized(name), known, n=1, cutoff=0.75)
+    return found[0] if found else None

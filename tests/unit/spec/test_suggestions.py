@@ -1,0 +1,97 @@
+"""Misspelt fields and values: what the user may have meant is named."""
+
+import pytest
+
+from service.spec.errors import BadInputError
+from service.spec.loading import parse_spec
+from service.sweep.loading import parse_sweep
+
+
+def problems_of(parse, content):
+    with pytest.raises(BadInputError) as caught:
+        parse(content)
+    return {problem.where: problem.remedy for problem in caught.value.problems}
+
+
+@pytest.mark.parametrize(
+    ("wrong", "right"),
+    [
+        ("method.temperature", "method.base_temperature"),
+        ("method.tau", "method.base_temperature"),
+        ("optimizer.lr", "optimizer.learning_rate"),
+        ("optimizer.weight_decy", "optimizer.weight_decay"),
+        ("schedule.epochs", "schedule.num_epochs"),
+        ("training.num_epochs", "schedule.num_epochs"),
+        ("training.batch_size", "training.global_batch_size"),
+        ("training.batchSize", "training.global_batch_size"),
+        ("training.lr", "optimizer.learning_rate"),
+        ("resources.workers", "resources.num_workers"),
+        ("resources.num_gpus", "resources.gpu"),
+        ("dataset.classes", "dataset.num_classes"),
+        ("teacher.weights.path", "teacher.weights.source"),
+        ("tracking.server", "tracking.uri"),
+        ("sed", "seed"),
+        ("epochs", "schedule.num_epochs"),
+        ("storage_path", "checkpoints.storage_path"),
+        ("augmentation.mixing.mixup", "augmentation.mixing.mixup_alpha"),
+    ],
+)
+@pytest.mark.parametrize("of_sweep", [False, True])
+def test_the_field_that_was_meant_is_named(make_sweep_content, wrong, right, of_sweep):
+    content = make_sweep_content()
+    section = content["base"]
+    *parents, leaf = wrong.split(".")
+    for parent in parents:
+        section = section.setdefault(parent, {})
+    section[leaf] = 1
+
+    if of_sweep:
+        remedies = problems_of(parse_sweep, content)
+        assert remedies[f"base.{wrong}"] == f"did you mean base.{right}?"
+    else:
+        remedies = problems_of(parse_spec, content["base"])
+        assert remedies[wrong] == f"did you mean {right}?"
+
+
+@pytest.mark.parametrize(
+    ("wrong", "right"),
+    [("budget.num_trials", "budget.trials"), ("trials", "budget.trials"), ("spaces", "space")],
+)
+def test_fields_of_a_sweep_are_suggested(make_sweep_content, wrong, right):
+    section, _, leaf = wrong.rpartition(".")
+    content = make_sweep_content(**({section: {leaf: 3}} if section else {leaf: 3}))
+    assert problems_of(parse_sweep, content)[wrong] == f"did you mean {right}?"
+
+
+@pytest.mark.parametrize(
+    ("wrong", "right"),
+    [
+        ("method.temperature", "method.base_temperature"),
+        ("optimizer.lr", "optimizer.learning_rate"),
+    ],
+)
+def test_paths_in_a_space_are_suggested(make_sweep_content, wrong, right):
+    content = make_sweep_content(space={wrong: {"log": [1, 2]}})
+    assert problems_of(parse_sweep, content)[f"space.{wrong}"] == f"did you mean {right}?"
+
+
+def test_an_unknown_name_without_a_similar_field_has_no_suggestion(make_content):
+    assert "did you mean" not in problems_of(parse_spec, make_content(xyzzy=1))["xyzzy"]
+
+
+@pytest.mark.parametrize(
+    ("value", "meant"),
+    [("bf16", "bfloat16"), ("BF16", "bfloat16"), ("fp32", "float32"), ("fp16", "bfloat16"),
+     ("half", "bfloat16"), ("float16", "bfloat16"), ("float_32", "float32")],
+)  # fmt: skip
+def test_a_precision_under_another_name_is_suggested(make_content, value, meant):
+    remedy = problems_of(parse_spec, make_content(training={"precision": value}))[
+        "training.precision"
+    ]
+    assert "'float32' or 'bfloat16'" in remedy
+    assert f"did you mean {meant!r}?" in remedy
+
+
+def test_an_unknown_kind_is_suggested(make_content):
+    remedy = problems_of(parse_spec, make_content(optimizer={"kind": "adam"}))["optimizer.kind"]
+    assert "did you mean 'adamw'?" in remedy
