@@ -33,8 +33,8 @@ from service.trials.run_trackers import RunTrackers, find_parent
 from service.trials.runner import run_trials
 from service.trials.source import FixedTrials
 
-# Fields that may change when a sweep is resumed: they do not affect existing trials.
-CHANGEABLE = ("budget", "concurrency", "max_failures", "progress_interval_s")
+# Fields that may change when a sweep is resumed: trials that have ended stay as they are.
+CHANGEABLE = ("budget", "scheduler", "concurrency", "max_failures", "progress_interval_s")
 
 STATES: dict[int, State] = {EXIT_DONE: "finished", EXIT_FAILED: "failed", EXIT_STOPPED: "stopped"}
 
