@@ -34,7 +34,8 @@ INPUT_TAGS = {
 
 CHECKPOINT_PATTERN = "checkpoint_*"
 RECORDS = (
-    "*.jsonl",
+    "journal.jsonl",
+    "failures.jsonl",
     "journal.sent",
     "mlflow_*",
     "nonfinite_step*.json",

@@ -1,7 +1,7 @@
 """The plan of a sweep: what it would try, and how many epochs that takes."""
 
 from service.sweep.space import Dimension, SearchSpace
-from service.sweep.spec import SweepSpec
+from service.sweep.spec import MAX_STANDARD_ERROR, SweepSpec
 from service.sweep.study import rungs
 
 
@@ -25,6 +25,7 @@ def format_plan(sweep: SweepSpec) -> str:
         + (" and a GPU" if resources.gpu else "")
         + f", {_concurrency_text(sweep)} at a time",
     ]
+    lines += _finish_lines(sweep, num_trials)
     if is_grid and len(space.grid()) > budget.trials:
         lines.append(
             f"warning: the grid has {len(space.grid())} points, of which budget.trials allows the "
@@ -71,6 +72,37 @@ def _epochs_text(sweep: SweepSpec, num_trials: int) -> str:
     if budget.hours is not None:
         text += f"; budget.hours stops the search after {budget.hours:g} hours"
     return text
+
+
+def _finish_lines(sweep: SweepSpec, num_trials: int) -> list[str]:
+    """How many trials can finish, and warnings where the search could not tell them apart."""
+    num_finishing = expected_finishing(sweep, num_trials)
+    lines = [f"about {num_finishing} of {num_trials} trials can finish"]
+    if 3 * num_finishing < num_trials:
+        lines.append(
+            "warning: fewer than a third of the trials can finish; raise scheduler.min_epochs or "
+            'budget, or set "scheduler": {"kind": "none"}'
+        )
+    if sweep.maximizes and sweep.standard_error > MAX_STANDARD_ERROR:
+        lines.append(
+            f"warning: on {sweep.held_out.num_images} held-out images an accuracy of 50 % has a "
+            f"standard error of {100 * sweep.standard_error:.1f} points; raise held_out.num_images"
+        )
+    return lines
+
+
+def expected_finishing(sweep: SweepSpec, num_trials: int) -> int:
+    """Trials that reach their last epoch, if the scheduler and budget.epochs stop the others."""
+    is_asha, is_median = (sweep.scheduler.kind == kind for kind in ("asha", "median"))
+    share, epochs = 1.0, float(sweep.base.schedule.num_epochs)
+    if is_asha:
+        share = sweep.scheduler.reduction_factor ** -float(len(rungs(sweep)))
+        epochs = expected_epochs(sweep, 1)
+    elif is_median:
+        share = 0.5
+    if sweep.budget.epochs is not None:
+        num_trials = min(num_trials, int(sweep.budget.epochs / epochs))
+    return min(num_trials, max(1, round(num_trials * share)))
 
 
 def expected_epochs(sweep: SweepSpec, num_trials: int) -> float:

@@ -92,7 +92,7 @@ def num_ended(records: Sequence[TrialRecord]) -> int:
 
 def eta_s(num_ended: int, num_trials: int, seconds: float) -> float | None:
     """Estimated seconds until all trials have ended; None before the first has ended."""
-    return seconds / num_ended * (num_trials - num_ended) if num_ended else None
+    return seconds / num_ended * max(0, num_trials - num_ended) if num_ended else None
 
 
 def progress_table(
@@ -167,5 +167,7 @@ def summary(sweep: SweepSpec, records: Sequence[TrialRecord]) -> str:
         f"{counts_text(records)}",
         f"the best is trial {best.number}, {sweep.metric_name} {score_text(sweep, best.score)}:",
     ]
+    if len(records) > 1 and sum(record.state == "finished" for record in records) == 1:
+        lines.append("only this trial finished: the search cannot tell which settings are better")
     lines += [f"  {path} = {json.dumps(value)}" for path, value in best.params.items()]
     return "\n".join(lines)

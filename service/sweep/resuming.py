@@ -7,8 +7,8 @@ from service.spec.identity import fixed_differences
 from service.sweep.loading import LoadedSweep
 from service.sweep.spec import SWEEP_NAME, SweepSpec
 
-# Fields that may change when a sweep is resumed: they do not affect existing trials.
-CHANGEABLE = ("budget", "concurrency", "max_failures", "progress_interval_s")
+# Fields that may change when a sweep is resumed: trials that have ended stay as they are.
+CHANGEABLE = ("budget", "scheduler", "concurrency", "max_failures", "progress_interval_s")
 
 
 def check_same_sweep(loaded: LoadedSweep) -> None:

@@ -3,6 +3,7 @@
 Imports neither torch nor ray, like the job spec.
 """
 
+import math
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -14,6 +15,8 @@ from service.spec.job import JobSpec
 from service.spec.sections import Resources
 
 SWEEP_NAME = "sweep.json"
+MAX_STANDARD_ERROR = 0.03
+"""Above it, the accuracy on the held-out images says little about early epochs."""
 
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 
@@ -82,10 +85,15 @@ class Scheduler(Section):
 
     kind: Literal["asha", "median", "none"] = "asha"
     """asha: at epochs min_epochs, min_epochs * reduction_factor and so on, only the best
-    1 / reduction_factor of the trials that reached this epoch continue. median: a trial is stopped
+    1 / reduction_factor of the trials that reached this epoch continue, and those that are worse
+    by no more than the accuracy's standard error; it decides once reduction_factor trials are
+    there. median: a trial is stopped
     if it is worse than the median of the finished trials at the same epoch."""
     min_epochs: Count | None = None
-    """Epochs before a trial may be stopped. Absent: a ninth of schedule.num_epochs, at least 1."""
+    """Epochs before a trial may be stopped. Absent: schedule.num_epochs / reduction_factor, so that
+    one in reduction_factor trials can finish; at least half of the epochs where held_out has fewer
+    than 278 images or the budget fewer than 3 * reduction_factor trials; and after the warm-up of
+    the learning rate and, up to half of the epochs, of the distillation."""
     reduction_factor: Annotated[int, Field(ge=2, le=10)] = 3
     """asha: one in this many trials continues; see kind."""
     startup_trials: Count = 5
@@ -146,4 +154,29 @@ class SweepSpec(Section):
     @property
     def min_epochs(self) -> int:
         """Epochs before a trial may be stopped."""
-        return self.scheduler.min_epochs or max(1, self.base.schedule.num_epochs // 9)
+        return self.scheduler.min_epochs or self._default_min_epochs()
+
+    @property
+    def standard_error(self) -> float:
+        """Standard error, 0 to 1, of an accuracy of one half on the held-out images."""
+        return 0.5 / math.sqrt(self.held_out.num_images)
+
+    def _default_min_epochs(self) -> int:
+        """See the field. One rung, early enough to save epochs, late enough to tell trials apart.
+
+        Early differences between settings are small; on few images noise exceeds them.
+        """
+        base, factor = self.base, self.scheduler.reduction_factor
+        epochs, every = base.schedule.num_epochs, base.evaluation.every_epochs
+        half, num_trials = math.ceil(epochs / 2), self.budget.trials
+        if self.budget.epochs is not None:
+            num_trials = min(num_trials, self.budget.epochs // epochs)
+        is_hard = self.standard_error > MAX_STANDARD_ERROR or num_trials < 3 * factor
+        earliest = max(
+            math.ceil(epochs / factor),
+            half if is_hard else 1,
+            math.floor(base.schedule.warmup_epochs) + 1,
+            min(math.ceil(base.effective_method().warmup_epochs), half) if base.teacher else 1,
+        )
+        last = (epochs - 1) // every * every
+        return max(min(math.ceil(earliest / every) * every, last), every)

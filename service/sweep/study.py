@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 import optuna
-from optuna.pruners import BasePruner, MedianPruner, NopPruner, SuccessiveHalvingPruner
+from optuna.pruners import BasePruner, MedianPruner, NopPruner
 from optuna.samplers import BaseSampler, CmaEsSampler, RandomSampler, TPESampler
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
@@ -19,6 +19,7 @@ from optuna.trial import FrozenTrial
 from optuna.trial import TrialState as OptunaState
 
 from service.sweep.analysis import TrialRecord
+from service.sweep.halving import NoiseAwareHalving
 from service.sweep.space import Point, SearchSpace, decoded, encoded, own_point
 from service.sweep.spec import SweepSpec
 from service.trials.source import TrialState
@@ -206,7 +207,8 @@ class Search:
 def _pruner(sweep: SweepSpec) -> BasePruner:
     scheduler = sweep.scheduler
     if scheduler.kind == "asha":
-        return SuccessiveHalvingPruner(sweep.min_epochs, scheduler.reduction_factor)
+        num_images = sweep.held_out.num_images if sweep.maximizes else None
+        return NoiseAwareHalving(rungs(sweep), scheduler.reduction_factor, num_images)
     if scheduler.kind == "median":
         return MedianPruner(scheduler.startup_trials, n_warmup_steps=sweep.min_epochs)
     return NopPruner()

@@ -106,12 +106,14 @@ class MlflowRun:
         ``time_ms``, when training was done, is the same whenever they are sent, so MLflow keeps
         them once.
         """
+        # A trial's accuracy is on held-out images: not to be sorted together with that on val.
+        prefix = "result/" if self._spec.dataset.evaluated == "val" else "result/held_out_"
         figures = {
-            "result/last_top1": progress.last_top1,
-            "result/last_top5": progress.last_top5,
-            "result/best_top1": progress.best_top1,
-            "result/best_top5": progress.best_top5,
-            "result/best_epoch": progress.best_epoch,
+            f"{prefix}last_top1": progress.last_top1,
+            f"{prefix}last_top5": progress.last_top5,
+            f"{prefix}best_top1": progress.best_top1,
+            f"{prefix}best_top5": progress.best_top5,
+            f"{prefix}best_epoch": progress.best_epoch,
         }
         metrics = [
             Metric(name, float(value), time_ms, progress.step)

@@ -121,7 +121,7 @@ def low_accuracy_text(accuracy: Accuracy, min_top1: float) -> str:
     """The message about a teacher whose accuracy is below the spec's threshold."""
     return (
         f"teacher.min_top1: the teacher's top-1 is {accuracy.top1:.4f} on {accuracy.num_images} "
-        f"val images, below {min_top1}; check that its classes are in the dataset's order, that "
-        "teacher.normalization is the one it was trained with, and that evaluation.resize_size "
-        "and crop_size suit it"
+        f"evaluated images, below {min_top1}; check that its classes are in the dataset's order, "
+        "that teacher.normalization is the one it was trained with, and that evaluation."
+        "resize_size and crop_size suit it"
     )

@@ -15,7 +15,8 @@ from service.sweep.study import Search, TrialEnd
 def test_plan_counts_the_epochs_of_all_trials(make_sweep_content):
     """All of 24 trials reach epoch 3, a third of them epoch 9, and a ninth epoch 27."""
     schedule = {"num_epochs": 27, "milestones": []}
-    text = format_plan(parse_sweep(make_sweep_content(base={"schedule": schedule})))
+    content = make_sweep_content(base={"schedule": schedule}, scheduler={"min_epochs": 3})
+    text = format_plan(parse_sweep(content))
 
     assert "648 epochs of training at most" in text
     assert f"about {24 * 3 + 8 * 6 + 24 / 9 * 18:.0f} " in text

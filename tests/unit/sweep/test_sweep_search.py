@@ -127,7 +127,9 @@ def test_interrupted_grid_tries_every_point_once(make_search):
 
 def test_asha_continues_the_best_third_of_the_trials_so_far(make_search):
     """Compared with the rule, calculated independently for sequential trials."""
-    search = make_search(budget={"trials": 20}, algorithm={"kind": "random"})
+    search = make_search(
+        budget={"trials": 20}, algorithm={"kind": "random"}, scheduler={"min_epochs": 1}
+    )
     records = run_all(search)
     seen = {1: [], 3: []}
     for record in records:
@@ -135,13 +137,15 @@ def test_asha_continues_the_best_third_of_the_trials_so_far(make_search):
         for rung in (1, 3):
             value = score(record.params, rung)
             seen[rung].append(value)
-            num_continued = max(1, len(seen[rung]) // 3)
-            if value < sorted(seen[rung], reverse=True)[num_continued - 1]:
+            cut = sorted(seen[rung], reverse=True)[max(1, len(seen[rung]) // 3) - 1]
+            # On 64 held-out images.
+            error = math.sqrt((value * (1 - value) + cut * (1 - cut)) / 64)
+            if len(seen[rung]) >= 3 and value < cut - error:
                 expected_epochs = rung
                 break
         assert record.curve[-1][0] == expected_epochs
         assert record.state == ("finished" if expected_epochs == NUM_EPOCHS else "stopped")
-    assert {record.curve[-1][0] for record in records} == {1, 3, 9}
+    assert {record.curve[-1][0] for record in records} >= {3, 9}
 
 
 def test_median_rule_stops_trials_below_the_median(make_search):

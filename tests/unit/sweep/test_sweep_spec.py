@@ -169,7 +169,9 @@ def test_number_of_epochs_is_not_searched_with_a_scheduler(make_sweep_content):
 
 
 def test_scheduler_needs_an_evaluation_before_it_stops_trials(make_sweep_content):
-    content = make_sweep_content(base={"evaluation": {"every_epochs": 2}})
+    content = make_sweep_content(
+        base={"evaluation": {"every_epochs": 2}}, scheduler={"min_epochs": 3}
+    )
 
     assert "there is no evaluation at" in problems(content)["base.evaluation.every_epochs"]
 

@@ -161,6 +161,7 @@ def test_deleted_run_that_would_be_resumed_is_a_problem(make_content, copied):
 def test_job_in_a_deleted_experiment_is_refused_before_the_cluster_is_used(
     write_spec, copied, monkeypatch, capsys
 ):
+    monkeypatch.setenv("RAY_ADDRESS", "local")
     uri = f"sqlite:///{copied}"
     client = MlflowClient(uri)
     client.delete_experiment(client.get_experiment_by_name("dtkd").experiment_id)
