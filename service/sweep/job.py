@@ -25,7 +25,7 @@ from service.sweep.confirm import compare, confirm_specs
 from service.sweep.loading import LoadedSweep
 from service.sweep.outcome import BEST_NAME, Outcome, write_outcome
 from service.sweep.progress import ProgressReporter, SweepStatus, progress_table, summary
-from service.sweep.publish import publish_sweep
+from service.sweep.publish import adopt_tracking, publish_sweep
 from service.sweep.resuming import check_same_sweep
 from service.sweep.rules import boundary_points
 from service.sweep.space import SearchSpace, own_point
@@ -70,6 +70,7 @@ def run_sweep(loaded: LoadedSweep, num_seeds: int = 0) -> int:
         write_atomically(sweep.sweep_path / SWEEP_NAME, sweep.model_dump_json(indent=1) + "\n")
         write_tags(sweep.sweep_path, tags)
         write_classes(sweep.sweep_path, loaded.base.train.classes)
+        adopt_tracking(sweep)
         return SweepRun(sweep, built.spec, tags).run(num_seeds)
 
 

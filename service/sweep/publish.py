@@ -13,7 +13,14 @@ from data_pipeline.files import write_atomically
 from service.publish import load_student, sync_run
 from service.result import read_result
 from service.run.claim import claim_run_folder
-from service.run.folder import SPEC_NAME, TRIALS_NAME, read_spec, read_tags, write_tags
+from service.run.folder import (
+    SPEC_NAME,
+    TRIALS_NAME,
+    read_spec,
+    read_tags,
+    write_spec,
+    write_tags,
+)
 from service.spec.mlflow_rules import MAX_PARAM_LENGTH
 from service.sweep.analysis import counts_text
 from service.sweep.confirm import CONFIRM_NAME
@@ -22,7 +29,7 @@ from service.sweep.progress import summary
 from service.sweep.spec import SWEEP_NAME, SweepSpec
 from service.sweep.study import Search
 from service.sweep.trials import trial_name
-from service.tracking.destination import RUN_ID_NAME
+from service.tracking.destination import RUN_ID_NAME, is_destination
 from service.tracking.mlflow_run import MlflowRun, tracking_uri
 from service.tracking.student_model import log_student
 from service.training.checkpoint import STUDENT_NAME
@@ -46,6 +53,7 @@ def publish_sweep(
         return None
     try:
         set_parent_of_runs(sweep, parent)
+        _move_runs(sweep, parent.uri)
         _log_outcome(sweep, parent, tags, outcome, is_final=not is_stopped)
         if outcome.best is not None and not is_stopped:
             register_best_student(sweep, outcome)
@@ -74,10 +82,30 @@ def set_parent_of_runs(sweep: SweepSpec, parent: MlflowRun) -> None:
         tags = read_tags(run_path)
         if tags.get(PARENT_TAG) == parent.run_id:
             continue
-        if (run_path / RUN_ID_NAME).exists():
+        # At another server or experiment than before, the run is created with its parent.
+        is_there = is_destination(read_spec(run_path), parent.uri)
+        if is_there and (run_path / RUN_ID_NAME).exists():
             run_id = (run_path / RUN_ID_NAME).read_text().strip()
             parent.client.set_tag(run_id, PARENT_TAG, parent.run_id)
         write_tags(run_path, {**tags, PARENT_TAG: parent.run_id})
+
+
+def adopt_tracking(sweep: SweepSpec) -> None:
+    """Track the runs of earlier submissions where the sweep is tracked now."""
+    wanted = sweep.base.tracking
+    for run_path in run_folders(sweep):
+        spec = read_spec(run_path)
+        changes = {"uri": wanted.uri, "experiment": wanted.experiment}
+        tracking = spec.tracking.model_copy(update=changes)
+        if tracking != spec.tracking:
+            write_spec(spec.model_copy(update={"tracking": tracking}))
+
+
+def _move_runs(sweep: SweepSpec, uri: str) -> None:
+    """Send runs that were tracked elsewhere."""
+    for run_path in run_folders(sweep):
+        if not is_destination(read_spec(run_path), uri):
+            sync_run(run_path)
 
 
 def _log_outcome(

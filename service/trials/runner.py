@@ -120,6 +120,10 @@ class _SourceCallback(_Stateless, Callback):  # type: ignore[misc]
 
     def on_trial_complete(self, *, trial: TuneTrial, **_: Any) -> None:  # noqa: ANN401 - Ray's interface
         number = _number(trial)
+        if (failure := trial.last_result.get("failure")) is not None:
+            self._source.failed(number)
+            self._end(number, "failed", failure)
+            return
         if number not in self._stopped:
             # Tune does not pass a trial's last result to the scheduler.
             self.report(trial, trial.last_result)

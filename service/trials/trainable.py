@@ -48,6 +48,8 @@ class TrialRun:
     def next_evaluation(self) -> dict[str, Any]:
         """Wait for the next evaluation: its epoch and metrics, and ``done``, True for the last one.
 
+        Where the run was aborted, ``failure`` says why instead.
+
         Raises:
             TrialFailedError: the run ended before it.
         """
@@ -60,6 +62,9 @@ class TrialRun:
                 if event.kind == "evaluation":
                     return self._result_of(event)
             if has_ended:
+                # An error would be retried; what aborted the run would only happen again.
+                if (reason := read_abort_reason(self._spec.run_path)) is not None:
+                    return {"failure": reason.text, "done": True}
                 raise TrialFailedError(self._reason())
             time.sleep(POLL_S)
 

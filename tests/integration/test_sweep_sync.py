@@ -82,6 +82,16 @@ def test_sweep_that_mlflow_missed_is_sent_once(make_sweep_content, monkeypatch, 
     history = client.get_metric_history(first[names[0]].info.run_id, "held_out/top1")
     assert [point.value for point in history] == [s for _, s in search.records()[0].curve]
 
+    other = f"sqlite:///{tmp_path / 'other.db'}"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", other)
+    sync_sweep(sweep.sweep_path)
+    moved = runs_by_name(other)
+    assert moved.keys() == first.keys()
+    for name in names:
+        assert moved[name].data.metrics == first[name].data.metrics
+        assert moved[name].data.tags["mlflow.parentRunId"] == moved[sweep.name].info.run_id
+    assert runs_by_name(store).keys() == first.keys()
+
 
 def runs_by_name(store):
     client = mlflow.MlflowClient(store)

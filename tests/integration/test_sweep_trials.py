@@ -70,6 +70,8 @@ class StubTrial(tune.Trainable):
                 (folder / "fault").unlink()
             if fault.startswith("raise"):
                 raise RuntimeError("injected")
+            if fault.startswith("abort"):
+                return {"failure": "injected", "done": True}
             os.kill(os.getpid(), signal.SIGKILL)
         return {"epoch": self._epoch, "score": 0.1 * self._epoch, "done": self._epoch == 3}
 
@@ -145,6 +147,7 @@ def test_trials_finish_stop_fail_and_are_retried(make_source, tmp_path):
         raised="raise",
         killed="kill",
         failing="raise always",
+        aborted="abort always",
         last="",
     )
     run_stubs(source, tmp_path)
@@ -156,10 +159,12 @@ def test_trials_finish_stop_fail_and_are_retried(make_source, tmp_path):
         "raised": ("finished", None),
         "killed": ("finished", None),
         "failing": ("failed", "RuntimeError: injected"),
+        "aborted": ("failed", "injected"),
         "last": ("finished", None),
     }
-    # Each is retried once, by max_failures; the one that always fails then fails again.
-    assert sorted(source.failures) == [2, 3, 4, 4]
+    # Each is retried once, by max_failures; the one that always fails then fails again. The one
+    # that was aborted is not retried.
+    assert sorted(source.failures) == [2, 3, 4, 4, 5]
     assert source.max_running == 2
     assert [epoch for number, epoch in source.reports if number == 0] == [1, 2, 3]
     assert [epoch for number, epoch in source.reports if number == 1] == [1, 2]
