@@ -17,7 +17,7 @@ class DeviceMemoryError(RuntimeError):
 
 
 @contextlib.contextmanager
-def naming_memory_field(spec: JobSpec, world: World, where: str) -> Iterator[None]:
+def naming_memory_field(world: World, where: str) -> Iterator[None]:
     """Raise ``where`` as a ``DeviceMemoryError`` in place of an error of the device's memory.
 
     ``where``: the text from ``training_text``, ``evaluation_text`` or ``model_text``.
@@ -32,8 +32,7 @@ def naming_memory_field(spec: JobSpec, world: World, where: str) -> Iterator[Non
     except RuntimeError as error:
         if not is_out_of_memory(error):
             raise
-        remedy = f"give the changed spec another name, or delete {spec.run_path}"
-        text = f"{where}; {remedy} ({_memory_text(world)}: {_first_sentence(error)})"
+        text = f"{where} ({_memory_text(world)}: {_first_sentence(error)})"
         raise DeviceMemoryError(text) from error
 
 
@@ -41,14 +40,18 @@ def training_text(spec: JobSpec) -> str:
     """What is too large where a training step runs out of memory, and what would be smaller."""
     size, side = spec.micro_batch_size, spec.augmentation.largest_size
     return (
-        f"training.micro_batch_size: {size} images of {side} x {side} do not fit; {_smaller(size)}"
+        f"training.micro_batch_size: {size} images of {side} x {side} do not fit; "
+        f"{_smaller(size)}, and another name if the run has made steps"
     )
 
 
 def evaluation_text(spec: JobSpec) -> str:
     """What is too large where an evaluation runs out of memory, and what would be smaller."""
     size, side = spec.evaluation.batch_size, spec.evaluation.crop_size
-    return f"evaluation.batch_size: {size} images of {side} x {side} do not fit; {_smaller(size)}"
+    return (
+        f"evaluation.batch_size: {size} images of {side} x {side} do not fit; "
+        f"{_smaller(size)}, and submit the spec again"
+    )
 
 
 def model_text(spec: JobSpec) -> str:

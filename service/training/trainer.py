@@ -69,9 +69,9 @@ def train(spec: JobSpec, world: World, notice: StopNotice = lambda: None) -> Non
     """
     try:
         with contextlib.suppress(RunAbortedError):
-            with naming_memory_field(spec, world, model_text(spec)):
+            with naming_memory_field(world, model_text(spec)):
                 trainer = Trainer(spec, world, notice)
-            with trainer, naming_memory_field(spec, world, training_text(spec)):
+            with trainer, naming_memory_field(world, training_text(spec)):
                 trainer.run()
     except UndecodableSampleError as error:
         write_abort_reason(spec.run_path, f"{spec.name} failed: {error}", EXIT_FAILED)
@@ -230,7 +230,7 @@ class Trainer:
                 self._state.wait()
 
     def _evaluate(self, classify: Classifier, num_images: int | None = None) -> Accuracy:
-        with naming_memory_field(self._spec, self._world, evaluation_text(self._spec)):
+        with naming_memory_field(self._world, evaluation_text(self._spec)):
             return self._evaluator.evaluate(classify, num_images)
 
     def _evaluate_student(self) -> Accuracy:
