@@ -150,14 +150,12 @@ def test_finished_job_can_be_registered_elsewhere(finished, tmp_path, capsys):
         assert [point.step for point in history] == steps
 
 
-@pytest.mark.parametrize(("num_workers", "student"), [(3, "resnet8x4"), (4, "tiny_cnn")])
-def test_stopped_job_of_many_workers_resumes_bit_for_bit(
-    cluster, make_content, teacher, tmp_path, num_workers, student
-):
+def test_stopped_job_of_three_workers_resumes_bit_for_bit(cluster, make_content, teacher, tmp_path):
+    num_workers = 3
     sections = {
         "teacher": teacher,
-        "student": {"model": f"cifar:{student}"},
-        "schedule": {"num_epochs": 12, "milestones": []},
+        "student": {"model": "cifar:resnet8x4"},
+        "schedule": {"num_epochs": 6, "milestones": []},
         "resources": {"num_workers": num_workers},
         "tracking": UNREACHABLE,
     }
@@ -174,7 +172,7 @@ def test_stopped_job_of_many_workers_resumes_bit_for_bit(
     first.terminate()
     assert first.wait(120) == 3
     stopped_at = read_metadata(newest_checkpoint(spec.run_path))["progress"]["step"]
-    assert 0 < stopped_at < 48
+    assert 0 < stopped_at < 24
     done = distill(path, cluster)
     assert done.returncode == 0, done.stdout + done.stderr
     assert f"training on {num_workers} workers, from step {stopped_at}" in done.stdout

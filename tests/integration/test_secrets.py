@@ -213,7 +213,7 @@ def test_a_job_that_fails_leaves_no_secret(
     command = [sys.executable, f"{ROOT}/jobs/distill.py", str(spec)]
     status, output = run(folder, {**environment, **changes}, failure, command)
 
-    # A run whose MLflow is away is done; a secret in an address is refused.
-    assert status == (2 if failure == "userinfo" else 0), output
-    assert ("MLFLOW_TRACKING_PASSWORD" if failure == "userinfo" else "does not answer") in output
+    # A run whose MLflow is away is done; a wrong password and a secret in an address are refused.
+    assert status == (0 if failure == "server" else 2), output
+    assert ("does not answer" if failure == "server" else "MLFLOW_TRACKING_PASSWORD") in output
     assert places_of(CANARY, folder) == []
