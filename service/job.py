@@ -35,6 +35,7 @@ from service.run.status import State
 from service.spec.errors import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED
 from service.spec.job import JobSpec
 from service.spec.loading import LoadedJob
+from service.spec.overlap import overlap_warnings
 from service.tracking.mlflow_run import RUN_STATUSES, TRACKING_ERRORS, MlflowRun, tracking_uri
 from service.tracking.tracker import Tracker
 
@@ -75,6 +76,8 @@ def _train_and_publish(job: LoadedJob) -> int:
     built = build_job(spec)
     connect()
     check_cluster(spec.resources)
+    for warning in overlap_warnings(spec.dataset):
+        print(f"warning: {warning}", flush=True)
     tags = provenance_tags(job, built.teacher_sha256)
     write_spec(spec)
     write_tags(spec.run_path, tags)
