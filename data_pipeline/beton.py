@@ -4,12 +4,12 @@ Layout (FFCV 1.0, version 2, little-endian): a header, one descriptor per field,
 per sample, then page-aligned image data, and at the end a table of (sample, position, size). An
 image is stored as JPEG or as raw RGB bytes.
 
-Files written here also have checksums, in the gap before the first page, which FFCV does not read:
-CHECKSUM_MAGIC, then the CRC-32 of each sample's stored bytes.
+Files written here also have digests, in the gap before the first page, which FFCV does not read:
+DIGEST_MAGIC, then a record of two digests of each sample. That of its stored bytes finds damage;
+both of them find the same image in another file, also where it is stored in another way.
 """
 
 import hashlib
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,8 +35,9 @@ FIELD = np.dtype(
 )
 IMAGE = np.dtype([("mode", "<u1"), ("width", "<u2"), ("height", "<u2"), ("data_ptr", "<u8")])
 SAMPLE = np.dtype([("image", IMAGE), ("label", "<i8")], align=True)
-CHECKSUM_MAGIC = b"CRC32/LE"
-CHECKSUM = np.dtype("<u4")
+DIGEST_MAGIC = b"SHA256/8"
+# Of the bytes that the file stores, and of those that the source had.
+DIGEST = np.dtype([("stored", "<u8"), ("source", "<u8")])
 ALLOCATION = np.dtype([("sample_id", "<u8"), ("ptr", "<u8"), ("size", "<u8")])
 
 
@@ -51,15 +52,15 @@ class BetonFile:
     Attributes:
         samples: [N] of SAMPLE; ``data_ptr`` is a position in the file in bytes.
         data_sizes: [N], the bytes that each image occupies.
-        checksums: [N] of CHECKSUM, None in a file that FFCV wrote.
-        fingerprint: SHA-256 digest of all tables, 64 hexadecimal digits; with checksums it covers
+        digests: [N] of DIGEST, None in a file that FFCV wrote.
+        fingerprint: SHA-256 digest of all tables, 64 hexadecimal digits; with digests it covers
             every pixel.
     """
 
     path: Path
     samples: NDArray[np.void]
     data_sizes: NDArray[np.int64]
-    checksums: NDArray[np.uint32] | None
+    digests: NDArray[np.void] | None
     fingerprint: str
 
     @property
@@ -100,9 +101,9 @@ def open_beton(path: Path) -> BetonFile:
         ) from error
 
 
-def checksum(data: bytes) -> int:
-    """CRC-32 of stored bytes."""
-    return zlib.crc32(data)
+def digest(data: bytes) -> int:
+    """The first 64 bits of an image's SHA-256: enough to tell millions of images apart."""
+    return int.from_bytes(hashlib.sha256(data).digest()[:8], "little")
 
 
 def _read_tables(path: Path) -> BetonFile:
@@ -123,21 +124,21 @@ def _read_tables(path: Path) -> BetonFile:
     if count == 0 or table_start == 0 or num_allocations < count:
         raise BetonError(f"{path} is truncated or empty; convert it again")
     allocations = _read(path, ALLOCATION, count, table_start)
-    checksums = _read_checksums(path, samples_start + samples.nbytes, count)
-    digest = hashlib.sha256()
-    for table in (header, fields, samples, allocations, checksums):
+    digests = _read_digests(path, samples_start + samples.nbytes, count)
+    fingerprint = hashlib.sha256()
+    for table in (header, fields, samples, allocations, digests):
         if table is not None:
-            digest.update(table.data)
+            fingerprint.update(table.data)
     sizes = _data_sizes(path, samples, allocations)
-    return BetonFile(path, samples, sizes, checksums, digest.hexdigest())
+    return BetonFile(path, samples, sizes, digests, fingerprint.hexdigest())
 
 
-def _read_checksums(path: Path, start: int, count: int) -> NDArray[np.uint32] | None:
+def _read_digests(path: Path, start: int, count: int) -> NDArray[np.void] | None:
     with path.open("rb") as file:
         file.seek(start)
-        if file.read(len(CHECKSUM_MAGIC)) != CHECKSUM_MAGIC:
+        if file.read(len(DIGEST_MAGIC)) != DIGEST_MAGIC:
             return None
-    return _read(path, CHECKSUM, count, start + len(CHECKSUM_MAGIC)).view(np.uint32)
+    return _read(path, DIGEST, count, start + len(DIGEST_MAGIC))
 
 
 def _read(path: Path, dtype: np.dtype, count: int, offset: int) -> NDArray[np.void]:

@@ -1,8 +1,9 @@
-"""Converts a source to a .beton with its manifest."""
+"""Converts a source to .beton files with their manifests."""
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -41,6 +42,13 @@ class _Item(NamedTuple):
     sums: NDArray[np.uint64] | None
 
 
+class Part(NamedTuple):
+    """A file to write, and which of the source's samples it gets."""
+
+    path: Path
+    selection: Selection
+
+
 def convert(
     source: Source,
     path: Path,
@@ -49,42 +57,91 @@ def convert(
     num_workers: int,
     max_undecodable: int = 0,
 ) -> dict[str, Any]:
-    """Write ``path`` and its manifest ``path.json``; returns the manifest.
+    """Write one file and its manifest as ``convert_parts`` does; returns the manifest."""
+    part = Part(path, selection)
+    return convert_parts(source, [part], encoding, num_workers, max_undecodable)[0]
+
+
+def convert_parts(
+    source: Source,
+    parts: Sequence[Part],
+    encoding: Encoding,
+    num_workers: int,
+    max_undecodable: int = 0,
+    *,
+    overwrite: bool = True,
+) -> list[dict[str, Any]]:
+    """Write each part's ``path`` and its manifest ``path.json``; returns the manifests.
 
     Equal input gives equal bytes, whatever the number of workers. Up to ``max_undecodable`` images
-    that cannot be decoded are left out, and listed in the manifest. After an error, ``path`` is as
-    it was before.
+    of each part that cannot be decoded are left out, and listed in the manifest. The files appear
+    when all are complete; after an error, each ``path`` is as it was before.
 
     Raises:
         UnreadableImageError: more images than that cannot be decoded, or none can.
         SourceError: a source that changed since it was opened.
-        ValueError: a selection that the source cannot satisfy, an image larger than a page, or
-            another conversion to the same path.
+        ValueError: a selection that the source cannot satisfy, an image larger than a page,
+            another conversion to the same path, or, without ``overwrite``, a file that exists.
         OSError: the storage fails.
     """
-    indices = select(source.labels, source.classes, selection)
+    chosen = [select(source.labels, source.keys, source.classes, part.selection) for part in parts]
+    with ExitStack() as stack:
+        writers = [
+            stack.enter_context(BetonWriter(part.path, len(indices)))
+            for part, indices in zip(parts, chosen, strict=True)
+        ]
+        if not overwrite:
+            # Now that no other conversion can write to them.
+            refuse_existing([part.path for part in parts])
+        manifests = [
+            _write(source, writer, part, indices, encoding, num_workers, max_undecodable)
+            for writer, part, indices in zip(writers, parts, chosen, strict=True)
+        ]
+        # Written before the files are renamed, so that a file always has its manifest. An older
+        # file of that name does not match it and is rejected until it is replaced.
+        for part, manifest in zip(parts, manifests, strict=True):
+            write_manifest(part.path, manifest)
+    return manifests
+
+
+def refuse_existing(paths: Iterable[Path]) -> None:
+    """Check that a conversion would replace none of its output paths.
+
+    Raises:
+        ValueError: one of them exists.
+    """
+    for path in paths:
+        if path.exists() or path.is_symlink():
+            raise ValueError(f"{path} exists; give another path, or --overwrite to replace it")
+
+
+def _write(
+    source: Source,
+    writer: BetonWriter,
+    part: Part,
+    indices: NDArray[np.int64],
+    encoding: Encoding,
+    num_workers: int,
+    max_undecodable: int,
+) -> dict[str, Any]:
+    """Fill the part's file up to its renaming; returns its manifest."""
     left_out: list[str] = []
     statistics = _PixelStatistics()
-    with BetonWriter(path, len(indices)) as writer:
-        items = _encode_all(source, indices, encoding, num_workers)
-        bar = tqdm(items, path.name, len(indices), unit="img", mininterval=1, smoothing=0.05)
-        for index, item in zip(indices, bar, strict=True):
-            if item.image is None:
-                left_out.append(item.fault)
-                if len(left_out) > max_undecodable:
-                    raise UnreadableImageError("\n".join(left_out))
-                continue
-            writer.append(item.image, int(source.labels[index]))
-            statistics.add(item)
-        if len(left_out) == len(indices):
-            raise UnreadableImageError("no image can be decoded; give another source")
-        writer.complete()
-        manifest = _manifest(source, writer.partial_path, encoding, selection)
-        manifest |= {"pixels": statistics.as_dict(), "left_out": left_out}
-        # Written before the file is renamed, so that the file always has its manifest. An older
-        # file of that name does not match it and is rejected until it is replaced.
-        write_manifest(path, manifest)
-    return manifest
+    items = _encode_all(source, indices, encoding, num_workers)
+    bar = tqdm(items, part.path.name, len(indices), unit="img", mininterval=1, smoothing=0.05)
+    for index, item in zip(indices, bar, strict=True):
+        if item.image is None:
+            left_out.append(item.fault)
+            if len(left_out) > max_undecodable:
+                raise UnreadableImageError("\n".join(left_out))
+            continue
+        writer.append(item.image, int(source.labels[index]))
+        statistics.add(item)
+    if len(left_out) == len(indices):
+        raise UnreadableImageError("no image can be decoded; give another source")
+    writer.complete()
+    manifest = _manifest(source, writer.partial_path, encoding, part.selection)
+    return manifest | {"pixels": statistics.as_dict(), "left_out": left_out}
 
 
 class _PixelStatistics:

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from data_pipeline.beton import MODE_JPEG, MODE_RAW, checksum
+from data_pipeline.beton import MODE_JPEG, MODE_RAW, digest
 from data_pipeline.native import library
 from data_pipeline.sources import SourceSample
 
@@ -33,15 +33,16 @@ class Encoding(NamedTuple):
 class EncodedImage(NamedTuple):
     """An image as it is written.
 
-    ``mode`` is MODE_JPEG or MODE_RAW, ``width`` and ``height`` are in pixels, ``checksum`` is the
-    CRC-32 of ``data``.
+    ``mode`` is MODE_JPEG or MODE_RAW, ``width`` and ``height`` are in pixels. ``stored_digest`` is
+    that of ``data``, ``source_digest`` that of the image's bytes, or pixels, in its source.
     """
 
     mode: int
     width: int
     height: int
     data: bytes
-    checksum: int
+    stored_digest: int
+    source_digest: int
 
 
 class UnreadableImageError(ValueError):
@@ -56,7 +57,7 @@ def encode_image(sample: SourceSample, encoding: Encoding) -> EncodedImage:
     """
     try:
         if not isinstance(sample.image, bytes):
-            return _encode(Image.fromarray(sample.image), encoding)
+            return _encode(Image.fromarray(sample.image), encoding, sample.image.tobytes())
         if encoding.format == "jpeg":
             # Most images take this path, without Pillow and mostly without the GIL.
             size = _simple_jpeg_size(sample.image)
@@ -68,7 +69,7 @@ def encode_image(sample: SourceSample, encoding: Encoding) -> EncodedImage:
                     raise ValueError("the image data is damaged or ends too early")
                 return encoded(MODE_JPEG, *image.size, sample.image)
             image.load()
-            return _encode(image, encoding)
+            return _encode(image, encoding, sample.image)
     except UnidentifiedImageError as error:
         fault = "is not an image" if len(sample.image) else "is empty"
         raise UnreadableImageError(f"{sample.name} {fault}; replace or remove the file") from error
@@ -79,8 +80,9 @@ def encode_image(sample: SourceSample, encoding: Encoding) -> EncodedImage:
 
 
 def encoded(mode: int, width: int, height: int, data: bytes) -> EncodedImage:
-    """Stored bytes with their checksum; ``width`` and ``height`` in pixels."""
-    return EncodedImage(mode, width, height, data, checksum(data))
+    """A source's bytes, stored as they are; ``width`` and ``height`` in pixels."""
+    data_digest = digest(data)
+    return EncodedImage(mode, width, height, data, data_digest, data_digest)
 
 
 def pixel_sums(image: EncodedImage) -> NDArray[np.uint64]:
@@ -132,18 +134,21 @@ def _is_plain_jpeg(image: Image.Image, encoding: Encoding) -> bool:
     )
 
 
-def _encode(image: Image.Image, encoding: Encoding) -> EncodedImage:
+def _encode(image: Image.Image, encoding: Encoding, source: bytes) -> EncodedImage:
     pixels = _to_rgb(image)
     width, height = _target_size(*pixels.size, encoding)
     if max(width, height) > MAX_SIDE:
         raise ValueError(f"{width} x {height} pixels are too many for the format: set --max-side")
     if (width, height) != pixels.size:
         pixels = pixels.resize((width, height), Image.Resampling.LANCZOS, reducing_gap=3.0)
+    source_digest = digest(source)
     if encoding.format == "raw":
-        return encoded(MODE_RAW, width, height, pixels.tobytes())
+        data = pixels.tobytes()
+        return EncodedImage(MODE_RAW, width, height, data, digest(data), source_digest)
     stream = io.BytesIO()
     pixels.save(stream, "JPEG", quality=encoding.quality)
-    return encoded(MODE_JPEG, width, height, stream.getvalue())
+    data = stream.getvalue()
+    return EncodedImage(MODE_JPEG, width, height, data, digest(data), source_digest)
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

@@ -37,7 +37,7 @@ class DatasetFacts(NamedTuple):
 def dataset_facts(location: str, *, checks_samples: bool = True) -> DatasetFacts:
     """Read a dataset's tables, or, in an object store, its manifest.
 
-    ``checks_samples``: also compare some samples of a local file with their checksums.
+    ``checks_samples``: also compare some samples of a local file with their digests.
 
     Raises:
         BetonError: a file that is missing, damaged or not what its manifest describes.

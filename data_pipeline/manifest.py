@@ -7,7 +7,7 @@ from typing import Any
 from data_pipeline.beton import BetonError
 from data_pipeline.files import write_atomically
 
-FORMAT = 3
+FORMAT = 4
 REQUIRED = ("fingerprint", "num_samples", "num_bytes", "classes", "num_per_class")
 
 

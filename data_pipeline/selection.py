@@ -1,6 +1,8 @@
 """Selects samples: of a source for a file, and of a file for training and evaluation.
 
-Both selections are random, by class, and functions of the labels, a seed and counts alone.
+Both selections are random and by class. Whether a sample is before another of its class depends on
+the seed and their keys alone: not on other samples, the order of the source, or the counts. So held
+out parts of the same seed contain each other, and an image that is added moves at most one.
 """
 
 from collections.abc import Sequence
@@ -10,7 +12,10 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from data_pipeline.beton import BetonFile
+
 Indices = NDArray[np.int64]
+Keys = NDArray[np.uint64]
 
 
 @dataclass(frozen=True)
@@ -37,35 +42,53 @@ class HeldOutSplit(NamedTuple):
     held_out: Indices
 
 
-def select(labels: Indices, classes: Sequence[str], selection: Selection) -> Indices:
+def select(labels: Indices, keys: Keys, classes: Sequence[str], selection: Selection) -> Indices:
     """Indices of the chosen samples of a source in the order in which they are written, a shuffle.
 
-    ``labels`` [N] index into ``classes``.
+    The samples of a class are ranked by ``keys`` [N] and the seed. Those held out are the first,
+    and those of ``per_class`` the last: a file of 60 of each class has none of the 20 that another
+    file holds out, if a class has at least 80. ``labels`` [N] index into ``classes``.
 
     Raises:
         ValueError: a class has fewer samples than requested.
     """
+    shuffled = np.random.default_rng(selection.seed).permutation(len(labels))
     if selection.per_class is None and not selection.hold_out:
-        return np.random.default_rng(selection.seed).permutation(len(labels))
+        return shuffled
     num_per_class = np.bincount(labels, minlength=len(classes))
-    shuffled, positions = _shuffled_positions(labels, num_per_class, selection.seed)
-    first, last = _range_per_class(classes, num_per_class, len(labels), selection)
-    return shuffled[(positions >= first) & (positions < last)]
+    _check_num_per_class(classes, num_per_class, selection)
+    ranks = _ranks(labels, keys, num_per_class, selection.seed)
+    if selection.part == "held out":
+        is_chosen = ranks < selection.hold_out
+    elif selection.per_class is None:
+        is_chosen = ranks >= selection.hold_out
+    else:
+        is_chosen = ranks >= num_per_class[labels] - selection.per_class
+    return shuffled[is_chosen[shuffled]]
 
 
-def split_held_out(labels: Indices, num_images: int, seed: int) -> HeldOutSplit:
-    """Hold out ``num_images`` samples, of each class in proportion; a function of its arguments.
+def split_held_out(labels: Indices, keys: Keys, num_images: int, seed: int) -> HeldOutSplit:
+    """Hold out ``num_images`` samples, of each class in proportion: the first by key and seed.
 
-    ``labels`` [N].
+    ``labels`` [N] and ``keys`` [N] (see ``sample_keys``).
 
     Raises:
         ValueError: see ``num_held_out_per_class``.
     """
     _, classes, counts = np.unique(labels, return_inverse=True, return_counts=True)
     quotas = num_held_out_per_class(counts, num_images)
-    shuffled, positions = _shuffled_positions(classes, counts, seed)
-    is_held_out = positions < quotas[classes[shuffled]]
-    return HeldOutSplit(np.sort(shuffled[~is_held_out]), np.sort(shuffled[is_held_out]))
+    is_held_out = _ranks(classes, keys, counts, seed) < quotas[classes]
+    return HeldOutSplit(np.flatnonzero(~is_held_out), np.flatnonzero(is_held_out))
+
+
+def sample_keys(file: BetonFile) -> Keys:
+    """What ``split_held_out`` goes by, [N]: digests of the images in their source.
+
+    A file that FFCV wrote has none; there they are the samples' positions.
+    """
+    if file.digests is None:
+        return np.arange(file.num_samples, dtype=np.uint64)
+    return np.ascontiguousarray(file.digests["source"])
 
 
 def num_held_out_per_class(counts: Indices, num_images: int) -> Indices:
@@ -88,29 +111,36 @@ def num_held_out_per_class(counts: Indices, num_images: int) -> Indices:
     return quotas
 
 
-def _shuffled_positions(
-    labels: Indices, num_per_class: Indices, seed: int
-) -> tuple[Indices, Indices]:
-    """All samples shuffled, [N], and the position of each among those of its class, [N]."""
-    shuffled = np.random.default_rng(seed).permutation(len(labels))
-    # A stable sort by class keeps the shuffled order within each class.
-    by_class = np.argsort(labels[shuffled], kind="stable")
+def _ranks(labels: Indices, keys: Keys, num_per_class: Indices, seed: int) -> Indices:
+    """Rank of each sample among those of its class, [N], in an order that is random by the seed.
+
+    Which of two samples is first depends on their keys and the seed alone; samples with equal keys,
+    such as copies of an image, are next to each other.
+    """
+    by_rank = np.lexsort((_mixed(keys ^ _mixed(np.array([seed % 2**64], np.uint64))), labels))
     starts = np.cumsum(num_per_class) - num_per_class
-    positions = np.empty(len(shuffled), dtype=np.int64)
-    positions[by_class] = np.arange(len(shuffled)) - np.repeat(starts, num_per_class)
-    return shuffled, positions
+    ranks = np.empty(len(labels), dtype=np.int64)
+    ranks[by_rank] = np.arange(len(labels)) - np.repeat(starts, num_per_class)
+    return ranks
 
 
-def _range_per_class(
-    classes: Sequence[str], num_per_class: Indices, num_samples: int, selection: Selection
-) -> tuple[int, int]:
-    """First and last position within each class that is taken, the last excluded."""
-    if selection.part == "held out":
-        first, last, needed = 0, selection.hold_out, selection.hold_out + 1
-    else:
-        first = selection.hold_out
-        last = num_samples if selection.per_class is None else first + selection.per_class
-        needed = first + (selection.per_class or 1)
+def _mixed(values: Keys) -> Keys:
+    """A step of splitmix64, a bijection: Steele et al., OOPSLA 2014."""
+    values = values + np.uint64(0x9E3779B97F4A7C15)
+    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return values ^ (values >> np.uint64(31))
+
+
+def _check_num_per_class(
+    classes: Sequence[str], num_per_class: Indices, selection: Selection
+) -> None:
+    """Check that each class has the held-out samples and those of the remaining part.
+
+    Raises:
+        ValueError: a class has fewer.
+    """
+    needed = selection.hold_out + (selection.per_class or 1)
     short = np.flatnonzero(num_per_class < needed)
     if len(short):
         name, count = classes[short[0]], num_per_class[short[0]]
@@ -119,4 +149,3 @@ def _range_per_class(
             f"class {name} has {count} images, fewer than the "
             f"{wanted if selection.hold_out else needed} requested; request fewer per class"
         )
-    return first, last

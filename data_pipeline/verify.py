@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 
 from data_pipeline.beton import (
     ALLOCATION,
-    CHECKSUM,
-    CHECKSUM_MAGIC,
+    DIGEST,
+    DIGEST_MAGIC,
     FIELD,
     HEADER,
     BetonError,
     BetonFile,
-    checksum,
+    digest,
     open_beton,
 )
 from data_pipeline.manifest import manifest_path, read_manifest
@@ -35,7 +35,7 @@ class Damage(NamedTuple):
 
 
 def check_quickly(path: Path) -> BetonFile:
-    """Compare size and tables with the manifest, and 64 samples with their checksums.
+    """Compare size and tables with the manifest, and 64 samples with their digests.
 
     The samples are spread over the file. Returns the file's tables.
 
@@ -45,7 +45,7 @@ def check_quickly(path: Path) -> BetonFile:
         OSError: a sample cannot be read.
     """
     file = check_tables(path)
-    if file.checksums is not None:
+    if file.digests is not None:
         chosen = np.linspace(0, file.num_samples - 1, NUM_QUICKLY_CHECKED).astype(np.int64)
         _raise_first(path, _compare(file, np.unique(chosen)))
     return file
@@ -84,22 +84,22 @@ def _has_counts(file: BetonFile, num_per_class: list[int]) -> bool:
 
 
 def check_samples(path: Path, num_threads: int) -> None:
-    """Compare every sample with its checksum, and check the bytes between the samples.
+    """Compare every sample with its digest, and check the bytes between the samples.
 
     Raises:
-        BetonError: a file without checksums, or its first fault.
+        BetonError: a file without digests, or its first fault.
         OSError: the file cannot be read.
     """
     file = open_beton(path)
-    if file.checksums is None:
-        raise BetonError(f"{path} has no checksums; convert it with jobs/convert.py")
+    if file.digests is None:
+        raise BetonError(f"{path} has no digests; convert it with jobs/convert.py")
     _raise_first(path, find_damage(file, num_threads, decode=False))
 
 
 def find_damage(file: BetonFile, num_threads: int, *, decode: bool = True) -> Iterator[Damage]:
     """Yield all faults of a file's content, in order; reads the complete file.
 
-    Samples are compared with their checksums, if the file has them, and, with ``decode``, decoded.
+    Samples are compared with their digests, if the file has them, and, with ``decode``, decoded.
     ``num_threads`` threads read and decode.
 
     Raises:
@@ -110,7 +110,7 @@ def find_damage(file: BetonFile, num_threads: int, *, decode: bool = True) -> It
     with ThreadPoolExecutor(num_threads) as pool:
         for found in pool.map(lambda chunk: _examine(file, chunk, decode), chunks):
             yield from found
-    if file.checksums is not None:
+    if file.digests is not None:
         yield from _find_dirty_gaps(file)
 
 
@@ -121,7 +121,7 @@ def _raise_first(path: Path, damages: Iterator[Damage]) -> None:
 
 
 def _examine(file: BetonFile, indices: NDArray[np.int64], decode: bool) -> list[Damage]:
-    damages = list(_compare(file, indices)) if file.checksums is not None else []
+    damages = list(_compare(file, indices)) if file.digests is not None else []
     if decode:
         bad = {damage.sample for damage in damages}
         damages += _decode(file, np.array([i for i in indices if i not in bad], dtype=np.int64))
@@ -129,11 +129,12 @@ def _examine(file: BetonFile, indices: NDArray[np.int64], decode: bool) -> list[
 
 
 def _compare(file: BetonFile, indices: NDArray[np.int64]) -> Iterator[Damage]:
-    assert file.checksums is not None
+    assert file.digests is not None
+    digests = file.digests["stored"]
     with file.path.open("rb") as stream:
         for index, (_, _, _, position, size) in zip(indices, file.storage(indices), strict=True):
             stream.seek(position)
-            if checksum(stream.read(size)) != file.checksums[index]:
+            if digest(stream.read(size)) != digests[index]:
                 yield Damage(int(index), "is not what was converted: its bytes have changed")
 
 
@@ -147,7 +148,7 @@ def _decode(file: BetonFile, indices: NDArray[np.int64]) -> Iterator[Damage]:
         ):
             stream.seek(position)
             try:
-                pixel_sums(EncodedImage(mode, width, height, stream.read(size), 0))
+                pixel_sums(EncodedImage(mode, width, height, stream.read(size), 0, 0))
             except ValueError as error:
                 yield Damage(int(index), f"cannot be decoded: {error}")
 
@@ -156,7 +157,7 @@ def _find_dirty_gaps(file: BetonFile) -> Iterator[Damage]:
     """Nonzero bytes between tables and samples; a file written here has zeros there."""
     storage = file.storage(np.arange(file.num_samples))
     tables_end = HEADER.itemsize + 2 * FIELD.itemsize + file.samples.nbytes
-    tables_end += len(CHECKSUM_MAGIC) + CHECKSUM.itemsize * file.num_samples
+    tables_end += len(DIGEST_MAGIC) + DIGEST.itemsize * file.num_samples
     order = np.argsort(storage[:, 3])
     starts = np.concatenate([[tables_end], (storage[:, 3] + storage[:, 4])[order]])
     with file.path.open("rb") as stream, mmap.mmap(stream.fileno(), 0, prot=mmap.PROT_READ) as data:

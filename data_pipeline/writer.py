@@ -16,8 +16,8 @@ import numpy as np
 
 from data_pipeline.beton import (
     ALLOCATION,
-    CHECKSUM,
-    CHECKSUM_MAGIC,
+    DIGEST,
+    DIGEST_MAGIC,
     FIELD,
     HEADER,
     SAMPLE,
@@ -50,12 +50,12 @@ class BetonWriter:
         """Where the file is written; it is complete there after ``complete``."""
         self._samples = np.zeros(max_samples, SAMPLE)
         self._allocations = np.zeros(max_samples, ALLOCATION)
-        self._checksums = np.zeros(max_samples, CHECKSUM)
+        self._digests = np.zeros(max_samples, DIGEST)
         self._page_size = page_size
         self._count = 0
         tables_end = HEADER.itemsize + 2 * FIELD.itemsize + self._samples.nbytes
-        checksums_end = tables_end + len(CHECKSUM_MAGIC) + self._checksums.nbytes
-        self._position = _align(checksums_end, page_size)
+        digests_end = tables_end + len(DIGEST_MAGIC) + self._digests.nbytes
+        self._position = _align(digests_end, page_size)
         self._end = self._synced = 0
         self._is_complete = False
 
@@ -95,7 +95,7 @@ class BetonWriter:
         self._file.write(image.data)
         record = (image.mode, image.width, image.height, self._position)
         self._samples[self._count] = (record, label)
-        self._checksums[self._count] = image.checksum
+        self._digests[self._count] = (image.stored_digest, image.source_digest)
         self._allocations[self._count] = (self._count, self._position, size)
         self._position += size
         self._end = self._position
@@ -158,7 +158,7 @@ class BetonWriter:
         self._file.seek(0)
         for table in (header, fields, self._samples[: self._count]):
             self._file.write(table.tobytes())
-        self._file.write(CHECKSUM_MAGIC + self._checksums[: self._count].tobytes())
+        self._file.write(DIGEST_MAGIC + self._digests[: self._count].tobytes())
         self._file.seek(end)
         self._file.write(self._allocations[: self._count].tobytes())
 

@@ -9,12 +9,13 @@ import os
 import signal
 import sys
 from pathlib import Path
-from typing import Literal
 
-from data_pipeline.convert import convert
+from data_pipeline.beton import open_beton
+from data_pipeline.convert import Part, convert_parts, refuse_existing
 from data_pipeline.encode import Encoding, UnreadableImageError
+from data_pipeline.overlap import num_shared
 from data_pipeline.selection import Selection
-from data_pipeline.sources import Source, SourceError, open_source
+from data_pipeline.sources import SourceError, open_source
 from data_pipeline.sources.shards import is_pattern
 from service.spec.errors import EXIT_BAD_INPUT, EXIT_DONE, EXIT_FAILED
 from service.spec.paths import absolute_path, output_problem, path_remedy
@@ -28,10 +29,9 @@ def main(arguments: list[str]) -> int:
     _check_paths(parser, options)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
-        source = open_source(options.source, labels=options.labels, split=options.split)
-        _convert(source, options.out, options, "remaining")
-        if options.hold_out:
-            _convert(source, options.hold_out_path, options, "held out")
+        if not options.overwrite:
+            refuse_existing(path for path in (options.out, options.hold_out_path) if path)
+        _convert(options)
     except (SourceError, UnreadableImageError, ValueError) as error:
         print(f"convert: {error}", file=sys.stderr)
         return EXIT_BAD_INPUT
@@ -64,19 +64,44 @@ def _check_paths(parser: argparse.ArgumentParser, options: argparse.Namespace) -
         parser.error(f"source: {absolute_path(options.source)} does not exist; {remedy}")
 
 
-def _convert(
-    source: Source, path: Path, options: argparse.Namespace, part: Literal["remaining", "held out"]
-) -> None:
+def _convert(options: argparse.Namespace) -> None:
+    source = open_source(options.source, labels=options.labels, split=options.split)
+    seed, hold_out = options.seed, options.hold_out
+    parts = [Part(options.out, Selection(options.per_class, seed, hold_out))]
+    if hold_out:
+        selection = Selection(None, seed, hold_out, part="held out")
+        parts.append(Part(options.hold_out_path, selection))
     encoding = Encoding(options.format, options.quality, options.max_side, options.short_side)
-    per_class = options.per_class if part == "remaining" else None
-    selection = Selection(per_class, options.seed, options.hold_out, part)
-    manifest = convert(source, path, encoding, selection, options.workers, options.max_undecodable)
-    for fault in manifest["left_out"]:
-        print(f"left out: {fault}")
-    print(
-        f"{path}: {manifest['num_samples']:,} images of {len(manifest['classes'])} classes, "
-        f"{manifest['num_bytes'] / 1e6:,.1f} MB, fingerprint {manifest['fingerprint']}"
+    manifests = convert_parts(
+        source,
+        parts,
+        encoding,
+        options.workers,
+        options.max_undecodable,
+        overwrite=options.overwrite,
     )
+    for part, manifest in zip(parts, manifests, strict=True):
+        for fault in manifest["left_out"]:
+            print(f"left out: {fault}")
+        print(
+            f"{part.path}: {manifest['num_samples']:,} images of {len(manifest['classes'])} "
+            f"classes, {manifest['num_bytes'] / 1e6:,.1f} MB, fingerprint {manifest['fingerprint']}"
+        )
+    if hold_out:
+        _warn_of_copies(options.out, options.hold_out_path)
+
+
+def _warn_of_copies(out: Path, hold_out_path: Path) -> None:
+    """Print how many held-out images the other file has too: the source has copies of them."""
+    file, held_out = open_beton(out), open_beton(hold_out_path)
+    assert file.digests is not None
+    assert held_out.digests is not None
+    count = num_shared(held_out.digests, file.digests)
+    if count:
+        print(
+            f"warning: {count:,} of {held_out.num_samples:,} images of {hold_out_path} are also in "
+            f"{out}: the source has copies of them"
+        )
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -102,6 +127,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     _add_storage_options(parser)
     _add_selection_options(parser)
+    parser.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="replace OUT and the file of --hold-out-path if they exist (default: refuse)",
+    )
     parser.add_argument(
         "--max-undecodable",
         type=_not_negative,

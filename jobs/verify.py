@@ -1,7 +1,7 @@
 """Find damaged bytes and undecodable images of a dataset: python jobs/verify.py FILE.beton.
 
 The complete file is read: its tables and size are compared with the manifest, its images with their
-checksums, and the images are decoded. Exit status: 0 the file is intact, 1 it is damaged or not a
+digests, and the images are decoded. Exit status: 0 the file is intact, 1 it is damaged or not a
 .beton, 2 the file does not exist.
 """
 
@@ -47,8 +47,8 @@ def main(arguments: list[str]) -> int:
         except BetonError as error:
             num_faults += 1
             print(error)
-    if file.checksums is None:
-        print(f"{options.file} has no checksums: its images are only decoded")
+    if file.digests is None:
+        print(f"{options.file} has no digests: its images are only decoded")
     for damage in find_damage(file, options.threads):
         num_faults += 1
         print(_describe(file, damage, manifest["classes"] if manifest else None), flush=True)

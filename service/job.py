@@ -41,6 +41,7 @@ from service.run.student_card import write_classes
 from service.spec.errors import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED
 from service.spec.job import JobSpec
 from service.spec.loading import LoadedJob
+from service.spec.overlap import overlap_warnings
 from service.tracking.destination import publication_key
 from service.tracking.job_check import check_tracking
 from service.tracking.mlflow_run import RUN_STATUSES, TRACKING_ERRORS, MlflowRun, tracking_uri
@@ -91,6 +92,8 @@ def _train_and_publish(job: LoadedJob) -> int:
     check_inputs(spec, built.digests)
     connect()
     check_cluster(spec.resources)
+    for warning in overlap_warnings(spec.dataset):
+        print(f"warning: {warning}", flush=True)
     tags = provenance_tags(job, built.digests)
     forget_rejected(spec)
     write_spec(spec)

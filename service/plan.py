@@ -13,6 +13,7 @@ from data_pipeline.order import num_steps_per_epoch
 from service.models.build import build_on_meta_device, check_image_sizes, num_parameters
 from service.spec.job import JobSpec
 from service.spec.loading import LoadedJob
+from service.spec.overlap import overlap_warnings
 from service.training.optimizers import learning_rate
 
 FLOAT_BYTES = 4
@@ -187,7 +188,10 @@ def _warnings(
     for split, facts in (("train", train), ("val", val)):
         if facts.classes is None:
             yield f"dataset.{split} has no manifest: damage would not be noticed at the start"
-    if train.fingerprint == val.fingerprint:
+    overlaps = list(overlap_warnings(spec.dataset))
+    yield from overlaps
+    # Files without digests, or in an object store, are compared as a whole.
+    if train.fingerprint == val.fingerprint and not overlaps:
         yield "dataset.val is the same as dataset.train: its accuracy will say nothing"
     if train.classes is not None and len(train.classes) != spec.dataset.num_classes:
         yield (

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_pipeline.sources.array_pickle import load_arrays
-from data_pipeline.sources.source import SourceError, SourceSample
+from data_pipeline.sources.source import SourceError, SourceSample, pixel_keys
 
 SIDE = 32
 
@@ -100,6 +100,11 @@ class CifarImages:
         ]
         images, labels = (np.concatenate(parts) for parts in zip(*batches, strict=True))
         return CifarImages(classes, labels, path, images)
+
+    @property
+    def keys(self) -> NDArray[np.uint64]:
+        """Digests of the pixels, [N]."""
+        return pixel_keys(self.images)
 
     def read(self, index: int) -> SourceSample:
         """The image's pixels, [32, 32, 3]."""

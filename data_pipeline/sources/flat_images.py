@@ -6,7 +6,7 @@ from pathlib import Path
 from data_pipeline.sources.devkit import is_devkit, read_devkit
 from data_pipeline.sources.folders import ImageFolder
 from data_pipeline.sources.image_labels import ImageLabels, read_label_file
-from data_pipeline.sources.source import Names, SourceError
+from data_pipeline.sources.source import Names, SourceError, name_keys
 from data_pipeline.sources.tar_images import (
     TarFiles,
     TarImages,
@@ -27,7 +27,7 @@ def open_flat_tar(path: Path, members: Sequence[Member], labels_path: Path | Non
     classes, labels = _read_labels(path, [image.parts[-1] for image in images], labels_path)
     index = TarIndex(TarFiles([path]))
     for image, label in zip(images, labels.tolist(), strict=True):
-        index.add(0, image, label)
+        index.add(0, image, label, f"{classes[label]}/{image.parts[-1]}")
     return index.source(classes)
 
 
@@ -38,7 +38,9 @@ def open_flat_folder(root: Path, names: Sequence[str], labels_path: Path | None)
         SourceError: labels that are missing, damaged or of other images.
     """
     classes, labels = _read_labels(root, names, labels_path)
-    return ImageFolder(classes, labels, root, Names.of(names))
+    pairs = zip(labels.tolist(), names, strict=True)
+    keys = name_keys(f"{classes[label]}/{name}" for label, name in pairs)
+    return ImageFolder(classes, labels, keys, root, Names.of(names))
 
 
 def _read_labels(path: Path, names: Sequence[str], labels_path: Path | None) -> ImageLabels:

@@ -8,7 +8,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from data_pipeline.sources.source import IMAGE_SUFFIXES, Names, SourceError, SourceSample, is_image
+from data_pipeline.sources.source import (
+    IMAGE_SUFFIXES,
+    Names,
+    SourceError,
+    SourceSample,
+    is_image,
+    name_keys,
+)
 
 SPLIT_NAMES = {"train", "val", "valid", "validation", "test"}
 
@@ -19,6 +26,7 @@ class ImageFolder:
 
     classes: Sequence[str]
     labels: NDArray[np.int64]
+    keys: NDArray[np.uint64]
     root: Path
     names: Names
 
@@ -57,7 +65,8 @@ class ImageFolder:
             names += [f"{folder.name}/{image}" for image in images]
             counts.append(len(images))
         labels = np.repeat(np.arange(len(folders), dtype=np.int64), counts)
-        return ImageFolder([folder.name for folder in folders], labels, root, Names.of(names))
+        classes = [folder.name for folder in folders]
+        return ImageFolder(classes, labels, name_keys(names), root, Names.of(names))
 
     def read(self, index: int) -> SourceSample:
         """The file's bytes, unchanged."""

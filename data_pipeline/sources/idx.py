@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from data_pipeline.sources.source import SourceError, SourceSample, numbered_classes
+from data_pipeline.sources.source import SourceError, SourceSample, numbered_classes, pixel_keys
 
 PREFIXES = {"train": "train", "test": "t10k"}
 
@@ -40,6 +40,11 @@ class IdxImages:
         if not images.size:
             raise SourceError(f"{images_path} has no images; give a file with images")
         return IdxImages(numbered_classes(labels), labels, images_path, images)
+
+    @property
+    def keys(self) -> NDArray[np.uint64]:
+        """Digests of the pixels, [N]."""
+        return pixel_keys(self.images)
 
     def read(self, index: int) -> SourceSample:
         """The image with its gray value in all three channels, [H, W, 3]."""

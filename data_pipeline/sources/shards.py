@@ -69,7 +69,8 @@ def open_shards(path: Path, shards: Sequence[Path]) -> TarImages:
         for key, image in images.items():
             member = classes[key]
             text = tars.read(number, member.offset, min(member.size, 64))
-            index.add(number, image, _class(text, shard, key))
+            label = _class(text, shard, key)
+            index.add(number, image, label, f"{label}/{image.name}")
     source = index.source([])
     if not len(source.labels):
         raise SourceError(f"{path} has no images with classes; give shards of KEY.jpg and KEY.cls")

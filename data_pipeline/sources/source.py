@@ -8,6 +8,8 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from data_pipeline.beton import digest
+
 IMAGE_SUFFIXES = (
     *(".jpeg", ".jpg", ".jfif", ".png", ".bmp", ".webp"),
     *(".gif", ".tif", ".tiff", ".ppm", ".pgm", ".avif"),
@@ -33,6 +35,13 @@ class Source(Protocol):
     @property
     def labels(self) -> NDArray[np.int64]:
         """Class of each image, [N]."""
+
+    @property
+    def keys(self) -> NDArray[np.uint64]:
+        """What the choice of samples goes by, [N]; see ``name_key`` and ``pixel_keys``.
+
+        An image has the same key whatever other images there are, and in whichever order.
+        """
 
     def read(self, index: int) -> SourceSample:
         """The image at ``index``.
@@ -71,6 +80,24 @@ class Names:
         end = int(self.ends[index])
         start = int(self.ends[index - 1]) if index else 0
         return self.text[start:end].decode("utf-8", "surrogateescape")
+
+
+def name_key(name: str) -> int:
+    """Key of an image with a name, <class>/<path below the class's folder>.
+
+    An image in a folder has the same key as in a tar.
+    """
+    return digest(name.encode("utf-8", "surrogateescape"))
+
+
+def name_keys(names: Iterable[str]) -> NDArray[np.uint64]:
+    """Keys of images with names, [N]; see ``name_key``."""
+    return np.fromiter(map(name_key, names), np.uint64)
+
+
+def pixel_keys(images: Iterable[NDArray[np.uint8]]) -> NDArray[np.uint64]:
+    """Keys of images without names, [N]: those of their pixels."""
+    return np.fromiter((digest(image.tobytes()) for image in images), np.uint64)
 
 
 def is_image(name: str) -> bool:

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from data_pipeline.sources.source import Names, SourceError, SourceSample, is_image
+from data_pipeline.sources.source import Names, SourceError, SourceSample, is_image, name_key
 from data_pipeline.sources.tar_members import Member
 
 # Far below the usual limit of 1,024 files for each process.
@@ -82,6 +82,7 @@ class TarImages:
 
     classes: Sequence[str]
     labels: NDArray[np.int64]
+    keys: NDArray[np.uint64]
     tars: TarFiles
     tar_numbers: NDArray[np.int64]
     offsets: NDArray[np.int64]
@@ -107,19 +108,20 @@ class TarIndex:
         # Tar, offset, size and label of one image after the other.
         self._numbers = array("q")
         self._names: list[str] = []
+        self._keys = array("Q")
 
-    def add(self, tar_number: int, member: Member, label: int) -> None:
-        """Add an image."""
+    def add(self, tar_number: int, member: Member, label: int, name_in_class: str) -> None:
+        """Add an image; ``name_in_class`` is what ``name_key`` takes."""
         self._numbers.extend((tar_number, member.offset, member.size, label))
         self._names.append(member.name)
+        self._keys.append(name_key(name_in_class))
 
     def source(self, classes: Sequence[str]) -> TarImages:
         """All images so far."""
         numbers = np.array(self._numbers, np.int64).reshape(-1, 4)
         tar_numbers, offsets, sizes, labels = np.ascontiguousarray(numbers.T)
-        return TarImages(
-            classes, labels, self._tars, tar_numbers, offsets, sizes, Names.of(self._names)
-        )
+        keys, names = np.array(self._keys, np.uint64), Names.of(self._names)
+        return TarImages(classes, labels, keys, self._tars, tar_numbers, offsets, sizes, names)
 
 
 def in_order(path: Path, members: Iterable[Member]) -> list[Member]:

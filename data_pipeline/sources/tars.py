@@ -59,7 +59,7 @@ def _add_class(
     if not images:
         raise SourceError(f"{where} has no images; remove it or fill it")
     for image in images:
-        index.add(tar_number, image, label)
+        index.add(tar_number, image, label, f"{where.stem}/{image.name}")
 
 
 def open_tar_of_folders(path: Path, members: Sequence[Member]) -> TarImages:
@@ -86,7 +86,7 @@ def open_tar_of_folders(path: Path, members: Sequence[Member]) -> TarImages:
     index = TarIndex(TarFiles([path]))
     for label, name in enumerate(sorted(by_class)):
         for image in by_class[name]:
-            index.add(0, image, label)
+            index.add(0, image, label, "/".join(image.parts[depth:]))
     return index.source(sorted(by_class))
 
 

@@ -1,5 +1,6 @@
 """The plan of a sweep: what it would try, and how many epochs that takes."""
 
+from service.spec.overlap import overlap_warnings
 from service.sweep.space import Dimension, SearchSpace
 from service.sweep.spec import MAX_STANDARD_ERROR, SweepSpec
 from service.sweep.study import rungs
@@ -31,6 +32,8 @@ def format_plan(sweep: SweepSpec) -> str:
             f"warning: the grid has {len(space.grid())} points, of which budget.trials allows the "
             f"first {budget.trials}"
         )
+    dataset = base.dataset.model_copy(update={"held_out": sweep.held_out})
+    lines += [f"warning: {warning}" for warning in overlap_warnings(dataset)]
     return "\n".join(lines)
 
 

@@ -20,7 +20,7 @@ from data_pipeline.order import (
     rank_slice,
     train_batches,
 )
-from data_pipeline.selection import Indices, split_held_out
+from data_pipeline.selection import Indices, sample_keys, split_held_out
 from service.run.control import abort_run
 from service.spec.job import JobSpec
 from service.training.distributed import World, gather_from_all
@@ -164,8 +164,8 @@ def _samples(spec: JobSpec, files: list[BetonFile]) -> tuple[Indices, Indices]:
     """Which samples of the two files are trained on, and which are evaluated."""
     held_out = spec.dataset.held_out
     if held_out is not None:
-        labels = files[0].samples["label"].astype(np.int64)
-        return split_held_out(labels, held_out.num_images, held_out.seed)
+        keys = sample_keys(files[0])
+        return split_held_out(files[0].labels, keys, held_out.num_images, held_out.seed)
     train, val = (np.arange(file.num_samples, dtype=np.int64) for file in files)
     return train, val
 

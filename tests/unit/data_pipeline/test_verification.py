@@ -115,8 +115,8 @@ def test_file_that_grew_is_refused(path):
     ("text", "expected"),
     [
         ("{", "is not a manifest"),
-        ("[]", "is not a manifest of format 3"),
-        ('{"format": 1}', "is not a manifest of format 3"),
+        ("[]", "is not a manifest of format 4"),
+        ('{"format": 1}', "is not a manifest of format 4"),
     ],
 )
 def test_files_that_are_not_manifests(path, text, expected):
@@ -149,10 +149,10 @@ def test_file_of_ffcvs_writer_has_no_checksums_and_is_decoded(tmp_path):
     DatasetWriter(str(path), fields, num_workers=1).from_indexed_dataset(Images())
     file = open_beton(path)
     assert sorted(file.labels) == [0, 1, 2, 3, 4]
-    assert file.checksums is None
+    assert file.digests is None
     done = run_verify(path)
     assert done.returncode == 0
-    assert "no checksums" in done.stdout
+    assert "no digests" in done.stdout
     with path.open("r+b") as stream:
         stream.seek(int(file.samples["image"]["data_ptr"][2]))
         stream.write(bytes(int(file.data_sizes[2])))
