@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -137,7 +138,8 @@ def dashboard(folder, environment, dataset):
         (folder / "ray").symlink_to(session)
         yield url
     finally:
-        head.terminate()
+        # Ray waits for half a minute for its own processes to end.
+        os.killpg(head.pid, signal.SIGKILL)
         head.wait()
         shutil.rmtree(session, ignore_errors=True)
 
