@@ -76,7 +76,7 @@ def _train_and_publish(job: LoadedJob) -> int:
     built = build_job(spec)
     connect()
     check_cluster(spec.resources)
-    for warning in overlap_warnings(spec.dataset):
+    for warning in overlap_warnings(spec.dataset, spec.dataset.held_out):
         print(f"warning: {warning}", flush=True)
     tags = provenance_tags(job, built.teacher_sha256)
     write_spec(spec)

@@ -16,6 +16,7 @@ from service.run.folder import claim_run_folder, differences, write_spec, write_
 from service.run.status import State, StatusFile
 from service.spec.errors import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, BadInputError
 from service.spec.job import JobSpec
+from service.spec.overlap import overlap_warnings
 from service.sweep.comparison import COMPARISON_NAME, Comparison
 from service.sweep.confirm import compare, confirm_specs
 from service.sweep.loading import LoadedSweep
@@ -57,6 +58,8 @@ def run_sweep(loaded: LoadedSweep, num_seeds: int = 0) -> int:
         built = build_job(spec)
         tags = provenance_tags(loaded.base._replace(spec=spec), built.teacher_sha256)
         tags |= {"sweep": sweep.name}
+        for warning in overlap_warnings(spec.dataset, sweep.held_out):
+            print(f"warning: {warning}", flush=True)
         write_spec(spec)
         write_atomically(sweep.sweep_path / SWEEP_NAME, sweep.model_dump_json(indent=1) + "\n")
         write_tags(sweep.sweep_path, tags)

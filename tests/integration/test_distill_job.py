@@ -128,16 +128,20 @@ def test_finished_job_can_be_resubmitted_but_not_changed(finished, tmp_path, cap
     assert "seed: differs from the run 'run'" in capsys.readouterr().err
 
 
-def test_weak_teacher_aborts_the_job_with_advice(cluster, finished, write_spec, teacher):
+def test_weak_teacher_aborts_the_job_with_advice(
+    cluster, data_folder, finished, write_spec, teacher
+):
     """The student starts from a registered model, which the driver fetches for the workers."""
     path = write_spec(
         name="weak",
+        dataset={"val": str(data_folder / "train.beton")},
         student={"model": "cifar:tiny_cnn", "weights": {"source": "models:/stripes@champion"}},
         teacher={**teacher, "min_top1": 0.99},
         tracking={"uri": finished.mlflow_uri},
     )
     done = distill(path, cluster)
     assert done.returncode == 2, done.stdout + done.stderr
+    assert "warning: 256 of 256 images of dataset.val are also in dataset.train" in done.stdout
     assert "teacher.min_top1: the teacher's top-1 is" in done.stdout + done.stderr
     fetched = load_file(load_spec(path).run_path / "student_weights.safetensors")
     assert torch.equal(fetched["fc.weight"], student_of(finished).fc.weight)
