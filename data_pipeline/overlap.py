@@ -11,7 +11,7 @@ def num_shared(digests: NDArray[np.void], others: NDArray[np.void]) -> int:
     whatever its name, label and position. So it is found where it was stored in another size or
     format, but not where its source was saved again by another program.
     """
-    known = np.unique(np.concatenate([others["stored"], others["source"]]))
+    known = np.sort(np.concatenate([others["stored"], others["source"]]))
     is_shared = np.zeros(len(digests), dtype=bool)
     for name in ("stored", "source"):
         is_shared |= _are_in(digests[name], known)

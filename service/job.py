@@ -92,7 +92,7 @@ def _train_and_publish(job: LoadedJob) -> int:
     check_inputs(spec, built.digests)
     connect()
     check_cluster(spec.resources)
-    for warning in overlap_warnings(spec.dataset):
+    for warning in overlap_warnings(spec.dataset, spec.dataset.held_out):
         print(f"warning: {warning}", flush=True)
     tags = provenance_tags(job, built.digests)
     forget_rejected(spec)

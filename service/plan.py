@@ -188,7 +188,7 @@ def _warnings(
     for split, facts in (("train", train), ("val", val)):
         if facts.classes is None:
             yield f"dataset.{split} has no manifest: damage would not be noticed at the start"
-    overlaps = list(overlap_warnings(spec.dataset))
+    overlaps = list(overlap_warnings(spec.dataset, spec.dataset.held_out))
     yield from overlaps
     # Files without digests, or in an object store, are compared as a whole.
     if train.fingerprint == val.fingerprint and not overlaps:

@@ -10,8 +10,8 @@ from data_pipeline.selection import sample_keys, split_held_out
 from service.spec.data_sections import Dataset, HeldOut
 
 
-def overlap_warnings(dataset: Dataset) -> Iterator[str]:
-    """Images of val, and of the held-out part, that are also trained on, by their number.
+def overlap_warnings(dataset: Dataset, held_out: HeldOut | None) -> Iterator[str]:
+    """How many images of val, and of the held-out part of train, are also trained on.
 
     Nothing is said about a file in an object store, which is not read here, and about one that FFCV
     wrote, which has no digests.
@@ -27,8 +27,8 @@ def overlap_warnings(dataset: Dataset) -> Iterator[str]:
                 f"{count:,} of {val.num_samples:,} images of dataset.val are also in "
                 "dataset.train: its accuracy will be too high"
             )
-    if dataset.held_out is not None:
-        yield from _held_out_warnings(train, dataset.held_out)
+    if held_out is not None:
+        yield from _held_out_warnings(train, held_out)
 
 
 def _held_out_warnings(train: BetonFile, held_out: HeldOut) -> Iterator[str]:

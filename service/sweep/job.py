@@ -20,6 +20,7 @@ from service.run.status import State, StatusFile
 from service.run.student_card import read_classes, write_classes
 from service.spec.errors import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED
 from service.spec.job import JobSpec
+from service.spec.overlap import overlap_warnings
 from service.sweep.comparison import COMPARISON_NAME, Comparison
 from service.sweep.confirm import compare, confirm_specs
 from service.sweep.loading import LoadedSweep
@@ -65,6 +66,8 @@ def run_sweep(loaded: LoadedSweep, num_seeds: int = 0) -> int:
         check_inputs(spec, built.digests)
         tags = provenance_tags(loaded.base._replace(spec=spec), built.digests)
         tags |= {"sweep": sweep.name}
+        for warning in overlap_warnings(spec.dataset, sweep.held_out):
+            print(f"warning: {warning}", flush=True)
         _forget_rejected(sweep)
         write_spec(spec)
         write_atomically(sweep.sweep_path / SWEEP_NAME, sweep.model_dump_json(indent=1) + "\n")

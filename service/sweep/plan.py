@@ -32,8 +32,8 @@ def format_plan(sweep: SweepSpec) -> str:
             f"warning: the grid has {len(space.grid())} points, of which budget.trials allows the "
             f"first {budget.trials}"
         )
-    dataset = base.dataset.model_copy(update={"held_out": sweep.held_out})
-    lines += [f"warning: {warning}" for warning in overlap_warnings(dataset)]
+    overlaps = overlap_warnings(base.dataset, sweep.held_out)
+    lines += [f"warning: {warning}" for warning in overlaps]
     return "\n".join(lines)
 
 

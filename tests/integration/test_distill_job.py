@@ -181,16 +181,20 @@ def test_stopped_job_of_three_workers_resumes_bit_for_bit(cluster, make_content,
     assert_same_result(spec, parse_spec(reference))
 
 
-def test_weak_teacher_aborts_the_job_with_advice(cluster, finished, write_spec, teacher):
+def test_weak_teacher_aborts_the_job_with_advice(
+    cluster, data_folder, finished, write_spec, teacher
+):
     """The student starts from a registered model, which the driver fetches for the workers."""
     path = write_spec(
         name="weak",
+        dataset={"val": str(data_folder / "train.beton")},
         student={"model": "cifar:tiny_cnn", "weights": {"source": "models:/stripes@champion"}},
         teacher={**teacher, "min_top1": 0.99},
         tracking={"uri": finished.mlflow_uri},
     )
     done = distill(path, cluster)
     assert done.returncode == 2, done.stdout + done.stderr
+    assert "warning: 256 of 256 images of dataset.val are also in dataset.train" in done.stdout
     assert (done.stdout + done.stderr).count("teacher.min_top1: the teacher's top-1 is") == 1
     (stored,) = (load_spec(path).checkpoints.storage_path / ".weights").iterdir()
     assert torch.equal(load_file(stored)["fc.weight"], student_of(finished).fc.weight)

@@ -13,7 +13,7 @@ from support.training_runs import CPU, final, run_alone
 from data_pipeline.beton import open_beton
 from data_pipeline.loader import UndecodableSampleError
 from data_pipeline.manifest import manifest_path
-from data_pipeline.selection import split_held_out
+from data_pipeline.selection import sample_keys, split_held_out
 from service.run.journal import JOURNAL_NAME, read_events
 from service.spec.loading import parse_spec
 from service.training.checkpoint import newest_checkpoint
@@ -164,7 +164,8 @@ def test_held_out_images_do_not_replace_undecodable_ones(make_content, tmp_path)
         training={"global_batch_size": 4, "micro_batch_size": 4},
     )
     spec = parse_spec({**content, "resources": {"num_workers": 1, "cpus_per_worker": 1}})
-    held_out = split_held_out(open_beton(train_path).labels, 120, 0).held_out
+    file = open_beton(train_path)
+    held_out = split_held_out(file.labels, sample_keys(file), 120, 0).held_out
     damaged = next(index for index in range(128) if index not in held_out)
     damage_sample(train_path, damaged)
     data = WorkerData(spec, World(0, 1, CPU, 1), print)

@@ -81,7 +81,7 @@ def test_damaged_sample_is_named_with_its_class(path):
     assert f"sample 7 (class class{file.labels[7]})" in done.stdout
 
 
-def test_undecodable_sample_is_named_though_its_checksum_is_right(tmp_path):
+def test_undecodable_sample_is_named_though_its_digest_is_right(tmp_path):
     with BetonWriter(tmp_path / "out.beton", 2) as writer:
         writer.append(encoded(1, 2, 2, bytes(12)), 0)
         writer.append(encoded(0, 20, 20, b"not a JPEG"), 1)
@@ -133,7 +133,7 @@ def test_another_files_manifest_is_refused(path):
         check_quickly(path)
 
 
-def test_file_of_ffcvs_writer_has_no_checksums_and_is_decoded(tmp_path):
+def test_file_of_ffcvs_writer_has_no_digests_and_is_decoded(tmp_path):
     from ffcv.fields import IntField, RGBImageField
     from ffcv.writer import DatasetWriter
 
