@@ -5,6 +5,8 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import Literal
 
 from service.run.report import duration
 from service.run.status import State
@@ -22,6 +24,9 @@ from service.sweep.study import Search
 NUM_BEST = 5
 STATUS_INTERVAL_S = 5.0
 
+# Into a file or a pipe, print() alone would keep lines back until its buffer is full.
+print_now = partial(print, flush=True)
+
 
 @dataclass
 class SweepStatus:
@@ -29,12 +34,15 @@ class SweepStatus:
 
     ``num_trials``: trials in the budget. ``num_ended``: trials that are finished, stopped by the
     scheduler or failed. ``best_score``: the metric of the best finished trial. ``seconds``: wall
-    time of the search, over all submissions. ``updated_time``: Unix time in seconds.
+    time of the search, over all submissions. ``num_confirm_runs``, ``num_confirmed``,
+    ``num_confirm_failed``: confirming runs in all, finished and failed ones; None while there are
+    none. ``confirm_seconds``: wall time of the confirming runs in this submission. ``eta_s``:
+    seconds left of the search, or of the confirming runs. ``updated_time``: Unix time in seconds.
     """
 
     name: str
     metric: str
-    state: State = "running"
+    state: State | Literal["confirming"] = "running"
     num_trials: int = 0
     num_ended: int = 0
     num_running: int = 0
@@ -42,11 +50,15 @@ class SweepStatus:
     best_trial: int | None = None
     best_score: float | None = None
     seconds: float = 0.0
+    num_confirm_runs: int | None = None
+    num_confirmed: int | None = None
+    num_confirm_failed: int | None = None
+    confirm_seconds: float | None = None
     eta_s: float | None = None
     updated_time: float = 0.0
 
     def update(self, sweep: SweepSpec, search: Search) -> None:
-        """Copy the state of the search."""
+        """Copy the progress of the search."""
         records = search.records()
         best = best_of(sweep, records)
         self.num_trials, self.num_ended = search.num_trials, num_ended(records)
@@ -66,7 +78,7 @@ class ProgressReporter:
         sweep: SweepSpec,
         search: Search,
         status: SweepStatus,
-        show: Callable[[str], None] = print,
+        show: Callable[[str], None] = print_now,
     ):
         self._sweep, self._search, self._status, self._show = sweep, search, status, show
         self._shown_s, self._updated_s = time.monotonic(), -math.inf
