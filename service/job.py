@@ -125,6 +125,7 @@ def _prepare(job: LoadedJob, signals: StopSignals) -> tuple[dict[str, str], JobS
     check_inputs(spec, built.digests)
     signals.check()
     connect()
+    signals.install()
     check_cluster(spec.resources)
     tags = provenance_tags(job, built.digests)
     signals.check()

@@ -29,12 +29,18 @@ class StopSignals:
     @contextlib.contextmanager
     def handled(self) -> Iterator[None]:
         """Handle the signals; the handlers before are restored when the context ends."""
-        before = {number: signal.signal(number, self._handle) for number in SIGNALS}
+        before = {number: signal.getsignal(number) for number in SIGNALS}
+        self.install()
         try:
             yield
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
+
+    def install(self) -> None:
+        """Install the handlers, again after ``ray.init()``, whose native code has its own."""
+        for number in SIGNALS:
+            signal.signal(number, self._handle)
 
     def check(self) -> None:
         """End the job if it must stop.

@@ -212,6 +212,7 @@ class SweepRun:
     def _run_trials(self, trials: SearchTrials | FixedTrials) -> None:
         if self._concurrency == 0:
             connect()
+            self._signals.install()
             resources = self._sweep.resources or self._sweep.base.resources
             self._concurrency = plan_concurrency(resources, self._sweep.concurrency)
             print_now(f"{self._concurrency} trials at a time")

@@ -24,6 +24,8 @@ from service.sweep.study import Search
 NUM_BEST = 5
 STATUS_INTERVAL_S = 5.0
 
+CANNOT_TELL = "only this trial finished: the search cannot tell which settings are better"
+
 # Into a file or a pipe, print() alone would keep lines back until its buffer is full.
 print_now = partial(print, flush=True)
 
@@ -170,6 +172,11 @@ def point_text(record: TrialRecord) -> str:
     return ", ".join(values)
 
 
+def cannot_tell(records: Sequence[TrialRecord]) -> bool:
+    """Whether only one of several trials finished, so that no two can be compared."""
+    return len(records) > 1 and sum(record.state == "finished" for record in records) == 1
+
+
 def summary(sweep: SweepSpec, records: Sequence[TrialRecord]) -> str:
     """The last lines of a search's log: the number of trials and the best settings."""
     best = best_of(sweep, records)
@@ -179,7 +186,7 @@ def summary(sweep: SweepSpec, records: Sequence[TrialRecord]) -> str:
         f"{counts_text(records)}",
         f"the best is trial {best.number}, {sweep.metric_name} {score_text(sweep, best.score)}:",
     ]
-    if len(records) > 1 and sum(record.state == "finished" for record in records) == 1:
-        lines.append("only this trial finished: the search cannot tell which settings are better")
+    if cannot_tell(records):
+        lines.append(CANNOT_TELL)
     lines += [f"  {path} = {json.dumps(value)}" for path, value in best.params.items()]
     return "\n".join(lines)
