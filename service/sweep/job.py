@@ -210,7 +210,7 @@ class SweepRun:
         return not comparison.left_out
 
     def _run_trials(self, trials: SearchTrials | FixedTrials) -> None:
-        if self._concurrency == 0:
+        if self._concurrency == 0 and not self._signals.is_set:
             connect()
             self._signals.install()
             resources = self._sweep.resources or self._sweep.base.resources
