@@ -3,8 +3,8 @@
 import json
 
 import pytest
+from support.confirm_runs import NoTrackers, write_journal, write_result
 
-from service.run.journal import JOURNAL_NAME, Journal
 from service.run.status import StatusFile
 from service.sweep.comparison import read_comparison
 from service.sweep.confirm import compare, confirm_specs
@@ -12,16 +12,6 @@ from service.sweep.confirm_progress import ConfirmProgress
 from service.sweep.loading import parse_sweep
 from service.sweep.progress import SweepStatus
 from service.trials.source import FixedTrials
-
-
-class NoTrackers:
-    """Takes the place of the trackers, which need an MLflow store."""
-
-    def start(self, spec, tags):
-        """A run starts."""
-
-    def end(self, spec, state):
-        """A run has ended."""
 
 
 class Clock:
@@ -55,21 +45,6 @@ def clock(monkeypatch):
 @pytest.fixture
 def status(sweep):
     return SweepStatus(sweep.name, sweep.metric_name, eta_s=5.0)
-
-
-def write_journal(spec, *events):
-    spec.run_path.mkdir(parents=True, exist_ok=True)
-    journal = Journal(spec.run_path / JOURNAL_NAME, limit_bytes=10**6)
-    for event in events:
-        journal.append(*event)
-
-
-def write_result(spec, top1):
-    write_journal(spec, ("evaluation", 36, 9, {"val/top1": top1}))
-    progress = {"step": 36, "epoch": 9, "last_top1": top1}
-    content = {"progress": progress, "evaluated": "val", "training_s": 1, "waiting_s": 0}
-    (spec.run_path / "result.json").write_text(json.dumps({**content, "time_ms": 0}))
-    (spec.run_path / "spec.json").write_text(spec.model_dump_json())
 
 
 def test_table_and_status_follow_the_journals_of_the_runs(sweep, specs, status, clock):
