@@ -89,7 +89,7 @@ def _train_and_publish(job: LoadedJob, signals: StopSignals) -> int:
         tags, trained_spec = _prepare(job, signals)
     except JobStoppedError:
         write_stopped(spec.run_path)
-        print(f"{spec.name} was stopped before it trained; submit the same spec", flush=True)
+        print(f"{spec.name} was stopped; submit the same spec to resume it", flush=True)
         return EXIT_STOPPED
     forget_rejected(spec)
     write_spec(spec)

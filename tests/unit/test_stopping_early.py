@@ -45,7 +45,7 @@ def test_new_job_leaves_no_folder(job, stop_at_tracking_check, capfd):
     assert run_job(job) == 3
     assert not job.spec.run_path.exists()
     out, err = capfd.readouterr()
-    assert out.splitlines() == ["run was stopped before it trained; submit the same spec"]
+    assert out.splitlines() == ["run was stopped; submit the same spec to resume it"]
     assert err == ""
 
 
