@@ -51,6 +51,8 @@ def cluster(monkeypatch):
     for name in ("check_tracking", "check_address", "connect", "find_parent", "publish_sweep"):
         monkeypatch.setattr(job_module, name, lambda *_, **__: None)
     monkeypatch.setattr(job_module, "plan_concurrency", lambda *_: 1)
+    # Drawing takes seconds.
+    monkeypatch.setattr("service.sweep.outcome.draw_pictures", lambda *_: {})
     return cluster
 
 
