@@ -6,8 +6,13 @@ its end.
 """
 
 import argparse
+import signal
 import sys
 from pathlib import Path
+
+if __name__ == "__main__":
+    # Until a folder is claimed, Ctrl-C ends the process without a traceback, as SIGTERM does.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 from service.run.claim import check_resumable
 from service.run.logs import set_up_logging

@@ -4,7 +4,12 @@ Exit status: 0 done, 1 failed, 2 bad input, 3 stopped.
 """
 
 import argparse
+import signal
 import sys
+
+if __name__ == "__main__":
+    # Until a folder is claimed, Ctrl-C ends the process without a traceback, as SIGTERM does.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 from service.run.logs import set_up_logging
 from service.spec.errors import EXIT_BAD_INPUT, EXIT_DONE, BadInputError

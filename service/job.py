@@ -3,7 +3,6 @@
 import contextlib
 import logging
 import shlex
-import signal
 import time
 from typing import NamedTuple
 
@@ -36,7 +35,8 @@ from service.run.durations import recorded_submission
 from service.run.folder import read_tags, write_spec, write_tags
 from service.run.journal import FAILURES_NAME, Journal
 from service.run.report import ProgressPrinter
-from service.run.status import State
+from service.run.status import State, write_stopped
+from service.run.stop_signals import JobStoppedError, StopSignals
 from service.run.student_card import write_classes
 from service.spec.errors import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED
 from service.spec.job import JobSpec
@@ -67,43 +67,40 @@ def run_job(job: LoadedJob) -> int:
     """
     spec, uri = job.spec, tracking_uri(job.spec)
     mlflow.set_tracking_uri(uri)
-    with claim_run_folder(spec):
+    signals = StopSignals()
+    with signals.handled(), claim_run_folder(spec):
         check_resumable(job)
         result = read_result(spec.run_path)
         if result is None:
             with recorded_submission(spec.run_path):
-                return _train_and_publish(job)
+                return _train_and_publish(job, signals)
         print(f"{spec.name} is finished already; nothing to train", flush=True)
         write_spec(spec)
         if result.published_as == publication_key(spec, uri):
             print(result.summary)
             return EXIT_DONE
         tracker = Tracker(spec, uri, read_tags(spec.run_path), ProgressPrinter(spec))
-        return _publish(result, spec, tracker.close("finished"))
+        return _publish(result, spec, tracker.close("finished"), signals)
 
 
-def _train_and_publish(job: LoadedJob) -> int:
+def _train_and_publish(job: LoadedJob, signals: StopSignals) -> int:
     """Build, launch and publish, in a folder that this job holds."""
     spec = job.spec
-    # Before weights are fetched.
-    check_address()
-    check_tracking(job)
-    built = build_job(spec)
-    check_inputs(spec, built.digests)
-    connect()
-    check_cluster(spec.resources)
-    for warning in overlap_warnings(spec.dataset, spec.dataset.held_out):
-        print(f"warning: {warning}", flush=True)
-    tags = provenance_tags(job, built.digests)
+    try:
+        tags, trained_spec = _prepare(job, signals)
+    except JobStoppedError:
+        write_stopped(spec.run_path)
+        print(f"{spec.name} was stopped; submit the same spec to resume it", flush=True)
+        return EXIT_STOPPED
     forget_rejected(spec)
     write_spec(spec)
     write_tags(spec.run_path, tags)
     write_classes(spec.run_path, job.train.classes)
     printer = ProgressPrinter(spec)
     tracker = Tracker(spec, tracking_uri(spec), tags, printer)
-    outcome = _train(built.spec)
+    outcome = _train(trained_spec, signals)
     if isinstance(outcome, RunResult):
-        return _publish(outcome, spec, tracker.close("finished"))
+        return _publish(outcome, spec, tracker.close("finished"), signals)
     _end_mlflow_run(tracker.close(outcome.state), outcome.state)
     # An abort and a failure are also events; where none could be written, they are printed here.
     for text in (outcome.cause, outcome.text):
@@ -112,16 +109,42 @@ def _train_and_publish(job: LoadedJob) -> int:
     return outcome.exit_status
 
 
-def _train(spec: JobSpec) -> RunResult | UnfinishedRun:
+def _prepare(job: LoadedJob, signals: StopSignals) -> tuple[dict[str, str], JobSpec]:
+    """Check and build what the run needs; its tags, and the spec that the workers get.
+
+    Raises:
+        BadInputError: something does not fit.
+        JobStoppedError: a signal arrived.
+    """
+    spec = job.spec
+    # Before weights are fetched.
+    check_address()
+    signals.check()
+    check_tracking(job)
+    with signals.interrupting():
+        built = build_job(spec)
+    check_inputs(spec, built.digests)
+    signals.check()
+    connect()
+    signals.install()
+    check_cluster(spec.resources)
+    for warning in overlap_warnings(spec.dataset, spec.dataset.held_out):
+        print(f"warning: {warning}", flush=True)
+    tags = provenance_tags(job, built.digests)
+    signals.check()
+    return tags, built.spec
+
+
+def _train(spec: JobSpec, signals: StopSignals) -> RunResult | UnfinishedRun:
     """Train to the end and collect the result; or why there is none."""
     clear_request(spec.run_path, "stop")
     clear_request(spec.run_path, "resize")
-    # SIGTERM requests a stop, so that the workers save a checkpoint first.
-    handler = signal.signal(signal.SIGTERM, lambda *_: _request_stop(spec))
     failure: Exception | None = None
     try:
         clear_abort(spec.run_path)
-        run_training(spec)
+        # The workers save a checkpoint and exit.
+        with signals.requesting(lambda: _request_stop(spec)):
+            run_training(spec)
         result = _collect_result(spec)
         if result is not None:
             return result
@@ -130,8 +153,6 @@ def _train(spec: JobSpec) -> RunResult | UnfinishedRun:
     except Exception as error:
         logger.exception("the job failed")
         failure = error
-    finally:
-        signal.signal(signal.SIGTERM, handler)
     return _unfinished(spec, failure)
 
 
@@ -179,10 +200,11 @@ def _request_stop(spec: JobSpec) -> None:
         print(f"the stop request cannot be written: {error}", flush=True)
 
 
-def _publish(result: RunResult, spec: JobSpec, run: MlflowRun | None) -> int:
-    """Publish the result if MLflow answers; the job is done in any case."""
+def _publish(result: RunResult, spec: JobSpec, run: MlflowRun | None, signals: StopSignals) -> int:
+    """Publish the result if MLflow answers and no signal arrives; the job is done in any case."""
     if run is not None:
-        try_to_publish(result, spec, run)
+        with contextlib.suppress(JobStoppedError), signals.interrupting():
+            try_to_publish(result, spec, run)
     print(result.summary, flush=True)
     if not result.is_published:
         print(

@@ -12,6 +12,7 @@ from service.run.folder import read_spec
 from service.run.progress import Progress
 from service.run.report import summary_table
 from service.run.student_card import read_classes, student_card, write_with_card
+from service.spec.data_sections import Split
 from service.training.checkpoint import (
     STUDENT_NAME,
     final_student_path,
@@ -26,12 +27,14 @@ RESULT_NAME = "result.json"
 class RunResult:
     """Final progress of a run.
 
+    ``evaluated``: which images the accuracies are of; a trial's are held-out images of train.
     ``training_s``, ``waiting_s``: see ``Durations``. ``time_ms``: when training was done, Unix
     time. ``address``: the run's page in MLflow, and ``published_as`` the publication key of what is
     there; None until MLflow has everything.
     """
 
     progress: Progress
+    evaluated: Split
     training_s: float
     waiting_s: float
     time_ms: int
@@ -47,7 +50,8 @@ class RunResult:
     def summary(self) -> str:
         """The table at the end of a job's log."""
         times = Durations(self.training_s, self.waiting_s)
-        return summary_table(self.progress, times, self.address or "not in MLflow yet")
+        address = self.address or "not in MLflow yet"
+        return summary_table(self.progress, self.evaluated, times, address)
 
     def write(self, run_path: Path) -> None:
         """Store it in the run's folder."""
@@ -83,9 +87,11 @@ def collect_result(run_path: Path, num_epochs: int) -> RunResult:
             f"the newest checkpoint in {run_path} is of epoch {progress.epoch}, not of the last, "
             f"{num_epochs}"
         )
+    spec = read_spec(run_path)
     with atomic_path(run_path / STUDENT_NAME) as partial_path:
-        card = student_card(read_spec(run_path), read_classes(run_path))
+        card = student_card(spec, read_classes(run_path))
         write_with_card(final_student_path(checkpoint), partial_path, card)
-    result = RunResult(progress, *durations(run_path), time_ms=int(time.time() * 1000))
+    evaluated, now_ms = spec.dataset.evaluated, int(time.time() * 1000)
+    result = RunResult(progress, evaluated, *durations(run_path), time_ms=now_ms)
     result.write(run_path)
     return result

@@ -21,6 +21,7 @@ from service.cluster.ray_internals import (
     WORKER_GROUP_START_TIMEOUT_S_ENV_VAR,
     WORKER_HEALTH_CHECK_TIMEOUT_S_ENV_VAR,
     DatasetsCallback,
+    keep_sigterm_handler,
 )
 from service.cluster.worker_process import ServiceTorchConfig, train_on_worker
 from service.run.waiting import clear_waiting
@@ -45,6 +46,7 @@ def connect() -> None:
     """
     check_address()
     address = os.environ.get("RAY_ADDRESS") or "of this machine"
+    keep_sigterm_handler()
     try:
         # Workers log through the journal; what they print stays in Ray's own logs.
         ray.init(log_to_driver=False, logging_level="WARNING")
@@ -157,3 +159,6 @@ class RunTrainer(TorchTrainer):  # type: ignore[misc]
         if self.in_process:
             return run_controller(parts)
         return super()._initialize_and_run_controller(**parts)
+
+    def _register_sigint_handler(self, controller: Any) -> None:  # noqa: ANN401 - Ray's type
+        """Leave SIGINT alone; Ray would abort the run without a checkpoint."""

@@ -95,6 +95,7 @@ __all__ = [
     "disable_synchronization_actor",
     "free_resources_per_node",
     "is_preemption_announced",
+    "keep_sigterm_handler",
     "placement_group_of",
     "resources_per_worker",
     "set_trial_stop_timeout",
@@ -148,6 +149,11 @@ def check_control_service(address: str, *, is_found: bool) -> None:
     # Without it, the request below ends the process where a token is required and missing.
     ensure_token_if_auth_enabled(None, create_token_if_missing=False)
     ray._raylet.GcsClient(address=address)
+
+
+def keep_sigterm_handler() -> None:
+    """Let ``ray.init()`` leave SIGTERM alone; its handler ends the process, with a status of 1."""
+    ray._private.utils.set_sigterm_handler = lambda _: None
 
 
 def use_worker_group(worker_group_class: type[WorkerGroup]) -> None:

@@ -3,7 +3,10 @@
 from service.run.durations import Durations
 from service.run.journal import Event
 from service.run.progress import Progress
+from service.spec.data_sections import Split
 from service.spec.job import JobSpec
+
+SPLIT_WORDS: dict[Split, str] = {"val": "val", "held_out": "held-out images of train"}
 
 
 def progress_line(event: Event, spec: JobSpec, last_top1: float | None) -> str:
@@ -57,9 +60,12 @@ class ProgressPrinter:
         print(progress_line(event, self._spec, self._last_top1), flush=True)
 
 
-def summary_table(progress: Progress, times: Durations, address: str) -> str:
-    """Last, best and teacher's accuracy, the time it took, and the run's address."""
-    rows = [("", "top-1", "top-5")]
+def summary_table(progress: Progress, evaluated: Split, times: Durations, address: str) -> str:
+    """Last, best and teacher's accuracy, the time it took, and the run's address.
+
+    ``evaluated``: which images the accuracies are of.
+    """
+    rows = [(f"on {SPLIT_WORDS[evaluated]}", "top-1", "top-5")]
     if progress.teacher_top1 is not None:
         rows.append(("teacher", percent(progress.teacher_top1), percent(progress.teacher_top5)))
     last = f"student, last (epoch {progress.epoch})"

@@ -126,6 +126,15 @@ class StatusFile(Generic[S]):
             self.write()
 
 
+def write_stopped(run_path: Path) -> None:
+    """Set the state that an earlier submission left, if any, to stopped."""
+    path = run_path / STATUS_NAME
+    with contextlib.suppress(OSError, ValueError):
+        content = json.loads(path.read_text())
+        content |= {"state": "stopped", "eta_s": None, "updated_time": time.time()}
+        write_atomically(path, json.dumps(content, indent=1) + "\n")
+
+
 def read_status(run_path: Path) -> Status:
     """The status that a run's driver wrote last."""
     path = run_path / STATUS_NAME

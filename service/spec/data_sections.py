@@ -18,6 +18,9 @@ from service.spec.fields import (
     Share,
 )
 
+Split = Literal["val", "held_out"]
+"""Which images are evaluated; the group of the metrics' names."""
+
 
 class Normalization(Section):
     """Per-channel (x - mean) / std of RGB pixels scaled to [0, 1]."""
@@ -72,7 +75,7 @@ class Dataset(Section):
     replaces them, in an evaluation they are left out; the metric system/undecodable counts them."""
 
     @property
-    def evaluated(self) -> Literal["val", "held_out"]:
+    def evaluated(self) -> Split:
         """What is evaluated; the group of its metrics' names."""
         return "val" if self.held_out is None else "held_out"
 

@@ -25,7 +25,7 @@ class Comparison:
 
     ``difference``: mean of best minus mean of default. ``interval``: its 95 % confidence interval.
     ``interval`` and ``p_value`` are None for one seed, or if the scores do not vary. ``num_tried``:
-    number of settings from which the best was chosen.
+    number of settings from which the best was chosen. ``left_out``: seeds with which a run failed.
     """
 
     metric: str
@@ -36,6 +36,7 @@ class Comparison:
     difference: float
     interval: tuple[float, float] | None
     p_value: float | None
+    left_out: tuple[int, ...] = ()
 
     @property
     def verdict(self) -> str:
@@ -73,6 +74,9 @@ class Comparison:
             line += f" (95 % interval {low:+.2f} to {high:+.2f}, Welch's t-test p = "
             line += f"{self.p_value:.3f})"
         lines.append(f"{line}: {self.verdict}")
+        if self.left_out:
+            seeds = ", ".join(map(str, self.left_out))
+            lines.append(f"left out, because a run with it failed: seed {seeds}")
         lines.append(f"the best is that of {self.num_tried} settings tried")
         return "\n".join(lines)
 
@@ -86,6 +90,7 @@ def read_comparison(folder: Path) -> Comparison | None:
     del content["verdict"]
     for role in ROLES:
         content[role] = {int(seed): score for seed, score in content[role].items()}
+    content["left_out"] = tuple(content["left_out"])
     if content["interval"] is not None:
         content["interval"] = tuple(content["interval"])
     return Comparison(**content)

@@ -40,7 +40,10 @@ def confirm_specs(
 def compare(
     sweep: SweepSpec, specs: dict[tuple[Role, int], JobSpec], num_tried: int
 ) -> Comparison | None:
-    """Compare the seeds that finished with both settings; None if there are none."""
+    """Compare the seeds that finished with both settings; None if there are none.
+
+    All runs must have ended: a seed without both results is one with which a run failed.
+    """
     scores: dict[Role, dict[int, float]] = {"best": {}, "default": {}}
     for (role, seed), spec in specs.items():
         if read_result(spec.run_path) is not None:
@@ -48,12 +51,13 @@ def compare(
     seeds = [seed for seed in scores["best"] if seed in scores["default"]]
     if not seeds:
         return None
+    left_out = tuple(sorted({seed for _, seed in specs} - set(seeds)))
     best, default = ({seed: scores[role][seed] for seed in seeds} for role in ROLES)
     difference = float(np.mean(list(best.values())) - np.mean(list(default.values())))
     interval, p_value = welch(list(best.values()), list(default.values()))
     return Comparison(
         f"val/{sweep.metric}", sweep.maximizes, num_tried, best, default, difference, interval,
-        p_value,
+        p_value, left_out,
     )  # fmt: skip
 
 

@@ -1,33 +1,38 @@
 """Runs a sweep: claim the folder, build, search, confirm, publish."""
 
 import shutil
-import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
+from contextlib import nullcontext, suppress
 
 import mlflow
 
 from data_pipeline.files import write_atomically
-from service.build import build_job
+from service.build import BuiltJob, build_job
 from service.cluster.address import check_address
 from service.cluster.launch import connect
 from service.plan import build_models_on_meta
 from service.provenance import provenance_tags
 from service.run.claim import check_inputs, claim_run_folder, forget_rejected, has_started
 from service.run.folder import TRIALS_NAME, write_spec, write_tags
-from service.run.status import State, StatusFile
+from service.run.status import State, StatusFile, write_stopped
+from service.run.stop_signals import JobStoppedError, StopSignals
 from service.run.student_card import read_classes, write_classes
 from service.spec.errors import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED
 from service.spec.job import JobSpec
 from service.spec.overlap import overlap_warnings
-from service.sweep.comparison import COMPARISON_NAME, Comparison
+from service.sweep.comparison import COMPARISON_NAME
 from service.sweep.confirm import compare, confirm_specs
+from service.sweep.confirm_progress import ConfirmProgress
 from service.sweep.loading import LoadedSweep
 from service.sweep.outcome import BEST_NAME, Outcome, write_outcome
-from service.sweep.progress import ProgressReporter, SweepStatus, progress_table, summary
+from service.sweep.progress import (
+    ProgressReporter,
+    SweepStatus,
+    print_now,
+    progress_table,
+    summary,
+)
 from service.sweep.publish import adopt_tracking, publish_sweep
-from service.sweep.resuming import check_same_sweep
+from service.sweep.resuming import check_same_sweep, has_other_scheduler
 from service.sweep.rules import boundary_points
 from service.sweep.space import SearchSpace, own_point
 from service.sweep.spec import SWEEP_NAME, SweepSpec
@@ -54,27 +59,48 @@ def run_sweep(loaded: LoadedSweep, num_seeds: int = 0) -> int:
     sweep = loaded.sweep
     mlflow.set_tracking_uri(tracking_uri(sweep.base))
     check_models(sweep)
-    spec = sweep.as_job()
-    with claim_run_folder(spec):
-        check_same_sweep(loaded)
-        if not has_started(spec.run_path):
-            # Before weights are fetched; a search that is over needs no cluster.
-            check_address()
-        check_tracking(loaded.base._replace(spec=spec))
-        # Weights are downloaded once; all trials read the same file.
-        built = build_job(spec)
-        check_inputs(spec, built.digests)
-        tags = provenance_tags(loaded.base._replace(spec=spec), built.digests)
-        tags |= {"sweep": sweep.name}
+    spec, signals = sweep.as_job(), StopSignals()
+    with signals.handled(), claim_run_folder(spec):
+        try:
+            base, digests = _prepare(loaded, signals)
+        except JobStoppedError:
+            write_stopped(spec.run_path)
+            print_now(f"{sweep.name} was stopped; submit the same sweep to resume it")
+            return EXIT_STOPPED
         for warning in overlap_warnings(spec.dataset, sweep.held_out):
-            print(f"warning: {warning}", flush=True)
+            print_now(f"warning: {warning}")
+        tags = provenance_tags(loaded.base._replace(spec=spec), digests) | {"sweep": sweep.name}
         _forget_rejected(sweep)
         write_spec(spec)
         write_atomically(sweep.sweep_path / SWEEP_NAME, sweep.model_dump_json(indent=1) + "\n")
         write_tags(sweep.sweep_path, tags)
         write_classes(sweep.sweep_path, loaded.base.train.classes)
         adopt_tracking(sweep)
-        return SweepRun(sweep, built.spec, tags).run(num_seeds)
+        return SweepRun(sweep, base, tags, signals).run(num_seeds)
+
+
+def _prepare(loaded: LoadedSweep, signals: StopSignals) -> BuiltJob:
+    """Check and build what the trials need, once; they all read the same weights.
+
+    Raises:
+        BadInputError: something does not fit.
+        JobStoppedError: a signal arrived.
+    """
+    spec = loaded.sweep.as_job()
+    check_same_sweep(loaded)
+    if has_other_scheduler(loaded.sweep):
+        num_stopped = sum(r.state == "stopped" for r in Search(loaded.sweep).records())
+        print_now(f"the scheduler has changed: {num_stopped} trials stopped earlier stay stopped")
+    if not has_started(spec.run_path):
+        # Before weights are fetched; a search that is over needs no cluster.
+        check_address()
+    signals.check()
+    check_tracking(loaded.base._replace(spec=spec))
+    with signals.interrupting():
+        built = build_job(spec)
+    check_inputs(spec, built.digests)
+    signals.check()
+    return built
 
 
 def check_models(sweep: SweepSpec) -> None:
@@ -100,39 +126,14 @@ def _forget_rejected(sweep: SweepSpec) -> None:
         shutil.rmtree(sweep.sweep_path / TRIALS_NAME, ignore_errors=True)
 
 
-class StopRequest:
-    """A flag: whether a stop of the sweep was requested."""
-
-    is_set = False
-
-    def __call__(self) -> bool:
-        """Whether a stop was requested."""
-        return self.is_set
-
-
-@contextmanager
-def stop_on_signals(request: StopRequest) -> Iterator[None]:
-    """Set ``request`` on SIGTERM and SIGINT: trials save and exit, and the sweep stops."""
-
-    def set_request(*_: Any) -> None:  # noqa: ANN401 - signal number and frame
-        request.is_set = True
-
-    handlers = {kind: signal.signal(kind, set_request) for kind in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield
-    finally:
-        for kind, handler in handlers.items():
-            signal.signal(kind, handler)
-
-
 class SweepRun:
     """One submission of a sweep, whose folder is claimed.
 
     ``base``: the base under the sweep's name, with the paths of downloaded weights.
     """
 
-    def __init__(self, sweep: SweepSpec, base: JobSpec, tags: dict[str, str]):
-        self._sweep, self._base, self._tags, self._stop = sweep, base, tags, StopRequest()
+    def __init__(self, sweep: SweepSpec, base: JobSpec, tags: dict[str, str], signals: StopSignals):
+        self._sweep, self._base, self._tags, self._signals = sweep, base, tags, signals
         self._search = Search(sweep)
         self._uri = tracking_uri(sweep.base)
         self._concurrency = 0
@@ -145,97 +146,111 @@ class SweepRun:
             exit_status = self._run(num_seeds)
             state = STATES[exit_status]
         finally:
-            status.update(self._sweep, self._search)
             status.state = state
+            if state != "stopped":
+                status.eta_s = None
             self._file.close()
         return exit_status
 
     def _run(self, num_seeds: int) -> int:
         parent = find_parent(self._sweep.as_job(), self._uri)
         trackers = RunTrackers(self._uri, self._tags, parent, read_classes(self._sweep.sweep_path))
-        comparison: Comparison | None = None
+        is_confirmed = True
         try:
             self._run_search(trackers)
             outcome = write_outcome(self._sweep, self._search.records())
-            print(self._table(), flush=True)
-            print(summary(self._sweep, outcome.records), flush=True)
-            if num_seeds and outcome.best is not None and not self._stop.is_set:
-                comparison = self._confirm(trackers, outcome, num_seeds)
+            print_now(self._table())
+            print_now(summary(self._sweep, outcome.records))
+            if num_seeds and outcome.best is not None and not self._signals.is_set:
+                is_confirmed = self._confirm(trackers, outcome, num_seeds)
+                outcome = write_outcome(self._sweep, self._search.records())
         finally:
             trackers.close()
-        if comparison is not None:
-            print(comparison, flush=True)
-            outcome = write_outcome(self._sweep, self._search.records())
-        return self._publish(outcome)
+        return self._publish(outcome, is_confirmed=is_confirmed)
 
     def _run_search(self, trackers: RunTrackers) -> None:
         progress = ProgressReporter(self._sweep, self._search, self._file.status)
         trials = SearchTrials(self._sweep, self._base, self._search, trackers, progress)
-        if self._search.is_over:
-            print(
-                f"the search of {self._sweep.name} is already finished; no trial is run", flush=True
-            )
-        else:
-            # An earlier comparison is outdated if a new trial becomes the best.
-            (self._sweep.sweep_path / COMPARISON_NAME).unlink(missing_ok=True)
-            self._run_trials(trials)
-            self._search.stop()
-        trials.close()
+        try:
+            if self._search.is_over:
+                print_now(f"the search of {self._sweep.name} is already finished; no trial is run")
+            else:
+                # An earlier comparison is outdated if a new trial becomes the best.
+                (self._sweep.sweep_path / COMPARISON_NAME).unlink(missing_ok=True)
+                self._run_trials(trials)
+                self._search.stop()
+            trials.close()
+        finally:
+            self._file.status.update(self._sweep, self._search)
 
-    def _confirm(
-        self, trackers: RunTrackers, outcome: Outcome, num_seeds: int
-    ) -> Comparison | None:
+    def _confirm(self, trackers: RunTrackers, outcome: Outcome, num_seeds: int) -> bool:
+        """Train and compare; returns whether all runs have ended well, unless the sweep stops."""
         assert outcome.best is not None, "the caller checks it"
         point = dict(outcome.best.params)
         if point == own_point(self._sweep.base, SearchSpace(self._sweep.space)):
-            print("the best settings are the base's own: no comparison is run", flush=True)
-            return None
+            print_now("the best settings are the base's own: no comparison is run")
+            return True
         specs = confirm_specs(self._sweep, self._base, point, num_seeds)
-        trials = FixedTrials(list(specs.values()), trackers, "confirms")
+        jobs = list(specs.values())
+        progress = ConfirmProgress(self._sweep, jobs, self._file.status)
+        trials = FixedTrials(jobs, trackers, "confirms", progress, print_now)
+        self._file.status.state = "confirming"
+        progress.update(trials)
+        self._file.write()
         if not trials.are_finished:
-            print(
-                f"training the best and the default settings with {num_seeds} seeds each",
-                flush=True,
-            )
+            print_now(f"training the best and the default settings with {num_seeds} seeds each")
             self._run_trials(trials)
+        progress.update(trials)
+        if self._signals.is_set:
+            return True
         comparison = compare(self._sweep, specs, len(outcome.records))
-        if comparison is not None:
-            comparison.write(self._sweep.sweep_path)
-        return comparison
+        if comparison is None:
+            print_now(
+                "no comparison: with each seed, a run failed; submit the sweep again to retry"
+            )
+            return False
+        comparison.write(self._sweep.sweep_path)
+        print_now(comparison)
+        return not comparison.left_out
 
     def _run_trials(self, trials: SearchTrials | FixedTrials) -> None:
-        if self._concurrency == 0:
+        if self._concurrency == 0 and not self._signals.is_set:
             connect()
+            self._signals.install()
             resources = self._sweep.resources or self._sweep.base.resources
             self._concurrency = plan_concurrency(resources, self._sweep.concurrency)
-            print(f"{self._concurrency} trials at a time", flush=True)
-        # After connect(), in which Ray installs its own handlers.
-        with stop_on_signals(self._stop):
+            print_now(f"{self._concurrency} trials at a time")
+        if not self._signals.is_set:
             run_trials(
                 trials,
                 self._sweep.sweep_path,
                 concurrency=self._concurrency,
                 max_failures=self._sweep.max_failures,
-                must_stop=self._stop,
+                must_stop=lambda: self._signals.is_set,
             )
+        if self._signals.is_set:
+            # What follows may take longer than the time that is left.
+            self._file.status.state = "stopped"
+            self._file.write()
 
     def _table(self) -> str:
         search = self._search
         return progress_table(self._sweep, search.records(), search.num_trials, search.seconds)
 
-    def _publish(self, outcome: Outcome) -> int:
+    def _publish(self, outcome: Outcome, *, is_confirmed: bool) -> int:
         sweep = self._sweep
-        is_stopped = self._stop.is_set
-        address = publish_sweep(sweep, self._tags, outcome, is_stopped=is_stopped)
-        print(f"sweep: {address or 'not in MLflow yet'}", flush=True)
+        is_stopped, address = self._signals.is_set, None
+        may_stop = nullcontext() if is_stopped else self._signals.interrupting()
+        with suppress(JobStoppedError), may_stop:
+            address = publish_sweep(sweep, self._tags, outcome, is_stopped=is_stopped)
+        print_now(f"sweep: {address or 'not in MLflow yet'}")
         if is_stopped:
-            print(
+            print_now(
                 f"{sweep.name} was stopped; submit the same sweep to resume it from "
-                f"{sweep.sweep_path}",
-                flush=True,
+                f"{sweep.sweep_path}"
             )
             return EXIT_STOPPED
         if outcome.best is None:
             return EXIT_FAILED
-        print(f"the best settings as a job: {sweep.sweep_path / BEST_NAME}", flush=True)
-        return EXIT_DONE
+        print_now(f"the best settings as a job: {sweep.sweep_path / BEST_NAME}")
+        return EXIT_DONE if is_confirmed else EXIT_FAILED

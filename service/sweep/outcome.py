@@ -14,7 +14,7 @@ from service.sweep.analysis import TrialRecord, best_of, fastest_front, importan
 from service.sweep.comparison import COMPARISON_NAME, Comparison, read_comparison
 from service.sweep.pages.page import render_page
 from service.sweep.pages.pictures import SweepFacts, draw_all, png
-from service.sweep.progress import point_text, score_text
+from service.sweep.progress import CANNOT_TELL, cannot_tell, point_text, score_text
 from service.sweep.space import Point, SearchSpace, given_content, with_values
 from service.sweep.spec import SWEEP_NAME, SweepSpec
 
@@ -126,6 +126,8 @@ def page_summary(sweep: SweepSpec, outcome: Outcome) -> list[tuple[str, str]]:
             ),
             ("Best settings", point_text(best)),
         ]
+        if cannot_tell(outcome.records):
+            rows.append(("Note", CANNOT_TELL))
     return rows
 
 

@@ -5,6 +5,8 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import Literal
 
 from service.run.report import duration
 from service.run.status import State
@@ -22,6 +24,11 @@ from service.sweep.study import Search
 NUM_BEST = 5
 STATUS_INTERVAL_S = 5.0
 
+CANNOT_TELL = "only this trial finished: the search cannot tell which settings are better"
+
+# Into a file or a pipe, print() alone would keep lines back until its buffer is full.
+print_now = partial(print, flush=True)
+
 
 @dataclass
 class SweepStatus:
@@ -29,12 +36,15 @@ class SweepStatus:
 
     ``num_trials``: trials in the budget. ``num_ended``: trials that are finished, stopped by the
     scheduler or failed. ``best_score``: the metric of the best finished trial. ``seconds``: wall
-    time of the search, over all submissions. ``updated_time``: Unix time in seconds.
+    time of the search, over all submissions. ``num_confirm_runs``, ``num_confirmed``,
+    ``num_confirm_failed``: confirming runs in all, finished and failed ones; None while there are
+    none. ``confirm_seconds``: wall time of the confirming runs in this submission. ``eta_s``:
+    seconds left of the search, or of the confirming runs. ``updated_time``: Unix time in seconds.
     """
 
     name: str
     metric: str
-    state: State = "running"
+    state: State | Literal["confirming"] = "running"
     num_trials: int = 0
     num_ended: int = 0
     num_running: int = 0
@@ -42,11 +52,15 @@ class SweepStatus:
     best_trial: int | None = None
     best_score: float | None = None
     seconds: float = 0.0
+    num_confirm_runs: int | None = None
+    num_confirmed: int | None = None
+    num_confirm_failed: int | None = None
+    confirm_seconds: float | None = None
     eta_s: float | None = None
     updated_time: float = 0.0
 
     def update(self, sweep: SweepSpec, search: Search) -> None:
-        """Copy the state of the search."""
+        """Copy the progress of the search."""
         records = search.records()
         best = best_of(sweep, records)
         self.num_trials, self.num_ended = search.num_trials, num_ended(records)
@@ -66,7 +80,7 @@ class ProgressReporter:
         sweep: SweepSpec,
         search: Search,
         status: SweepStatus,
-        show: Callable[[str], None] = print,
+        show: Callable[[str], None] = print_now,
     ):
         self._sweep, self._search, self._status, self._show = sweep, search, status, show
         self._shown_s, self._updated_s = time.monotonic(), -math.inf
@@ -158,6 +172,11 @@ def point_text(record: TrialRecord) -> str:
     return ", ".join(values)
 
 
+def cannot_tell(records: Sequence[TrialRecord]) -> bool:
+    """Whether only one of several trials finished, so that no two can be compared."""
+    return len(records) > 1 and sum(record.state == "finished" for record in records) == 1
+
+
 def summary(sweep: SweepSpec, records: Sequence[TrialRecord]) -> str:
     """The last lines of a search's log: the number of trials and the best settings."""
     best = best_of(sweep, records)
@@ -167,7 +186,7 @@ def summary(sweep: SweepSpec, records: Sequence[TrialRecord]) -> str:
         f"{counts_text(records)}",
         f"the best is trial {best.number}, {sweep.metric_name} {score_text(sweep, best.score)}:",
     ]
-    if len(records) > 1 and sum(record.state == "finished" for record in records) == 1:
-        lines.append("only this trial finished: the search cannot tell which settings are better")
+    if cannot_tell(records):
+        lines.append(CANNOT_TELL)
     lines += [f"  {path} = {json.dumps(value)}" for path, value in best.params.items()]
     return "\n".join(lines)

@@ -135,7 +135,7 @@ def _log_outcome(
                 client.log_batch(parent.run_id, params=entries)
         assert best.score is not None, "the best has a score"
         figures = {
-            f"sweep/best_{sweep.metric}": best.score,
+            f"sweep/held_out_best_{sweep.metric}": best.score,
             "sweep/num_tried": len(outcome.records),
         }
         # A fixed time, so that MLflow drops the duplicate when it is sent again.

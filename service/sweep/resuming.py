@@ -27,3 +27,12 @@ def check_same_sweep(loaded: LoadedSweep) -> None:
     problems += changed_inputs(read_tags(sweep.sweep_path), input_tags(loaded.base), sweep.name)
     if problems:
         raise BadInputError("sweep", problems)
+
+
+def has_other_scheduler(sweep: SweepSpec) -> bool:
+    """Whether the sweep in the folder has started, and with another scheduler."""
+    path = sweep.sweep_path / SWEEP_NAME
+    if not path.exists() or not has_started(sweep.sweep_path):
+        return False
+    old = SweepSpec.model_validate_json(path.read_text())
+    return old.scheduler != sweep.scheduler

@@ -68,7 +68,7 @@ class Search:
         self._curves: dict[int, dict[int, float]] = {}
         self._trials: dict[int, optuna.Trial] = {}
         self._seconds_before = float(self._study.user_attrs.get(SECONDS_ATTRIBUTE, 0.0))
-        self._start_s = time.monotonic()
+        self._start_s: float | None = None
 
     @property
     def num_trials(self) -> int:
@@ -85,11 +85,16 @@ class Search:
 
     @property
     def seconds(self) -> float:
-        """Wall time of the search in seconds, over all submissions."""
-        return self._seconds_before + time.monotonic() - self._start_s
+        """Wall time of the search in seconds, over all submissions; not before the first trial of a
+        submission, nor after ``stop``.
+        """
+        running_s = 0.0 if self._start_s is None else time.monotonic() - self._start_s
+        return self._seconds_before + running_s
 
     def next(self) -> Suggestion | None:
         """The next trial, interrupted ones first; None when there are no more."""
+        if self._start_s is None:
+            self._start_s = time.monotonic()
         if self._unfinished:
             frozen = self._unfinished.pop(0)
             self._study.sampler = self._sampler(frozen.number)
@@ -163,6 +168,8 @@ class Search:
     def stop(self) -> None:
         """Mark running trials as interrupted; the next submission resumes them."""
         self._trials.clear()
+        self._seconds_before, self._start_s = self.seconds, None
+        self._study.set_user_attr(SECONDS_ATTRIBUTE, self.seconds)
 
     def records(self) -> list[TrialRecord]:
         """All trials so far, in the order of their numbers."""

@@ -3,6 +3,7 @@
 import contextlib
 import shutil
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import Literal, Protocol
 
 from service.cluster.placement import release_placement
@@ -49,7 +50,8 @@ def request_stop_of_all(specs: Iterable[JobSpec]) -> None:
 class FixedTrials:
     """Trains the unfinished jobs of a list, each to its last epoch.
 
-    ``tag``: MLflow tag of the runs, with the job's name as its value.
+    ``tag``: MLflow tag of the runs, with the job's name as its value. ``on_tick``: called several
+    times a second. ``show``: prints how a job ended.
     """
 
     def __init__(
@@ -57,13 +59,27 @@ class FixedTrials:
         specs: Sequence[JobSpec],
         trackers: RunTrackers,
         tag: str,
+        on_tick: Callable[["FixedTrials"], None] = lambda _: None,
         show: Callable[[str], None] = print,
     ):
-        self._specs, self._trackers, self._tag, self._show = list(specs), trackers, tag, show
+        self._specs, self._trackers, self._tag = list(specs), trackers, tag
+        self._on_tick, self._show = on_tick, show
         for spec in specs:
             _remove_outdated_folder(spec)
         self._pending = [n for n, s in enumerate(specs) if read_result(s.run_path) is None]
         self._running: dict[int, JobSpec] = {}
+        self._failed: set[int] = set()
+
+    def states(self) -> dict[Path, TrialState]:
+        """The state of each job, by its folder."""
+        return {spec.run_path: self._state(number) for number, spec in enumerate(self._specs)}
+
+    def _state(self, number: int) -> TrialState:
+        if number in self._running:
+            return "running"
+        if number in self._failed:
+            return "failed"
+        return "waiting" if number in self._pending else "finished"
 
     @property
     def are_finished(self) -> bool:
@@ -100,11 +116,14 @@ class FixedTrials:
     def end(self, number: int, state: TrialState, error: str | None) -> None:
         """Report how a job ended."""
         del self._running[number]
+        if state == "failed":
+            self._failed.add(number)
         self._trackers.end(self._specs[number], state)
         self._show(f"{self._specs[number].name}: {error or state}")
 
     def on_tick(self) -> None:
-        """Nothing to do."""
+        """Called several times a second."""
+        self._on_tick(self)
 
     def stop(self) -> None:
         """Request that the running jobs save and exit."""

@@ -59,10 +59,10 @@ def start(path, log_path, *arguments):
         )
 
 
-def wait_for_trial(sweep, number, process, log_path):
-    """Wait until a trial has started to train."""
+def wait_for_run(sweep, name, process, log_path):
+    """Wait until a run has started to train."""
     deadline_s = time.monotonic() + LIMIT_S
-    while not starts_of_runs(sweep).get(f"trial-{number:04d}"):
+    while not starts_of_runs(sweep).get(name):
         assert process.poll() is None, log_path.read_text()
         assert time.monotonic() < deadline_s, log_path.read_text()
         time.sleep(0.05)
@@ -98,11 +98,28 @@ def status(sweep):
 
 
 def starts_of_runs(sweep):
-    """Number of times that each trial started to train."""
+    """Number of times that each trial and each confirming run started to train."""
     return {
         path.parent.name: sum(event.kind == "start" for event in read_events(path))
-        for path in sorted(sweep.sweep_path.glob(f"trials/*/{JOURNAL_NAME}"))
+        for path in sorted(sweep.sweep_path.glob(f"*/*/{JOURNAL_NAME}"))
     }
+
+
+def stop_while_confirming(sweep, path, log_path):
+    """Submit the sweep, and stop it with SIGTERM and SIGINT when its last run has started."""
+    process = start(path, log_path, "--confirm", "1")
+    wait_for_run(sweep, "default-seed-0", process, log_path)
+    process.terminate()
+    process.send_signal(signal.SIGINT)
+    assert process.wait(LIMIT_S) == 3, log_path.read_text()
+    state = status(sweep)
+    counts = (state["num_ended"], state["num_confirmed"], state["num_confirm_runs"])
+    assert (state["state"], counts) == ("stopped", (NUM_TRIALS, 1, 2))
+    log = log_path.read_text()
+    assert "killed: confirming, 1 of 2 runs done" in log
+    # Neither Python's tracebacks nor those that Ray repeats.
+    assert ", line " not in log
+    assert "signal" not in log.lower()
 
 
 def test_killed_sweep_resumes_with_the_same_trials(write_sweep, tmp_path):
@@ -120,17 +137,18 @@ def test_killed_sweep_resumes_with_the_same_trials(write_sweep, tmp_path):
     search_alone(reference)
     log_path = tmp_path / "killed.log"
     process = start(tmp_path / "killed.json", log_path)
-    wait_for_trial(sweep, 1, process, log_path)
+    wait_for_run(sweep, "trial-0001", process, log_path)
     process.terminate()
     assert process.wait(LIMIT_S) == 3, log_path.read_text()
     assert "killed was stopped; submit the same sweep to resume" in log_path.read_text()
     assert status(sweep)["state"] == "stopped"
 
     process = start(tmp_path / "killed.json", log_path)
-    wait_for_trial(sweep, 3, process, log_path)
+    wait_for_run(sweep, "trial-0003", process, log_path)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     before = starts_of_runs(sweep)
+    stop_while_confirming(sweep, tmp_path / "killed.json", log_path)
     process = start(tmp_path / "killed.json", log_path, "--confirm", "1")
     assert process.wait(LIMIT_S) == 0, log_path.read_text()
 
@@ -138,7 +156,8 @@ def test_killed_sweep_resumes_with_the_same_trials(write_sweep, tmp_path):
     after = starts_of_runs(sweep)
     ended = [f"trial-{number:04d}" for number in range(3)]
     assert [after[name] for name in ended] == [before[name] for name in ended]
-    assert sum(after.values()) <= NUM_TRIALS + 2
+    assert after["best-seed-0"] == 1
+    assert sum(n for name, n in after.items() if name.startswith("trial")) <= NUM_TRIALS + 2
     assert not list(sweep.sweep_path.glob("trials/*/checkpoint_*"))
 
     process = start(tmp_path / "killed.json", log_path)
