@@ -33,7 +33,7 @@ from service.spec.job import JobSpec
 from service.spec.mlflow_rules import MAX_PARAM_LENGTH, MAX_TAG_LENGTH
 from service.spec.paths import SQLITE, absolute_uri, sqlite_uri
 from service.spec.secrets import environment_problems
-from service.tracking.destination import RUN_ID_NAME
+from service.tracking.destination import RUN_ID_NAME, set_destination
 
 # What the client raises when the server is away, fails or answers nonsense.
 TRACKING_ERRORS = (MlflowException, requests.RequestException, SQLAlchemyError, OSError)
@@ -60,6 +60,7 @@ class MlflowRun:
         mlflow.set_tracking_uri(uri)
         create_sqlite_file(uri)
         self.client = MlflowClient(uri)
+        set_destination(spec, uri)
         self.experiment_id = self._find_experiment()
         self.run_id = self._find_run()
 

@@ -14,7 +14,6 @@ from service.run.folder import write_tags
 from service.run.status import State
 from service.run.student_card import write_classes
 from service.spec.job import JobSpec
-from service.tracking.destination import set_destination
 from service.tracking.mlflow_run import RUN_STATUSES, TRACKING_ERRORS, MlflowRun
 from service.tracking.refusals import trouble_text
 from service.tracking.tracker import Tracker
@@ -28,7 +27,6 @@ NUM_CLOSING_THREADS = 4
 
 def find_parent(spec: JobSpec, uri: str) -> MlflowRun | None:
     """The MLflow run of ``spec``, the parent of the others; None if the server does not respond."""
-    set_destination(spec, uri)
     try:
         return MlflowRun(spec, uri)
     except TRACKING_ERRORS as error:
