@@ -116,7 +116,9 @@ def format_plan(plan: Plan) -> str:
         f"{cost.flops_per_image / 1e9:.3f} GFLOPs per image of {spec.augmentation.largest_size} px"
         for cost in plan.models
     ]
-    lines.append(f"memory per worker: about {plan.memory_bytes / 1e9:.1f} GB")
+    resources = spec.resources
+    each = f"{resources.cpus_per_worker} CPUs" + (" and a GPU" if resources.gpu else "")
+    lines.append(f"each worker: {each}, about {plan.memory_bytes / 1e9:.1f} GB of memory")
     lines += [f"warning: {warning}" for warning in plan.warnings]
     return "\n".join(lines)
 

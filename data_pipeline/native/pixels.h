@@ -1,4 +1,4 @@
-/* Pixels from stored images, and digests of them, called from compiled code: no Python, no state, thread-safe. */
+/* Pixels from stored images, called from compiled code: no Python, no state, thread-safe. */
 
 #ifndef PIXELS_H
 #define PIXELS_H

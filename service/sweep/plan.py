@@ -1,5 +1,7 @@
 """The plan of a sweep: what it would try, and how many epochs that takes."""
 
+import math
+
 from service.spec.overlap import overlap_warnings
 from service.sweep.space import Dimension, SearchSpace
 from service.sweep.spec import MAX_STANDARD_ERROR, SweepSpec
@@ -60,7 +62,12 @@ def _scheduler_text(sweep: SweepSpec) -> str:
     if scheduler.kind == "median":
         return f"from epoch {sweep.min_epochs} on, trials below the median of the others stop"
     epochs = ", ".join(map(str, rungs(sweep)))
-    return f"after epoch {epochs}, the best 1 / {scheduler.reduction_factor} of the trials continue"
+    text = f"after epoch {epochs}, the best 1 / {scheduler.reduction_factor} of the trials continue"
+    if not sweep.maximizes:
+        return text
+    # That of the difference of two accuracies near one half.
+    margin = math.sqrt(2) * 100 * sweep.standard_error
+    return f"{text}, and those that are worse by no more than about {margin:.1f} points of accuracy"
 
 
 def _epochs_text(sweep: SweepSpec, num_trials: int) -> str:
@@ -68,7 +75,7 @@ def _epochs_text(sweep: SweepSpec, num_trials: int) -> str:
     epochs = sweep.base.schedule.num_epochs
     text = f"{num_trials * epochs:,} epochs of training at most"
     if sweep.scheduler.kind == "asha":
-        text += f", about {expected_epochs(sweep, num_trials):,.0f} expected with asha"
+        text += f", about {expected_epochs(sweep, num_trials):,.0f} at least with asha"
     budget = sweep.budget
     if budget.epochs is not None:
         text += f"; budget.epochs stops the search after {budget.epochs:,}"
@@ -80,7 +87,8 @@ def _epochs_text(sweep: SweepSpec, num_trials: int) -> str:
 def _finish_lines(sweep: SweepSpec, num_trials: int) -> list[str]:
     """How many trials can finish, and warnings where the search could not tell them apart."""
     num_finishing = expected_finishing(sweep, num_trials)
-    lines = [f"about {num_finishing} of {num_trials} trials can finish"]
+    extent = "at least" if sweep.scheduler.kind == "asha" else "about"
+    lines = [f"{extent} {num_finishing} of {num_trials} trials can finish"]
     if 3 * num_finishing < num_trials:
         lines.append(
             "warning: fewer than a third of the trials can finish; raise scheduler.min_epochs or "
@@ -111,7 +119,8 @@ def expected_finishing(sweep: SweepSpec, num_trials: int) -> int:
 def expected_epochs(sweep: SweepSpec, num_trials: int) -> float:
     """asha: epochs of all trials, if exactly 1 / reduction_factor of them continue at each rung.
 
-    The true number is higher: early trials are compared with few others, so more of them continue.
+    The true number is higher: early trials are compared with few others, and trials within the
+    noise of the cut continue too.
     """
     total, before, share = 0.0, 0, 1.0
     for epoch in [*rungs(sweep), sweep.base.schedule.num_epochs]:
