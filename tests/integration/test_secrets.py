@@ -29,6 +29,8 @@ CANARY = "canary-5e12"
 USER = "tester"
 MLFLOW_PASSWORD, S3_SECRET, TOKEN = (f"{CANARY}-{kind}" for kind in ("mlflow", "s3", "token"))
 START_LIMIT_S = 90.0
+# What Ray's dashboard says while the process that starts jobs is not there yet.
+NOT_READY = "No available agent to submit job"
 
 
 def free_port():
@@ -122,7 +124,8 @@ def dashboard(folder, environment, dataset):
     """URL of the dashboard of a Ray cluster; its sessions are in ``ray`` of the folder."""
     # Paths of Ray's sockets must be short.
     session = Path(f"/tmp/secrets-{os.getpid()}")
-    ports = {name: free_port() for name in ("port", "dashboard-port", "ray-client-server-port")}
+    options = ("port", "dashboard-port", "dashboard-agent-listen-port", "ray-client-server-port")
+    ports = {name: free_port() for name in options}
     command = ["ray", "start", "--head", "--block", "--num-cpus=2", f"--temp-dir={session}"]
     command += ["--node-ip-address=127.0.0.2", "--dashboard-host=127.0.0.1"]
     command += ["--object-store-memory=100000000"]
@@ -181,9 +184,10 @@ def places_of(text, folder):
 def test_a_submitted_job_leaves_no_secret(folder, environment, dataset, mlflow_uri, dashboard):
     spec = write_spec(folder, dataset, "submitted", mlflow_uri)
     command = ["ray", "job", "submit", f"--address={dashboard}", "--", sys.executable]
-    status, output = run(
-        folder, environment, "submitted", [*command, f"{ROOT}/jobs/distill.py", str(spec)]
-    )
+    command = [*command, f"{ROOT}/jobs/distill.py", str(spec)]
+    deadline_s, output = time.monotonic() + START_LIMIT_S, NOT_READY
+    while NOT_READY in output and time.monotonic() < deadline_s:
+        status, output = run(folder, environment, "submitted", command)
 
     assert status == 0, output
     assert "student, last" in output
