@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,22 +11,18 @@ import mlflow
 import pytest
 import ray
 import torch
-from comparison import assert_same_result
 from mlflow import MlflowClient
 from safetensors.torch import load_file, save_file
 from support.image_makers import converted, write_folder
 from support.spec_contents import spec_content
-from support.training_runs import run_together
 
 from data_pipeline.beton import open_beton
 from data_pipeline.manifest import manifest_path
 from jobs.distill import main as distill_here
 from service import job as job_module
 from service.models.build import build_model
-from service.run.journal import JOURNAL_NAME, read_events
 from service.spec.job import JobSpec
-from service.spec.loading import load_spec, parse_spec
-from service.training.checkpoint import newest_checkpoint, read_metadata
+from service.spec.loading import load_spec
 
 ROOT = Path(__file__).parents[2]
 # For jobs that need no MLflow: creating its database takes seconds.
@@ -148,37 +143,6 @@ def test_finished_job_can_be_registered_elsewhere(finished, tmp_path, capsys):
     for metric, steps in (("train/loss", [2, 4, 6, 8]), ("val/top1", [4, 8])):
         history = client.get_metric_history(run.info.run_id, metric)
         assert [point.step for point in history] == steps
-
-
-def test_stopped_job_of_three_workers_resumes_bit_for_bit(cluster, make_content, teacher, tmp_path):
-    num_workers = 3
-    sections = {
-        "teacher": teacher,
-        "student": {"model": "cifar:resnet8x4"},
-        "schedule": {"num_epochs": 6, "milestones": []},
-        "resources": {"num_workers": num_workers},
-        "tracking": UNREACHABLE,
-    }
-    content = make_content(name="stopped", **sections)
-    spec, path = parse_spec(content), tmp_path / "stopped.json"
-    path.write_text(json.dumps(content))
-    first = subprocess.Popen(
-        [sys.executable, "jobs/distill.py", str(path)], cwd=ROOT, env=cluster,
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
-    while not read_events(spec.run_path / JOURNAL_NAME)[1:]:
-        assert first.poll() is None
-        time.sleep(0.01)
-    first.terminate()
-    assert first.wait(120) == 3
-    stopped_at = read_metadata(newest_checkpoint(spec.run_path))["progress"]["step"]
-    assert 0 < stopped_at < 24
-    done = distill(path, cluster)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert f"training on {num_workers} workers, from step {stopped_at}" in done.stdout
-    reference = make_content(name="reference", **sections)
-    run_together(reference, num_workers, tmp_path)
-    assert_same_result(spec, parse_spec(reference))
 
 
 def test_weak_teacher_aborts_the_job_with_advice(
