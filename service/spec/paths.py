@@ -3,7 +3,7 @@
 import itertools
 import os
 from pathlib import Path
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 from service.spec.errors import Problem
 
@@ -26,6 +26,13 @@ def absolute_path(path: Path | str) -> Path:
 def sqlite_uri(path: Path) -> str:
     """The URI of a SQLite file; what has a meaning in a URI is quoted."""
     return SQLITE + "".join(quote(char) if char in "%?#" else char for char in str(path))
+
+
+def sqlite_path(uri: str) -> Path | None:
+    """The file of a SQLite URI; None for other URIs."""
+    if not uri.startswith(SQLITE):
+        return None
+    return Path(unquote(uri.removeprefix(SQLITE).partition("?")[0]))
 
 
 def absolute_uri(uri: str) -> str:

@@ -16,7 +16,7 @@ from service.spec.mlflow_rules import (
     source_problem,
 )
 from service.spec.model_names import model_name_problem
-from service.spec.paths import SQLITE, absolute_uri, output_problem
+from service.spec.paths import SQLITE, absolute_uri, output_problem, sqlite_path
 from service.spec.sections import Weights, is_file_source, is_mlflow_source
 from service.spec.weights_metadata import classifier_sizes
 
@@ -277,10 +277,9 @@ def check_tracking(spec: JobSpec) -> Iterator[Problem]:
         )
     uris = {"tracking.uri": uri, "MLFLOW_TRACKING_URI": os.environ.get("MLFLOW_TRACKING_URI")}
     for where, location in uris.items():
-        if location is not None and location.startswith(SQLITE):
-            problem = output_problem(where, absolute_uri(location).removeprefix(SQLITE))
-            if problem is not None:
-                yield problem
+        path = sqlite_path(absolute_uri(location)) if location is not None else None
+        if path is not None and (problem := output_problem(where, path)):
+            yield problem
 
 
 def check_cache(spec: JobSpec) -> Iterator[Problem]:

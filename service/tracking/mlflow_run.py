@@ -5,7 +5,6 @@ import os
 import shlex
 from collections.abc import Iterable
 from pathlib import Path
-from urllib.parse import unquote
 
 # A dead server must be noticed in seconds. Callers retry on their own, and first check what the
 # server did before its answer was lost: repeated blindly, a request creates a second run, or a
@@ -31,7 +30,7 @@ from service.run.progress import Progress
 from service.spec.errors import BadInputError
 from service.spec.job import JobSpec
 from service.spec.mlflow_rules import MAX_PARAM_LENGTH, MAX_TAG_LENGTH
-from service.spec.paths import SQLITE, absolute_uri, sqlite_uri
+from service.spec.paths import absolute_uri, sqlite_path, sqlite_uri
 from service.spec.secrets import environment_problems
 from service.tracking.destination import RUN_ID_NAME, set_destination
 
@@ -187,8 +186,8 @@ def create_sqlite_file(uri: str) -> None:
     SQLite would let nobody but its owner write, whatever the umask; and the files beside it, of a
     transaction, get the permissions of the first.
     """
-    if uri.startswith(SQLITE + "/"):
-        path = Path(unquote(uri.removeprefix(SQLITE).partition("?")[0]))
+    path = sqlite_path(uri)
+    if path is not None and path.is_absolute():
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
 

@@ -3,7 +3,6 @@
 import os
 import threading
 from collections.abc import Callable
-from pathlib import Path
 from typing import TypeVar
 
 from mlflow import MlflowClient
@@ -12,10 +11,10 @@ from mlflow.exceptions import MlflowException
 
 from service.spec.errors import BadInputError, Problem
 from service.spec.job import JobSpec
+from service.spec.paths import sqlite_path
 from service.tracking.destination import RUN_ID_NAME
 from service.tracking.refusals import is_refusal, reason_of, remedy_of
 
-SQLITE_PREFIX = "sqlite:///"
 SERVER_TIMEOUT_S = 5.0
 # Opening a database loads its library, and may wait for a writer.
 DATABASE_TIMEOUT_S = 30.0
@@ -85,19 +84,13 @@ def uri_field(spec: JobSpec) -> str:
 
 def is_new_database(uri: str) -> bool:
     """Whether ``uri`` is a SQLite database that MLflow has yet to create."""
-    path = _database_path(uri)
+    path = sqlite_path(uri)
     return path is not None and not path.exists()
-
-
-def _database_path(uri: str) -> Path | None:
-    if not uri.startswith(SQLITE_PREFIX):
-        return None
-    return Path(uri.removeprefix(SQLITE_PREFIX).split("?")[0])
 
 
 def _database_problem(spec: JobSpec, uri: str) -> Problem | None:
     """What makes a SQLite file unusable; MLflow itself would retry for minutes."""
-    path = _database_path(uri)
+    path = sqlite_path(uri)
     if path is None:
         return None
     existing = next(entry for entry in (path, *path.absolute().parents) if entry.exists())

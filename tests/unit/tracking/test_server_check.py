@@ -18,7 +18,8 @@ from service.run.journal import Event
 from service.spec.errors import EXIT_BAD_INPUT, BadInputError
 from service.spec.loading import parse_spec
 from service.tracking import server_check
-from service.tracking.server_check import check_server
+from service.tracking.mlflow_run import tracking_uri
+from service.tracking.server_check import check_server, is_new_database
 from service.tracking.tracker import Tracker
 
 
@@ -60,6 +61,18 @@ def database(tmp_path_factory):
 @pytest.fixture
 def copied(database, tmp_path):
     return Path(shutil.copy(database, tmp_path / "mlflow.db"))
+
+
+def test_database_in_a_folder_of_any_name_is_looked_at(make_content, database, tmp_path):
+    folder = tmp_path / "a b?c#d%20"
+    folder.mkdir()
+    shutil.copy(database, folder / "mlflow.db")
+    spec = parse_spec(make_content(checkpoints={"storage_path": str(folder)}))
+    uri = tracking_uri(spec)
+    assert not is_new_database(uri)
+    client = MlflowClient(uri)
+    client.delete_experiment(client.get_experiment_by_name("dtkd").experiment_id)
+    assert problem_of(spec, uri).where == "tracking.experiment"
 
 
 def problem_of(spec, uri):
