@@ -12,7 +12,7 @@ from data_pipeline.uris import redacted
 from service.models.build import build_model
 from service.result import RunResult, read_result
 from service.run.claim import claim_run_folder
-from service.run.folder import SPEC_NAME, read_spec, read_tags
+from service.run.folder import SPEC_NAME, STUDENT_NAME, read_spec, read_tags
 from service.run.journal import JOURNAL_NAME, JournalReader
 from service.run.status import read_status
 from service.spec.job import JobSpec
@@ -20,7 +20,6 @@ from service.tracking.destination import publication_key, set_destination
 from service.tracking.mlflow_run import RUN_STATUSES, MlflowRun, tracking_uri
 from service.tracking.student_model import log_student
 from service.tracking.tracker import SentPosition
-from service.training.checkpoint import STUDENT_NAME
 
 logger = logging.getLogger(__name__)
 

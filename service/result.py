@@ -8,13 +8,12 @@ from typing import Any
 
 from data_pipeline.files import atomic_path, write_atomically
 from service.run.durations import Durations, durations
-from service.run.folder import read_spec
+from service.run.folder import STUDENT_NAME, read_spec
 from service.run.progress import Progress
 from service.run.report import summary_table
 from service.run.student_card import read_classes, student_card, write_with_card
 from service.spec.data_sections import Split
 from service.training.checkpoint import (
-    STUDENT_NAME,
     final_student_path,
     newest_checkpoint,
     read_metadata,

@@ -9,7 +9,7 @@ from torch import nn
 from service.models.cifar import build_cifar_model
 from service.models.weights import load_weights
 from service.spec.errors import BadInputError, Problem
-from service.spec.model_names import CIFAR_PREFIX, TIMM_PREFIX
+from service.spec.model_names import CIFAR_PREFIX, TIMM_PREFIX, WITH_AUXILIARY_HEADS
 from service.spec.sections import Weights
 
 
@@ -25,9 +25,8 @@ def build_model(name: str, num_classes: int) -> nn.Module:
         return _build_timm_model(name.removeprefix(TIMM_PREFIX), num_classes)
     import torchvision.models
 
-    # With auxiliary heads the model returns tuples; distillation needs one tensor of logits.
     options: dict[str, Any] = {}
-    if name in ("googlenet", "inception_v3"):
+    if name in WITH_AUXILIARY_HEADS:
         options = {"aux_logits": False, "init_weights": True}
     return torchvision.models.get_model(name, weights=None, num_classes=num_classes, **options)
 

@@ -12,6 +12,7 @@ SPEC_NAME = "spec.json"
 TAGS_NAME = "tags.json"
 LOCK_NAME = ".lock"
 FENCE_NAME = ".fencing_token"
+STUDENT_NAME = "student.safetensors"
 TRIALS_NAME = "trials"
 """Folder of a sweep's folder, with those of its trials."""
 

@@ -10,16 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from data_pipeline.files import write_atomically
+from data_pipeline.sources.image_labels import human_names
+from service.run.folder import STUDENT_NAME
 from service.spec.job import JobSpec
-from service.spec.model_names import CIFAR_PREFIX, TIMM_PREFIX
+from service.spec.model_names import CIFAR_PREFIX, TIMM_PREFIX, WITH_AUXILIARY_HEADS
 
 CARD_NAME = "preprocessing.json"
 CLASSES_NAME = "classes.json"
-WEIGHTS_NAME = "student.safetensors"
 # A safetensors file begins with the length of its header, a little-endian integer.
 LENGTH_BYTES = 8
-# Networks of torchvision that have them unless they are told not to.
-AUXILIARY_HEADS = ("googlenet", "inception_v3")
 
 
 def student_card(
@@ -27,15 +26,16 @@ def student_card(
 ) -> dict[str, Any]:
     """The card of a run's student.
 
-    ``classes``: their names by label, if they are known. ``run_id``: its run in MLflow, if it has
-    one yet. Sizes are in pixels. Interpolation is in torchvision's terms, which is tested in
-    tests/unit/data_pipeline/test_decoding.py.
+    ``classes``: those of the dataset by label, if they are known; the card has readable names of
+    ImageNet's too. ``run_id``: its run in MLflow, if it has one yet. Sizes are in pixels.
+    Interpolation is in torchvision's terms, which tests/unit/data_pipeline/test_decoding.py tests.
     """
     evaluation = spec.evaluation
     card = {
         "architecture": spec.student.model,
         "num_classes": spec.dataset.num_classes,
         "classes": list(classes) if classes is not None else None,
+        "class_names": human_names(classes) if classes is not None else None,
         "resize_shorter_side": evaluation.resize_size,
         "center_crop": evaluation.crop_size,
         "interpolation": "bilinear",
@@ -75,14 +75,14 @@ def load_snippets(spec: JobSpec, run_id: str | None) -> dict[str, str]:
     They run where the student's files are; the last one with MLFLOW_TRACKING_URI set.
     """
     name, num_classes = spec.student.model, spec.dataset.num_classes
-    fill = f'model.load_state_dict(load_file("{WEIGHTS_NAME}")); model.eval()'
+    fill = f'model.load_state_dict(load_file("{STUDENT_NAME}")); model.eval()'
     snippets = {
         "dtkd-service": "from safetensors.torch import load_file; "
         "from service.models.build import build_model\n"
         f'model = build_model("{name}", num_classes={num_classes})\n{fill}',
     }
     if not name.startswith((CIFAR_PREFIX, TIMM_PREFIX)):
-        options = ", aux_logits=False, init_weights=False" if name in AUXILIARY_HEADS else ""
+        options = ", aux_logits=False, init_weights=False" if name in WITH_AUXILIARY_HEADS else ""
         snippets["torchvision"] = (
             "from safetensors.torch import load_file; from torchvision.models import get_model\n"
             f'model = get_model("{name}", weights=None, num_classes={num_classes}{options})\n{fill}'

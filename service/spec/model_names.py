@@ -30,6 +30,9 @@ vit_l_16 vit_l_32 wide_resnet101_2 wide_resnet50_2
 """)
 )
 
+WITH_AUXILIARY_HEADS = ("googlenet", "inception_v3")
+"""Networks of torchvision with auxiliary heads, which are turned off: they return tuples."""
+
 CIFAR_MODELS = frozenset(
     _words("""
 resnet8 resnet14 resnet20 resnet32 resnet44 resnet56 resnet110 resnet8x4 resnet32x4 wrn_16_1

@@ -15,6 +15,7 @@ from service.result import read_result
 from service.run.claim import claim_run_folder
 from service.run.folder import (
     SPEC_NAME,
+    STUDENT_NAME,
     TRIALS_NAME,
     read_spec,
     read_tags,
@@ -32,7 +33,6 @@ from service.sweep.trials import trial_name
 from service.tracking.destination import RUN_ID_NAME, is_destination
 from service.tracking.mlflow_run import MlflowRun, tracking_uri
 from service.tracking.student_model import log_student
-from service.training.checkpoint import STUDENT_NAME
 from service.trials.run_trackers import PARENT_TAG, find_parent
 
 logger = logging.getLogger(__name__)

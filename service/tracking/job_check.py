@@ -1,6 +1,6 @@
 """Checks of a job that need the tracking server: whether it takes the run, and has its weights."""
 
-from service.run.folder import has_spec
+from service.run.claim import has_started
 from service.spec.errors import BadInputError, Problem
 from service.spec.loading import LoadedJob
 from service.spec.sections import Weights, is_mlflow_source
@@ -35,7 +35,7 @@ def check_weights(job: LoadedJob) -> list[str]:
     """
     spec, lines = job.spec, []
     problems: list[Problem] = []
-    if has_spec(spec.run_path):
+    if has_started(spec.run_path):
         # A run that is resumed has fetched its weights; the registry may have changed since.
         return []
     for role in ("student", "teacher"):

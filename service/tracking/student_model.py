@@ -14,7 +14,8 @@ from mlflow.models import ModelSignature
 from mlflow.types import Schema, TensorSpec
 from torch import nn
 
-from service.run.student_card import CARD_NAME, WEIGHTS_NAME, read_classes, student_card
+from service.run.folder import STUDENT_NAME
+from service.run.student_card import CARD_NAME, read_classes, student_card
 from service.spec.job import JobSpec
 from service.tracking.mlflow_run import MlflowRun
 from service.tracking.root_logger import root_logger_kept
@@ -37,7 +38,7 @@ def log_student(run: MlflowRun, spec: JobSpec, student: nn.Module, weights_path:
     """
     with tempfile.TemporaryDirectory() as folder:
         files = Path(folder)
-        (files / WEIGHTS_NAME).write_bytes(weights_path.read_bytes())
+        (files / STUDENT_NAME).write_bytes(weights_path.read_bytes())
         card = student_card(spec, read_classes(spec.run_path), run.run_id)
         (files / CARD_NAME).write_text(json.dumps(card, indent=1) + "\n")
         run.client.log_artifacts(run.run_id, folder, "student")
@@ -90,6 +91,6 @@ def _log_exported(
             pip_requirements=[f"torch=={torch.__version__.split('+')[0]}", "mlflow"],
             metadata=card,
             # So that the model's URI can be the weights.source of another spec.
-            extra_files=[str(files / WEIGHTS_NAME), str(files / CARD_NAME)],
+            extra_files=[str(files / STUDENT_NAME), str(files / CARD_NAME)],
         )
     return str(info.model_uri)

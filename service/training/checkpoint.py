@@ -23,9 +23,9 @@ from torch.optim.swa_utils import AveragedModel
 
 from data_pipeline.files import sha256_of, sync_to_disk
 from service.models.weights import save_weights
+from service.run.folder import STUDENT_NAME
 from service.run.progress import Progress
 
-STUDENT_NAME = "student.safetensors"
 EMA_NAME = "ema.safetensors"
 OPTIMIZER_NAME = "optimizer.pt"
 PER_RANK_STATE_NAME = "per_rank_state.pt"

@@ -20,9 +20,10 @@ from support.training_runs import final, loss_series, run_together
 from service.models.build import build_model
 from service.result import RESULT_NAME
 from service.run.control import REQUEST_PREFIX
+from service.run.folder import STUDENT_NAME
 from service.run.journal import FAILURES_NAME, JOURNAL_NAME, read_events
 from service.spec.loading import parse_job, parse_spec
-from service.training.checkpoint import STUDENT_NAME, final_student_path, newest_checkpoint
+from service.training.checkpoint import final_student_path, newest_checkpoint
 
 NUM_STEPS = 24
 JOB_LIMIT_S = 240.0

@@ -16,10 +16,9 @@ from support.spec_contents import spec_content
 from torch import nn
 
 from service.models.build import build_model
-from service.run.folder import write_spec
+from service.run.folder import STUDENT_NAME, write_spec
 from service.run.student_card import (
     CARD_NAME,
-    WEIGHTS_NAME,
     student_card,
     write_classes,
     write_with_card,
@@ -32,7 +31,7 @@ from service.tracking.mlflow_run import MlflowRun
 from service.tracking.student_model import log_student
 from service.tracking.weights_source import download_weights, find_weights
 
-CLASSES = ("cat", "dog", "\u9ce5", 'a "quoted" one')
+CLASSES = ("cat", "n01440764", "\u9ce5", 'a "quoted" one')
 QUOTED_NAME = 'it\'s "quoted" `so` \\ 100%'
 WHERE = "teacher.weights.source"
 
@@ -65,7 +64,7 @@ def log(folder, data_folder, uri, name, model, **tracking):
     torch.manual_seed(3)
     network = build_model(model, 4).eval()
     save_file(network.state_dict(), folder / "weights.safetensors")
-    path = spec.run_path / WEIGHTS_NAME
+    path = spec.run_path / STUDENT_NAME
     write_with_card(folder / "weights.safetensors", path, student_card(spec, CLASSES))
     run = MlflowRun(spec, uri)
     log_student(run, spec, network, path)
@@ -128,6 +127,7 @@ def test_weights_and_model_say_what_they_are(logged):
         "architecture": "cifar:tiny_cnn",
         "num_classes": 4,
         "classes": list(CLASSES),
+        "class_names": ["cat", "tench", *CLASSES[2:]],
         "resize_shorter_side": 16,
         "center_crop": 16,
         "interpolation": "bilinear",
@@ -137,14 +137,14 @@ def test_weights_and_model_say_what_they_are(logged):
         "weights": "last step",
         "spec_hash": logged.spec.content_hash(),
     }
-    with safe_open(logged.spec.run_path / WEIGHTS_NAME, "pt") as file:
+    with safe_open(logged.spec.run_path / STUDENT_NAME, "pt") as file:
         metadata = file.metadata()
     for key, value in expected.items():
         assert (metadata[key] if isinstance(value, str) else json.loads(metadata[key])) == value
     mlflow.set_tracking_uri(logged.uri)
     model_info = mlflow.models.get_model_info(f"models:/{QUOTED_NAME}@champion")
     assert expected.items() <= model_info.metadata.items()
-    for name, tensor in load_file(logged.spec.run_path / WEIGHTS_NAME).items():
+    for name, tensor in load_file(logged.spec.run_path / STUDENT_NAME).items():
         assert torch.equal(tensor, logged.student.state_dict()[name])
 
 
@@ -165,7 +165,7 @@ def addresses(case):
 
 def test_every_address_of_a_student_is_its_weights(logged, tmp_path):
     mlflow.set_tracking_uri(logged.uri)
-    expected = (logged.spec.run_path / WEIGHTS_NAME).read_bytes()
+    expected = (logged.spec.run_path / STUDENT_NAME).read_bytes()
     for name, address in addresses(logged).items():
         found = find_weights(address, logged.uri, WHERE)
         assert found.num_bytes == len(expected), name
@@ -217,7 +217,7 @@ def job_with_teacher(make_content, logged, model, classes, **sections):
 
 def test_plan_says_which_weights_were_found(logged, make_content):
     (line,) = check_weights(job_with_teacher(make_content, logged, "cifar:tiny_cnn", CLASSES))
-    size = (logged.spec.run_path / WEIGHTS_NAME).stat().st_size / 1e3
+    size = (logged.spec.run_path / STUDENT_NAME).stat().st_size / 1e3
     assert line == (
         f"teacher weights: models:/{QUOTED_NAME}@champion is version 1 of {QUOTED_NAME}, of run "
         f"{logged.run.run_id}, cifar:tiny_cnn, 4 classes, {size:.1f} kB"
@@ -239,6 +239,17 @@ def test_other_network_or_class_order_is_refused(logged, make_content, model, cl
     with pytest.raises(BadInputError) as error:
         check_weights(job_with_teacher(make_content, logged, model, classes))
     assert f"{WHERE}: {text}" in str(error.value)
+
+
+def test_weights_are_looked_up_until_the_run_has_started(logged, make_content):
+    job = job_with_teacher(make_content, logged, "cifar:resnet20", CLASSES)
+    job.spec.run_path.mkdir(parents=True)
+    write_spec(job.spec)
+    # What was rejected before a step is checked again; a run that has started has its weights.
+    with pytest.raises(BadInputError, match="has weights of cifar:tiny_cnn"):
+        check_weights(job)
+    (job.spec.run_path / "checkpoint_0000000001").mkdir()
+    assert check_weights(job) == []
 
 
 def test_other_weights_are_described_by_their_header(logged, make_content, tmp_path):

@@ -18,14 +18,14 @@ from safetensors.torch import load_file
 
 from service.cluster.launch import run_training
 from service.result import collect_result
-from service.run.folder import read_spec, write_spec
+from service.run.folder import STUDENT_NAME, read_spec, write_spec
 from service.run.journal import JOURNAL_NAME, read_events
 from service.spec.job import JobSpec
 from service.spec.loading import parse_spec
 from service.sweep.loading import parse_sweep
 from service.sweep.study import Search
 from service.sweep.trials import TRIALS_NAME, SearchTrials, trial_name
-from service.training.checkpoint import STUDENT_NAME, is_intact, newest_checkpoint
+from service.training.checkpoint import is_intact, newest_checkpoint
 from service.trials.run_trackers import RunTrackers
 from service.trials.runner import run_trials
 from service.trials.source import TrialState
