@@ -16,8 +16,17 @@ from pathlib import Path
 from typing import TextIO
 
 from data_pipeline.files import sha256_of
-from service.run.folder import LOCK_NAME, SPEC_NAME, TRIALS_NAME, has_spec, read_spec, read_tags
-from service.run.journal import JOURNAL_NAME, SERIES, read_events
+from service.run.folder import (
+    LOCK_NAME,
+    SPEC_NAME,
+    TAGS_NAME,
+    TRIALS_NAME,
+    has_spec,
+    read_spec,
+    read_tags,
+)
+from service.run.journal import FAILURES_NAME, JOURNAL_NAME, SERIES, read_events
+from service.run.status import STATUS_NAME
 from service.spec.errors import BadInputError, Problem
 from service.spec.identity import fixed_differences
 from service.spec.job import JobSpec
@@ -34,13 +43,14 @@ INPUT_TAGS = {
 
 CHECKPOINT_PATTERN = "checkpoint_*"
 RECORDS = (
-    "journal.jsonl",
-    "failures.jsonl",
+    JOURNAL_NAME,
+    FAILURES_NAME,
+    STATUS_NAME,
+    TAGS_NAME,
     "journal.sent",
     "mlflow_*",
     "nonfinite_step*.json",
-    "status.json",
-    "tags.json",
+    "crash_rank*.txt",
 )
 """Files of a run's folder that tell what happened to it."""
 

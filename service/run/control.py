@@ -7,12 +7,12 @@ abort file instead, which every process of the run respects: it is not retried.
 
 import contextlib
 import json
-import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Literal, NamedTuple, NoReturn
 
 from data_pipeline.files import retry_io, write_atomically
+from service.run.polling import PollingThread
 from service.spec.errors import EXIT_BAD_INPUT
 
 REQUEST_PREFIX = ".request_"
@@ -86,20 +86,16 @@ class RequestWatcher:
 
     def __init__(self, run_path: Path):
         self._run_path = run_path
-        self._closing = threading.Event()
         self.request: Request | None = None
         """The request that is pending, if any."""
-        self._thread = threading.Thread(target=self._watch, name="requests", daemon=True)
-        self._thread.start()
+        self._thread = PollingThread("requests", POLL_S, self._poll)
 
     def close(self) -> None:
         """End the thread."""
-        self._closing.set()
-        self._thread.join()
+        self._thread.close()
 
-    def _watch(self) -> None:
-        while not self._closing.wait(POLL_S):
-            self.request = pending_request(self._run_path)
+    def _poll(self) -> None:
+        self.request = pending_request(self._run_path)
 
 
 def abort_run(run_path: Path, rank: int, text: str, exit_status: int = EXIT_BAD_INPUT) -> NoReturn:

@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Generic, Literal, Protocol, TypeVar
 
 from data_pipeline.files import write_atomically
 from service.run.journal import Event
+from service.run.polling import PollingThread
 
 STATUS_NAME = "status.json"
 REFRESH_S = 15.0
@@ -104,9 +105,7 @@ class StatusFile(Generic[S]):
     def __init__(self, run_path: Path, status: S):
         self._path, self._lock = run_path / STATUS_NAME, threading.Lock()
         self.status = status
-        self._closing = threading.Event()
-        self._thread = threading.Thread(target=self._refresh, name="status", daemon=True)
-        self._thread.start()
+        self._thread = PollingThread("status", REFRESH_S, self.write)
 
     def write(self) -> None:
         """Write the current status; where the disk fails, it is skipped."""
@@ -116,14 +115,8 @@ class StatusFile(Generic[S]):
 
     def close(self) -> None:
         """End the thread and write the final status."""
-        self._closing.set()
-        self._thread.join()
+        self._thread.close()
         self.write()
-
-    def _refresh(self) -> None:
-        self.write()
-        while not self._closing.wait(REFRESH_S):
-            self.write()
 
 
 def write_stopped(run_path: Path) -> None:

@@ -87,8 +87,8 @@ class Scheduler(Section):
     """asha: at epochs min_epochs, min_epochs * reduction_factor and so on, only the best
     1 / reduction_factor of the trials that reached this epoch continue, and those that are worse
     by no more than the accuracy's standard error; it decides once reduction_factor trials are
-    there. median: a trial is stopped
-    if it is worse than the median of the finished trials at the same epoch."""
+    there. median: a trial is stopped if it is worse than the median of the finished trials at the
+    same epoch."""
     min_epochs: Count | None = None
     """Epochs before a trial may be stopped. Absent: schedule.num_epochs / reduction_factor, so that
     one in reduction_factor trials can finish; at least half of the epochs where held_out has fewer

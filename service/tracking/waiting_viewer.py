@@ -1,10 +1,10 @@
 """Shows what a run waits for: in its log, at growing intervals, and in its status."""
 
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 
+from service.run.polling import PollingThread
 from service.run.report import duration
 from service.run.waiting import read_waiting
 
@@ -26,18 +26,11 @@ class WaitingViewer:
     ):
         self._run_path, self._show, self._update = run_path, show, update
         self._next_s = 0.0
-        self._closing = threading.Event()
-        self._thread = threading.Thread(target=self._watch, name="waiting", daemon=True)
-        self._thread.start()
+        self._thread = PollingThread("waiting", POLL_S, self._poll)
 
     def close(self) -> None:
         """End the thread."""
-        self._closing.set()
-        self._thread.join()
-
-    def _watch(self) -> None:
-        while not self._closing.wait(POLL_S):
-            self._poll()
+        self._thread.close()
 
     def _poll(self) -> None:
         waiting = read_waiting(self._run_path)

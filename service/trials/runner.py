@@ -27,8 +27,8 @@ TUNE_NAME = ".tune"
 # Effectively unlimited: the source ends the search.
 MAX_TRIALS = 1_000_000
 # Disables parts of Tune that this service replaces: its loggers, the checkpoints of its own state,
-# its output and its SIGINT handler; and Ray's traceback of each trial that was told to stop, whose
-# result Tune no longer waits for.
+# its output and its SIGINT handler; and Ray's traceback of each trial that is stopped, whose result
+# Tune no longer waits for.
 TUNE_SETTINGS = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_GLOBAL_CHECKPOINT_S": "86400",

@@ -1,4 +1,4 @@
-"""Conversions replace an existing file only when they are told to."""
+"""Conversions replace an existing file only with --overwrite."""
 
 import subprocess
 import sys
