@@ -7,7 +7,7 @@ import numpy as np
 
 from data_pipeline.beton import open_beton
 from data_pipeline.files import is_remote
-from data_pipeline.manifest import read_manifest
+from data_pipeline.manifest import FORMAT, read_manifest
 from data_pipeline.verify import check_quickly, check_tables
 
 
@@ -77,6 +77,8 @@ def _remote_facts(location: str) -> DatasetFacts:
 
     manifest = read_manifest_at(location)
     try:
+        if manifest["format"] != FORMAT:
+            raise ValueError("another format")
         sides = [*manifest["height_px"], *manifest["width_px"]]
         labels = np.flatnonzero(manifest["num_per_class"])
         return DatasetFacts(

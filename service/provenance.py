@@ -6,7 +6,10 @@ import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 
+from service.run.folder import VERSION_TAG
+from service.run.state_files import service_version
 from service.spec.loading import LoadedJob
+from service.spec.paths import RAY_JOB_VARIABLE
 
 
 def provenance_tags(job: LoadedJob, weights_tags: Mapping[str, str]) -> dict[str, str]:
@@ -18,6 +21,7 @@ def provenance_tags(job: LoadedJob, weights_tags: Mapping[str, str]) -> dict[str
         "spec_hash": job.spec.content_hash(),
         "dataset_train_fingerprint": job.train.fingerprint,
         "dataset_val_fingerprint": job.val.fingerprint,
+        VERSION_TAG: service_version(),
         "git_revision": git_revision(),
         "ray_submission_id": ray_submission_id(),
         **weights_tags,
@@ -36,5 +40,8 @@ def git_revision() -> str:
 
 def ray_submission_id() -> str:
     """Id of the Ray job that this process is the entry point of; none outside one."""
-    config = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}"))
-    return str(config.get("metadata", {}).get("job_submission_id", "none"))
+    try:
+        config = json.loads(os.environ.get(RAY_JOB_VARIABLE, "{}"))
+        return str(config["metadata"]["job_submission_id"])
+    except (ValueError, LookupError, TypeError, RecursionError):
+        return "none"

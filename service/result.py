@@ -4,13 +4,15 @@ import json
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+
+from pydantic import with_config
 
 from data_pipeline.files import atomic_path, write_atomically
 from service.run.durations import Durations, durations
 from service.run.folder import STUDENT_NAME, read_spec
 from service.run.progress import Progress
 from service.run.report import summary_table
+from service.run.state_files import WITHOUT_OTHER_FIELDS, read_state
 from service.run.student_card import read_classes, student_card, write_with_card
 from service.spec.data_sections import Split
 from service.training.checkpoint import (
@@ -22,6 +24,7 @@ from service.training.checkpoint import (
 RESULT_NAME = "result.json"
 
 
+@with_config(WITHOUT_OTHER_FIELDS)
 @dataclass
 class RunResult:
     """Final progress of a run.
@@ -58,12 +61,14 @@ class RunResult:
 
 
 def read_result(run_path: Path) -> RunResult | None:
-    """The result of a finished run; None while it is not finished."""
-    path = run_path / RESULT_NAME
-    if not path.exists():
-        return None
-    content: dict[str, Any] = json.loads(path.read_text())
-    return RunResult(**{**content, "progress": Progress(**content["progress"])})
+    """The result of a finished run; None while it is not finished.
+
+    Raises:
+        BadInputError: the result is damaged.
+        OSError: the storage fails.
+    """
+    remedy = "remove the file and submit the spec again: the last checkpoint has the result"
+    return read_state(run_path / RESULT_NAME, RunResult, remedy)
 
 
 class IncompleteRunError(RuntimeError):
@@ -80,7 +85,7 @@ def collect_result(run_path: Path, num_epochs: int) -> RunResult:
     checkpoint = newest_checkpoint(run_path)
     progress = Progress()
     if checkpoint is not None:
-        progress = Progress(**read_metadata(checkpoint)["progress"])
+        progress = read_metadata(checkpoint).progress
     if checkpoint is None or progress.epoch != num_epochs:
         raise IncompleteRunError(
             f"the newest checkpoint in {run_path} is of epoch {progress.epoch}, not of the last, "

@@ -11,6 +11,7 @@ from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import ExitStack, closing
 from pathlib import Path
 
+from data_pipeline.json_files import read_bounded
 from data_pipeline.staging.cache import format_bytes
 from data_pipeline.staging.remote import RemoteFile, StagingError, explain
 
@@ -19,6 +20,7 @@ NUM_THREADS = 8
 NUM_ATTEMPTS = 3
 BACKOFF_S = 1.0
 REPORT_INTERVAL_S = 5.0
+LOG_LIMIT_BYTES = 16_000_000
 
 
 def chunk_log_path(target: Path) -> Path:
@@ -119,7 +121,7 @@ class _ChunkLog:
         self._num_bytes = num_bytes
         self._num_chunks = -(-num_bytes // CHUNK_BYTES)
         head = f"{num_bytes} {CHUNK_BYTES}"
-        text = path.read_text() if path.exists() else ""
+        text = _text_of(path)
         # A crash of the machine may leave a partial line, which must not become part of the next.
         complete = text[: text.rfind("\n") + 1]
         lines = complete.splitlines()
@@ -128,7 +130,7 @@ class _ChunkLog:
         else:
             lines = [head]
             path.write_text(head + "\n")
-        self._done = {int(line) for line in lines[1:] if line.isdigit()}
+        self._done = {int(line) for line in lines[1:] if line.isdigit() and len(line) < 10}
         self._descriptor = os.open(path, os.O_WRONLY | os.O_APPEND)
 
     def extent(self, index: int) -> tuple[int, int]:
@@ -147,6 +149,17 @@ class _ChunkLog:
     def close(self) -> None:
         """Close the log."""
         os.close(self._descriptor)
+
+
+def _text_of(path: Path) -> str:
+    """The text of a log; one that is damaged is removed, and all chunks are fetched again."""
+    try:
+        return read_bounded(path, LOG_LIMIT_BYTES).decode("ascii")
+    except FileNotFoundError:
+        pass
+    except ValueError:
+        path.unlink()
+    return ""
 
 
 class _Progress:

@@ -14,6 +14,7 @@ from pathlib import Path
 import pyarrow.fs as arrow_fs
 
 from data_pipeline.files import is_remote
+from data_pipeline.json_files import UnusableFileError, read_bounded
 
 CONNECT_TIMEOUT_S = 2.5
 # The store's client tries twice: a dead endpoint takes about twice this time.
@@ -55,19 +56,26 @@ class RemoteFile:
             raise self._missing()
         return int(info.size)
 
-    def read(self) -> bytes:
-        """The content of a small file.
+    def read(self, limit_bytes: int) -> bytes:
+        """The content of a small file, of at most ``limit_bytes``.
 
         Raises:
             StagingError: no such file, access refused, or no answer.
+            UnusableFileError: it is larger, or no regular file.
         """
         try:
+            if not is_remote(self.location):
+                return read_bounded(Path(self.path), limit_bytes, follow_links=True)
             with self.filesystem.open_input_file(self.path) as stream:
-                return bytes(stream.read())
+                content = bytes(stream.read(limit_bytes + 1))
         except (FileNotFoundError, IsADirectoryError) as error:
             raise self._missing() from error
         except OSError as error:
             raise explain(self.location, error) from error
+        if len(content) > limit_bytes:
+            wrong = f"has more than {limit_bytes:,} bytes"
+            raise UnusableFileError(Path(self.location), "", wrong, "give the file that was meant")
+        return content
 
     def read_range(self, offset: int, num_bytes: int) -> bytes:
         """Bytes from ``offset`` on; fewer than ``num_bytes`` if the file ends before.

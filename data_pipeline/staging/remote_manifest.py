@@ -1,17 +1,17 @@
 """Reads the manifest of a dataset at any location."""
 
-import json
 import queue
-import re
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+from data_pipeline.json_files import UnusableFileError, parse_json
+from data_pipeline.manifest import LIMIT_BYTES, manifest_fault
 from data_pipeline.staging.remote import StagingError, remote_file
 
 ANSWER_LIMIT_S = 15.0
-
-_FINGERPRINT = re.compile(r"[0-9a-f]{32,}")
+REQUIRED_TO_COPY = ("fingerprint", "num_bytes")
 
 
 def read_manifest_at(location: str) -> dict[str, Any]:
@@ -26,32 +26,24 @@ def read_manifest_at(location: str) -> dict[str, Any]:
     if not location.endswith(".beton"):
         raise StagingError(f"{location} is not a .beton file; name one, as in .../train.beton")
     manifest_location = location + ".json"
-    content = _within_limit(manifest_location, lambda: remote_file(manifest_location).read())
     try:
-        manifest = json.loads(content)
-    except ValueError as error:
+        content = _within_limit(
+            manifest_location, lambda: remote_file(manifest_location).read(LIMIT_BYTES)
+        )
+        manifest = parse_json(content, Path(manifest_location), dict)
+    except UnusableFileError as error:
         raise StagingError(
-            f"{manifest_location} is not JSON ({error}); upload the manifest of the "
+            f"{manifest_location} is not a manifest ({error.fault}); upload the manifest of the "
             "conversion again"
         ) from error
-    fault = _fault(manifest)
+    missing = [name for name in REQUIRED_TO_COPY if name not in manifest]
+    fault = f'lacks "{missing[0]}"' if missing else manifest_fault(manifest)
     if fault:
         raise StagingError(
-            f"{manifest_location} {fault}; convert the dataset again with jobs/convert.py"
+            f"{manifest_location} is damaged: {fault}; convert the dataset again with "
+            "jobs/convert.py"
         )
-    return dict(manifest)
-
-
-def _fault(manifest: object) -> str | None:
-    if not isinstance(manifest, dict):
-        return "is not a JSON object"
-    fingerprint, num_bytes = manifest.get("fingerprint"), manifest.get("num_bytes")
-    # The fingerprint becomes the name of a folder: only hexadecimal digits are safe.
-    if not isinstance(fingerprint, str) or not _FINGERPRINT.fullmatch(fingerprint):
-        return 'lacks "fingerprint", a hex digest of the content'
-    if not isinstance(num_bytes, int) or isinstance(num_bytes, bool) or num_bytes <= 0:
-        return 'lacks "num_bytes", the size of the .beton'
-    return None
+    return manifest
 
 
 def _within_limit(location: str, read: Callable[[], bytes]) -> bytes:

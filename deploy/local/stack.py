@@ -18,6 +18,8 @@ from pathlib import Path
 
 import psutil
 
+from data_pipeline.json_files import read_json
+
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / ".demo"
 STATE_PATH = FOLDER / "stack.json"
@@ -106,7 +108,7 @@ def down() -> None:
 
 def load() -> Stack | None:
     """The stack that was started last, which may have stopped; None if there is none."""
-    return Stack(**json.loads(STATE_PATH.read_text())) if STATE_PATH.exists() else None
+    return Stack(**read_json(STATE_PATH, 100_000, dict)) if STATE_PATH.exists() else None
 
 
 def _start(command: list[str], environment: dict[str, str]) -> list[float]:

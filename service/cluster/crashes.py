@@ -12,11 +12,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from data_pipeline.files import write_atomically
+from data_pipeline.json_files import UnusableFileError, open_regular, read_bounded
+
 # A line of this form precedes what a worker leaves; what follows the last one is its newest crash.
 START_PREFIX = "worker process"
 # How faulthandler begins, "Fatal Python error: " without it, where the signal is SIGABRT.
 FATAL_PREFIX = "Fatal Python error: "
 ABORTED = "Aborted"
+LIMIT_BYTES = 16_000_000
 
 
 class Crash(NamedTuple):
@@ -42,9 +46,10 @@ def record_crash(run_path: Path, rank: int) -> Iterator[None]:
     path = crash_path(run_path, rank)
     with contextlib.ExitStack() as stack:
         # Storage that fails has its own messages, and must not be reported as this.
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, UnusableFileError):
             _remove_last_start(path)
-            file = stack.enter_context(path.open("a"))
+            flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT
+            file = stack.enter_context(os.fdopen(open_regular(path, flags), "a"))
             print(f"{START_PREFIX} {os.getpid()}, {time.ctime()}", file=file, flush=True)
             # Ray's own is replaced: it writes where only Ray's logs are.
             faulthandler.enable(file)
@@ -54,22 +59,27 @@ def record_crash(run_path: Path, rank: int) -> Iterator[None]:
 
 def _end_record(path: Path) -> None:
     faulthandler.enable(all_threads=False)
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError, UnusableFileError):
         _remove_last_start(path)
 
 
 def _remove_last_start(path: Path) -> None:
     """Remove the line of a worker that left nothing after it, and a file without any crash."""
-    if not path.exists():
+    try:
+        text = _text_of(path)
+    except FileNotFoundError:
         return
-    text = path.read_text(errors="replace")
     before, _, crash = _split_last(text)
     if crash:
         return
     if before:
-        path.write_text(before)
+        write_atomically(path, before)
     else:
         path.unlink()
+
+
+def _text_of(path: Path) -> str:
+    return read_bounded(path, LIMIT_BYTES).decode(errors="replace")
 
 
 def _split_last(text: str) -> tuple[str, str, str]:
@@ -83,8 +93,8 @@ def read_crash(run_path: Path, rank: int) -> Crash | None:
     """How the newest worker of this rank crashed; None if it was killed, or did not die."""
     path = crash_path(run_path, rank)
     try:
-        crash = _split_last(path.read_text(errors="replace"))[2]
-    except OSError:
+        crash = _split_last(_text_of(path))[2]
+    except (OSError, UnusableFileError):
         return None
     if not crash.startswith(FATAL_PREFIX):
         return None

@@ -11,6 +11,7 @@ from ray.util.placement_group import PlacementGroup, remove_placement_group
 
 from data_pipeline.files import write_atomically
 from service.cluster.ray_internals import placement_group_of
+from service.run.state_files import read_text_if_usable
 
 PLACEMENT_NAME = ".placement_group"
 
@@ -35,6 +36,9 @@ def is_placed(run_path: Path) -> bool:
 def release_placement(run_path: Path) -> None:
     """Release the placement group of a run whose controller was killed; its workers end with it."""
     path = run_path / PLACEMENT_NAME
+    text = read_text_if_usable(path)
+    if text is None:
+        return
     with contextlib.suppress(OSError, ValueError):
-        remove_placement_group(placement_group_of(path.read_text()))
+        remove_placement_group(placement_group_of(text))
         path.unlink()

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TextIO
 
 from data_pipeline.files import sha256_of
+from data_pipeline.json_files import UnusableFileError, open_regular
 from service.run.folder import (
     LOCK_NAME,
     SPEC_NAME,
@@ -69,12 +70,15 @@ def claim_run_folder(spec: JobSpec) -> Iterator[None]:
     with ExitStack() as stack:
         try:
             spec.run_path.mkdir(parents=True, exist_ok=True)
-            lock = stack.enter_context((spec.run_path / LOCK_NAME).open("a+"))
-            _lock(lock, spec)
-        except OSError as error:
+            descriptor = open_regular(
+                spec.run_path / LOCK_NAME, os.O_RDWR | os.O_APPEND | os.O_CREAT
+            )
+            _lock(stack.enter_context(os.fdopen(descriptor, "a+")), spec)
+        except (OSError, UnusableFileError) as error:
+            reason = error.fault if isinstance(error, UnusableFileError) else error.strerror
             problem = Problem(
                 "checkpoints.storage_path",
-                f"{spec.run_path}: {error.strerror}",
+                f"{spec.run_path / LOCK_NAME}: {reason}",
                 "give a folder on storage that can be written and locked",
             )
             raise BadInputError("spec", [problem]) from error
@@ -93,7 +97,7 @@ def _lock(lock: TextIO, spec: JobSpec) -> None:
         lock.seek(0)
         problem = Problem(
             "name",
-            f"the run {spec.name!r} is already running, in {lock.read().strip()}",
+            f"the run {spec.name!r} is already running, in {lock.read(200).strip()}",
             "wait for it or stop it, then submit the same spec to resume",
         )
         raise BadInputError("spec", [problem]) from None
@@ -195,7 +199,12 @@ def forget_rejected(spec: JobSpec) -> None:
     run_path = spec.run_path
     if not has_spec(run_path) or has_started(run_path):
         return
-    if fixed_differences(read_spec(run_path), spec):
+    try:
+        is_other = bool(fixed_differences(read_spec(run_path), spec))
+    except BadInputError:
+        # Damaged, or of another version: nothing depends on it yet.
+        is_other = True
+    if is_other:
         for pattern in RECORDS:
             for path in run_path.glob(pattern):
                 path.unlink()

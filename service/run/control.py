@@ -9,11 +9,14 @@ import contextlib
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal, NamedTuple, NoReturn
+from typing import Annotated, Literal, NamedTuple, NoReturn
+
+from pydantic import Field
 
 from data_pipeline.files import retry_io, write_atomically
 from service.run.polling import PollingThread
-from service.spec.errors import EXIT_BAD_INPUT
+from service.run.state_files import read_if_usable
+from service.spec.errors import EXIT_BAD_INPUT, EXIT_FAILED
 
 REQUEST_PREFIX = ".request_"
 ABORT_NAME = "abort.json"
@@ -38,7 +41,7 @@ class AbortReason(NamedTuple):
     """Why a run was aborted, and the exit status that its job ends with."""
 
     text: str
-    exit_status: int
+    exit_status: Annotated[int, Field(ge=1, le=255)]
 
 
 def request_stop(run_path: Path) -> None:
@@ -137,8 +140,8 @@ def read_abort_reason(run_path: Path) -> AbortReason | None:
     """
     if not is_aborted(run_path):
         return None
-    content = json.loads((run_path / ABORT_NAME).read_text())
-    return AbortReason(str(content["text"]), int(content["exit_status"]))
+    reason = read_if_usable(run_path / ABORT_NAME, AbortReason)
+    return reason or AbortReason(f"{run_path / ABORT_NAME} does not say why", EXIT_FAILED)
 
 
 def clear_abort(run_path: Path) -> None:

@@ -2,14 +2,32 @@
 
 import contextlib
 import json
+import logging
+import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
-from service.run.journal import JOURNAL_NAME, Event, read_events
+from pydantic import TypeAdapter
+
+from data_pipeline.json_files import UnusableFileError, open_regular, read_bounded
+from service.run.journal import JOURNAL_NAME, Count, Event, read_events
+from service.run.state_files import LIMIT_BYTES
+
+logger = logging.getLogger(__name__)
 
 SUBMISSIONS_NAME = "submissions.jsonl"
+
+
+class _Mark(NamedTuple):
+    """One line of the file of submissions; ``time_ms``: Unix time."""
+
+    kind: Literal["begin", "end"]
+    time_ms: Count
+
+
+_MARK = TypeAdapter(_Mark)
 
 
 class Durations(NamedTuple):
@@ -29,10 +47,13 @@ def recorded_submission(run_path: Path) -> Iterator[None]:
         _record(run_path, "end")
 
 
-def _record(run_path: Path, kind: str) -> None:
+def _record(run_path: Path, kind: Literal["begin", "end"]) -> None:
+    mark = _Mark(kind, int(time.time() * 1000))
     # Where the disk fails, the time of this submission is not counted as waiting.
-    with contextlib.suppress(OSError), (run_path / SUBMISSIONS_NAME).open("a") as file:
-        file.write(json.dumps({"kind": kind, "time_ms": int(time.time() * 1000)}) + "\n")
+    with contextlib.suppress(OSError, UnusableFileError):
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT
+        with os.fdopen(open_regular(run_path / SUBMISSIONS_NAME, flags), "a") as file:
+            file.write(json.dumps(mark._asdict()) + "\n")
 
 
 def durations(run_path: Path) -> Durations:
@@ -60,18 +81,32 @@ def _training_spans(events: list[Event]) -> Iterator[tuple[int, int]]:
 
 
 def _submission_spans(run_path: Path, events: list[Event]) -> Iterator[tuple[int, int]]:
-    path = run_path / SUBMISSIONS_NAME
-    lines = path.read_text().splitlines() if path.exists() else []
-    marks = [json.loads(line) for line in lines]
+    marks = _marks(run_path / SUBMISSIONS_NAME)
     for number, mark in enumerate(marks):
-        if mark["kind"] != "begin":
+        if mark.kind != "begin":
             continue
-        begin_ms = mark["time_ms"]
+        begin_ms = mark.time_ms
         if number + 1 == len(marks):
             yield begin_ms, int(time.time() * 1000)
-        elif marks[number + 1]["kind"] == "end":
-            yield begin_ms, marks[number + 1]["time_ms"]
+        elif marks[number + 1].kind == "end":
+            yield begin_ms, marks[number + 1].time_ms
         else:
-            next_ms = marks[number + 1]["time_ms"]
+            next_ms = marks[number + 1].time_ms
             own = [e.time_ms for e in events if begin_ms <= e.time_ms <= next_ms]
             yield begin_ms, max(own, default=begin_ms)
+
+
+def _marks(path: Path) -> list[_Mark]:
+    """The lines of a file of submissions that are not damaged; none where it cannot be used."""
+    try:
+        lines = read_bounded(path, LIMIT_BYTES).splitlines()
+    except FileNotFoundError:
+        return []
+    except (OSError, UnusableFileError) as error:
+        logger.warning("times of waiting are not known: %s", error)
+        return []
+    marks = []
+    for line in lines:
+        with contextlib.suppress(ValueError):
+            marks.append(_MARK.validate_json(line, strict=True))
+    return marks

@@ -6,6 +6,13 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from data_pipeline.files import retry_io, write_atomically
+from data_pipeline.json_files import UnusableFileError, read_bounded
+from service.run.state_files import (
+    TEXT_LIMIT_BYTES,
+    read_if_usable,
+    read_state,
+    read_stored,
+)
 from service.spec.job import JobSpec
 
 SPEC_NAME = "spec.json"
@@ -13,6 +20,7 @@ TAGS_NAME = "tags.json"
 LOCK_NAME = ".lock"
 FENCE_NAME = ".fencing_token"
 STUDENT_NAME = "student.safetensors"
+VERSION_TAG = "service_version"
 TRIALS_NAME = "trials"
 """Folder of a sweep's folder, with those of its trials."""
 
@@ -28,8 +36,18 @@ def write_spec(spec: JobSpec) -> None:
 
 
 def read_spec(run_path: Path) -> JobSpec:
-    """The spec that a run's folder belongs to."""
-    return JobSpec.model_validate_json((run_path / SPEC_NAME).read_text())
+    """The spec that a run's folder belongs to.
+
+    Raises:
+        BadInputError: it is damaged, or was written by another version of the service.
+        OSError: the storage fails, or there is no spec.
+    """
+    return read_stored(run_path / SPEC_NAME, JobSpec, written_by(run_path))
+
+
+def written_by(run_path: Path) -> str | None:
+    """Version of the service whose job wrote the folder's tags last; None if it is not known."""
+    return (read_if_usable(run_path / TAGS_NAME, dict[str, str]) or {}).get(VERSION_TAG)
 
 
 def write_tags(run_path: Path, tags: Mapping[str, str]) -> None:
@@ -38,10 +56,14 @@ def write_tags(run_path: Path, tags: Mapping[str, str]) -> None:
 
 
 def read_tags(run_path: Path) -> dict[str, str]:
-    """The tags that the last submission stored; none before the first."""
-    path = run_path / TAGS_NAME
-    tags: dict[str, str] = json.loads(path.read_text()) if path.exists() else {}
-    return tags
+    """The tags that the last submission stored; none before the first.
+
+    Raises:
+        BadInputError: they are damaged.
+        OSError: the storage fails.
+    """
+    remedy = "restore the file, or use another name: it has the digests of the run's files"
+    return read_state(run_path / TAGS_NAME, dict[str, str], remedy) or {}
 
 
 class FencedError(RuntimeError):
@@ -67,5 +89,9 @@ class FencingToken:
             FencedError: it is not.
             OSError: the storage fails.
         """
-        if self._path.read_text() != self._text:
+        try:
+            is_own = read_bounded(self._path, TEXT_LIMIT_BYTES) == self._text.encode()
+        except UnusableFileError:
+            is_own = False
+        if not is_own:
             raise FencedError(f"another worker has taken over {self._path.parent}")

@@ -13,10 +13,14 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
+
+from pydantic import Field, TypeAdapter
 
 from data_pipeline.files import write_atomically
+from data_pipeline.json_files import UnusableFileError, open_regular
 from service.run.folder import FencingToken
+from service.run.state_files import damaged
 
 Kind = Literal["start", "interval", "evaluation", "teacher", "checkpoint", "note"]
 # A resumed run repeats some events of these kinds.
@@ -24,11 +28,17 @@ SERIES = ("interval", "evaluation", "teacher", "checkpoint")
 
 JOURNAL_NAME = "journal.jsonl"
 FAILURES_NAME = "failures.jsonl"
+# The largest tracking.journal_limit_bytes; what a reader has in memory is some times as large.
+MAX_JOURNAL_BYTES = 128_000_000
+REMEDY = "move it away, or use another name"
 MAX_UNWRITTEN = 1000
 # With fewer progress lines than this, dropping half of them does not free enough space.
 MIN_THINNED = 16
 # Share of the limit that a journal over its limit is thinned to.
 THINNED_SHARE = 0.75
+
+
+Count = Annotated[int, Field(ge=0, lt=2**63)]
 
 
 class Event(NamedTuple):
@@ -38,13 +48,16 @@ class Event(NamedTuple):
     """
 
     kind: Kind
-    step: int
-    epoch: int
-    time_ms: int
+    step: Count
+    epoch: Count
+    time_ms: Count
     values: dict[str, float]
     eta_s: float | None = None
     text: str = ""
-    number: int = 0
+    number: Count = 0
+
+
+_EVENT = TypeAdapter(Event)
 
 
 class Journal:
@@ -156,12 +169,20 @@ class JournalReader:
         """Complete events that were not returned before; none while there is no journal.
 
         Raises:
+            BadInputError: it is no regular file, or larger than any journal.
             OSError: the journal exists and cannot be read.
         """
-        if not self._path.exists():
+        try:
+            descriptor = open_regular(self._path)
+        except (FileNotFoundError, NotADirectoryError):
             return []
-        with self._path.open("rb") as file:
+        except UnusableFileError as error:
+            raise damaged(self._path, error.fault, REMEDY) from error
+        with os.fdopen(descriptor, "rb") as file:
             status = os.fstat(file.fileno())
+            if status.st_size > 2 * MAX_JOURNAL_BYTES:
+                fault = f"has more than {2 * MAX_JOURNAL_BYTES:,} bytes"
+                raise damaged(self._path, fault, REMEDY)
             if status.st_ino != self._inode or status.st_size < self._offset:
                 self._inode, self._offset = status.st_ino, 0
             file.seek(self._offset)
@@ -187,9 +208,8 @@ def _parse(lines: bytes) -> list[Event]:
     """The events of complete lines; lines that a loss of power damaged are skipped."""
     events = []
     for line in lines.splitlines():
-        with contextlib.suppress(ValueError, TypeError):
-            content: dict[str, Any] = json.loads(line)
-            events.append(Event(**content))
+        with contextlib.suppress(ValueError):
+            events.append(_EVENT.validate_json(line, strict=True))
     return events
 
 
@@ -218,7 +238,11 @@ def _append_whole(path: Path, data: bytes) -> None:
     Raises:
         OSError: the disk is full or fails.
     """
-    with path.open("ab", buffering=0) as file:
+    try:
+        descriptor = open_regular(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    except UnusableFileError as error:
+        raise OSError(errno.EINVAL, str(error)) from error
+    with os.fdopen(descriptor, "ab", buffering=0) as file:
         size = file.seek(0, os.SEEK_END)
         try:
             if file.write(data) != len(data):
@@ -231,9 +255,13 @@ def _append_whole(path: Path, data: bytes) -> None:
 
 def _remove_torn_line(path: Path) -> None:
     """Remove the incomplete last line that a killed process left."""
-    if not path.exists():
+    try:
+        descriptor = open_regular(path, os.O_RDWR)
+    except (FileNotFoundError, NotADirectoryError):
         return
-    data = path.read_bytes()
-    if not data.endswith(b"\n"):
-        with path.open("r+b") as file:
+    except UnusableFileError as error:
+        raise damaged(path, error.fault, REMEDY) from error
+    with os.fdopen(descriptor, "r+b") as file:
+        data = file.read()
+        if not data.endswith(b"\n"):
             file.truncate(data.rfind(b"\n") + 1)

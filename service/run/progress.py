@@ -2,7 +2,12 @@
 
 from dataclasses import dataclass
 
+from pydantic import with_config
 
+from service.run.state_files import WITHOUT_OTHER_FIELDS
+
+
+@with_config(WITHOUT_OTHER_FIELDS)
 @dataclass
 class Progress:
     """Counters and accuracies of a run.

@@ -12,9 +12,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Literal, Protocol, TypeVar
 
+from pydantic import with_config
+
 from data_pipeline.files import write_atomically
 from service.run.journal import Event
 from service.run.polling import PollingThread
+from service.run.state_files import WITHOUT_OTHER_FIELDS, read_if_usable
 
 STATUS_NAME = "status.json"
 REFRESH_S = 15.0
@@ -22,6 +25,7 @@ REFRESH_S = 15.0
 State = Literal["waiting", "running", "restarting", "stopped", "failed", "finished"]
 
 
+@with_config(WITHOUT_OTHER_FIELDS)
 @dataclass
 class Status:
     """State of a run.
@@ -122,13 +126,13 @@ class StatusFile(Generic[S]):
 def write_stopped(run_path: Path) -> None:
     """Set the state that an earlier submission left, if any, to stopped."""
     path = run_path / STATUS_NAME
-    with contextlib.suppress(OSError, ValueError):
-        content = json.loads(path.read_text())
+    content = read_if_usable(path, dict[str, Any])
+    if content is not None:
         content |= {"state": "stopped", "eta_s": None, "updated_time": time.time()}
-        write_atomically(path, json.dumps(content, indent=1) + "\n")
+        with contextlib.suppress(OSError):
+            write_atomically(path, json.dumps(content, indent=1) + "\n")
 
 
 def read_status(run_path: Path) -> Status:
-    """The status that a run's driver wrote last."""
-    path = run_path / STATUS_NAME
-    return Status(**json.loads(path.read_text())) if path.exists() else Status(run_path.name)
+    """The status that a run's driver wrote last; that of a new run if there is none to use."""
+    return read_if_usable(run_path / STATUS_NAME, Status) or Status(run_path.name)

@@ -12,6 +12,7 @@ from typing import Any
 from data_pipeline.files import write_atomically
 from data_pipeline.sources.image_labels import human_names
 from service.run.folder import STUDENT_NAME
+from service.run.state_files import read_state
 from service.spec.job import JobSpec
 from service.spec.model_names import CIFAR_PREFIX, TIMM_PREFIX, WITH_AUXILIARY_HEADS
 
@@ -103,6 +104,11 @@ def write_classes(run_path: Path, classes: tuple[str, ...] | None) -> None:
 
 
 def read_classes(run_path: Path) -> tuple[str, ...] | None:
-    """The names of the classes of a run; None where its dataset has no manifest."""
-    path = run_path / CLASSES_NAME
-    return tuple(json.loads(path.read_text())) if path.exists() else None
+    """The names of the classes of a run; None where its dataset has no manifest.
+
+    Raises:
+        BadInputError: the file is damaged.
+        OSError: the storage fails.
+    """
+    remedy = "submit the spec again, which writes the file"
+    return read_state(run_path / CLASSES_NAME, tuple[str, ...], remedy)

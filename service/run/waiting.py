@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from data_pipeline.files import write_atomically
+from data_pipeline.json_files import UnusableFileError
+from service.run.state_files import read_typed
 
 WAITING_NAME = "waiting.json"
 
@@ -36,6 +38,6 @@ def clear_waiting(run_path: Path) -> None:
 
 def read_waiting(run_path: Path) -> Waiting | None:
     """What a run waits for; None if it does not wait."""
-    with contextlib.suppress(OSError, ValueError, TypeError):
-        return Waiting(**json.loads((run_path / WAITING_NAME).read_text()))
+    with contextlib.suppress(OSError, UnusableFileError):
+        return read_typed(run_path / WAITING_NAME, Waiting)
     return None

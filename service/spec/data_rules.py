@@ -23,6 +23,9 @@ def read_facts(dataset: Dataset) -> tuple[dict[str, DatasetFacts], list[Problem]
             facts[split] = dataset_facts(getattr(dataset, split), checks_samples=checks_samples)
         except ValueError as error:
             problems.append(_problem(f"dataset.{split}", str(error)))
+        except OSError as error:
+            wrong = f"{getattr(dataset, split)} cannot be read ({error.strerror})"
+            problems.append(Problem(f"dataset.{split}", wrong, "check the storage"))
     return facts, problems
 
 
@@ -71,8 +74,9 @@ def _check_cache(spec: JobSpec, facts: Mapping[str, DatasetFacts]) -> Iterator[P
     cache = spec.dataset.cache
     if cache is None:
         return
-    if cache.path.exists() and not cache.path.is_dir():
-        yield Problem("dataset.cache.path", f"{cache.path} is a file", "give a folder")
+    existing = next(path for path in (cache.path, *cache.path.parents) if path.exists())
+    if not existing.is_dir():
+        yield Problem("dataset.cache.path", f"{existing} is a file", "give a folder")
     sizes = {each.fingerprint: each.num_bytes for each in facts.values()}
     if cache.limit_bytes is not None and cache.limit_bytes < sum(sizes.values()):
         yield Problem(

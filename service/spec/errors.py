@@ -10,6 +10,10 @@ EXIT_FAILED = 1
 EXIT_BAD_INPUT = 2
 EXIT_STOPPED = 3
 
+MAX_PROBLEMS = 50
+"""Problems that are listed; a file with more of them is another one than was meant."""
+MAX_TEXT_LENGTH = 600
+
 
 class Problem(NamedTuple):
     """One mistake: the field or file it is in, what is wrong, and what would be right."""
@@ -25,12 +29,25 @@ class Problem(NamedTuple):
 class BadInputError(ValueError):
     """Input that cannot be used; carries every problem found, not only the first.
 
-    Secrets in the URIs that the problems repeat are replaced.
+    Secrets in the URIs that the problems repeat are replaced, and so is what is no readable text.
     """
 
     def __init__(self, subject: str, problems: Sequence[Problem]):
-        self.subject = redacted(subject)
-        self.problems = tuple(Problem(*map(redacted, problem)) for problem in problems)
-        count = "1 problem" if len(self.problems) == 1 else f"{len(self.problems)} problems"
+        self.subject = _shown(subject)
+        self.problems = tuple(Problem(*map(_shown, problem)) for problem in problems[:MAX_PROBLEMS])
+        count = "1 problem" if len(problems) == 1 else f"{len(problems):,} problems"
         lines = [f"{self.subject}: {count}", *(f"  {problem}" for problem in self.problems)]
+        if len(problems) > MAX_PROBLEMS:
+            lines.append(f"  and {len(problems) - MAX_PROBLEMS:,} more; fix these first")
         super().__init__("\n".join(lines))
+
+
+def _shown(text: str) -> str:
+    """One line of printable text, without secrets and without the middle of what is very long."""
+    text = " ".join(redacted(text).splitlines())
+    if len(text) > MAX_TEXT_LENGTH:
+        text = f"{text[: MAX_TEXT_LENGTH // 2]} ... {text[-MAX_TEXT_LENGTH // 2 :]}"
+    if text.isprintable():
+        return text
+    # Such as codes that change the color of a terminal.
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)

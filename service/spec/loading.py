@@ -3,7 +3,6 @@
 Answers within a second or two: neither torch nor ray is imported.
 """
 
-import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -14,17 +13,28 @@ from pydantic_core import ErrorDetails
 
 from data_pipeline.facts import DatasetFacts
 from data_pipeline.files import is_remote
+from data_pipeline.json_files import UnusableFileError
+from data_pipeline.json_files import read_json as read_json_file
 from service.spec.data_rules import check_data, read_facts
 from service.spec.data_sections import Dataset
-from service.spec.errors import BadInputError, Problem
+from service.spec.errors import MAX_PROBLEMS, BadInputError, Problem
 from service.spec.fields import Section
 from service.spec.job import JobSpec
-from service.spec.paths import absolute_path, absolute_uri, home_problem, path_remedy
+from service.spec.paths import (
+    absolute_path,
+    absolute_uri,
+    home_problem,
+    path_remedy,
+    refused_path,
+    sqlite_path,
+)
 from service.spec.rules import RULES
 from service.spec.secrets import environment_problems, secret_problems, without_secrets
 from service.spec.sections import is_file_source
 from service.spec.suggestions import nearest_field, nearest_value
 from service.spec.weights_metadata import check_weights_cards
+
+SPEC_LIMIT_BYTES = 1_000_000
 
 
 class LoadedJob(NamedTuple):
@@ -71,6 +81,7 @@ def parse_job(content: Any, subject: str = "spec") -> LoadedJob:  # noqa: ANN401
     spec = _valid_part(content)
     problems += home_problems(spec)
     spec = with_absolute_paths(spec)
+    problems += _remove_refused_paths(spec)
     for needs, rule in RULES:
         if all(hasattr(spec, section) for section in needs):
             problems += rule(spec)
@@ -91,27 +102,16 @@ def read_json(path: Path) -> Any:  # noqa: ANN401 - any JSON value
     Raises:
         BadInputError: no such file, no JSON, or a field that is given twice.
     """
-
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        keys = [key for key, _ in pairs]
-        for key in keys:
-            if keys.count(key) > 1:
-                problem = Problem(key, "is given twice", "keep one of the two")
-                raise BadInputError(str(path), [problem])
-        return dict(pairs)
-
     try:
-        # Editors on Windows write a byte order mark.
-        text = path.expanduser().read_text(encoding="utf-8-sig")
-        return json.loads(text, object_pairs_hook=unique)
+        return read_json_file(absolute_path(path), SPEC_LIMIT_BYTES, object, follow_links=True)
     except OSError as error:
         wrong = f"{absolute_path(path)}: {error.strerror or error}"
         problem = Problem("file", wrong, path_remedy(path, "the path of a JSON spec"))
-    except UnicodeDecodeError as error:
-        problem = Problem(f"byte {error.start}", "is not UTF-8 text", "save the file as UTF-8")
-    except json.JSONDecodeError as error:
-        place = f"line {error.lineno}, column {error.colno}"
-        problem = Problem(place, f"is not JSON ({error.msg})", "fix the text there")
+    except UnusableFileError as error:
+        problem = Problem(error.where, error.wrong, error.remedy)
+        if not error.where:
+            wrong = f"{error.path} {error.wrong}"
+            problem = Problem("file", wrong, path_remedy(path, "the path of a JSON spec"))
     raise BadInputError(str(path), [problem])
 
 
@@ -160,6 +160,30 @@ def with_absolute_paths(spec: JobSpec) -> JobSpec:
 
 def home_problems(spec: JobSpec) -> Iterator[Problem]:
     """Paths that start with the home directory of a user who does not exist."""
+    for where, path in _paths(spec).items():
+        if problem := home_problem(where, path):
+            yield problem
+
+
+def _remove_refused_paths(spec: JobSpec) -> list[Problem]:
+    """A problem for each path that the system refuses, whose section no rule can check then."""
+    paths = _paths(spec)
+    tracking = getattr(spec, "tracking", None)
+    if tracking and tracking.uri and (database := sqlite_path(tracking.uri)):
+        paths["tracking.uri"] = database
+    problems = []
+    for where, path in paths.items():
+        longest = path
+        if where == "checkpoints.storage_path" and hasattr(spec, "name"):
+            longest = spec.run_path / LONGEST_NAME
+        if not is_remote(str(path)) and (reason := refused_path(longest)):
+            spec.__dict__.pop(where.partition(".")[0], None)
+            problems.append(Problem(where, f"{path}: {reason}", "give another path"))
+    return problems
+
+
+def _paths(spec: JobSpec) -> dict[str, Path | str]:
+    """The paths in the sections of a spec that are valid, by field; URIs of weights are not."""
     paths: dict[str, Path | str] = {}
     if checkpoints := getattr(spec, "checkpoints", None):
         paths["checkpoints.storage_path"] = checkpoints.storage_path
@@ -169,11 +193,9 @@ def home_problems(spec: JobSpec) -> Iterator[Problem]:
             paths["dataset.cache.path"] = dataset.cache.path
     for name in ("teacher", "student"):
         model = getattr(spec, name, None)
-        if model and model.weights:
+        if model and model.weights and is_file_source(model.weights.source):
             paths[f"{name}.weights.source"] = model.weights.source
-    for where, path in paths.items():
-        if problem := home_problem(where, path):
-            yield problem
+    return paths
 
 
 def _with_absolute_locations(dataset: Dataset) -> Dataset:
@@ -188,23 +210,35 @@ def _with_absolute_locations(dataset: Dataset) -> Dataset:
     return dataset.model_copy(update=locations)
 
 
+LONGEST_NAME = "x" * 200
+"""As long as the path of any file within a run's folder."""
+
 UNION_TAGS = ("sgd", "adamw", "number", "range")
 """What pydantic adds to a location where a field has alternatives; the user did not write it."""
 
 
 def problems_of(error: ValidationError, model: type[BaseModel]) -> list[Problem]:
     """What pydantic found in the content of a ``model``, in this service's form."""
-    return [
-        _problem_of(detail, model)
-        for detail in error.errors()
+    details = [
+        detail
+        for detail in error.errors(include_url=False)
         # A default that depends on a field which has a problem of its own.
         if detail["type"] != "default_factory_not_called"
     ]
+    # Suggestions take time, and more problems are not listed.
+    problems = [_problem_of(detail, model) for detail in details[:MAX_PROBLEMS]]
+    return problems + [
+        Problem(_where(detail), "is not valid", detail["msg"]) for detail in details[MAX_PROBLEMS:]
+    ]
+
+
+def _where(detail: ErrorDetails) -> str:
+    return ".".join(str(part) for part in detail["loc"] if part not in UNION_TAGS) or "$"
 
 
 def _problem_of(detail: ErrorDetails, model: type[BaseModel]) -> Problem:
     parts = [part for part in detail["loc"] if part not in UNION_TAGS]
-    where = ".".join(map(str, parts)) or "$"
+    where = _where(detail)
     if detail["type"] == "missing":
         return Problem(where, "is missing", "it has no default and must be given")
     if detail["type"] == "extra_forbidden":

@@ -1,5 +1,6 @@
 """Paths in a spec: made absolute, and refused where Ray would remove what is written there."""
 
+import errno
 import itertools
 import os
 from pathlib import Path
@@ -8,6 +9,7 @@ from urllib.parse import quote, unquote
 from service.spec.errors import Problem
 
 SQLITE = "sqlite:///"
+MAX_NAME_BYTES = 255
 # Where Ray unpacks what `ray job submit --working-dir` uploads, one folder for each content.
 RAY_UPLOADS = ("runtime_resources", "working_dir_files")
 # Ray sets it in the process that `ray job submit` starts.
@@ -57,6 +59,22 @@ def output_problem(where: str, path: Path | str) -> Problem | None:
         "there, and Ray removes it",
         "give an absolute path",
     )
+
+
+def refused_path(path: Path | str) -> str | None:
+    """Why the system refuses a path, such as for its length; None where a file is or could be."""
+    try:
+        if max(map(len, map(os.fsencode, Path(path).parts)), default=0) > MAX_NAME_BYTES:
+            # Where a folder is missing, the system finds this out when it is created.
+            return os.strerror(errno.ENAMETOOLONG)
+        Path(path).stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        return error.strerror
+    except ValueError:
+        return "is no path of a file"
+    return None
 
 
 def home_problem(where: str, path: Path | str) -> Problem | None:

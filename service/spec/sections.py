@@ -275,7 +275,7 @@ class Tracking(Section):
     """Experiment that the run belongs to."""
     log_every_steps: Count = 50
     """Optimizer steps between two progress lines and metric points."""
-    journal_limit_bytes: Annotated[int, Field(ge=10_000)] = 64_000_000
+    journal_limit_bytes: Annotated[int, Field(ge=10_000, le=128_000_000)] = 64_000_000
     """Largest size of the journal of metrics in the run's folder; beyond it, every other progress
     line is dropped, then every other one of the rest, and so on."""
     register_as: str | None = None

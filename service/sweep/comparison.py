@@ -11,6 +11,7 @@ import numpy as np
 from scipy import stats
 
 from data_pipeline.files import write_atomically
+from service.run.state_files import read_if_usable
 
 COMPARISON_NAME = "confirm.json"
 SIGNIFICANCE = 0.05
@@ -82,18 +83,8 @@ class Comparison:
 
 
 def read_comparison(folder: Path) -> Comparison | None:
-    """The comparison in a sweep's folder; None if there is none."""
-    path = folder / COMPARISON_NAME
-    if not path.exists():
-        return None
-    content = json.loads(path.read_text())
-    del content["verdict"]
-    for role in ROLES:
-        content[role] = {int(seed): score for seed, score in content[role].items()}
-    content["left_out"] = tuple(content["left_out"])
-    if content["interval"] is not None:
-        content["interval"] = tuple(content["interval"])
-    return Comparison(**content)
+    """The comparison in a sweep's folder; None if there is none, or if it is damaged."""
+    return read_if_usable(folder / COMPARISON_NAME, Comparison)
 
 
 def welch(

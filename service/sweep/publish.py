@@ -27,10 +27,11 @@ from service.sweep.analysis import counts_text
 from service.sweep.confirm import CONFIRM_NAME
 from service.sweep.outcome import PICTURES_NAME, Outcome, artifacts, write_outcome
 from service.sweep.progress import summary
+from service.sweep.resuming import read_sweep
 from service.sweep.spec import SWEEP_NAME, SweepSpec
 from service.sweep.study import Search
 from service.sweep.trials import trial_name
-from service.tracking.destination import RUN_ID_NAME, is_destination
+from service.tracking.destination import is_destination, stored_run_id
 from service.tracking.mlflow_run import MlflowRun, tracking_uri
 from service.tracking.student_model import log_student
 from service.trials.run_trackers import PARENT_TAG, find_parent
@@ -84,8 +85,8 @@ def set_parent_of_runs(sweep: SweepSpec, parent: MlflowRun) -> None:
             continue
         # At another server or experiment than before, the run is created with its parent.
         is_there = is_destination(read_spec(run_path), parent.uri)
-        if is_there and (run_path / RUN_ID_NAME).exists():
-            run_id = (run_path / RUN_ID_NAME).read_text().strip()
+        run_id = stored_run_id(run_path)
+        if is_there and run_id is not None:
             parent.client.set_tag(run_id, PARENT_TAG, parent.run_id)
         write_tags(run_path, {**tags, PARENT_TAG: parent.run_id})
 
@@ -183,11 +184,12 @@ def sync_sweep(sweep_path: Path) -> str:
     """Send the missing data of a sweep and its runs to MLflow; returns a line for the log.
 
     Raises:
-        BadInputError: a running job has claimed the folder; it sends the data itself.
+        BadInputError: a running job has claimed the folder, which sends the data itself; or a file
+            in the folder is damaged, or of another version of the service.
         One of TRACKING_ERRORS: the server fails or does not respond; data that it accepted is not
             sent again.
     """
-    sweep = SweepSpec.model_validate_json((sweep_path / SWEEP_NAME).read_text())
+    sweep = read_sweep(sweep_path)
     spec = sweep.as_job()
     with claim_run_folder(spec):
         # Before its runs, so that they are created as its children.

@@ -1,7 +1,10 @@
 """Which sweeps may resume the one in their folder. Imports neither torch nor ray."""
 
+from pathlib import Path
+
 from service.run.claim import changed_inputs, differences, has_started, input_tags
-from service.run.folder import read_tags
+from service.run.folder import read_tags, written_by
+from service.run.state_files import read_stored
 from service.spec.errors import BadInputError
 from service.spec.identity import fixed_differences
 from service.sweep.loading import LoadedSweep
@@ -21,7 +24,7 @@ def check_same_sweep(loaded: LoadedSweep) -> None:
     path = sweep.sweep_path / SWEEP_NAME
     if not path.exists() or not has_started(sweep.sweep_path):
         return
-    old = SweepSpec.model_validate_json(path.read_text())
+    old = read_sweep(sweep.sweep_path)
     differing = fixed_differences(old, sweep)
     problems = differences(differing, path, f"the sweep {sweep.name!r}", CHANGEABLE)
     problems += changed_inputs(read_tags(sweep.sweep_path), input_tags(loaded.base), sweep.name)
@@ -34,5 +37,14 @@ def has_other_scheduler(sweep: SweepSpec) -> bool:
     path = sweep.sweep_path / SWEEP_NAME
     if not path.exists() or not has_started(sweep.sweep_path):
         return False
-    old = SweepSpec.model_validate_json(path.read_text())
-    return old.scheduler != sweep.scheduler
+    return read_sweep(sweep.sweep_path).scheduler != sweep.scheduler
+
+
+def read_sweep(sweep_path: Path) -> SweepSpec:
+    """The sweep that a folder belongs to.
+
+    Raises:
+        BadInputError: it is damaged, or was written by another version of the service.
+        OSError: the storage fails, or there is no sweep.
+    """
+    return read_stored(sweep_path / SWEEP_NAME, SweepSpec, written_by(sweep_path))

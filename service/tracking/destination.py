@@ -6,9 +6,11 @@ another one the run is found or created anew, and all its events are sent again.
 
 import hashlib
 import json
+import re
 from pathlib import Path
 
 from data_pipeline.files import write_atomically
+from service.run.state_files import read_text_if_usable
 from service.spec.job import JobSpec
 
 RUN_ID_NAME = "mlflow_run_id"
@@ -24,8 +26,14 @@ def publication_key(spec: JobSpec, uri: str) -> str:
 
 def is_destination(spec: JobSpec, uri: str) -> bool:
     """Whether what the run's folder knows about MLflow belongs to this server and experiment."""
-    path: Path = spec.run_path / DESTINATION_NAME
-    return path.exists() and path.read_text().strip() == _digest(uri, spec.tracking.experiment)
+    stored = read_text_if_usable(spec.run_path / DESTINATION_NAME)
+    return stored == _digest(uri, spec.tracking.experiment)
+
+
+def stored_run_id(run_path: Path) -> str | None:
+    """Id of the run in MLflow; None if none is stored, or if what is stored cannot be one."""
+    text = read_text_if_usable(run_path / RUN_ID_NAME) or ""
+    return text if re.fullmatch(r"[\w-]{1,64}", text, re.ASCII) else None
 
 
 def set_destination(spec: JobSpec, uri: str) -> None:

@@ -4,7 +4,6 @@ import hashlib
 import os
 import shlex
 from collections.abc import Iterable
-from pathlib import Path
 
 # A dead server must be noticed in seconds. Callers retry on their own, and first check what the
 # server did before its answer was lost: repeated blindly, a request creates a second run, or a
@@ -32,7 +31,7 @@ from service.spec.job import JobSpec
 from service.spec.mlflow_rules import MAX_PARAM_LENGTH, MAX_TAG_LENGTH
 from service.spec.paths import absolute_uri, sqlite_path, sqlite_uri
 from service.spec.secrets import environment_problems
-from service.tracking.destination import RUN_ID_NAME, set_destination
+from service.tracking.destination import RUN_ID_NAME, set_destination, stored_run_id
 
 # What the client raises when the server is away, fails or answers nonsense.
 TRACKING_ERRORS = (MlflowException, requests.RequestException, SQLAlchemyError, OSError)
@@ -148,10 +147,8 @@ class MlflowRun:
         return (self._spec.checkpoints.storage_path / "mlflow-artifacts").as_uri()
 
     def _find_run(self) -> str:
-        path: Path = self._spec.run_path / RUN_ID_NAME
-        known = path.read_text().strip() if path.exists() else ""
-        run_id = known or self._find_or_create()
-        write_atomically(path, run_id + "\n")
+        run_id = stored_run_id(self._spec.run_path) or self._find_or_create()
+        write_atomically(self._spec.run_path / RUN_ID_NAME, run_id + "\n")
         self.client.update_run(run_id, status="RUNNING")
         return run_id
 

@@ -12,7 +12,7 @@ from mlflow.exceptions import MlflowException
 from service.spec.errors import BadInputError, Problem
 from service.spec.job import JobSpec
 from service.spec.paths import sqlite_path
-from service.tracking.destination import RUN_ID_NAME
+from service.tracking.destination import stored_run_id
 from service.tracking.refusals import is_refusal, reason_of, remedy_of
 
 SERVER_TIMEOUT_S = 5.0
@@ -97,6 +97,8 @@ def _database_problem(spec: JobSpec, uri: str) -> Problem | None:
     remedy = "give the path of a database in a folder that you may write"
     if existing == path and path.is_dir():
         return Problem(uri_field(spec), f"{path} is a folder", remedy)
+    if existing == path and not path.is_file():
+        return Problem(uri_field(spec), f"{path} is not a regular file", remedy)
     if existing != path and not existing.is_dir():
         return Problem(uri_field(spec), f"{existing} is not a folder", remedy)
     if not os.access(existing, os.R_OK | os.W_OK):
@@ -125,10 +127,9 @@ def _server_problem(spec: JobSpec, uri: str) -> Problem | None:
 
 def _run_problem(spec: JobSpec, client: MlflowClient) -> Problem | None:
     """A run that would be resumed, but was deleted in MLflow."""
-    path = spec.run_path / RUN_ID_NAME
-    if not path.exists():
+    run_id = stored_run_id(spec.run_path)
+    if run_id is None:
         return None
-    run_id = path.read_text().strip()
     try:
         stage = client.get_run(run_id).info.lifecycle_stage
     except MlflowException as error:

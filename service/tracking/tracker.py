@@ -20,7 +20,9 @@ from service.run.journal import (
     last_number,
     read_events,
 )
+from service.run.state_files import read_text_if_usable
 from service.run.status import State, Status, StatusFile
+from service.spec.errors import BadInputError
 from service.spec.job import JobSpec
 from service.tracking.destination import SENT_NAME, set_destination
 from service.tracking.mlflow_run import TRACKING_ERRORS, MlflowRun
@@ -30,6 +32,7 @@ from service.tracking.waiting_viewer import WaitingViewer
 logger = logging.getLogger(__name__)
 
 POLL_S = 0.5
+MAX_DIGITS = 18
 MAX_BACKOFF_S = 30.0
 FLUSH_TIMEOUT_S = 120.0
 NUM_LAST_ATTEMPTS = 3
@@ -47,8 +50,10 @@ class SentPosition:
     def __init__(self, run_path: Path):
         self._path = run_path / SENT_NAME
         self.number = 0
-        with contextlib.suppress(FileNotFoundError, ValueError):
-            self.number = int(self._path.read_text())
+        text = read_text_if_usable(self._path) or ""
+        # Of a damaged file, everything is sent again.
+        if text.isdecimal() and len(text) < MAX_DIGITS:
+            self.number = int(text)
 
     def save(self, number: int) -> None:
         """Record that MLflow has everything up to this event."""
@@ -91,7 +96,7 @@ class JournalForwarder:
     def _forward(self) -> bool:
         try:
             self._pending += self._reader.read()
-        except OSError as error:
+        except (OSError, BadInputError) as error:
             logger.warning("the journal cannot be read now: %s", error)
             return False
         try:

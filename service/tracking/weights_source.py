@@ -6,7 +6,6 @@ MLflow's own resolution mixes the artifacts of a run with those of its models; t
 """
 
 import contextlib
-import json
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any, NamedTuple
 import mlflow
 from mlflow import MlflowClient
 
+from data_pipeline.json_files import UnusableFileError, read_json
 from service.run.student_card import CARD_NAME
 from service.spec.errors import BadInputError, Problem
 from service.spec.weights_metadata import classifier_sizes, read_card
@@ -130,10 +130,10 @@ def _found(
     if any(other.uri == f"{file.folder_uri}/{CARD_NAME}" for other in files):
         with tempfile.TemporaryDirectory() as folder:
             path = _fetch(f"{file.folder_uri}/{CARD_NAME}", folder, tracking_uri)
-            with contextlib.suppress(ValueError):
-                card = json.loads(path.read_text())
-    if not isinstance(card, dict) or not card.keys() >= CARD_KEYS:
-        # Another program's file of this name.
+            # Another program may have a file of this name.
+            with contextlib.suppress(UnusableFileError):
+                card = read_json(path, SMALL_FILE_BYTES, dict)
+    if not card.keys() >= CARD_KEYS:
         card = {}
     return FoundWeights(file.uri, origin, file.num_bytes, card)
 

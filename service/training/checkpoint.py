@@ -9,11 +9,12 @@ import errno
 import json
 import re
 import shutil
+import stat
 import uuid
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from safetensors import SafetensorError
@@ -22,15 +23,18 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from data_pipeline.files import sha256_of, sync_to_disk
+from data_pipeline.json_files import UnusableFileError
 from service.models.weights import save_weights
 from service.run.folder import STUDENT_NAME
 from service.run.progress import Progress
+from service.run.state_files import read_typed
 
 EMA_NAME = "ema.safetensors"
 OPTIMIZER_NAME = "optimizer.pt"
 PER_RANK_STATE_NAME = "per_rank_state.pt"
 METADATA_NAME = "metadata.json"
-
+FORMAT: Literal[2] = 2
+REQUIRED_NAMES = {STUDENT_NAME, OPTIMIZER_NAME, PER_RANK_STATE_NAME}
 
 NAME_PATTERN = re.compile(r"checkpoint_(\d{10})(-unevaluated)?")
 
@@ -38,6 +42,15 @@ NAME_PATTERN = re.compile(r"checkpoint_(\d{10})(-unevaluated)?")
 def checkpoint_name(step: int, *, is_evaluated: bool = True) -> str:
     """Folder name of the checkpoint at ``step``; before its epoch was evaluated, if that is due."""
     return f"checkpoint_{step:010d}" + ("" if is_evaluated else "-unevaluated")
+
+
+class Metadata(NamedTuple):
+    """The content of metadata.json; ``sha256``: digests of the other files, by name."""
+
+    format: Literal[2]
+    spec_hash: str
+    progress: Progress
+    sha256: dict[str, str]
 
 
 class Snapshot(NamedTuple):
@@ -81,13 +94,10 @@ def save_checkpoint(
             _save_weights(snapshot.ema, partial_path / EMA_NAME)
         _save_tensors(snapshot.optimizer, partial_path / OPTIMIZER_NAME)
         _save_tensors(snapshot.per_rank, partial_path / PER_RANK_STATE_NAME)
-        metadata = {
-            "format": 2,
-            "spec_hash": spec_hash,
-            "progress": asdict(snapshot.progress),
-            "sha256": {file.name: sha256_of(file) for file in sorted(partial_path.iterdir())},
-        }
-        (partial_path / METADATA_NAME).write_text(json.dumps(metadata, indent=1) + "\n")
+        digests = {file.name: sha256_of(file) for file in sorted(partial_path.iterdir())}
+        metadata = Metadata(FORMAT, spec_hash, snapshot.progress, digests)
+        content = metadata._asdict() | {"progress": asdict(snapshot.progress)}
+        (partial_path / METADATA_NAME).write_text(json.dumps(content, indent=1) + "\n")
         for file in partial_path.iterdir():
             sync_to_disk(file)
         sync_to_disk(partial_path)
@@ -138,7 +148,7 @@ def load_checkpoint(
     if ema is not None:
         ema.module.load_state_dict(_load_weights(path / EMA_NAME))
     optimizer.load_state_dict(_load_tensors(path / OPTIMIZER_NAME))
-    return Progress(**read_metadata(path)["progress"]), _load_tensors(path / PER_RANK_STATE_NAME)
+    return read_metadata(path).progress, _load_tensors(path / PER_RANK_STATE_NAME)
 
 
 def _load_tensors(path: Path) -> Any:  # noqa: ANN401 - what torch saved
@@ -197,16 +207,28 @@ def is_intact(path: Path) -> bool:
         OSError: the storage fails, which says nothing about the checkpoint.
     """
     try:
-        digests = read_metadata(path)["sha256"]
-        return all(sha256_of(path / name) == digest for name, digest in digests.items())
-    except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError):
+        digests = read_metadata(path).sha256
+        # Whether there is an EMA depends on the run; one that is there must have a digest.
+        names = REQUIRED_NAMES | ({EMA_NAME} if (path / EMA_NAME).exists() else set())
+        if digests.keys() != names or path.is_symlink():
+            return False
+        return all(_has_digest(path / name, digest) for name, digest in digests.items())
+    except (FileNotFoundError, NotADirectoryError, UnusableFileError):
         return False
 
 
-def read_metadata(path: Path) -> dict[str, Any]:
-    """The metadata of a checkpoint."""
-    metadata: dict[str, Any] = json.loads((path / METADATA_NAME).read_text())
-    return metadata
+def _has_digest(path: Path, digest: str) -> bool:
+    return stat.S_ISREG(path.lstat().st_mode) and sha256_of(path) == digest
+
+
+def read_metadata(path: Path) -> Metadata:
+    """The metadata of a checkpoint.
+
+    Raises:
+        UnusableFileError: it is damaged, or of another version.
+        OSError: it cannot be read.
+    """
+    return read_typed(path / METADATA_NAME, Metadata)
 
 
 def final_student_path(path: Path) -> Path:

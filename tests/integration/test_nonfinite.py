@@ -143,7 +143,7 @@ def test_run_rolls_back_to_its_last_checkpoint_and_continues_with_the_next_step(
     before, after = (checkpoints[f"checkpoint_{step:010d}"] for step in (2, 4))
     weights = [(path / "student.safetensors").read_bytes() for path in (before, after)]
     assert weights[0] == weights[1]
-    assert read_metadata(after)["progress"]["skipped"] == 1
+    assert read_metadata(after).progress.skipped == 1
     dump = read_dump(spec, 3)
     assert dump["samples"] == samples_of_step(3)
     assert dump["loss"] == "inf"

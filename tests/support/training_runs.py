@@ -59,7 +59,7 @@ def run_together(content, world_size, tmp_path):
 
 def final(spec):
     path = newest_checkpoint(spec.run_path)
-    return load_file(path / "student.safetensors"), read_metadata(path)["progress"]
+    return load_file(path / "student.safetensors"), asdict(read_metadata(path).progress)
 
 
 def stop_at(steps, monkeypatch_setattr):

@@ -20,11 +20,11 @@ from data_pipeline.staging.remote import RemoteFile
         ('{"num_bytes": 5}', 'lacks "fingerprint"'),
         (
             '{"fingerprint": "../../../../../../../../etc/passwd", "num_bytes": 5}',
-            'lacks "fingerprint"',
+            "fingerprint is not a digest",
         ),
         (json.dumps({"fingerprint": "a" * 64}), 'lacks "num_bytes"'),
-        (json.dumps({"fingerprint": "a" * 64, "num_bytes": 0}), 'lacks "num_bytes"'),
-        (json.dumps({"fingerprint": "a" * 64, "num_bytes": True}), 'lacks "num_bytes"'),
+        (json.dumps({"fingerprint": "a" * 64, "num_bytes": 0}), "num_bytes is not a positive"),
+        (json.dumps({"fingerprint": "a" * 64, "num_bytes": True}), "num_bytes is not a positive"),
     ],
 )
 def test_unusable_manifest_is_an_error(tmp_path, text, expected):
@@ -44,7 +44,7 @@ def test_location_of_another_form_is_an_error(location):
 def test_dead_mount_is_an_error_after_the_time_limit(monkeypatch):
     hangs = threading.Event()
     monkeypatch.setattr(remote_manifest, "ANSWER_LIMIT_S", 0.1)
-    monkeypatch.setattr(RemoteFile, "read", lambda file: hangs.wait(30))
+    monkeypatch.setattr(RemoteFile, "read", lambda file, limit_bytes: hangs.wait(30))
     with pytest.raises(StagingError, match=r"no answer within 0\.1 s; check the network"):
         read_manifest_at("/mnt/share/train.beton")
     hangs.set()
