@@ -17,6 +17,7 @@ from data_pipeline.overlap import num_shared
 from data_pipeline.selection import Selection
 from data_pipeline.sources import SourceError, open_source
 from data_pipeline.sources.shards import is_pattern
+from service.run.scripts import run_script
 from service.spec.errors import EXIT_BAD_INPUT, EXIT_DONE, EXIT_FAILED
 from service.spec.paths import absolute_path, output_problem, path_remedy
 from service.spec.secrets import path_argument
@@ -226,4 +227,4 @@ def _not_negative(text: str) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    run_script(main)

@@ -16,6 +16,7 @@ if __name__ == "__main__":
 
 from service.run.claim import check_resumable
 from service.run.logs import set_up_logging
+from service.run.scripts import run_script
 from service.spec.errors import EXIT_BAD_INPUT, EXIT_DONE, BadInputError
 from service.spec.job import JobSpec
 from service.spec.loading import LoadedJob, load_job
@@ -126,4 +127,4 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    run_script(main)

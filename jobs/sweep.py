@@ -12,6 +12,7 @@ if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 from service.run.logs import set_up_logging
+from service.run.scripts import run_script
 from service.spec.errors import EXIT_BAD_INPUT, EXIT_DONE, BadInputError
 from service.spec.reference import format_fields, json_schema
 from service.spec.secrets import path_argument
@@ -97,4 +98,4 @@ def _num_seeds(text: str) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    run_script(main)

@@ -10,6 +10,7 @@ import sys
 from data_pipeline.uris import redacted
 from service.publish import run_folders, sync_run
 from service.run.logs import set_up_logging
+from service.run.scripts import run_script
 from service.spec.errors import EXIT_BAD_INPUT, EXIT_DONE, EXIT_FAILED, BadInputError, Problem
 from service.spec.paths import absolute_path, path_remedy
 from service.spec.secrets import path_argument
@@ -55,4 +56,4 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    run_script(main)

@@ -12,6 +12,7 @@ import sys
 from data_pipeline.beton import BetonError, BetonFile, open_beton
 from data_pipeline.manifest import read_manifest
 from data_pipeline.verify import Damage, check_tables, find_damage
+from service.run.scripts import run_script
 from service.spec.errors import EXIT_BAD_INPUT, EXIT_DONE, EXIT_FAILED
 from service.spec.paths import absolute_path, path_remedy
 from service.spec.secrets import path_argument
@@ -69,4 +70,4 @@ def _describe(file: BetonFile, damage: Damage, classes: list[str] | None) -> str
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    run_script(main)

@@ -80,7 +80,7 @@ class Journal:
         self._last_steps: dict[str, int] = {}
         self._unwritten: list[Event] = []
         self._stride, self._num_intervals = 1, 0
-        _remove_torn_line(self._path)
+        remove_torn_line(self._path)
         events = read_events(self._path)
         self._number = max((event.number for event in events), default=0)
         for event in events:
@@ -253,7 +253,7 @@ def _append_whole(path: Path, data: bytes) -> None:
             raise
 
 
-def _remove_torn_line(path: Path) -> None:
+def remove_torn_line(path: Path) -> None:
     """Remove the incomplete last line that a killed process left."""
     try:
         descriptor = open_regular(path, os.O_RDWR)

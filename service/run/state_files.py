@@ -4,10 +4,8 @@ A file that decides how a run goes on is refused, with the remedy. One that the 
 anew, or do without, is reported and counts as absent. No message repeats what is in a file.
 """
 
-import functools
 import importlib.metadata
 import logging
-from collections.abc import Hashable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -121,17 +119,11 @@ def read_typed(path: Path, kind: type[T]) -> T:
     parse_json(content, path, object, allow_nan=True)
     try:
         # From the text: Python's lists are no tuples to pydantic, and its texts no keys.
-        value: T = _adapter(kind).validate_json(content, strict=True)
+        return TypeAdapter(kind).validate_json(content, strict=True)
     except ValidationError as error:
         detail = error.errors(include_url=False, include_input=False)[0]
         raise UnusableFileError(path, _place(detail), detail["msg"].lower(), "") from None
-    return value
 
 
 def _place(detail: Any) -> str:  # noqa: ANN401 - one of pydantic's errors
     return ".".join(map(str, detail["loc"])) or "$"
-
-
-@functools.cache
-def _adapter(kind: Hashable) -> TypeAdapter[Any]:
-    return TypeAdapter(kind)

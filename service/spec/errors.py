@@ -33,8 +33,8 @@ class BadInputError(ValueError):
     """
 
     def __init__(self, subject: str, problems: Sequence[Problem]):
-        self.subject = _shown(subject)
-        self.problems = tuple(Problem(*map(_shown, problem)) for problem in problems[:MAX_PROBLEMS])
+        self.subject = shown(subject)
+        self.problems = tuple(Problem(*map(shown, problem)) for problem in problems[:MAX_PROBLEMS])
         count = "1 problem" if len(problems) == 1 else f"{len(problems):,} problems"
         lines = [f"{self.subject}: {count}", *(f"  {problem}" for problem in self.problems)]
         if len(problems) > MAX_PROBLEMS:
@@ -42,7 +42,7 @@ class BadInputError(ValueError):
         super().__init__("\n".join(lines))
 
 
-def _shown(text: str) -> str:
+def shown(text: str) -> str:
     """One line of printable text, without secrets and without the middle of what is very long."""
     text = " ".join(redacted(text).splitlines())
     if len(text) > MAX_TEXT_LENGTH:

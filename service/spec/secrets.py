@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from data_pipeline.uris import has_secret, redacted, secret_remedy
-from service.spec.errors import Problem
+from service.spec.errors import Problem, shown
+from service.spec.paths import absolute_path, refused_path
 
 URI_VARIABLES = (
     "MLFLOW_TRACKING_URI",
@@ -58,8 +59,10 @@ def path_argument(text: str) -> Path:
     """A path on the command line.
 
     Raises:
-        argparse.ArgumentTypeError: it is a URI with a secret.
+        argparse.ArgumentTypeError: it is a URI with a secret, or the system refuses it.
     """
     if has_secret(text):
         raise argparse.ArgumentTypeError(f"{WRONG}; {secret_remedy(text)}")
+    if reason := refused_path(absolute_path(text)):
+        raise argparse.ArgumentTypeError(f"{shown(text)}: {reason}; give another path")
     return Path(text)

@@ -6,6 +6,7 @@ depends only on the seed, the trial's number and the trials recorded before it.
 
 import time
 import warnings
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -17,7 +18,11 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial
 from optuna.trial import TrialState as OptunaState
+from pydantic import TypeAdapter
 
+from service.run.journal import remove_torn_line
+from service.run.state_files import damaged
+from service.spec.errors import BadInputError
 from service.sweep.analysis import TrialRecord
 from service.sweep.halving import NoiseAwareHalving
 from service.sweep.space import Point, SearchSpace, decoded, encoded, own_point
@@ -26,6 +31,8 @@ from service.trials.source import TrialState
 
 STUDY_NAME = "search.log"
 SECONDS_ATTRIBUTE = "seconds_searched"
+
+_RECORDS = TypeAdapter(list[TrialRecord])
 
 
 class Suggestion(NamedTuple):
@@ -45,30 +52,33 @@ class TrialEnd(NamedTuple):
 
 
 class Search:
-    """Suggests trials and records their outcomes. Only one process may use a sweep's search."""
+    """Suggests trials and records their outcomes. Only one process may use a sweep's search.
+
+    Raises:
+        BadInputError: the search in the sweep's folder is damaged.
+        OSError: the storage fails.
+    """
 
     def __init__(self, sweep: SweepSpec):
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self._sweep, self._space = sweep, SearchSpace(sweep.space)
         self._grid = self._space.grid() if sweep.algorithm.kind == "grid" else []
-        backend = JournalFileBackend(str(sweep.sweep_path / STUDY_NAME))
-        directions = [
-            StudyDirection.MAXIMIZE if sweep.maximizes else StudyDirection.MINIMIZE,
-            *([StudyDirection.MINIMIZE] if sweep.minimize_time else []),
-        ]
-        self._study = optuna.create_study(
-            study_name=sweep.name,
-            storage=JournalStorage(backend),
-            directions=directions,
-            pruner=_pruner(sweep),
-            load_if_exists=True,
-        )
-        trials = self._study.get_trials(deepcopy=False)
-        self._unfinished = [trial for trial in trials if trial.state == OptunaState.RUNNING]
         self._curves: dict[int, dict[int, float]] = {}
         self._trials: dict[int, optuna.Trial] = {}
-        self._seconds_before = float(self._study.user_attrs.get(SECONDS_ATTRIBUTE, 0.0))
         self._start_s: float | None = None
+        path = sweep.sweep_path / STUDY_NAME
+        try:
+            self._study = _open_study(sweep, path)
+            trials = self._study.get_trials(deepcopy=False)
+            self._seconds_before = float(self._study.user_attrs.get(SECONDS_ATTRIBUTE, 0.0))
+            _RECORDS.validate_python(self.records())
+        except (OSError, BadInputError):
+            raise
+        except Exception as error:
+            # Optuna raises whatever a damaged line leads to.
+            fault = f"it is no search of this version ({type(error).__name__})"
+            raise damaged(path, fault, "restore the file, or use another name") from error
+        self._unfinished = [trial for trial in trials if trial.state == OptunaState.RUNNING]
 
     @property
     def num_trials(self) -> int:
@@ -209,6 +219,22 @@ class Search:
                 consider_pruned_trials=True,
             )
         return RandomSampler(seed=seed)
+
+
+def _open_study(sweep: SweepSpec, path: Path) -> optuna.Study:
+    # Optuna would append to a line that a killed process left unfinished.
+    remove_torn_line(path)
+    directions = [
+        StudyDirection.MAXIMIZE if sweep.maximizes else StudyDirection.MINIMIZE,
+        *([StudyDirection.MINIMIZE] if sweep.minimize_time else []),
+    ]
+    return optuna.create_study(
+        study_name=sweep.name,
+        storage=JournalStorage(JournalFileBackend(str(path))),
+        directions=directions,
+        pruner=_pruner(sweep),
+        load_if_exists=True,
+    )
 
 
 def _pruner(sweep: SweepSpec) -> BasePruner:

@@ -1,0 +1,45 @@
+"""Runs the main function of a script of jobs/, whoever reads its output."""
+
+import io
+import os
+import sys
+from collections.abc import Callable
+from typing import NoReturn, TextIO
+
+
+class _Output(io.FileIO):
+    """A file descriptor for output; what nobody reads any more is dropped.
+
+    The job goes on: its output is the progress of what it does, and a pipe to ``head`` or ``tee``
+    may end before it.
+    """
+
+    def write(self, data: object, /) -> int:
+        """Write, or drop the data where the reader of a pipe has closed it."""
+        try:
+            return super().write(data)  # type: ignore[arg-type]
+        except BrokenPipeError:
+            null = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(null, self.fileno())
+            os.close(null)
+            return len(memoryview(data))  # type: ignore[arg-type]
+
+
+def run_script(main: Callable[[list[str]], int]) -> NoReturn:
+    """Call ``main`` with the arguments of the process, and exit with the status it returns."""
+    sys.stdout, sys.stderr = _output(sys.stdout), _output(sys.stderr)
+    sys.exit(main(sys.argv[1:]))
+
+
+def _output(stream: TextIO) -> TextIO:
+    """The same stream without errors of closed pipes; None where the process has none."""
+    if not isinstance(stream, io.TextIOWrapper):
+        return stream
+    stream.flush()
+    return io.TextIOWrapper(
+        io.BufferedWriter(_Output(stream.fileno(), "w", closefd=False)),
+        stream.encoding,
+        stream.errors,
+        line_buffering=stream.line_buffering,
+        write_through=stream.write_through,
+    )
