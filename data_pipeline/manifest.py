@@ -20,7 +20,7 @@ _FINGERPRINT = re.compile(r"[0-9a-f]{32,}")
 
 def manifest_path(path: Path) -> Path:
     """The path of a file's manifest."""
-    return path.with_name(path.name + ".json")
+    return path.parent / f"{path.name}.json"
 
 
 def read_manifest(path: Path) -> dict[str, Any] | None:

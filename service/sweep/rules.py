@@ -31,6 +31,7 @@ FIXED_SECTIONS = {
 }
 """Sections that a space must not contain, and why."""
 
+MAX_GRID_POINTS = 10_000
 MAX_CORNERS = 512
 MAX_POINT_PROBLEMS = 5
 
@@ -128,6 +129,7 @@ def _space_problems(sweep: SweepSpec) -> Iterator[Problem]:
                     'remove it, or set "algorithm": {"kind": "grid"}',
                 )
             yield from _condition_problems(sweep, path, parameter)
+    yield from _grid_problems(sweep)
     for path, other in itertools.permutations(sweep.space, 2):
         if other.startswith(f"{path}."):
             yield Problem(f"space.{other}", f"is a part of {path}", "search one of the two")
@@ -153,6 +155,20 @@ def _range_problems(dimension: Dimension) -> Iterator[Problem]:
         yield Problem(where, "takes integers only", "give integer ends and an integer step")
     if parameter.step is not None and parameter.step > high - low:
         yield Problem(f"{where}.step", "is more than the range", "make it smaller")
+
+
+def _grid_problems(sweep: SweepSpec) -> Iterator[Problem]:
+    if sweep.algorithm.kind != "grid" or any(
+        len(parameter.kinds_given) != 1 for parameter in sweep.space.values()
+    ):
+        return
+    num_points = SearchSpace(sweep.space).num_grid_points()
+    if num_points > MAX_GRID_POINTS:
+        yield Problem(
+            "algorithm.kind",
+            f"is 'grid', and the space has more than {MAX_GRID_POINTS:,} points",
+            "give fewer parameters or points, or use tpe, random or cmaes",
+        )
 
 
 def _condition_problems(sweep: SweepSpec, path: str, parameter: Parameter) -> Iterator[Problem]:

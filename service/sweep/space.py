@@ -124,6 +124,10 @@ class SearchSpace:
         """Every combination of the dimensions' grids, the last one changing fastest."""
         return self._combinations({d.path: d.grid() for d in self.dimensions})
 
+    def num_grid_points(self) -> int:
+        """Number of combinations of the dimensions' grids, ignoring conditions."""
+        return math.prod(len(dimension.grid()) for dimension in self.dimensions)
+
     def num_corners(self) -> int:
         """Number of combinations of boundary values, ignoring conditions."""
         return math.prod(len(dimension.boundary_values()) for dimension in self.dimensions)

@@ -28,13 +28,13 @@ class Parameter(Section):
     """Minimum and maximum, searched uniformly on a log scale; integers for an integer field."""
     linear: tuple[Finite, Finite] | None = None
     """Minimum and maximum, searched uniformly; integers for an integer field."""
-    choice: Annotated[tuple[JsonValue, ...], Field(min_length=1)] | None = None
+    choice: Annotated[tuple[JsonValue, ...], Field(min_length=1, max_length=1000)] | None = None
     """The values, of any type that the field accepts; a value may be a section."""
     step: Positive | None = None
     """linear: only the minimum plus multiples of it are tried."""
-    points: Annotated[int, Field(ge=2)] | None = None
+    points: Annotated[int, Field(ge=2, le=1000)] | None = None
     """Algorithm grid: number of values of log or linear, both ends included."""
-    when: dict[str, tuple[JsonValue, ...]] | None = None
+    when: dict[str, Annotated[tuple[JsonValue, ...], Field(max_length=1000)]] | None = None
     """The parameter applies only where other parameters, by path, have one of these choices."""
 
     @property
@@ -110,7 +110,7 @@ class SweepSpec(Section):
     base: JobSpec
     """The job whose settings are searched: a job spec, or the path of its file, relative to the
     current directory. Its tracking.register_as and tracking.alias apply to the best student."""
-    space: dict[str, Parameter] = DEFAULT_SPACE
+    space: Annotated[dict[str, Parameter], Field(max_length=100)] = DEFAULT_SPACE
     """The parameters that are searched, by the dotted path of the field that they set."""
     held_out: HeldOut
     """Images of train that trials are scored on and not trained on. Val is not evaluated."""
