@@ -4,6 +4,7 @@ Written for the pinned Ray release: read this file again with the next one. Clas
 modules derive from are re-exported; attributes are read and written by the functions below.
 """
 
+import re
 from typing import Any
 
 import ray
@@ -195,6 +196,9 @@ def placement_group_of(hex_id: str) -> PlacementGroup:
     Raises:
         ValueError: it is not an id.
     """
+    # Ray takes any other text for the id of no group.
+    if not re.fullmatch(r"[0-9a-f]+", hex_id) or len(hex_id) != len(PlacementGroupID.nil().hex()):
+        raise ValueError(f"{hex_id!r} is not the id of a placement group")
     return PlacementGroup(PlacementGroupID.from_hex(hex_id))
 
 

@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, BinaryIO, Literal, NamedTuple
 
 from pydantic import Field, TypeAdapter
 
@@ -172,17 +172,11 @@ class JournalReader:
             BadInputError: it is no regular file, or larger than any journal.
             OSError: the journal exists and cannot be read.
         """
-        try:
-            descriptor = open_regular(self._path)
-        except (FileNotFoundError, NotADirectoryError):
+        file = _open_journal(self._path, os.O_RDONLY, "rb")
+        if file is None:
             return []
-        except UnusableFileError as error:
-            raise damaged(self._path, error.fault, REMEDY) from error
-        with os.fdopen(descriptor, "rb") as file:
+        with file:
             status = os.fstat(file.fileno())
-            if status.st_size > 2 * MAX_JOURNAL_BYTES:
-                fault = f"has more than {2 * MAX_JOURNAL_BYTES:,} bytes"
-                raise damaged(self._path, fault, REMEDY)
             if status.st_ino != self._inode or status.st_size < self._offset:
                 self._inode, self._offset = status.st_ino, 0
             file.seek(self._offset)
@@ -254,14 +248,30 @@ def _append_whole(path: Path, data: bytes) -> None:
 
 
 def remove_torn_line(path: Path) -> None:
-    """Remove the incomplete last line that a killed process left."""
-    try:
-        descriptor = open_regular(path, os.O_RDWR)
-    except (FileNotFoundError, NotADirectoryError):
+    """Remove the incomplete last line that a killed process left.
+
+    Raises:
+        BadInputError: it is no regular file, or larger than any journal.
+        OSError: the storage fails.
+    """
+    file = _open_journal(path, os.O_RDWR, "r+b")
+    if file is None:
         return
-    except UnusableFileError as error:
-        raise damaged(path, error.fault, REMEDY) from error
-    with os.fdopen(descriptor, "r+b") as file:
+    with file:
         data = file.read()
         if not data.endswith(b"\n"):
             file.truncate(data.rfind(b"\n") + 1)
+
+
+def _open_journal(path: Path, flags: int, mode: Literal["rb", "r+b"]) -> BinaryIO | None:
+    """An open journal; None if there is none."""
+    try:
+        file = os.fdopen(open_regular(path, flags), mode)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except UnusableFileError as error:
+        raise damaged(path, error.fault, REMEDY) from error
+    if os.fstat(file.fileno()).st_size > 2 * MAX_JOURNAL_BYTES:
+        file.close()
+        raise damaged(path, f"has more than {2 * MAX_JOURNAL_BYTES:,} bytes", REMEDY)
+    return file

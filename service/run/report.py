@@ -1,5 +1,7 @@
 """The job's log: a line per event of the journal, and a table at the end."""
 
+from collections.abc import Mapping
+
 from service.run.durations import Durations
 from service.run.journal import Event
 from service.run.progress import Progress
@@ -20,20 +22,27 @@ def progress_line(event: Event, spec: JobSpec, last_top1: float | None) -> str:
         split = spec.dataset.evaluated
         return (
             f"epoch {event.epoch}/{num_epochs}  step {event.step}  "
-            f"{split} {_accuracies(values, split)}  loss {values[f'{split}/loss']:.4f}"
+            f"{split} {_accuracies(values, split)}  loss {figure(values, f'{split}/loss', '.4f')}"
             f"{_undecodable(values)}"
         )
     line = (
         f"epoch {event.epoch + 1}/{num_epochs}  step {event.step}  "
-        f"loss {values['train/loss']:.4f}  top-1 {percent(last_top1)}  "
-        f"lr {values['train/learning_rate']:.4g}  {values['system/images_per_s']:,.0f} img/s  "
-        f"data wait {values['system/data_wait_share']:.0%}"
+        f"loss {figure(values, 'train/loss', '.4f')}  top-1 {percent(last_top1)}  "
+        f"lr {figure(values, 'train/learning_rate', '.4g')}  "
+        f"{figure(values, 'system/images_per_s', ',.0f')} img/s  "
+        f"data wait {figure(values, 'system/data_wait_share', '.0%')}"
     )
     return line if event.eta_s is None else f"{line}  ETA {duration(event.eta_s)}"
 
 
-def _accuracies(values: dict[str, float], split: str) -> str:
-    return f"top-1 {percent(values[f'{split}/top1'])}  top-5 {percent(values[f'{split}/top5'])}"
+def figure(values: Mapping[str, float], name: str, form: str) -> str:
+    """A value of an event as ``format`` writes it; - where the event was damaged and lacks it."""
+    return format(values[name], form) if name in values else "-"
+
+
+def _accuracies(values: Mapping[str, float], split: str) -> str:
+    top1, top5 = (values.get(f"{split}/{name}") for name in ("top1", "top5"))
+    return f"top-1 {percent(top1)}  top-5 {percent(top5)}"
 
 
 def _undecodable(values: dict[str, float]) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from service.run.journal import JOURNAL_NAME, Event, JournalReader
-from service.run.report import duration
+from service.run.report import duration, figure
 from service.spec.job import JobSpec
 from service.sweep.analysis import metric_text
 from service.sweep.progress import STATUS_INTERVAL_S, SweepStatus, print_now
@@ -52,10 +52,10 @@ class RunReader:
             # A resumed run may repeat an epoch.
             self._epochs_done = event.epoch
         name = f"val/{self._metric}"
-        if event.kind == "evaluation":
+        if event.kind == "evaluation" and name in event.values:
             self._newest = f"{name} {metric_text(event.values[name], name)}"
         elif event.kind == "interval":
-            self._newest = f"loss {event.values['train/loss']:.4f}"
+            self._newest = f"loss {figure(event.values, 'train/loss', '.4f')}"
 
 
 def confirm_table(

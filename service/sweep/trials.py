@@ -1,5 +1,6 @@
 """The trials of a search as jobs: their specs, folders and cleanup."""
 
+import math
 import shutil
 from collections.abc import Callable
 from typing import Any
@@ -76,7 +77,9 @@ class SearchTrials:
 
     def report(self, number: int, epoch: int, metrics: dict[str, float]) -> bool:
         """Record an evaluation; returns whether the trial must stop now."""
-        return self._search.report(number, epoch, metrics[self._sweep.metric_name])
+        # An event that was damaged may lack it.
+        score = metrics.get(self._sweep.metric_name, math.nan)
+        return self._search.report(number, epoch, score)
 
     def failed(self, number: int) -> None:
         """Count the failure and release the resources that the failed trial still holds."""
