@@ -1,8 +1,11 @@
 """Asks the tracking server, before anything is trained, whether it would take a run."""
 
+import contextlib
 import os
+import sqlite3
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import TypeVar
 
 from mlflow import MlflowClient
@@ -103,6 +106,19 @@ def _database_problem(spec: JobSpec, uri: str) -> Problem | None:
         return Problem(uri_field(spec), f"{existing} is not a folder", remedy)
     if not os.access(existing, os.R_OK | os.W_OK):
         return Problem(uri_field(spec), f"{existing} cannot be read and written", remedy)
+    if existing == path and (fault := _damage_of(path)):
+        return Problem(uri_field(spec), f"{path} is no SQLite database ({fault})", remedy)
+    return None
+
+
+def _damage_of(path: Path) -> str | None:
+    """What SQLite says about a file that is damaged, or another program's; None if it is not."""
+    try:
+        with contextlib.closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as database:
+            database.execute("SELECT name FROM sqlite_master").fetchall()
+    except sqlite3.DatabaseError as error:
+        # Errors of derived classes say that it is locked, or that this process may not open it.
+        return str(error) if type(error) is sqlite3.DatabaseError else None
     return None
 
 

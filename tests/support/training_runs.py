@@ -1,6 +1,7 @@
 """Training runs without Ray: one worker in this process, or several processes."""
 
 import multiprocessing
+from dataclasses import asdict
 from unittest import mock
 
 import torch
