@@ -125,6 +125,33 @@ def test_files_that_are_not_manifests(path, text, expected):
         check_quickly(path)
 
 
+@pytest.mark.parametrize(
+    ("field", "values"),
+    [
+        ("fingerprint", [None, 5, "", "../" * 20, "g" * 64]),
+        ("num_samples", [0, -1, 1.5, True, "12", [12], None, 13]),
+        ("num_bytes", [0, -1, 1e3, False, "1", {}]),
+        ("classes", ["abc", {"a": 1}, [1, 2], [["a"]], [], None]),
+        ("class_names", ["abc", [1, 2], {}]),
+        ("num_per_class", [5, [], [-1, 13], [6.0, 6.0], ["6", "6"], [12], {"a": 6}, [6, 7]]),
+        ("height_px", [8, [], [0, 8], [8, 7], [8.5, 9], ["8", "9"], [1, 2, 3, 4]]),
+        ("short_side_px", [None, [3], [3, 2, 1]]),
+        ("pixels", [[], {}, {"mean": [0.5] * 3}, {"mean": [0.5] * 3, "std": [0.5, None, 0.5]}]),
+        ("left_out", ["none", [5]]),
+    ],
+)
+def test_manifest_with_a_field_of_another_type_is_refused(path, field, values):
+    manifest = json.loads(manifest_path(path).read_text())
+    for value in values:
+        manifest_path(path).write_text(json.dumps({**manifest, field: value}))
+        with pytest.raises(
+            BetonError, match=r"out\.beton\.json is damaged: .*; convert out\.beton"
+        ):
+            check_quickly(path)
+    manifest_path(path).write_text(json.dumps(manifest))
+    check_quickly(path)
+
+
 def test_another_files_manifest_is_refused(path):
     manifest = json.loads(manifest_path(path).read_text())
     manifest["fingerprint"] = "0" * 64

@@ -3,6 +3,7 @@ import math
 import numpy as np
 import pytest
 
+from service.spec.errors import BadInputError
 from service.sweep import study as study_module
 from service.sweep.analysis import TrialRecord, best_record, fastest_front, importances
 from service.sweep.loading import parse_sweep
@@ -86,6 +87,42 @@ def test_search_with_more_budget_continues(make_search):
 
     assert more[:3] == first
     assert len(more) == 5
+
+
+def test_unfinished_line_of_a_killed_process_is_removed(make_search):
+    """Otherwise the next line would be appended to it, and the search could never be read again."""
+    search = make_search(budget={"trials": 3})
+    run_trial(search, search.next())
+    path = search._sweep.sweep_path / study_module.STUDY_NAME
+    with path.open("a") as file:
+        file.write('{"op_code": 8, "trial')
+    assert len(run_all(make_search(budget={"trials": 3}))) == 3
+    assert len(make_search(budget={"trials": 3}).records()) == 3
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ('"op_code":4', '"op_code":99'),
+        ("FloatDistribution", "FloatDistributiom"),
+        ('"state":"finished"', '"state":"ended"'),
+        ('"seconds":9', '"seconds":"long"'),
+        ('"curve":[[', '"curve":["a",['),
+        ("\n", "\n\xff\n"),
+        ("\n", "\n[]\n"),
+    ],
+)
+def test_damaged_search_is_refused(make_search, old, new):
+    search = make_search(budget={"trials": 2})
+    run_all(search)
+    path = search._sweep.sweep_path / study_module.STUDY_NAME
+    text = path.read_text()
+    assert old in text
+    path.write_bytes(text.replace(old, new, 1).encode("latin-1"))
+    with pytest.raises(
+        BadInputError, match=r"search\.log: is damaged: .*; restore the file, or use"
+    ):
+        make_search(budget={"trials": 2})
 
 
 def test_seed_determines_the_trials(make_search):

@@ -2,6 +2,7 @@
 
 import contextlib
 import http.server
+import os
 import shutil
 import socket
 import sqlite3
@@ -73,6 +74,30 @@ def test_database_in_a_folder_of_any_name_is_looked_at(make_content, database, t
     client = MlflowClient(uri)
     client.delete_experiment(client.get_experiment_by_name("dtkd").experiment_id)
     assert problem_of(spec, uri).where == "tracking.experiment"
+
+
+def make_fifo(path):
+    os.mkfifo(path)
+
+
+@pytest.mark.parametrize(
+    ("make", "word"),
+    [
+        (make_fifo, "not a regular file"),
+        (lambda path: path.write_bytes(b"x" * 5000), "not a database"),
+        (lambda path: path.write_bytes(b"SQLite format 3\0" + b"x" * 5000), "not a database"),
+        (lambda path: path.symlink_to("/etc/passwd"), "not a database"),
+    ],
+)
+def test_file_that_is_no_database_is_refused_at_once(make_content, tmp_path, make, word):
+    """MLflow would try again for half a minute, and wait for a FIFO for ever."""
+    make(tmp_path / "mlflow.db")
+    spec = parse_spec(make_content(checkpoints={"storage_path": str(tmp_path)}))
+    start_s = time.monotonic()
+    problem = problem_of(spec, tracking_uri(spec))
+    assert time.monotonic() - start_s < 5
+    assert problem.where == "checkpoints.storage_path"
+    assert word in problem.wrong
 
 
 def problem_of(spec, uri):

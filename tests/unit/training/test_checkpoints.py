@@ -1,7 +1,9 @@
 """Checkpoints are complete or absent, even if the disk fails."""
 
 import errno
+import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -88,6 +90,74 @@ def test_replaced_worker_writes_nothing_more(saver, journal, tmp_path):
         stale.append("interval", 9, 0, {})
     assert newest_checkpoint(tmp_path).name == "checkpoint_0000000001"
     assert [event.step for event in read_events(tmp_path / "logs.jsonl")] == [1]
+
+
+def change_metadata(path, **fields):
+    metadata = json.loads((path / "metadata.json").read_text())
+    (path / "metadata.json").write_text(json.dumps(metadata | fields))
+
+
+def digests_of(path):
+    return json.loads((path / "metadata.json").read_text())["sha256"]
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"sha256": {}},
+        {"sha256": []},
+        {"sha256": {"student.safetensors": 5}},
+        {"sha256": {"../../../../../dev/zero": "0" * 64}},
+        {"format": 1},
+        {"format": "2"},
+        {"progress": None},
+        {"progress": {"step": "2"}},
+        {"progress": {"steps": 2}},
+        {"spec_hash": None},
+        {"more": 1},
+    ],
+)
+def test_checkpoint_with_other_metadata_is_not_intact(saver, tmp_path, fields):
+    save_all(saver, 1, 2)
+    change_metadata(newest_checkpoint(tmp_path), **fields)
+    assert newest_checkpoint(tmp_path).name == "checkpoint_0000000001"
+
+
+@pytest.mark.parametrize("name", ["student.safetensors", "optimizer.pt", "per_rank_state.pt"])
+def test_checkpoint_without_the_digest_of_a_required_file_is_not_intact(saver, tmp_path, name):
+    save_all(saver, 1, 2)
+    path = newest_checkpoint(tmp_path)
+    change_metadata(path, sha256={key: d for key, d in digests_of(path).items() if key != name})
+    (path / name).unlink()
+    assert newest_checkpoint(tmp_path).name == "checkpoint_0000000001"
+
+
+def test_ema_without_a_digest_is_not_used(saver, tmp_path):
+    save_all(saver, 1, 2)
+    path = newest_checkpoint(tmp_path)
+    shutil.copy(path / "student.safetensors", path / "ema.safetensors")
+    assert not is_intact(path)
+    change_metadata(path, sha256={**digests_of(path), "ema.safetensors": "0" * 64})
+    assert not is_intact(path)
+    digest = digests_of(path)["student.safetensors"]
+    change_metadata(path, sha256={**digests_of(path), "ema.safetensors": digest})
+    assert is_intact(path)
+
+
+def test_checkpoint_of_links_and_fifos_is_not_intact(saver, tmp_path):
+    save_all(saver, 1, 2, 3)
+    newest, before = checkpoint_paths(tmp_path)
+    (newest / "optimizer.pt").rename(tmp_path / "optimizer.pt")
+    (newest / "optimizer.pt").symlink_to(tmp_path / "optimizer.pt")
+    assert not is_intact(newest)
+    (newest / "optimizer.pt").unlink()
+    os.mkfifo(newest / "optimizer.pt")
+    assert not is_intact(newest)
+    link = tmp_path / "checkpoint_0000000009"
+    link.symlink_to(before)
+    assert newest_checkpoint(tmp_path) == before
+    assert len(quarantine_damaged(tmp_path)) == 2
+    assert newest_checkpoint(tmp_path) == before
 
 
 def test_read_error_is_not_treated_as_damage(saver, tmp_path, monkeypatch):
