@@ -9,6 +9,7 @@ import math
 import os
 import re
 import stat
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -16,6 +17,7 @@ MAX_DEPTH = 50
 # A list of a list takes 3 bytes of text and 100 times as much memory.
 MAX_VALUES = 2_000_000
 MAX_INTEGER_LENGTH = 20
+MAX_PLACE_LENGTH = 200
 TOO_DEEP = f"is nested more than {MAX_DEPTH} levels deep"
 
 # What only an escape such as \u0000 puts into the text of a JSON file: no path and no name has it.
@@ -131,7 +133,7 @@ def parse_json(content: bytes, path: Path, kind: type[T], *, allow_nan: bool = F
     data = _parse(content, path)
     # A string has such a character only where the text has an escape of it.
     if fault := _fault_in(data, 0, checks_text=b"\\u" in content, allow_nan=allow_nan):
-        raise UnusableFileError(path, ".".join(fault.keys) or "$", fault.wrong, "give another one")
+        raise UnusableFileError(path, _place(fault.keys), fault.wrong, "give another one")
     if not isinstance(data, kind):
         name = "object" if kind is dict else "list"
         raise UnusableFileError(path, "$", f"is not a JSON {name}", "fix the text of the file")
@@ -143,7 +145,9 @@ def _parse(content: bytes, path: Path) -> Any:  # noqa: ANN401 - any JSON value
         fields: dict[str, Any] = {}
         for key, value in pairs:
             if key in fields:
-                raise UnusableFileError(path, key, "is given twice", "keep one of the two")
+                raise UnusableFileError(
+                    path, _place([key]), "is given twice", "keep one of the two"
+                )
             fields[key] = value
         return fields
 
@@ -169,6 +173,12 @@ def _integer(text: str) -> float:
     if len(text) > MAX_INTEGER_LENGTH or not -(2**63) <= (value := int(text)) < 2**63:
         return math.inf
     return value
+
+
+def _place(keys: Sequence[str]) -> str:
+    """The dotted path of a value, in printable text of some length at most."""
+    text = ".".join(keys)[:MAX_PLACE_LENGTH]
+    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text) or "$"
 
 
 class _Fault(NamedTuple):

@@ -114,7 +114,9 @@ def _database_problem(spec: JobSpec, uri: str) -> Problem | None:
 def _damage_of(path: Path) -> str | None:
     """What SQLite says about a file that is damaged, or another program's; None if it is not."""
     try:
-        with contextlib.closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as database:
+        with contextlib.closing(
+            sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)
+        ) as database:
             database.execute("SELECT name FROM sqlite_master").fetchall()
     except sqlite3.DatabaseError as error:
         # Errors of derived classes say that it is locked, or that this process may not open it.
