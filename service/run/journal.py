@@ -52,7 +52,7 @@ class Event(NamedTuple):
     epoch: Count
     time_ms: Count
     values: dict[str, float]
-    eta_s: float | None = None
+    eta_s: Annotated[float, Field(allow_inf_nan=False)] | None = None
     text: str = ""
     number: Count = 0
 

@@ -53,10 +53,13 @@ def read_state(path: Path, kind: type[T], remedy: str) -> T | None:
         raise damaged(path, error.fault, remedy) from error
 
 
-def read_if_usable(path: Path, kind: type[T]) -> T | None:
-    """As ``read_state``, of a file that can be done without: None, and a warning, if damaged."""
+def read_if_usable(path: Path, kind: type[T], *, allow_nan: bool = False) -> T | None:
+    """As ``read_state``, of a file that can be done without: None, and a warning, if damaged.
+
+    ``allow_nan``: whether numbers may be NaN and infinite.
+    """
     try:
-        return read_typed(path, kind)
+        return read_typed(path, kind, allow_nan=allow_nan)
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
@@ -108,7 +111,7 @@ def _of_another_version(
     return BadInputError(str(path), [Problem(path.name, f"{wrong}{version} has it", remedy)])
 
 
-def read_typed(path: Path, kind: type[T]) -> T:
+def read_typed(path: Path, kind: type[T], *, allow_nan: bool = False) -> T:
     """The content of a JSON file as a ``kind``.
 
     Raises:
@@ -116,7 +119,7 @@ def read_typed(path: Path, kind: type[T]) -> T:
         OSError: the storage fails, or there is no such file.
     """
     content = read_bounded(path, LIMIT_BYTES)
-    parse_json(content, path, object, allow_nan=True)
+    parse_json(content, path, object, allow_nan=allow_nan)
     try:
         # From the text: Python's lists are no tuples to pydantic, and its texts no keys.
         return TypeAdapter(kind).validate_json(content, strict=True)

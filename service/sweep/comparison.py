@@ -5,9 +5,10 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
+from pydantic import Field
 from scipy import stats
 
 from data_pipeline.files import write_atomically
@@ -32,8 +33,8 @@ class Comparison:
     metric: str
     maximizes: bool
     num_tried: int
-    best: dict[int, float]
-    default: dict[int, float]
+    best: Annotated[dict[int, float], Field(min_length=1)]
+    default: Annotated[dict[int, float], Field(min_length=1)]
     difference: float
     interval: tuple[float, float] | None
     p_value: float | None
@@ -84,7 +85,7 @@ class Comparison:
 
 def read_comparison(folder: Path) -> Comparison | None:
     """The comparison in a sweep's folder; None if there is none, or if it is damaged."""
-    return read_if_usable(folder / COMPARISON_NAME, Comparison)
+    return read_if_usable(folder / COMPARISON_NAME, Comparison, allow_nan=True)
 
 
 def welch(
