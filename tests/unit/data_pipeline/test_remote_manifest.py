@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from data_pipeline import facts
 from data_pipeline.files import is_remote
+from data_pipeline.manifest import FORMAT
 from data_pipeline.staging import StagingError, read_manifest_at, remote_manifest
 from data_pipeline.staging.remote import RemoteFile
 
@@ -33,6 +35,23 @@ def test_unusable_manifest_is_an_error(tmp_path, text, expected):
         Path(location + ".json").write_text(text)
     with pytest.raises(StagingError, match=rf"{expected}.*; "):
         read_manifest_at(location)
+
+
+@pytest.mark.parametrize("change", [{"format": 3}, {"short_side_px": [8]}, {"classes": None}])
+def test_manifest_of_another_version_says_nothing_about_a_dataset(tmp_path, monkeypatch, change):
+    """Of a file in an object store, whose manifest is all that is read of it."""
+    manifest = {
+        "format": FORMAT, "fingerprint": "a" * 64, "num_samples": 12, "num_bytes": 500,
+        "classes": ["a", "b"], "num_per_class": [8, 4], "height_px": [8, 9], "width_px": [7, 9],
+        "short_side_px": [7, 8, 9],
+    }  # fmt: skip
+    location = str(tmp_path / "train.beton")
+    monkeypatch.setattr(facts, "is_remote", lambda location: True)
+    Path(location + ".json").write_text(json.dumps(manifest))
+    assert facts.dataset_facts(location).num_per_label == (8, 4)
+    Path(location + ".json").write_text(json.dumps(manifest | change))
+    with pytest.raises(StagingError, match=r"train\.beton\.json is .*; "):
+        facts.dataset_facts(location)
 
 
 @pytest.mark.parametrize("location", ["train.tar", "ftp://host/train.beton", "s3://train.beton"])
