@@ -42,7 +42,7 @@ def read_spec(run_path: Path) -> JobSpec:
         BadInputError: it is damaged, or was written by another version of the service.
         OSError: the storage fails, or there is no spec.
     """
-    return read_stored(run_path / SPEC_NAME, JobSpec, written_by(run_path))
+    return read_stored(run_path / SPEC_NAME, JobSpec, lambda: written_by(run_path))
 
 
 def written_by(run_path: Path) -> str | None:

@@ -6,6 +6,7 @@ anew, or do without, is reported and counts as absent. No message repeats what i
 
 import importlib.metadata
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -77,8 +78,8 @@ def read_text_if_usable(path: Path) -> str | None:
         return None
 
 
-def read_stored(path: Path, model: type[M], written_by: str | None) -> M:
-    """A spec that this service stored; ``written_by``: the version that did, if it is known.
+def read_stored(path: Path, model: type[M], written_by: Callable[[], str | None]) -> M:
+    """A spec that this service stored; ``written_by`` returns the version that did, if known.
 
     Raises:
         BadInputError: it is damaged, or of another version.
@@ -91,7 +92,7 @@ def read_stored(path: Path, model: type[M], written_by: str | None) -> M:
     try:
         return model.model_validate(content)
     except ValidationError as error:
-        raise _of_another_version(path, error, written_by) from None
+        raise _of_another_version(path, error, written_by()) from None
 
 
 def damaged(path: Path, fault: str, remedy: str) -> BadInputError:

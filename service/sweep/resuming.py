@@ -47,4 +47,4 @@ def read_sweep(sweep_path: Path) -> SweepSpec:
         BadInputError: it is damaged, or was written by another version of the service.
         OSError: the storage fails, or there is no sweep.
     """
-    return read_stored(sweep_path / SWEEP_NAME, SweepSpec, written_by(sweep_path))
+    return read_stored(sweep_path / SWEEP_NAME, SweepSpec, lambda: written_by(sweep_path))
