@@ -36,9 +36,6 @@ def is_placed(run_path: Path) -> bool:
 def release_placement(run_path: Path) -> None:
     """Release the placement group of a run whose controller was killed; its workers end with it."""
     path = run_path / PLACEMENT_NAME
-    text = read_text_if_usable(path)
-    if text is None:
-        return
     with contextlib.suppress(OSError, ValueError):
-        remove_placement_group(placement_group_of(text))
+        remove_placement_group(placement_group_of(read_text_if_usable(path) or ""))
         path.unlink()

@@ -71,10 +71,14 @@ def read_if_usable(path: Path, kind: type[T], *, allow_nan: bool = False) -> T |
 
 
 def read_text_if_usable(path: Path) -> str | None:
-    """A line of text, as files with one value have it; None if there is none, or it is damaged."""
+    """A line of text, as files with one value have it; None if there is none, or it is damaged.
+
+    Raises:
+        OSError: the storage fails, which says nothing about the file.
+    """
     try:
         return read_bounded(path, TEXT_LIMIT_BYTES).decode().strip()
-    except (OSError, ValueError):
+    except (FileNotFoundError, NotADirectoryError, UnusableFileError, UnicodeDecodeError):
         return None
 
 
@@ -126,7 +130,7 @@ def read_typed(path: Path, kind: type[T], *, allow_nan: bool = False) -> T:
         return TypeAdapter(kind).validate_json(content, strict=True)
     except ValidationError as error:
         detail = error.errors(include_url=False, include_input=False)[0]
-        raise UnusableFileError(path, _place(detail), detail["msg"].lower(), "") from None
+        raise UnusableFileError(path, _place(detail), detail["msg"].lower(), "restore it") from None
 
 
 def _place(detail: Any) -> str:  # noqa: ANN401 - one of pydantic's errors
