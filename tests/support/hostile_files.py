@@ -49,20 +49,13 @@ DAMAGED = {
         "empty": b"",
         "truncated": b'{"name": "' + SECRET.encode(),
         "deep": b"[" * 100_000,
-        "deep object": b'{"a":' * 100_000,
         "many digits": b'{"step": ' + b"9" * 5000 + b"}\n",
-        "infinite": b'{"step": 1e999, "num_samples": NaN}\n',
         "UTF-16": '{"step": 1}\n'.encode("utf-16"),
-        "null bytes": bytes(1000),
         "null character": b'{"name": "\\u0000"}\n',
-        "half a character": b'{"name": "\\ud800"}\n',
-        "twice": b'{"name": "a", "name": "b"}\n',
         "text": SECRET.encode() + b"\n",
         "object of others": SECRET_JSON.encode() + b"\n",
         "list": f'[["{SECRET}"], {{}}, null]\n'.encode(),
-        "null": b"null\n",
         "number": b"5\n",
-        "string": b'"text"\n',
     }.items()
 }
-"""Functions that make the file at a path, by what is wrong with it."""
+"""Functions that make the file at a path, by what is wrong with it; test_json_files.py has more."""
