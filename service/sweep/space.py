@@ -235,7 +235,10 @@ def decoded(params: Mapping[str, Any]) -> Point:
 
 
 def _encoded_value(value: Any) -> Any:  # noqa: ANN401 - any JSON value
-    return JSON_PREFIX + json.dumps(value) if isinstance(value, list | dict) else value
+    # A text that looks encoded is encoded too, so that decoding returns it.
+    looks_encoded = isinstance(value, str) and value.startswith(JSON_PREFIX)
+    is_encoded = looks_encoded or isinstance(value, list | dict)
+    return JSON_PREFIX + json.dumps(value) if is_encoded else value
 
 
 def _decoded_value(value: Any) -> Any:  # noqa: ANN401 - any JSON value

@@ -5,6 +5,7 @@ import pytest
 
 from service.spec.loading import parse_spec
 from service.sweep.space import (
+    JSON_PREFIX,
     SearchSpace,
     decoded,
     encoded,
@@ -157,3 +158,9 @@ def test_types_of_fields_are_found_in_unions_and_optional_sections(path, numeric
 
 def test_unknown_field_has_no_type():
     assert leaf_types("method.alfa") == leaf_types("alfa.x") == set()
+
+
+def test_stored_point_is_read_back():
+    point = {"a": 1, "b": "text", "c": [1, {"d": None}], "e": f"{JSON_PREFIX}[", "f": JSON_PREFIX}
+    assert decoded(encoded(point)) == point
+    assert all(isinstance(value, int | str) for value in encoded(point).values())
