@@ -30,8 +30,10 @@ vit_l_16 vit_l_32 wide_resnet101_2 wide_resnet50_2
 """)
 )
 
-WITH_AUXILIARY_HEADS = ("googlenet", "inception_v3")
-"""Networks of torchvision with auxiliary heads, which are turned off: they return tuples."""
+AUXILIARY_HEADS = {"googlenet": ("aux1", "aux2"), "inception_v3": ("AuxLogits",)}
+"""Networks of torchvision with auxiliary heads, which are turned off: they return tuples. These two
+also have the option transform_input.
+"""
 
 CIFAR_MODELS = frozenset(
     _words("""
