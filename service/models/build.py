@@ -1,22 +1,23 @@
 """Builds models by name, with random weights or with the weights that a spec names."""
 
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from service.models.cifar import build_cifar_model
 from service.models.weights import check_finite, fill, find_weights, read_weights
 from service.spec.errors import BadInputError, Problem
 from service.spec.model_names import AUXILIARY_HEADS, CIFAR_PREFIX, TIMM_PREFIX
-from service.spec.network_variants import Variant
+from service.spec.network_variants import USUAL_VARIANT, Variant
 from service.spec.sections import Weights
 
 
-def build_model(name: str, num_classes: int, variant: Variant = Variant()) -> nn.Module:
+def build_model(name: str, num_classes: int, variant: Variant = USUAL_VARIANT) -> nn.Module:
     """Build a classifier with random weights: images [B, 3, H, W] to logits [B, num_classes].
 
     ``variant``: of networks of torchvision.
@@ -36,7 +37,7 @@ def build_with_weights(
     name: str,
     num_classes: int,
     weights: Weights | None,
-    log: Callable[[str], None] = lambda line: None,
+    log: Callable[[str], None] = lambda _: None,
 ) -> nn.Module:
     """Build the model of ``role`` (teacher or student) and load ``weights`` if given.
 
@@ -77,7 +78,7 @@ def load_network(path: Path, name: str, num_classes: int) -> nn.Module:
 
 
 def _in_variant(model: nn.Module, name: str, num_classes: int, variant: Variant) -> nn.Module:
-    return model if variant == Variant() else build_model(name, num_classes, variant)
+    return model if variant == USUAL_VARIANT else build_model(name, num_classes, variant)
 
 
 def check_image_sizes(
@@ -108,18 +109,33 @@ def num_parameters(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def build_on_meta_device(name: str, num_classes: int, variant: Variant = Variant()) -> nn.Module:
+def build_on_meta_device(
+    name: str, num_classes: int, variant: Variant = USUAL_VARIANT
+) -> nn.Module:
     """Build the model without allocating its weights.
 
     Raises:
         BadInputError: as ``build_model``.
     """
-    try:
-        with torch.device("meta"):
-            return build_model(name, num_classes, variant)
-    except NotImplementedError:
-        # RegNets compute their widths from tensor values, which the meta device does not have.
+    with _ParametersOnMeta():
         return build_model(name, num_classes, variant).to("meta")
+
+
+class _ParametersOnMeta(TorchFunctionMode):
+    """Makes torch.empty, by which layers allocate their parameters, allocate nothing.
+
+    Not torch.device("meta"): RegNets and others compute their widths from tensor values.
+    """
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[Any],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:  # noqa: ANN401 - what torch's functions return
+        on_meta = {"device": "meta"} if func is torch.empty else {}
+        return func(*args, **{**(kwargs or {}), **on_meta})
 
 
 def _build_torchvision_model(name: str, num_classes: int, variant: Variant) -> nn.Module:

@@ -37,6 +37,10 @@ class Variant(NamedTuple):
     has_first_stem: bool = False
 
 
+USUAL_VARIANT = Variant()
+"""What torchvision builds by a name alone."""
+
+
 def current_names(model: str, names: Iterable[str]) -> dict[str, str]:
     """The names that a network's tensors have today, by those of a file."""
     return {name: _current_name(model, name) for name in names}

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from data_pipeline.files import sha256_of
 from service.spec.errors import Problem
-from service.spec.model_names import TORCHVISION_MODELS
+from service.spec.model_names import TORCHVISION_MODELS, words
 from service.spec.sections import Weights
 
 NUM_CLASSES = 1000
@@ -17,32 +17,12 @@ NUM_CLASSES = 1000
 SWAG_ONLY = ("regnet_y_128gf", "vit_h_14")
 WITH_SWAG = (*SWAG_ONLY, "regnet_y_16gf", "regnet_y_32gf", "vit_b_16", "vit_l_16")
 WITH_V2 = frozenset(
-    [
-        "efficientnet_b1",
-        "mobilenet_v2",
-        "mobilenet_v3_large",
-        "regnet_x_16gf",
-        "regnet_x_1_6gf",
-        "regnet_x_32gf",
-        "regnet_x_3_2gf",
-        "regnet_x_400mf",
-        "regnet_x_800mf",
-        "regnet_x_8gf",
-        "regnet_y_16gf",
-        "regnet_y_1_6gf",
-        "regnet_y_32gf",
-        "regnet_y_3_2gf",
-        "regnet_y_400mf",
-        "regnet_y_800mf",
-        "regnet_y_8gf",
-        "resnet101",
-        "resnet152",
-        "resnet50",
-        "resnext101_32x8d",
-        "resnext50_32x4d",
-        "wide_resnet101_2",
-        "wide_resnet50_2",
-    ]
+    words("""
+efficientnet_b1 mobilenet_v2 mobilenet_v3_large regnet_x_16gf regnet_x_1_6gf regnet_x_32gf
+regnet_x_3_2gf regnet_x_400mf regnet_x_800mf regnet_x_8gf regnet_y_16gf regnet_y_1_6gf
+regnet_y_32gf regnet_y_3_2gf regnet_y_400mf regnet_y_800mf regnet_y_8gf resnet101 resnet152
+resnet50 resnext101_32x8d resnext50_32x4d wide_resnet101_2 wide_resnet50_2
+""")
 )
 SWAG_IMAGE_SIZES = {"vit_b_16": 384, "vit_l_16": 512, "vit_h_14": 518}
 """Sides in pixels that weights with E2E in their name are for, where networks have a fixed one."""
@@ -52,7 +32,7 @@ TRANSFORMED_INPUT = {"googlenet": "1378be20", "inception_v3": "0cc3c7bd"}
 
 
 def enums_of(model: str) -> list[str]:
-    """The names of a model's published weights; those of vgg16 without a classifier are left out."""
+    """The names of a model's published weights, without those of vgg16 that lack a classifier."""
     if model not in TORCHVISION_MODELS:
         return []
     names = [] if model in SWAG_ONLY else ["IMAGENET1K_V1"]

@@ -8,7 +8,13 @@ from typing import Any
 from service.spec.errors import BadInputError, Problem
 from service.spec.job import JobSpec
 from service.spec.model_names import AUXILIARY_HEADS
-from service.spec.network_variants import TRANSFORM_KEY, Variant, current_names, variant_of
+from service.spec.network_variants import (
+    TRANSFORM_KEY,
+    USUAL_VARIANT,
+    Variant,
+    current_names,
+    variant_of,
+)
 from service.spec.published_weights import (
     is_published_with_transform,
     published_image_size,
@@ -129,7 +135,7 @@ def classifier_sizes(tensors: Mapping[str, TensorInfo]) -> list[int]:
 def stated_variant(model: str, weights: Weights | None) -> Variant:
     """The variant of a network that its weights are for, as far as they are there to be seen."""
     if weights is None or is_mlflow_source(weights.source):
-        return Variant()
+        return USUAL_VARIANT
     if weights.source.startswith(TORCHVISION):
         size = published_image_size(model, weights.source.removeprefix(TORCHVISION))
         return Variant(model in AUXILIARY_HEADS and weights.transform_input is not False, size)
