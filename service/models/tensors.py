@@ -7,8 +7,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from service.spec.safetensors_header import COPY_AGAIN
-from service.spec.tensor_info import TensorInfo, UnreadableWeightsError
+from service.spec.tensor_info import COPY_AGAIN, TensorInfo, UnreadableWeightsError
 from service.spec.torch_file import ITEM_BYTES, SAVE_AGAIN, StorageRange
 from service.spec.weights_file import WeightsFile
 

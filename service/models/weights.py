@@ -2,7 +2,7 @@
 
 import json
 from collections import OrderedDict
-from collections.abc import Collection, Container, Mapping
+from collections.abc import Container, Mapping
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 
@@ -19,11 +19,17 @@ from service.spec.sections import Weights, is_file_source
 from service.spec.state_dicts import Choice, choose, largest_container, prefixes_of_network
 from service.spec.tensor_info import FLOAT_DTYPES, TensorInfo, UnreadableWeightsError
 from service.spec.weights_file import WeightsFile, read_weights_file
-from service.spec.weights_metadata import TORCHVISION, file_variant, network_names
+from service.spec.weights_metadata import (
+    TORCHVISION,
+    file_variant,
+    names_remedy,
+    network_names,
+    some_names,
+    type_problem,
+)
 
 StateDict = dict[str, Tensor]
 
-NUM_NAMES = 3
 # Steps of BatchNorm, which this service does not use and old files lack.
 COUNTER = "num_batches_tracked"
 
@@ -179,10 +185,8 @@ def _by_name(
         if name in beside and not is_auxiliary(model, name)
     }
     if missing or unknown:
-        wrong = f"{file.path} lacks {_some(missing)} and has unknown {_some(unknown)}"
-        order = "" if file.is_safetensors else ', or match to "order" if it is the same network'
-        remedy = f"use weights of {model}, or set rename to the parts of names that differ{order}"
-        _refuse(f"{where}.source", wrong, remedy)
+        wrong = f"{file.path} lacks {some_names(missing)} and has unknown {some_names(unknown)}"
+        _refuse(f"{where}.source", wrong, names_remedy(file, model))
     return choice, {name: found[name] for name in expected if name in found}
 
 
@@ -225,17 +229,10 @@ def _by_order(
 def _check(current: Tensor, target: str, info: TensorInfo, source: str, where: str) -> None:
     """Refuse a tensor of the file that the network's tensor cannot be filled with."""
     if current.is_floating_point() and info.dtype not in FLOAT_DTYPES:
-        remedy = f"use weights in {', '.join(FLOAT_DTYPES[:3])} or {FLOAT_DTYPES[3]}"
-        _refuse(where, f"{source} is {info.dtype}", remedy)
+        raise BadInputError("spec", [type_problem(where, source, info)])
     if current.shape != info.shape:
         wrong = f"{source} is {list(info.shape)}, the model's {target} {list(current.shape)}"
         _refuse(where, wrong, "use weights for this model and this number of classes")
-
-
-def _some(keys: Collection[str]) -> str:
-    shown = sorted(keys)[:NUM_NAMES]
-    more = f" and {len(keys) - NUM_NAMES} more" if len(keys) > NUM_NAMES else ""
-    return (", ".join(shown) or "nothing") + more
 
 
 def _refuse(where: str, wrong: str, remedy: str) -> NoReturn:

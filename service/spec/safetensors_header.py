@@ -9,13 +9,12 @@ import math
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from service.spec.tensor_info import TensorInfo, UnreadableWeightsError
+from service.spec.tensor_info import COPY_AGAIN, TensorInfo, UnreadableWeightsError
 
 LENGTH_BYTES = 8
 # A header of a network with 10,000 tensors has about 1 MB.
 MAX_HEADER_BYTES = 16_000_000
 MAX_DIMENSIONS = 64
-COPY_AGAIN = "copy or make the file again"
 # The format's names of types: torch's name and the size of an element in bits.
 DTYPES = {
     "F64": ("float64", 64),
@@ -57,12 +56,12 @@ def read_safetensors_header(path: Path) -> SafetensorsHeader:
     with path.open("rb") as file:
         num_bytes = int.from_bytes(file.read(LENGTH_BYTES), "little")
         if num_bytes > min(file_bytes - LENGTH_BYTES, MAX_HEADER_BYTES):
-            raise UnreadableWeightsError("is damaged, or no safetensors file", COPY_AGAIN)
+            raise UnreadableWeightsError("is damaged, or is not a safetensors file", COPY_AGAIN)
         content = file.read(num_bytes)
     try:
         entries = json.loads(content, object_pairs_hook=_unique)
         if not isinstance(entries, dict):
-            raise ValueError("is no object")
+            raise ValueError("is not an object")
         metadata = dict(entries.get("__metadata__", {}))
         if not all(isinstance(value, str) for value in metadata.values()):
             raise ValueError("has metadata other than strings")

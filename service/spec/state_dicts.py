@@ -6,7 +6,7 @@ an average of the weights (EMA) beside, and the state of the optimizer.
 
 import re
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import NamedTuple, NoReturn
 
 from service.spec.errors import BadInputError, Problem
@@ -63,11 +63,9 @@ def prefixes_of_network(names: Iterable[str], expected: Collection[str]) -> list
     """
     hits: Counter[str] = Counter()
     for name in names:
-        start = 0
-        while start >= 0:
-            if name[start:] in expected:
-                hits[name[:start]] += 1
-            start = name.find(".", start) + 1 or -1
+        for prefix in _prefixes(name):
+            if name[len(prefix) :] in expected:
+                hits[prefix] += 1
     complete = [prefix for prefix, count in hits.items() if count == len(expected)]
     return complete or [prefix for prefix, _ in hits.most_common(1)]
 
@@ -76,13 +74,20 @@ def prefixes_of_classifiers(names: Iterable[str]) -> list[str]:
     """The prefixes under which ``names`` seems to have a network, where it is not known which."""
     names = list(names)
     found = dict.fromkeys(m["prefix"] for n in names if (m := CLASSIFIER.fullmatch(n)))
-    sizes = {prefix: sum(name.startswith(prefix) for name in names) for prefix in found}
     # Layers within the network may have such names too.
-    inner = [p for p in found if any(o and p != o and p.startswith(o) for o in found)]
-    sizes = {prefix: size for prefix, size in sizes.items() if prefix not in inner}
+    outer = [p for p in found if not any(o in found for o in _prefixes(p[:-1]) if o)]
+    sizes = Counter(p for name in names for p in _prefixes(name) if p in found)
     if "" in sizes:
-        sizes[""] -= sum(size for prefix, size in sizes.items() if prefix)
-    return [p for p, size in sizes.items() if 2 * size > max(sizes.values())]
+        sizes[""] -= sum(sizes[prefix] for prefix in outer if prefix)
+    return [prefix for prefix in outer if 2 * sizes[prefix] > max(sizes.values())]
+
+
+def _prefixes(name: str) -> Iterator[str]:
+    """What may be in front of a tensor's own name: "" and all that ends with a dot."""
+    end = 0
+    while end >= 0:
+        yield name[:end]
+        end = name.find(".", end) + 1 or -1
 
 
 def choose(

@@ -5,6 +5,8 @@ from typing import NamedTuple
 FLOAT_DTYPES = ("float32", "float16", "bfloat16", "float64")
 """Types of weights that a network can be filled with."""
 
+COPY_AGAIN = "copy or make the file again"
+
 
 class Place(NamedTuple):
     """Where a tensor is in the file of torch.save: in which storage, and how it is cut from it."""

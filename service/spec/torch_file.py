@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 from service.spec.inert_pickle import MAX_PICKLE_BYTES, Name, Record, read_pickle
-from service.spec.tensor_info import Place, TensorInfo, UnreadableWeightsError
+from service.spec.tensor_info import COPY_AGAIN, Place, TensorInfo, UnreadableWeightsError
 
-SAVE_AGAIN = "load it where it was made, and save model.state_dict() alone with torch.save"
+SAVE_AGAIN = "save model.state_dict() alone with torch.save, where it was made"
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 ZIP_MAGIC = b"PK\x03\x04"
 # A directory of 100,000 entries has about this size.
@@ -95,8 +95,8 @@ def read_torch_file(path: Path) -> TorchFile:
     except UnreadableWeightsError:
         raise
     except (ValueError, TypeError, zipfile.BadZipFile, struct.error, NotImplementedError) as error:
-        wrong = f"is damaged, or no file of torch.save ({error})"
-        raise UnreadableWeightsError(wrong, SAVE_AGAIN) from error
+        wrong = f"is damaged, or is not a file of torch.save ({error})"
+        raise UnreadableWeightsError(wrong, f"{COPY_AGAIN}, or {SAVE_AGAIN}") from error
 
 
 def _read_archive(file: IO[bytes]) -> TorchFile:
@@ -105,19 +105,16 @@ def _read_archive(file: IO[bytes]) -> TorchFile:
         raise ValueError("its directory is too large")
     with zipfile.ZipFile(file) as archive:
         entries = {entry.filename: entry for entry in archive.infolist()}
+        root = next((n.removesuffix("data.pkl") for n in entries if n.endswith("/data.pkl")), None)
+        if root is None:
+            raise UnreadableWeightsError("is a zip archive without a state dict", SAVE_AGAIN)
+        if f"{root}constants.pkl" in entries:
+            remedy = "save torch.jit.load(path).state_dict() with torch.save"
+            raise UnreadableWeightsError("is a TorchScript archive", remedy)
         total_bytes = sum(entry.file_size for entry in archive.infolist())
         if total_bytes > file_bytes or any(entry.compress_type for entry in entries.values()):
-            wrong = (
-                f"unpacks from {file_bytes:,} to {total_bytes:,} bytes; torch.save packs nothing"
-            )
+            wrong = f"is compressed: its {file_bytes:,} bytes unpack to {total_bytes:,}"
             raise UnreadableWeightsError(wrong, SAVE_AGAIN)
-        root = next((n.removesuffix("data.pkl") for n in entries if n.endswith("/data.pkl")), None)
-        if root is None or f"{root}constants.pkl" in entries:
-            wrong = "is a zip archive, but not of a state dict"
-            remedy = "save model.state_dict() with torch.save" + (
-                "; of a TorchScript file, torch.jit.load(path).state_dict()" if root else ""
-            )
-            raise UnreadableWeightsError(wrong, remedy)
         if (order := entries.get(f"{root}byteorder")) and archive.read(order) != b"little":
             raise ValueError("its numbers are big-endian")
         if entries[f"{root}data.pkl"].file_size > MAX_PICKLE_BYTES:

@@ -7,13 +7,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from service.spec.inert_pickle import Record
-from service.spec.safetensors_header import COPY_AGAIN, LENGTH_BYTES, read_safetensors_header
-from service.spec.tensor_info import TensorInfo, UnreadableWeightsError
+from service.spec.safetensors_header import LENGTH_BYTES, read_safetensors_header
+from service.spec.tensor_info import COPY_AGAIN, TensorInfo, UnreadableWeightsError
 from service.spec.torch_file import SAVE_AGAIN, StorageRange, read_torch_file
 
 # Deeper are the states of optimizers only.
 MAX_DEPTH = 6
 MAX_ENTRIES = 500_000
+MAX_TENSORS = 50_000
+MAX_NAME_LENGTH = 300
 
 
 class WeightsFile(NamedTuple):
@@ -35,27 +37,49 @@ class WeightsFile(NamedTuple):
         return self.storages is None
 
 
-def read_weights_file(path: Path) -> WeightsFile:
-    """Read what tensors a file has; its format is seen from its content, not from its name.
+def is_safetensors(path: Path) -> bool:
+    """Whether a regular file begins as a safetensors file does: with a length and an object.
 
     Raises:
-        UnreadableWeightsError: it is no regular file, is damaged, or has no tensors by name.
+        OSError: it cannot be read.
+    """
+    with path.open("rb") as file:
+        return file.read(LENGTH_BYTES + 1)[LENGTH_BYTES:] == b"{"
+
+
+def read_weights_file(path: Path) -> WeightsFile:
+    """Read what tensors a regular file has; its format is seen from its content, not from its name.
+
+    Raises:
+        UnreadableWeightsError: it is another kind of file, is damaged, or has no tensors by name.
     """
     try:
         if not stat.S_ISREG(path.stat().st_mode):
-            raise UnreadableWeightsError("is no regular file", "give the path of a weights file")
-        with path.open("rb") as file:
-            start = file.read(LENGTH_BYTES + 1)
-        if start[LENGTH_BYTES:] == b"{":
-            header = read_safetensors_header(path)
-            names = {"": list(header.tensors)}
-            return WeightsFile(path, header.tensors, names, header.metadata, None)
-        if path.suffix.lower() == ".safetensors":
-            raise UnreadableWeightsError("is damaged, or no safetensors file", COPY_AGAIN)
-        content, storages = read_torch_file(path)
+            raise UnreadableWeightsError("is not a regular file", "give the path of a weights file")
+        if is_safetensors(path):
+            file = _read_safetensors(path)
+        elif path.suffix.lower() == ".safetensors":
+            raise UnreadableWeightsError("is damaged, or is not a safetensors file", COPY_AGAIN)
+        else:
+            file = _read_torch(path)
     except OSError as error:
         wrong = f"cannot be read ({error.strerror or error})"
         raise UnreadableWeightsError(wrong, "give the path of a weights file") from error
+    if len(file.tensors) > MAX_TENSORS or max(map(len, file.tensors), default=0) > MAX_NAME_LENGTH:
+        raise UnreadableWeightsError("has too many or too long names of tensors", SAVE_AGAIN)
+    return file
+
+
+def _read_safetensors(path: Path) -> WeightsFile:
+    header = read_safetensors_header(path)
+    if not header.tensors:
+        raise UnreadableWeightsError("has no tensors", COPY_AGAIN)
+    names = {"": list(header.tensors)}
+    return WeightsFile(path, header.tensors, names, header.metadata, None)
+
+
+def _read_torch(path: Path) -> WeightsFile:
+    content, storages = read_torch_file(path)
     tensors, containers = _flatten(content)
     if not tensors:
         raise UnreadableWeightsError(f"has no tensors by name{_instead(content)}", SAVE_AGAIN)

@@ -1,13 +1,13 @@
 """What weights say about themselves, against the model and the dataset they are used with."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from service.spec.errors import BadInputError, Problem
 from service.spec.job import JobSpec
-from service.spec.model_names import AUXILIARY_HEADS
+from service.spec.model_names import AUXILIARY_HEADS, TIMM_PREFIX
 from service.spec.network_variants import (
     TRANSFORM_KEY,
     USUAL_VARIANT,
@@ -20,6 +20,7 @@ from service.spec.published_weights import (
     published_image_size,
     published_problems,
 )
+from service.spec.safetensors_header import read_safetensors_header
 from service.spec.sections import Weights, is_file_source, is_mlflow_source
 from service.spec.state_dicts import (
     CLASSIFIER,
@@ -28,10 +29,11 @@ from service.spec.state_dicts import (
     prefixes_of_classifiers,
     renamed,
 )
-from service.spec.tensor_info import TensorInfo, UnreadableWeightsError
-from service.spec.weights_file import WeightsFile, read_weights_file
+from service.spec.tensor_info import FLOAT_DTYPES, TensorInfo, UnreadableWeightsError
+from service.spec.weights_file import WeightsFile, is_safetensors, read_weights_file
 
 TORCHVISION = "torchvision:"
+NUM_NAMES = 3
 
 
 def weights_problems(
@@ -71,13 +73,41 @@ def _file_problems(
             yield _no_order(where, str(file.path))
         return
     chosen = _chosen(file, model, weights, where)
-    sizes = classifier_sizes(chosen or {})
+    if chosen is None:
+        if not model.startswith(TIMM_PREFIX):
+            wrong = f"{file.path} has no classifier of {model}, but {some_names(file.tensors)}"
+            yield Problem(f"{where}.source", wrong, names_remedy(file, model))
+        return
+    for name, info in chosen.items():
+        if name.endswith((".weight", ".bias")) and info.dtype not in FLOAT_DTYPES:
+            yield type_problem(f"{where}.source", name, info)
+            return
+    sizes = classifier_sizes(chosen)
     if sizes and num_classes not in (None, *sizes):
         yield Problem(
             f"{where}.source",
             f"{file.path} has a classifier for {sizes[-1]} classes",
             f"dataset.num_classes is {num_classes}: the two must agree",
         )
+
+
+def type_problem(where: str, name: str, info: TensorInfo) -> Problem:
+    """A tensor whose values are no plain floating-point numbers."""
+    remedy = f"use weights in {', '.join(FLOAT_DTYPES[:-1])} or {FLOAT_DTYPES[-1]}"
+    return Problem(where, f"{name} is {info.dtype}", remedy)
+
+
+def names_remedy(file: WeightsFile, model: str) -> str:
+    """What to do about a file with other names than those of a network."""
+    order = "" if file.is_safetensors else ', or match to "order" if it is the same network'
+    return f"use weights of {model}, or set rename to the parts of names that differ{order}"
+
+
+def some_names(names: Collection[str]) -> str:
+    """The first few names, and how many more there are."""
+    shown = sorted(names)[:NUM_NAMES]
+    more = f" and {len(names) - NUM_NAMES} more" if len(names) > NUM_NAMES else ""
+    return (", ".join(shown) or "nothing") + more
 
 
 def _no_order(where: str, file: str) -> Problem:
@@ -159,9 +189,11 @@ def file_variant(
 def read_card(path: Path) -> dict[str, Any]:
     """What a student of this service says in its safetensors file; empty for other files."""
     try:
-        metadata = read_weights_file(path).metadata
+        if not path.is_file() or not is_safetensors(path):
+            return {}
+        metadata = read_safetensors_header(path).metadata
         values = {key: json.loads(metadata[key]) for key in ("num_classes", "classes")}
-    except (UnreadableWeightsError, KeyError, ValueError, RecursionError):
+    except (OSError, UnreadableWeightsError, KeyError, ValueError, RecursionError):
         return {}
     return {**metadata, **values} if "architecture" in metadata else {}
 
