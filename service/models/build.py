@@ -48,16 +48,16 @@ def build_with_weights(
             SHA-256 digest, do not fit the model or are not finite.
     """
     try:
-        model = build_model(name, num_classes)
+        if weights is None:
+            return build_model(name, num_classes)
+        expected = build_on_meta_device(name, num_classes).state_dict()
     except BadInputError as error:
         problems = [problem._replace(where=f"{role}.model") for problem in error.problems]
         raise BadInputError("spec", problems) from error
-    if weights is None:
-        return model
-    found = find_weights(role, name, weights, model.state_dict())
+    found = find_weights(role, name, weights, expected)
     if found.note is not None:
         log(found.note)
-    model = _in_variant(model, name, num_classes, found.variant)
+    model = build_model(name, num_classes, found.variant)
     values = read_weights(found, model.state_dict())
     check_finite(found, values)
     fill(model, values)
@@ -70,15 +70,11 @@ def load_network(path: Path, name: str, num_classes: int) -> nn.Module:
     Raises:
         BadInputError: it is another network.
     """
-    model = build_model(name, num_classes)
-    found = find_weights("student", name, Weights(source=str(path)), model.state_dict())
-    model = _in_variant(model, name, num_classes, found.variant)
+    expected = build_on_meta_device(name, num_classes).state_dict()
+    found = find_weights("student", name, Weights(source=str(path)), expected)
+    model = build_model(name, num_classes, found.variant)
     fill(model, read_weights(found, model.state_dict()))
     return model.eval()
-
-
-def _in_variant(model: nn.Module, name: str, num_classes: int, variant: Variant) -> nn.Module:
-    return model if variant == USUAL_VARIANT else build_model(name, num_classes, variant)
 
 
 def check_image_sizes(

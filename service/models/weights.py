@@ -166,7 +166,7 @@ def _by_name(
     file: WeightsFile, model: str, weights: Weights, expected: Mapping[str, Tensor], where: str
 ) -> tuple[Choice, dict[str, str]]:
     required = {name for name in expected if not name.endswith(COUNTER)}
-    names = network_names(file, model, weights)
+    names = network_names(file, model, weights, where)
     prefixes = prefixes_of_network(names, required)
     choice = choose(prefixes, names, weights, where) or Choice(
         f"{weights.key}." if weights.key else largest_container(file.containers)

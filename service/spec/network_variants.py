@@ -8,7 +8,7 @@ what torchvision looks at.
 
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from service.spec.model_names import AUXILIARY_HEADS
@@ -41,12 +41,8 @@ USUAL_VARIANT = Variant()
 """What torchvision builds by a name alone."""
 
 
-def current_names(model: str, names: Iterable[str]) -> dict[str, str]:
-    """The names that a network's tensors have today, by those of a file."""
-    return {name: _current_name(model, name) for name in names}
-
-
-def _current_name(model: str, name: str) -> str:
+def current_name(model: str, name: str) -> str:
+    """The name that a network's tensor has today, by that in a file."""
     if model.startswith("densenet") and (found := OLD_DENSE_LAYER.fullmatch(name)):
         return f"{found[1]}{found[2]}"
     if model.startswith("vit_") and (found := OLD_VIT_LAYER.fullmatch(name)):

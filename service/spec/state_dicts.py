@@ -19,7 +19,7 @@ USUAL_NAMES = ("", "state_dict", "model_state_dict", "model", "net", "network", 
 """What training programs call the weights themselves, the first ones first."""
 
 CLASSIFIER = re.compile(
-    r"(?P<prefix>(?:.*\.)?)(?:fc|classifier|head|heads\.head|linear|head\.fc|classifier\.\d+)"
+    r"(?P<prefix>(?:.*?\.)??)(?:fc|classifier|head|heads\.head|linear|head\.fc|classifier\.\d+)"
     r"\.(?:weight|bias)"
 )
 """Names of the tensors of classifiers, as far as they are usual."""

@@ -12,7 +12,7 @@ from service.spec.network_variants import (
     TRANSFORM_KEY,
     USUAL_VARIANT,
     Variant,
-    current_names,
+    current_name,
     variant_of,
 )
 from service.spec.published_weights import (
@@ -128,18 +128,26 @@ def weights_notes(spec: JobSpec) -> list[str]:
     return notes
 
 
-def network_names(file: WeightsFile, model: str, weights: Weights) -> dict[str, str]:
+def network_names(file: WeightsFile, model: str, weights: Weights, where: str) -> dict[str, str]:
     """The tensors' names as the spec and the network of today have them: to those in the file.
 
     They still have their prefixes.
+
+    Raises:
+        BadInputError: ``weights.rename`` gives two tensors one name.
     """
-    names = {renamed(name, weights.rename): name for name in file.tensors}
-    current = current_names(model, names)
-    return {current[name]: original for name, original in names.items()}
+    new = {name: current_name(model, renamed(name, weights.rename)) for name in file.tensors}
+    names = {name: original for original, name in new.items()}
+    for original, name in new.items():
+        if names[name] != original:
+            wrong = f"gives {original} and {names[name]} the same name"
+            problem = Problem(f"{where}.rename", wrong, "rename longer parts of their names")
+            raise BadInputError("spec", [problem])
+    return names
 
 
 def _choice(file: WeightsFile, model: str, weights: Weights, where: str) -> Choice | None:
-    names = network_names(file, model, weights)
+    names = network_names(file, model, weights, where)
     return choose(prefixes_of_classifiers(names), names, weights, where)
 
 
@@ -150,7 +158,7 @@ def _chosen(
     choice = _choice(file, model, weights, where)
     if choice is None:
         return None
-    names = network_names(file, model, weights).items()
+    names = network_names(file, model, weights, where).items()
     prefix = choice.prefix
     return {n.removeprefix(prefix): file.tensors[o] for n, o in names if n.startswith(prefix)}
 
