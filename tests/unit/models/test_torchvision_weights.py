@@ -10,9 +10,11 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
+from torch.optim.swa_utils import AveragedModel
 from torchvision.models import get_model, get_model_weights, vision_transformer
 
 from data_pipeline.files import sha256_of
+from service.build import build_job
 from service.models.build import (
     build_model,
     build_on_meta_device,
@@ -21,6 +23,7 @@ from service.models.build import (
 )
 from service.models.weights import file_metadata, fill, save_weights
 from service.run.folder import STUDENT_NAME
+from service.run.progress import Progress
 from service.run.student_card import student_card, write_with_card
 from service.spec import published_weights
 from service.spec.loading import parse_spec
@@ -28,7 +31,12 @@ from service.spec.model_names import CIFAR_MODELS, TORCHVISION_MODELS
 from service.spec.network_variants import Variant
 from service.spec.sections import Weights
 from service.spec.weights_metadata import stated_variant
-from service.training.checkpoint import cpu_state_dict
+from service.training.checkpoint import (
+    Snapshot,
+    cpu_state_dict,
+    load_checkpoint,
+    save_checkpoint,
+)
 
 ALL_NAMES = [*sorted(TORCHVISION_MODELS), *(f"cifar:{name}" for name in sorted(CIFAR_MODELS))]
 TIMM_NAMES = ["timm:tf_efficientnet_lite0", "timm:vit_tiny_patch16_224", "timm:densenet121"]
@@ -172,6 +180,32 @@ def test_variants_of_networks_survive_being_saved(
         names = {}
         exec(card["load"][needs], names)
         assert torch.equal(logits(names["model"], size), expected)
+
+
+def test_weights_that_a_job_fetches_keep_their_variant(published, make_content):
+    published("googlenet", "IMAGENET1K_V1", False, Variant(transform_input=True))
+    teacher = {"model": "googlenet", "weights": {"source": "torchvision:IMAGENET1K_V1"}}
+    spec = parse_spec(make_content(dataset={"num_classes": 1000}, teacher=teacher))
+    spec.run_path.mkdir(parents=True)
+    stored = build_job(spec).spec.teacher.weights
+    assert build_with_weights("teacher", "googlenet", 1000, stored).transform_input
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_checkpoint_of_a_network_that_asks_for_its_version(tmp_path):
+    """Student, EMA and optimizer; the optimizer's tensors are still the network's."""
+    networks = [first_version(build_model("mnasnet0_5", 4)) for _ in range(2)]
+    averages = [AveragedModel(network) for network in networks]
+    optimizers = [torch.optim.SGD(network.parameters(), 0.1) for network in networks]
+    student, ema = cpu_state_dict(networks[0]), cpu_state_dict(averages[0].module)
+    ema["layers.0.weight"] += 1
+    snapshot = Snapshot(student, ema, optimizers[0].state_dict(), [], Progress())
+    save_checkpoint(tmp_path / "checkpoint", "hash", snapshot)
+    load_checkpoint(tmp_path / "checkpoint", networks[1], averages[1], optimizers[1])
+    for model, expected in ((networks[1], student), (averages[1].module, ema)):
+        assert all(torch.equal(t, expected[name]) for name, t in model.state_dict().items())
+    held = {id(tensor) for group in optimizers[1].param_groups for tensor in group["params"]}
+    assert held == {id(tensor) for tensor in networks[1].parameters()}
 
 
 def test_transform_of_other_files_is_a_field(tmp_path, quick_init):
