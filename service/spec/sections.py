@@ -30,9 +30,9 @@ class Weights(Section):
     """names: names must be equal, but for what contains the network, such as state_dict and module.
     order: the n-th tensor of a .pth file fills the n-th of the model, whatever its name, with every
     shape checked (for state dicts of another code base)."""
-    rename: dict[Annotated[str, Field(min_length=1)], str] = Field(default={})
-    """Parts of names in the file to replace, one or several words between dots; an empty
-    replacement removes them: {"head.fc": "fc", "backbone": ""}."""
+    rename: tuple[tuple[Annotated[str, Field(min_length=1)], str], ...] = ()
+    """Parts of names in the file to replace, in this order, each one or several words between dots;
+    an empty replacement removes them: [["head.fc", "fc"], ["backbone", ""]]."""
     transform_input: bool | None = None
     """googlenet and inception_v3: whether the network converts its images from ImageNet's
     normalization to (x - 0.5) / 0.5. Absent: as the file says; true for what torchvision publishes,

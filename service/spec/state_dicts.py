@@ -48,10 +48,10 @@ class Choice(NamedTuple):
         return f"{role} weights: {_shown(self.prefix)} of the file, which has {others} too"
 
 
-def renamed(name: str, rename: Mapping[str, str]) -> str:
+def renamed(name: str, rename: Iterable[tuple[str, str]]) -> str:
     """A tensor's name with parts replaced, each being one or several words between dots."""
     dotted = f".{name}."
-    for old, new in rename.items():
+    for old, new in rename:
         dotted = dotted.replace(f".{old}.", f".{new}." if new else ".")
     return dotted.strip(".")
 

@@ -168,10 +168,10 @@ def test_remedies_for_other_names_work(kind, raw, tmp_path, make_content):
     with pytest.raises(BadInputError, match=remedy) as caught:
         load(path)
     assert ('match to "order"' in str(caught.value)) == (kind != "safetensors")
-    assert same(load(path, rename={"head.last": "fc"}), raw)
-    assert same(load(path, rename={"head.last": "fc", "backbone": ""}), raw)
+    assert same(load(path, rename=[["head.last", "fc"]]), raw)
+    assert same(load(path, rename=[["head.last", "fc"], ["backbone", ""]]), raw)
     with pytest.raises(BadInputError, match=r"rename: gives .* the same name"):
-        load(path, rename={"0": "1"})
+        load(path, rename=[["0", "1"]])
     teacher = {"model": MODEL, "weights": {"source": str(path), "match": "order"}}
     if kind == "safetensors":
         with pytest.raises(BadInputError, match=r"weights\.match: is .order.*keep the order"):
