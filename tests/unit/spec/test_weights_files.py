@@ -1,5 +1,6 @@
 """Files of weights that are damaged, or made to harm, are one problem in a spec, no more."""
 
+import copy
 import io
 import json
 import os
@@ -11,8 +12,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from service.spec import inert_pickle
 from service.spec.errors import BadInputError
 from service.spec.loading import parse_spec
+from service.spec.tensor_info import UnreadableWeightsError
 from service.spec.weights_file import read_weights_file
 
 BIAS = {"dtype": "F32", "shape": [4], "data_offsets": [0, 16]}
@@ -81,11 +84,11 @@ PICKLES = {
     "compressed": archive(pickle.dumps({}), compression=zipfile.ZIP_DEFLATED),
     "many entries": archive(pickle.dumps({}), *((f"archive/{i:0300}", b"") for i in range(25_000))),
     "memo of 2 ** 32": archive(b"\x80\x02}r\xff\xff\xff\xff."),
-    "long pickle": archive(b"\x80\x02" + b"N0" * 400_000 + b"}."),
+    "long pickle": archive(b"\x80\x02" + b"N0" * 30_000 + b"}."),
     "long number": archive(b"\x80\x02\x8b\xff\xff\xff\x7fa."),
     "bytearray": archive(b"\x80\x02cbuiltins\nbytearray\n\x8a\x05\x00\x00\x00\x00\x10\x85R."),
     "references": archive(nested_references(60)),
-    "deep key": archive(b"\x80\x02}N" + b"\x85" * 400_000 + b"K\x01s."),
+    "deep key": archive(b"\x80\x02}N" + b"\x85" * 30_000 + b"K\x01s."),
     "call": archive(CALL),
     "call without an archive": CALL,
     "legacy claims gigabytes": legacy_claim(10**12),
@@ -106,6 +109,8 @@ def test_files_that_cannot_be_used_are_one_problem(
     name, content, make_content, tmp_path, monkeypatch
 ):
     monkeypatch.chdir(tmp_path)
+    # So that a pickle that is too long need not be one of seconds.
+    monkeypatch.setattr(inert_pickle, "MAX_OPERATIONS", 20_000)
     path = tmp_path / name
     path.write_bytes(content)
     teacher = {"model": "cifar:resnet8", "weights": {"source": str(path)}}
@@ -117,6 +122,24 @@ def test_files_that_cannot_be_used_are_one_problem(
     assert len(str(problem)) < 500
     assert "\n" not in str(problem)
     assert not (tmp_path / "created").exists()
+
+
+@pytest.mark.parametrize("kind", ["deflated", "overlapping"])
+def test_archives_that_unpack_to_more_than_they_are_are_refused(kind, tmp_path):
+    """Both have a network's tensors; torch.load would read the first."""
+    with zipfile.ZipFile(io.BytesIO(torch_file({"fc.bias": torch.zeros(10**5)}))) as saved:
+        compression = zipfile.ZIP_DEFLATED if kind == "deflated" else zipfile.ZIP_STORED
+        with zipfile.ZipFile(tmp_path / "weights.pth", "w", compression) as file:
+            for name in saved.namelist():
+                file.writestr(name, saved.read(name))
+            if kind == "overlapping":
+                (entry,) = (e for e in file.filelist if e.filename.endswith("data/0"))
+                for number in range(1, 9):
+                    again = copy.copy(entry)
+                    again.filename = entry.filename[:-1] + str(number)
+                    file.filelist.append(again)
+    with pytest.raises(UnreadableWeightsError, match=r"is compressed: its .* bytes unpack to"):
+        read_weights_file(tmp_path / "weights.pth")
 
 
 @pytest.mark.parametrize("kind", ["fifo", "folder", "device"])
