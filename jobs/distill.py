@@ -23,6 +23,7 @@ from service.spec.loading import LoadedJob, load_job
 from service.spec.reference import format_fields, json_schema
 from service.spec.secrets import path_argument
 from service.spec.template import Choices, format_spec, new_spec
+from service.spec.weights_metadata import weights_notes
 
 NEW_OPTIONS = ("train", "val", "student", "teacher", "weights", "storage", "name")
 
@@ -74,12 +75,16 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _found_weights(job: LoadedJob) -> list[str]:
-    """A line for each weights in MLflow, which is imported only if there are any."""
-    if not job.spec.has_mlflow_weights:
-        return []
-    from service.tracking.job_check import check_weights
+    """A line for each file with several weights, and for weights in MLflow.
 
-    return check_weights(job)
+    MLflow is imported only if there are any.
+    """
+    lines = weights_notes(job.spec)
+    if job.spec.has_mlflow_weights:
+        from service.tracking.job_check import check_weights
+
+        lines += check_weights(job)
+    return lines
 
 
 def _choices(parser: argparse.ArgumentParser, options: argparse.Namespace) -> Choices:

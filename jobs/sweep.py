@@ -16,6 +16,7 @@ from service.run.scripts import run_script
 from service.spec.errors import EXIT_BAD_INPUT, EXIT_DONE, BadInputError
 from service.spec.reference import format_fields, json_schema
 from service.spec.secrets import path_argument
+from service.spec.weights_metadata import weights_notes
 from service.sweep.loading import load_sweep
 from service.sweep.resuming import check_same_sweep
 from service.sweep.spec import SweepSpec
@@ -45,11 +46,11 @@ def _run(options: argparse.Namespace) -> int:
     if options.validate or options.plan:
         check_same_sweep(loaded)
     if options.validate:
-        lines: list[str] = []
+        lines = weights_notes(job.spec)
         if job.spec.has_mlflow_weights:
             from service.tracking.job_check import check_weights
 
-            lines = check_weights(job)
+            lines += check_weights(job)
         print(f"{options.sweep}: valid, sweep {sweep.name}, {len(sweep.space)} parameters")
         print(*lines, sep="\n", end="\n" if lines else "")
         return EXIT_DONE

@@ -13,7 +13,7 @@ from torch import nn
 
 from data_pipeline.files import sha256_of, sync_to_disk
 from service.models.build import build_with_weights, check_image_sizes
-from service.models.weights import save_weights
+from service.models.weights import file_metadata, save_weights
 from service.run.claim import has_started
 from service.run.folder import read_tags
 from service.spec.job import JobSpec
@@ -65,13 +65,17 @@ def _build_and_check(
         if weights is not None and is_mlflow_source(weights.source):
             path = download_weights(weights.source, folder, f"{role}.weights.source")
             local = weights.model_copy(update={"source": str(path)})
-        model = build_with_weights(role, name, num_classes, local)
+        model = build_with_weights(role, name, num_classes, local, _log)
     if weights is not None and not is_file_source(weights.source):
         stored_path = _store(model, spec.checkpoints.storage_path / WEIGHTS_NAME)
         weights = Weights(source=str(stored_path))
     # Only the shapes are needed from here on.
     check_image_sizes(role, name, model.to("meta"), num_classes, spec.image_sizes)
     return weights
+
+
+def _log(line: str) -> None:
+    print(line, flush=True)
 
 
 def _fetched_before(spec: JobSpec, role: str) -> Path | None:
@@ -92,7 +96,7 @@ def _store(model: nn.Module, folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder) as partial_folder, torch.no_grad():
         partial_path = Path(partial_folder) / "weights.safetensors"
-        save_weights(cpu_state_dict(model), partial_path)
+        save_weights(cpu_state_dict(model), partial_path, file_metadata(model))
         sync_to_disk(partial_path)
         path = folder / f"{sha256_of(partial_path)}.safetensors"
         partial_path.replace(path)

@@ -14,6 +14,7 @@ from service.models.build import build_on_meta_device, check_image_sizes, num_pa
 from service.spec.job import JobSpec
 from service.spec.loading import LoadedJob
 from service.spec.overlap import overlap_warnings
+from service.spec.weights_metadata import stated_variant
 from service.training.optimizers import learning_rate
 
 FLOAT_BYTES = 4
@@ -88,7 +89,8 @@ def build_models_on_meta(spec: JobSpec) -> dict[str, nn.Module]:
     for role in ("student", "teacher"):
         if getattr(spec, role) is not None:
             name, num_classes = model_name(spec, role), spec.dataset.num_classes
-            models[role] = build_on_meta_device(name, num_classes)
+            variant = stated_variant(name, getattr(spec, role).weights)
+            models[role] = build_on_meta_device(name, num_classes, variant)
             check_image_sizes(role, name, models[role], num_classes, spec.image_sizes)
     return models
 

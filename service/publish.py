@@ -5,11 +5,10 @@ import threading
 from pathlib import Path
 
 import mlflow
-from safetensors.torch import load_file
 from torch import nn
 
 from data_pipeline.uris import redacted
-from service.models.build import build_model
+from service.models.build import load_network
 from service.result import RunResult, read_result
 from service.run.claim import claim_run_folder
 from service.run.folder import SPEC_NAME, STUDENT_NAME, read_spec, read_tags
@@ -63,9 +62,7 @@ def try_to_publish(result: RunResult, spec: JobSpec, run: MlflowRun) -> None:
 
 def load_student(spec: JobSpec, weights_path: Path) -> nn.Module:
     """The trained student with the weights of a run's folder."""
-    student = build_model(spec.student.model, spec.dataset.num_classes)
-    student.load_state_dict(load_file(weights_path))
-    return student.eval()
+    return load_network(weights_path, spec.student.model, spec.dataset.num_classes)
 
 
 def run_folders(path: Path) -> list[Path]:

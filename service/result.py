@@ -93,8 +93,9 @@ def collect_result(run_path: Path, num_epochs: int) -> RunResult:
         )
     spec = read_spec(run_path)
     with atomic_path(run_path / STUDENT_NAME) as partial_path:
-        card = student_card(spec, read_classes(run_path))
-        write_with_card(final_student_path(checkpoint), partial_path, card)
+        weights_path = final_student_path(checkpoint)
+        card = student_card(spec, read_classes(run_path), weights_path)
+        write_with_card(weights_path, partial_path, card)
     evaluated, now_ms = spec.dataset.evaluated, int(time.time() * 1000)
     result = RunResult(progress, evaluated, *durations(run_path), time_ms=now_ms)
     result.write(run_path)

@@ -1,20 +1,26 @@
 """Builds models by name, with random weights or with the weights that a spec names."""
 
-from collections.abc import Iterable
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from service.models.cifar import build_cifar_model
-from service.models.weights import load_weights
+from service.models.weights import check_finite, fill, find_weights, read_weights
 from service.spec.errors import BadInputError, Problem
-from service.spec.model_names import CIFAR_PREFIX, TIMM_PREFIX, WITH_AUXILIARY_HEADS
+from service.spec.model_names import AUXILIARY_HEADS, CIFAR_PREFIX, TIMM_PREFIX
+from service.spec.network_variants import USUAL_VARIANT, Variant
 from service.spec.sections import Weights
 
 
-def build_model(name: str, num_classes: int) -> nn.Module:
+def build_model(name: str, num_classes: int, variant: Variant = USUAL_VARIANT) -> nn.Module:
     """Build a classifier with random weights: images [B, 3, H, W] to logits [B, num_classes].
+
+    ``variant``: of networks of torchvision.
 
     Raises:
         BadInputError: timm is not installed, or does not have this model.
@@ -23,31 +29,52 @@ def build_model(name: str, num_classes: int) -> nn.Module:
         return build_cifar_model(name.removeprefix(CIFAR_PREFIX), num_classes)
     if name.startswith(TIMM_PREFIX):
         return _build_timm_model(name.removeprefix(TIMM_PREFIX), num_classes)
-    import torchvision.models
-
-    options: dict[str, Any] = {}
-    if name in WITH_AUXILIARY_HEADS:
-        options = {"aux_logits": False, "init_weights": True}
-    return torchvision.models.get_model(name, weights=None, num_classes=num_classes, **options)
+    return _build_torchvision_model(name, num_classes, variant)
 
 
 def build_with_weights(
-    role: str, name: str, num_classes: int, weights: Weights | None
+    role: str,
+    name: str,
+    num_classes: int,
+    weights: Weights | None,
+    log: Callable[[str], None] = lambda _: None,
 ) -> nn.Module:
     """Build the model of ``role`` (teacher or student) and load ``weights`` if given.
 
+    ``log`` gets a line where the file has several weights.
+
     Raises:
         BadInputError: the model cannot be built, or its weights cannot be read, have a different
-            SHA-256 digest or do not fit the model.
+            SHA-256 digest, do not fit the model or are not finite.
     """
     try:
-        model = build_model(name, num_classes)
+        if weights is None:
+            return build_model(name, num_classes)
+        expected = build_on_meta_device(name, num_classes).state_dict()
     except BadInputError as error:
         problems = [problem._replace(where=f"{role}.model") for problem in error.problems]
         raise BadInputError("spec", problems) from error
-    if weights is not None:
-        load_weights(model, name, weights, where=f"{role}.weights")
+    found = find_weights(role, name, weights, expected)
+    if found.note is not None:
+        log(found.note)
+    model = build_model(name, num_classes, found.variant)
+    values = read_weights(found, model.state_dict())
+    check_finite(found, values)
+    fill(model, values)
     return model
+
+
+def load_network(path: Path, name: str, num_classes: int) -> nn.Module:
+    """The network of a safetensors file that this service wrote, in evaluation mode.
+
+    Raises:
+        BadInputError: it is another network.
+    """
+    expected = build_on_meta_device(name, num_classes).state_dict()
+    found = find_weights("student", name, Weights(source=str(path)), expected)
+    model = build_model(name, num_classes, found.variant)
+    fill(model, read_weights(found, model.state_dict()))
+    return model.eval()
 
 
 def check_image_sizes(
@@ -78,18 +105,53 @@ def num_parameters(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def build_on_meta_device(name: str, num_classes: int) -> nn.Module:
+def build_on_meta_device(
+    name: str, num_classes: int, variant: Variant = USUAL_VARIANT
+) -> nn.Module:
     """Build the model without allocating its weights.
 
     Raises:
         BadInputError: as ``build_model``.
     """
-    try:
-        with torch.device("meta"):
-            return build_model(name, num_classes)
-    except NotImplementedError:
-        # RegNets compute their widths from tensor values, which the meta device does not have.
-        return build_model(name, num_classes).to("meta")
+    with _ParametersOnMeta():
+        return build_model(name, num_classes, variant).to("meta")
+
+
+class _ParametersOnMeta(TorchFunctionMode):
+    """Makes torch.empty, by which layers allocate their parameters, allocate nothing.
+
+    Not torch.device("meta"): RegNets and others compute their widths from tensor values.
+    """
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[Any],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:  # noqa: ANN401 - what torch's functions return
+        on_meta = {"device": "meta"} if func is torch.empty else {}
+        return func(*args, **{**(kwargs or {}), **on_meta})
+
+
+def _build_torchvision_model(name: str, num_classes: int, variant: Variant) -> nn.Module:
+    import torchvision.models
+
+    options: dict[str, Any] = {}
+    if name in AUXILIARY_HEADS:
+        options = {"aux_logits": False, "init_weights": True}
+        options["transform_input"] = variant.transform_input
+    if variant.image_size is not None:
+        options["image_size"] = variant.image_size
+    model = torchvision.models.get_model(name, weights=None, num_classes=num_classes, **options)
+    if variant.has_first_stem:
+        # The model itself replaces its stem when it is given weights of that version.
+        versioned = type(model.state_dict())()
+        versioned._metadata = {"": {"version": 1}}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            model.load_state_dict(versioned, strict=False)
+    return model
 
 
 def _build_timm_model(name: str, num_classes: int) -> nn.Module:

@@ -1,41 +1,128 @@
-"""A model's weights: written as safetensors, read without executing pickled code."""
+"""A model's weights: written as safetensors, and filled into models from files of any source."""
 
+import json
+from collections import OrderedDict
+from collections.abc import Container, Mapping
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NamedTuple, NoReturn
 
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from data_pipeline.files import sha256_of
+from service.models.published import published_file
+from service.models.tensors import read_tensors
 from service.spec.errors import BadInputError, Problem
+from service.spec.network_variants import TRANSFORM_KEY, Variant, is_auxiliary
+from service.spec.published_weights import TRANSFORMED_INPUT, enums_of
 from service.spec.sections import Weights, is_file_source
+from service.spec.state_dicts import Choice, choose, largest_container, prefixes_of_network
+from service.spec.tensor_info import FLOAT_DTYPES, TensorInfo, UnreadableWeightsError
+from service.spec.weights_file import WeightsFile, read_weights_file
+from service.spec.weights_metadata import (
+    TORCHVISION,
+    file_variant,
+    names_remedy,
+    network_names,
+    some_names,
+    type_problem,
+)
 
 StateDict = dict[str, Tensor]
 
+# Steps of BatchNorm, which this service does not use and old files lack.
+COUNTER = "num_batches_tracked"
 
-def load_weights(model: nn.Module, name: str, weights: Weights, where: str) -> None:
-    """Load ``weights`` into ``model``.
 
-    ``name``: the model's name. ``where``: path of the weights in the spec, for error messages.
+class FittingWeights(NamedTuple):
+    """Weights that have a network's names.
+
+    ``names``: those of the file, by those of the network. ``where``: path of the weights in the
+    spec. ``note``: which of several weights they are, to be logged.
+    """
+
+    file: WeightsFile
+    names: dict[str, str]
+    variant: Variant
+    where: str
+    note: str | None = None
+
+
+def find_weights(
+    role: str, model: str, weights: Weights, expected: Mapping[str, Tensor]
+) -> FittingWeights:
+    """Find the tensors of a network in what ``weights`` names; shapes are not compared.
+
+    ``expected``: the state dict of ``model``. ``role``: student or teacher.
 
     Raises:
-        BadInputError: the source cannot be read, has a different SHA-256 digest, or has other keys
-            or shapes than the model.
+        BadInputError: the source cannot be read, has a different SHA-256 digest, or other names.
     """
-    if weights.source.startswith("torchvision:"):
-        state = _torchvision_state(name, weights.source.removeprefix("torchvision:"), where)
+    where = f"{role}.weights"
+    if weights.source.startswith(TORCHVISION):
+        weights = _as_file(model, weights, where)
+    assert is_file_source(weights.source), "other sources are downloaded first"
+    file = _read(Path(weights.source), weights.sha256, where)
+    if weights.match == "order":
+        choice, names = _by_order(file, weights, expected, where)
     else:
-        assert is_file_source(weights.source), "other sources are downloaded first"
-        state = _file_state(Path(weights.source), weights.sha256, where)
-    expected = model.state_dict()
-    fit = _fit_by_order if weights.match == "order" else _fit_by_name
-    model.load_state_dict(fit(expected, state, where))
+        choice, names = _by_name(file, model, weights, expected, where)
+    tensors = {target: file.tensors[source] for target, source in names.items()}
+    variant = file_variant(model, tensors, weights, file)
+    return FittingWeights(file, names, variant, where, choice.note(role))
 
 
-def save_weights(weights: StateDict, path: Path) -> None:
+def read_weights(weights: FittingWeights, current: Mapping[str, Tensor]) -> StateDict:
+    """The state dict of a network of their variant; ``current``: what it has without them.
+
+    Raises:
+        BadInputError: they have other shapes or types, or the file is damaged.
+    """
+    where, file = f"{weights.where}.source", weights.file
+    for target, source in weights.names.items():
+        _check(current[target], target, file.tensors[source], source, where)
+    try:
+        return {**current, **read_tensors(file, weights.names)}
+    except UnreadableWeightsError as error:
+        _refuse(where, f"{file.path} {error.wrong}", error.remedy)
+
+
+def check_finite(weights: FittingWeights, state: Mapping[str, Tensor]) -> None:
+    """Refuse weights with NaN or infinite values.
+
+    Raises:
+        BadInputError: naming the tensor.
+    """
+    for target, source in weights.names.items():
+        if state[target].is_floating_point() and not bool(state[target].isfinite().all()):
+            wrong = f"{weights.file.path}: {source} has values that are not finite"
+            remedy = "use weights of a training that did not diverge"
+            _refuse(f"{weights.where}.source", wrong, remedy)
+
+
+def fill(model: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Copy a state dict into the model that has exactly its tensors, in place.
+
+    The model is not adapted to an older version of its class, as its load_state_dict may do: some
+    replace layers that an optimizer has, or refuse a state dict that does not say its version.
+    """
+    versioned = OrderedDict(state)
+    versioned._metadata = {  # type: ignore[attr-defined]
+        name: {"version": type(module)._version} for name, module in model.named_modules()
+    }
+    model.load_state_dict(versioned)
+
+
+def file_metadata(model: nn.Module) -> dict[str, str]:
+    """What is needed beside a model's tensors, as metadata of a safetensors file."""
+    transform = getattr(model, TRANSFORM_KEY, None)
+    return {"format": "pt", **({} if transform is None else {TRANSFORM_KEY: json.dumps(transform)})}
+
+
+def save_weights(weights: StateDict, path: Path, metadata: Mapping[str, str]) -> None:
     """Write a .safetensors file, with the permissions of any new file.
+
+    ``metadata``: see ``file_metadata``.
 
     Raises:
         OSError: the storage fails.
@@ -44,117 +131,109 @@ def save_weights(weights: StateDict, path: Path) -> None:
     path.touch()
     mode = path.stat().st_mode
     # safetensors replaces the file by one that only its owner may read.
-    save_file(weights, path)
+    save_file(weights, path, dict(metadata))
     path.chmod(mode)
 
 
-def read_state_dict(path: Path) -> StateDict:
-    """The tensors in a .safetensors or .pth file, by name.
+def _as_file(model: str, weights: Weights, where: str) -> Weights:
+    """Weights of torchvision as the file that it publishes, downloaded if need be."""
+    enum = weights.source.removeprefix(TORCHVISION)
+    if enum not in enums_of(model):
+        names = ", ".join(enums_of(model)) or "none of it"
+        _refuse(f"{where}.source", f"{model} has no weights {enum}", f"torchvision has {names}")
+    path = published_file(model, enum, f"{where}.source")
+    transform = weights.transform_input
+    if transform is None and model in TRANSFORMED_INPUT:
+        transform = True
+    return Weights(source=str(path), transform_input=transform)
 
-    Raises:
-        ValueError: the file is damaged, or contains anything but tensors by name.
-    """
-    if path.suffix == ".safetensors":
-        try:
-            return load_file(path)
-        except SafetensorError as error:
-            raise ValueError(f"is not a readable safetensors file ({error})") from error
+
+def _read(path: Path, sha256: str | None, where: str) -> WeightsFile:
+    if not path.exists():
+        wrong = f"{path} does not exist"
+        _refuse(f"{where}.source", wrong, "give the path of a weights file")
     try:
-        content: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many types; each means an unusable file
-        raise ValueError("is not a plain state dict that weights_only=True can load") from error
-    for key in ("state_dict", "model"):
-        if isinstance(content, dict) and isinstance(content.get(key), dict):
-            content = content[key]
-    if not isinstance(content, dict) or not all(isinstance(v, Tensor) for v in content.values()):
-        raise ValueError("contains something other than tensors by name")
-    return {key.removeprefix("module."): tensor for key, tensor in content.items()}
-
-
-def _file_state(path: Path, sha256: str | None, where: str) -> StateDict:
-    if not path.is_file():
-        _raise_problem(
-            f"{where}.source", f"{path} does not exist", "give the path of a weights file"
-        )
+        file = read_weights_file(path)
+    except UnreadableWeightsError as error:
+        _refuse(f"{where}.source", f"{path} {error.wrong}", error.remedy)
     if sha256 is not None and (actual := sha256_of(path)) != sha256:
-        _raise_problem(
-            f"{where}.sha256",
-            f"{path} has digest {actual}",
-            "use the file with the pinned digest, or pin this one",
-        )
-    try:
-        return read_state_dict(path)
-    except ValueError as error:
-        _raise_problem(f"{where}.source", f"{path} {error}", "save a state dict as .safetensors")
+        remedy = "use the file with the pinned digest, or pin this one"
+        _refuse(f"{where}.sha256", f"{path} has digest {actual}", remedy)
+    return file
 
 
-def _torchvision_state(name: str, enum: str, where: str) -> StateDict:
-    import torchvision.models
-
-    enums = torchvision.models.get_model_weights(name)
-    if enum not in enums.__members__:
-        names = ", ".join(enums.__members__)
-        _raise_problem(
-            f"{where}.source", f"{name} has no weights {enum}", f"torchvision has {names}"
-        )
-    try:
-        return dict(enums[enum].get_state_dict(progress=False, check_hash=True))
-    except OSError as error:
-        _raise_problem(
-            f"{where}.source",
-            f"{enums[enum].url} cannot be downloaded ({error})",
-            "copy the file to the cluster and give its path",
-        )
-
-
-def _fit_by_name(expected: StateDict, state: StateDict, where: str) -> StateDict:
-    missing, unknown = expected.keys() - state.keys(), state.keys() - expected.keys()
-    # Old files lack BatchNorm's step counters, which this service does not use.
-    missing = {key for key in missing if not key.endswith("num_batches_tracked")}
+def _by_name(
+    file: WeightsFile, model: str, weights: Weights, expected: Mapping[str, Tensor], where: str
+) -> tuple[Choice, dict[str, str]]:
+    required = {name for name in expected if not name.endswith(COUNTER)}
+    names = network_names(file, model, weights, where)
+    prefixes = prefixes_of_network(names, required)
+    choice = choose(prefixes, names, weights, where) or Choice(
+        f"{weights.key}." if weights.key else largest_container(file.containers)
+    )
+    prefix = choice.prefix
+    found = {
+        name.removeprefix(prefix): original
+        for name, original in names.items()
+        if name.startswith(prefix) and not any(map(name.startswith, choice.within))
+    }
+    missing = required - found.keys()
+    beside = _beside(file, found, expected)
+    unknown = {
+        name
+        for name in found.keys() - expected.keys()
+        if name in beside and not is_auxiliary(model, name)
+    }
     if missing or unknown:
-        _raise_problem(
-            f"{where}.source",
-            f"lacks {_some(missing)} and has unknown {_some(unknown)}",
-            'use weights of this model, or set match to "order"',
-        )
-    _check_shapes([(key, key) for key in state], expected, state, where)
-    return {key: state.get(key, expected[key]) for key in expected}
+        wrong = f"{file.path} lacks {some_names(missing)} and has unknown {some_names(unknown)}"
+        _refuse(f"{where}.source", wrong, names_remedy(file, model))
+    return choice, {name: found[name] for name in expected if name in found}
 
 
-def _fit_by_order(expected: StateDict, state: StateDict, where: str) -> StateDict:
+def _beside(file: WeightsFile, found: Mapping[str, str], expected: Container[str]) -> set[str]:
+    """Names of the tensors with a shape that are in the same dictionaries as the network's.
+
+    What is in other ones is something else, such as an optimizer's state.
+    """
+    container_of = {name: c for c, names in file.containers.items() for name in names}
+    own = {container_of[original] for name, original in found.items() if name in expected}
+    return {
+        name
+        for name, original in found.items()
+        if file.tensors[original].shape and (container_of[original] in own or not own)
+    }
+
+
+def _by_order(
+    file: WeightsFile, weights: Weights, expected: Mapping[str, Tensor], where: str
+) -> tuple[Choice, dict[str, str]]:
     """Match tensors by position: for the same architecture with other tensor names."""
+    if file.is_safetensors:
+        _refuse(f"{where}.match", f"{file.path} does not keep the order", "give a .pth file")
     # BatchNorm's step counters, the only scalars, are absent in some implementations.
-    targets = [key for key in expected if expected[key].ndim > 0]
-    sources = [key for key in state if state[key].ndim > 0]
-    if len(targets) != len(sources):
-        _raise_problem(
-            f"{where}.source",
-            f"has {len(sources)} tensors, the model {len(targets)}",
-            "matching by order needs the same network",
-        )
-    pairs = list(zip(targets, sources, strict=True))
-    _check_shapes(pairs, expected, state, where)
-    return {**expected, **{target: state[source] for target, source in pairs}}
+    targets = [name for name, tensor in expected.items() if tensor.ndim > 0]
+    sources = {
+        container: [name for name in names if file.tensors[name].shape]
+        for container, names in file.containers.items()
+    }
+    fitting = [name for name, inner in sources.items() if len(inner) == len(targets)]
+    choice = choose(fitting, file.tensors, weights, where)
+    if choice is None:
+        container = f"{weights.key}." if weights.key else largest_container(file.containers)
+        count = len(sources.get(container, ()))
+        wrong = f"{file.path} has {count} tensors, the model {len(targets)}"
+        _refuse(f"{where}.source", wrong, "matching by order needs the same network")
+    return choice, dict(zip(targets, sources[choice.prefix], strict=True))
 
 
-def _check_shapes(
-    pairs: list[tuple[str, str]], expected: StateDict, state: StateDict, where: str
-) -> None:
-    for target, source in pairs:
-        if expected[target].shape != state[source].shape:
-            _raise_problem(
-                f"{where}.source",
-                f"{source} is {list(state[source].shape)}, the model's {target} "
-                f"{list(expected[target].shape)}",
-                "use weights for this model and this number of classes",
-            )
+def _check(current: Tensor, target: str, info: TensorInfo, source: str, where: str) -> None:
+    """Refuse a tensor of the file that the network's tensor cannot be filled with."""
+    if current.is_floating_point() and info.dtype not in FLOAT_DTYPES:
+        raise BadInputError("spec", [type_problem(where, source, info)])
+    if current.shape != info.shape:
+        wrong = f"{source} is {list(info.shape)}, the model's {target} {list(current.shape)}"
+        _refuse(where, wrong, "use weights for this model and this number of classes")
 
 
-def _some(keys: set[str]) -> str:
-    shown = sorted(keys)[:3]
-    more = f" and {len(keys) - 3} more" if len(keys) > 3 else ""
-    return (", ".join(shown) or "nothing") + more
-
-
-def _raise_problem(where: str, wrong: str, remedy: str) -> NoReturn:
+def _refuse(where: str, wrong: str, remedy: str) -> NoReturn:
     raise BadInputError("spec", [Problem(where, wrong, remedy)])

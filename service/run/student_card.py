@@ -14,26 +14,34 @@ from data_pipeline.sources.image_labels import human_names
 from service.run.folder import STUDENT_NAME
 from service.run.state_files import read_state
 from service.spec.job import JobSpec
-from service.spec.model_names import CIFAR_PREFIX, TIMM_PREFIX, WITH_AUXILIARY_HEADS
+from service.spec.model_names import AUXILIARY_HEADS, CIFAR_PREFIX, TIMM_PREFIX
+from service.spec.network_variants import TRANSFORM_KEY, Variant
+from service.spec.safetensors_header import LENGTH_BYTES, read_safetensors_header
+from service.spec.sections import Weights
+from service.spec.weights_metadata import stated_variant
 
 CARD_NAME = "preprocessing.json"
 CLASSES_NAME = "classes.json"
-# A safetensors file begins with the length of its header, a little-endian integer.
-LENGTH_BYTES = 8
 
 
 def student_card(
-    spec: JobSpec, classes: tuple[str, ...] | None, run_id: str | None = None
+    spec: JobSpec,
+    classes: tuple[str, ...] | None,
+    weights_path: Path,
+    run_id: str | None = None,
 ) -> dict[str, Any]:
     """The card of a run's student.
 
     ``classes``: those of the dataset by label, if they are known; the card has readable names of
-    ImageNet's too. ``run_id``: its run in MLflow, if it has one yet. Sizes are in pixels.
+    ImageNet's too. ``weights_path``: the student's weights, as a checkpoint or this module wrote
+    them. ``run_id``: its run in MLflow, if it has one yet. Sizes are in pixels.
     Interpolation is in torchvision's terms, which tests/unit/data_pipeline/test_decoding.py tests.
     """
-    evaluation = spec.evaluation
+    evaluation, name = spec.evaluation, spec.student.model
+    variant = stated_variant(name, Weights(source=str(weights_path)))
     card = {
-        "architecture": spec.student.model,
+        "architecture": name,
+        **({TRANSFORM_KEY: variant.transform_input} if name in AUXILIARY_HEADS else {}),
         "num_classes": spec.dataset.num_classes,
         "classes": list(classes) if classes is not None else None,
         "class_names": human_names(classes) if classes is not None else None,
@@ -46,7 +54,7 @@ def student_card(
         "weights": "last step" if spec.training.ema_decay is None else "EMA of the last step",
         "spec_hash": spec.content_hash(),
     }
-    return {**card, "load": load_snippets(spec, run_id)}
+    return {**card, "load": load_snippets(spec, variant, run_id)}
 
 
 def card_metadata(card: dict[str, Any]) -> dict[str, str]:
@@ -61,32 +69,32 @@ def write_with_card(source: Path, path: Path, card: dict[str, Any]) -> None:
     Raises:
         OSError: the storage fails.
     """
+    header = read_safetensors_header(source)
     with source.open("rb") as old, path.open("wb") as new:
-        header = json.loads(old.read(int.from_bytes(old.read(LENGTH_BYTES), "little")))
-        content = json.dumps({**header, "__metadata__": card_metadata(card)}).encode()
+        old.seek(header.num_bytes)
+        content = json.dumps({**header.entries, "__metadata__": card_metadata(card)}).encode()
         # The tensors' bytes, which follow, stay aligned.
         content += b" " * (-len(content) % LENGTH_BYTES)
         new.write(len(content).to_bytes(LENGTH_BYTES, "little") + content)
         shutil.copyfileobj(old, new)
 
 
-def load_snippets(spec: JobSpec, run_id: str | None) -> dict[str, str]:
+def load_snippets(spec: JobSpec, variant: Variant, run_id: str | None) -> dict[str, str]:
     """Three lines of Python that load the student, by what they need.
 
     They run where the student's files are; the last one with MLFLOW_TRACKING_URI set.
     """
     name, num_classes = spec.student.model, spec.dataset.num_classes
-    fill = f'model.load_state_dict(load_file("{STUDENT_NAME}")); model.eval()'
     snippets = {
-        "dtkd-service": "from safetensors.torch import load_file; "
-        "from service.models.build import build_model\n"
-        f'model = build_model("{name}", num_classes={num_classes})\n{fill}',
+        "dtkd-service": "from pathlib import Path\n"
+        "from service.models.build import load_network\n"
+        f'model = load_network(Path("{STUDENT_NAME}"), "{name}", num_classes={num_classes})',
     }
     if not name.startswith((CIFAR_PREFIX, TIMM_PREFIX)):
-        options = ", aux_logits=False, init_weights=False" if name in WITH_AUXILIARY_HEADS else ""
         snippets["torchvision"] = (
             "from safetensors.torch import load_file; from torchvision.models import get_model\n"
-            f'model = get_model("{name}", weights=None, num_classes={num_classes}{options})\n{fill}'
+            f'model = get_model("{name}", weights=None, num_classes={num_classes}'
+            f"{_options(name, variant)})\n{_fill(name, variant)}; model.eval()"
         )
     snippets["pt2"] = (
         "import mlflow\n"
@@ -94,6 +102,30 @@ def load_snippets(spec: JobSpec, run_id: str | None) -> dict[str, str]:
         'model = mlflow.pytorch.load_model(f"runs:/{run_id}/student")'
     )
     return snippets
+
+
+def _options(name: str, variant: Variant) -> str:
+    """What torchvision's builder is given to build the student's variant of a network."""
+    options = ""
+    if name in AUXILIARY_HEADS:
+        options = ", aux_logits=False, init_weights=False"
+    if variant.transform_input:
+        options += ", transform_input=True"
+    if variant.image_size is not None:
+        options += f", image_size={variant.image_size}"
+    return options
+
+
+def _fill(name: str, variant: Variant) -> str:
+    """The statements that load the weights."""
+    if not name.startswith("mnasnet"):
+        return f'model.load_state_dict(load_file("{STUDENT_NAME}"))'
+    # It only loads a state dict that says its version.
+    version = '; weights._metadata[""]["version"] = 1' if variant.has_first_stem else ""
+    return (
+        f'weights = model.state_dict(); weights.update(load_file("{STUDENT_NAME}")){version}; '
+        "model.load_state_dict(weights)"
+    )
 
 
 def write_classes(run_path: Path, classes: tuple[str, ...] | None) -> None:

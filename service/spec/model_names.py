@@ -9,12 +9,13 @@ CIFAR_PREFIX = "cifar:"
 TIMM_PREFIX = "timm:"
 
 
-def _words(text: str) -> list[str]:
+def words(text: str) -> list[str]:
+    """The words of a text."""
     return text.split()
 
 
 TORCHVISION_MODELS = frozenset(
-    _words("""
+    words("""
 alexnet convnext_base convnext_large convnext_small convnext_tiny densenet121 densenet161
 densenet169 densenet201 efficientnet_b0 efficientnet_b1 efficientnet_b2 efficientnet_b3
 efficientnet_b4 efficientnet_b5 efficientnet_b6 efficientnet_b7 efficientnet_v2_l
@@ -30,11 +31,13 @@ vit_l_16 vit_l_32 wide_resnet101_2 wide_resnet50_2
 """)
 )
 
-WITH_AUXILIARY_HEADS = ("googlenet", "inception_v3")
-"""Networks of torchvision with auxiliary heads, which are turned off: they return tuples."""
+AUXILIARY_HEADS = {"googlenet": ("aux1", "aux2"), "inception_v3": ("AuxLogits",)}
+"""Networks of torchvision with auxiliary heads, which are turned off: they return tuples. These two
+also have the option transform_input.
+"""
 
 CIFAR_MODELS = frozenset(
-    _words("""
+    words("""
 resnet8 resnet14 resnet20 resnet32 resnet44 resnet56 resnet110 resnet8x4 resnet32x4 wrn_16_1
 wrn_16_2 wrn_40_1 wrn_40_2 tiny_cnn small_cnn
 """)

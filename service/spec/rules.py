@@ -17,9 +17,10 @@ from service.spec.mlflow_rules import (
 )
 from service.spec.model_names import model_name_problem
 from service.spec.paths import SQLITE, absolute_uri, output_problem, sqlite_path
-from service.spec.sections import Weights, is_file_source, is_mlflow_source
-from service.spec.weights_metadata import classifier_sizes
+from service.spec.sections import is_file_source, is_mlflow_source
+from service.spec.weights_metadata import weights_problems
 
+SOURCES = "give the path of a weights file, models:/NAME@ALIAS, runs:/ID/PATH or torchvision:ENUM"
 Rule = Callable[[JobSpec], Iterator[Problem]]
 
 
@@ -40,49 +41,20 @@ def check_models(spec: JobSpec) -> Iterator[Problem]:
 
 
 def check_weights(spec: JobSpec) -> Iterator[Problem]:
-    """Weight files that exist, in a format that is safe to read, for the dataset's classes."""
+    """Weights that exist, for the model and the dataset's classes."""
+    dataset = getattr(spec, "dataset", None)
     for role, model in (("student", spec.student), ("teacher", spec.teacher)):
         if model is None or model.weights is None:
             continue
-        where = f"{role}.weights.source"
-        source = model.weights.source
-        if source.startswith("torchvision:") and ":" in model.model:
-            yield Problem(
-                where, f"is {source!r} for {model.model}", "torchvision has no such model"
-            )
-        if is_mlflow_source(source) and (found := source_problem(source)):
-            yield Problem(where, *found)
-        if is_file_source(source):
-            yield from _check_weights_file(where, model.weights)
-            yield from _check_head(spec, role, model.weights)
-
-
-def _check_weights_file(where: str, weights: Weights) -> Iterator[Problem]:
-    path = Path(weights.source)
-    if path.suffix not in (".safetensors", ".pth", ".pt"):
-        yield Problem(
-            where,
-            f"is {weights.source!r}, of a kind that is not known",
-            "use .safetensors, .pth, models:/NAME@ALIAS, runs:/ID/PATH or torchvision:ENUM",
-        )
-    elif not path.is_file():
-        yield Problem(where, f"{path} does not exist", "give the path of a weights file")
-
-
-def _check_head(spec: JobSpec, role: str, weights: Weights) -> Iterator[Problem]:
-    """The classes that a .safetensors file was made for."""
-    path, dataset = Path(weights.source), getattr(spec, "dataset", None)
-    if path.suffix != ".safetensors" or not path.is_file() or dataset is None:
-        return
-    sizes = classifier_sizes(path)
-    if sizes is None:
-        yield Problem(f"{role}.weights.source", f"{path} is damaged", "copy or make it again")
-    elif sizes and dataset.num_classes not in sizes:
-        yield Problem(
-            f"{role}.weights.source",
-            f"{path} has a classifier for {sizes[-1]} classes",
-            f"dataset.num_classes is {dataset.num_classes}: the two must agree",
-        )
+        weights, where = model.weights, f"{role}.weights"
+        if is_mlflow_source(weights.source) and (found := source_problem(weights.source)):
+            yield Problem(f"{where}.source", *found)
+        path = Path(weights.source)
+        if is_file_source(weights.source) and not path.exists():
+            yield Problem(f"{where}.source", f"{path} does not exist", SOURCES)
+        else:
+            num_classes = dataset.num_classes if dataset else None
+            yield from weights_problems(where, model.model, weights, num_classes)
 
 
 def check_method(spec: JobSpec) -> Iterator[Problem]:

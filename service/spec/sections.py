@@ -18,14 +18,25 @@ class Weights(Section):
     """Where a model's weights come from."""
 
     source: Annotated[str, Field(min_length=1)]
-    """A .safetensors file, a .pth or .pt state dict (read with weights_only), an MLflow address
+    """A file of safetensors or of torch.save (.pth; nothing in it is executed), an MLflow address
     (models:/name@alias, models:/name/3, models:/m-id, runs:/id/student), or torchvision:ENUM such
     as torchvision:IMAGENET1K_V1."""
     sha256: Sha256 | None = None
     """Required SHA-256 digest of the file, 64 hexadecimal digits; absent: not checked."""
+    key: Annotated[str, Field(min_length=1)] | None = None
+    """Which weights of the file, if it has several: the name of what contains them, such as
+    state_dict_ema or checkpoint.model. Absent: those that are no average."""
     match: Literal["names", "order"] = "names"
-    """names: keys must be equal. order: the n-th tensor of the file fills the n-th of the model,
-    whatever its key, with every shape checked (for state dicts of another code base)."""
+    """names: names must be equal, but for what contains the network, such as state_dict and module.
+    order: the n-th tensor of a .pth file fills the n-th of the model, whatever its name, with every
+    shape checked (for state dicts of another code base)."""
+    rename: tuple[tuple[Annotated[str, Field(min_length=1)], str], ...] = ()
+    """Parts of names in the file to replace, in this order, each one or several words between dots;
+    an empty replacement removes them: [["head.fc", "fc"], ["backbone", ""]]."""
+    transform_input: bool | None = None
+    """googlenet and inception_v3: whether the network converts its images from ImageNet's
+    normalization to (x - 0.5) / 0.5. Absent: as the file says; true for what torchvision publishes,
+    otherwise false."""
 
 
 MLFLOW_SCHEMES = ("models:/", "runs:/", "mlflow-artifacts:/")

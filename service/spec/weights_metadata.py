@@ -1,53 +1,209 @@
 """What weights say about themselves, against the model and the dataset they are used with."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from service.spec.errors import Problem
+from service.spec.errors import BadInputError, Problem
 from service.spec.job import JobSpec
-from service.spec.sections import Weights, is_file_source
+from service.spec.model_names import AUXILIARY_HEADS, TIMM_PREFIX
+from service.spec.network_variants import (
+    TRANSFORM_KEY,
+    USUAL_VARIANT,
+    Variant,
+    current_name,
+    variant_of,
+)
+from service.spec.published_weights import (
+    is_published_with_transform,
+    published_image_size,
+    published_problems,
+)
+from service.spec.safetensors_header import read_safetensors_header
+from service.spec.sections import Weights, is_file_source, is_mlflow_source
+from service.spec.state_dicts import (
+    CLASSIFIER,
+    Choice,
+    choose,
+    prefixes_of_classifiers,
+    renamed,
+)
+from service.spec.tensor_info import FLOAT_DTYPES, TensorInfo, UnreadableWeightsError
+from service.spec.weights_file import WeightsFile, is_safetensors, read_weights_file
 
-HEAD_NAMES = ("fc.bias", "classifier.bias", "head.bias", "heads.head.bias", "linear.bias")
+TORCHVISION = "torchvision:"
+NUM_NAMES = 3
 
 
-def read_header(path: Path) -> dict[str, Any] | None:
-    """The header of a safetensors file; None if it is damaged."""
-    try:
-        with path.open("rb") as file:
-            num_bytes = int.from_bytes(file.read(8), "little")
-            if num_bytes > path.stat().st_size:
-                return None
-            header = json.loads(file.read(num_bytes))
-    except ValueError:
-        return None
-    return header if isinstance(header, dict) else None
+def weights_problems(
+    where: str, model: str, weights: Weights, num_classes: int | None
+) -> Iterator[Problem]:
+    """What is wrong with weights for a model, as far as it is known without building it.
 
-
-def classifier_sizes(path: Path) -> list[int] | None:
-    """How many classes each classifier in a safetensors file has; None if it is damaged.
-
-    Read from the header alone, from the sizes of tensors by the names that classifiers have.
+    ``where``: path of the weights in the spec. ``num_classes``: the dataset's, if it is known.
     """
-    header = read_header(path)
-    try:
-        entries = header.items() if header is not None else ()
-        sizes = [entry["shape"][0] for name, entry in entries if name.endswith(HEAD_NAMES)]
-    except (KeyError, TypeError, IndexError):
+    if weights.transform_input is not None and model not in AUXILIARY_HEADS:
+        remedy = f"remove it: only {' and '.join(AUXILIARY_HEADS)} have this option"
+        yield Problem(f"{where}.transform_input", f"is set for {model}", remedy)
+    if weights.match == "order" and weights.rename:
+        yield Problem(f"{where}.rename", 'is set, but match is "order"', "remove one of them")
+    if weights.source.startswith(TORCHVISION):
+        yield from published_problems(where, model, weights, num_classes)
+        for field in weights.model_fields_set & {"key", "match", "rename", "sha256"}:
+            remedy = "remove it, or give the path of a file"
+            yield Problem(f"{where}.{field}", "is set for weights of torchvision", remedy)
+    elif is_mlflow_source(weights.source) and weights.match == "order":
+        yield _no_order(where, "the student's file in MLflow")
+    elif is_file_source(weights.source):
+        try:
+            file = read_weights_file(Path(weights.source))
+            yield from _file_problems(where, model, weights, file, num_classes)
+        except UnreadableWeightsError as error:
+            yield Problem(f"{where}.source", f"{weights.source} {error.wrong}", error.remedy)
+        except BadInputError as error:
+            yield from error.problems
+
+
+def _file_problems(
+    where: str, model: str, weights: Weights, file: WeightsFile, num_classes: int | None
+) -> Iterator[Problem]:
+    if weights.match == "order":
+        if file.is_safetensors:
+            yield _no_order(where, str(file.path))
+        return
+    chosen = _chosen(file, model, weights, where)
+    if chosen is None:
+        if not model.startswith(TIMM_PREFIX):
+            wrong = f"{file.path} has no classifier of {model}, but {some_names(file.tensors)}"
+            yield Problem(f"{where}.source", wrong, names_remedy(file, model))
+        return
+    for name, info in chosen.items():
+        if name.endswith((".weight", ".bias")) and info.dtype not in FLOAT_DTYPES:
+            yield type_problem(f"{where}.source", name, info)
+            return
+    sizes = classifier_sizes(chosen)
+    if sizes and num_classes not in (None, *sizes):
+        yield Problem(
+            f"{where}.source",
+            f"{file.path} has a classifier for {sizes[-1]} classes",
+            f"dataset.num_classes is {num_classes}: the two must agree",
+        )
+
+
+def type_problem(where: str, name: str, info: TensorInfo) -> Problem:
+    """A tensor whose values are no plain floating-point numbers."""
+    remedy = f"use weights in {', '.join(FLOAT_DTYPES[:-1])} or {FLOAT_DTYPES[-1]}"
+    return Problem(where, f"{name} is {info.dtype}", remedy)
+
+
+def names_remedy(file: WeightsFile, model: str) -> str:
+    """What to do about a file with other names than those of a network."""
+    order = "" if file.is_safetensors else ', or match to "order" if it is the same network'
+    return f"use weights of {model}, or set rename to the parts of names that differ{order}"
+
+
+def some_names(names: Collection[str]) -> str:
+    """The first few names, and how many more there are."""
+    shown = sorted(names)[:NUM_NAMES]
+    more = f" and {len(names) - NUM_NAMES} more" if len(names) > NUM_NAMES else ""
+    return (", ".join(shown) or "nothing") + more
+
+
+def _no_order(where: str, file: str) -> Problem:
+    wrong = f'is "order", but {file} is a safetensors file, which does not keep the order'
+    return Problem(f"{where}.match", wrong, "give a .pth file, or set rename to the names' parts")
+
+
+def weights_notes(spec: JobSpec) -> list[str]:
+    """A line for each file that has several weights, of a valid spec: which of them are used."""
+    notes = []
+    for role, model in (("student", spec.student), ("teacher", spec.teacher)):
+        if model is None or model.weights is None or not is_file_source(model.weights.source):
+            continue
+        file = read_weights_file(Path(model.weights.source))
+        choice = _choice(file, model.model, model.weights, f"{role}.weights")
+        if choice is not None and (note := choice.note(role)):
+            notes.append(note)
+    return notes
+
+
+def network_names(file: WeightsFile, model: str, weights: Weights, where: str) -> dict[str, str]:
+    """The tensors' names as the spec and the network of today have them: to those in the file.
+
+    They still have their prefixes.
+
+    Raises:
+        BadInputError: ``weights.rename`` gives two tensors one name.
+    """
+    new = {name: current_name(model, renamed(name, weights.rename)) for name in file.tensors}
+    names = {name: original for original, name in new.items()}
+    for original, name in new.items():
+        if names[name] != original:
+            wrong = f"gives {original} and {names[name]} the same name"
+            problem = Problem(f"{where}.rename", wrong, "rename longer parts of their names")
+            raise BadInputError("spec", [problem])
+    return names
+
+
+def _choice(file: WeightsFile, model: str, weights: Weights, where: str) -> Choice | None:
+    names = network_names(file, model, weights, where)
+    return choose(prefixes_of_classifiers(names), names, weights, where)
+
+
+def _chosen(
+    file: WeightsFile, model: str, weights: Weights, where: str
+) -> dict[str, TensorInfo] | None:
+    """The tensors that seem to be the network's, without prefixes; None where that is not seen."""
+    choice = _choice(file, model, weights, where)
+    if choice is None:
         return None
-    return sizes if header is not None else None
+    names = network_names(file, model, weights, where).items()
+    prefix = choice.prefix
+    return {n.removeprefix(prefix): file.tensors[o] for n, o in names if n.startswith(prefix)}
+
+
+def classifier_sizes(tensors: Mapping[str, TensorInfo]) -> list[int]:
+    """The sizes of the outermost layers whose names are those of classifiers; the last one last."""
+    matches = [m for name in tensors if (m := CLASSIFIER.fullmatch(name)) and not m["prefix"]]
+    names = sorted((m[0] for m in matches), key=lambda name: (len(name), name))
+    return [shape[0] for name in names if (shape := tensors[name].shape)]
+
+
+def stated_variant(model: str, weights: Weights | None) -> Variant:
+    """The variant of a network that its weights are for, as far as they are there to be seen."""
+    if weights is None or is_mlflow_source(weights.source):
+        return USUAL_VARIANT
+    if weights.source.startswith(TORCHVISION):
+        size = published_image_size(model, weights.source.removeprefix(TORCHVISION))
+        return Variant(model in AUXILIARY_HEADS and weights.transform_input is not False, size)
+    file = read_weights_file(Path(weights.source))
+    tensors = _chosen(file, model, weights, "weights") if weights.match == "names" else None
+    return file_variant(model, tensors or {}, weights, file)
+
+
+def file_variant(
+    model: str, tensors: Mapping[str, TensorInfo], weights: Weights, file: WeightsFile
+) -> Variant:
+    """The variant of a network with the tensors of a file, by the network's names."""
+    transform = weights.transform_input
+    if transform is None and TRANSFORM_KEY in file.metadata:
+        transform = file.metadata[TRANSFORM_KEY] == "true"
+    if transform is None:
+        transform = is_published_with_transform(model, file.path)
+    return variant_of(model, tensors, transform_input=transform)
 
 
 def read_card(path: Path) -> dict[str, Any]:
     """What a student of this service says in its safetensors file; empty for other files."""
-    metadata = (read_header(path) or {}).get("__metadata__")
-    card = metadata if isinstance(metadata, dict) and "architecture" in metadata else {}
     try:
-        values = {key: json.loads(card[key]) for key in ("num_classes", "classes") if card}
-    except (KeyError, ValueError):
+        if not path.is_file() or not is_safetensors(path):
+            return {}
+        metadata = read_safetensors_header(path).metadata
+        values = {key: json.loads(metadata[key]) for key in ("num_classes", "classes")}
+    except (OSError, UnreadableWeightsError, KeyError, ValueError, RecursionError):
         return {}
-    return {**card, **values}
+    return {**metadata, **values} if "architecture" in metadata else {}
 
 
 def check_weights_cards(spec: JobSpec, classes: tuple[str, ...] | None) -> Iterator[Problem]:
@@ -58,9 +214,8 @@ def check_weights_cards(spec: JobSpec, classes: tuple[str, ...] | None) -> Itera
     for role, model in (("student", spec.student), ("teacher", spec.teacher)):
         if model is None or model.weights is None:
             continue
-        path = Path(model.weights.source)
-        if is_file_source(model.weights.source) and path.suffix == ".safetensors":
-            card = read_card(path) if path.is_file() else {}
+        if is_file_source(model.weights.source):
+            card = read_card(Path(model.weights.source))
             where = f"{role}.weights.source"
             yield from card_problems(where, card, model.model, model.weights, classes)
 
@@ -79,11 +234,13 @@ def card_problems(
     """
     trained = card.get("architecture")
     # The same network of torchvision and of timm has the same names of tensors.
-    is_other = trained is not None and trained.split(":")[-1] != model.split(":")[-1]
-    if is_other and weights.match == "names":
-        remedy = f'set the model to {trained}, or match to "order" if it is the same network'
+    is_other = isinstance(trained, str) and trained.split(":")[-1] != model.split(":")[-1]
+    if is_other and not weights.rename:
+        remedy = f"set the model to {trained}, or rename to the names that differ"
         yield Problem(where, f"has weights of {trained}, but the model is {model}", remedy)
     names = card.get("classes")
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        return
     if names and classes and sorted(names) == sorted(classes) and tuple(names) != classes:
         label = next(i for i, (a, b) in enumerate(zip(names, classes, strict=True)) if a != b)
         wrong = f"has label {label} for {names[label]}, but in the dataset it is {classes[label]}"

@@ -39,7 +39,7 @@ def log_student(run: MlflowRun, spec: JobSpec, student: nn.Module, weights_path:
     with tempfile.TemporaryDirectory() as folder:
         files = Path(folder)
         (files / STUDENT_NAME).write_bytes(weights_path.read_bytes())
-        card = student_card(spec, read_classes(spec.run_path), run.run_id)
+        card = student_card(spec, read_classes(spec.run_path), weights_path, run.run_id)
         (files / CARD_NAME).write_text(json.dumps(card, indent=1) + "\n")
         run.client.log_artifacts(run.run_id, folder, "student")
         model_uri = _find_logged(run) or _log_exported(run, spec, student, card, files)

@@ -17,6 +17,8 @@ from mlflow import MlflowClient
 from data_pipeline.json_files import UnusableFileError, read_json
 from service.run.student_card import CARD_NAME
 from service.spec.errors import BadInputError, Problem
+from service.spec.tensor_info import UnreadableWeightsError
+from service.spec.weights_file import read_weights_file
 from service.spec.weights_metadata import classifier_sizes, read_card
 from service.tracking.mlflow_run import TRACKING_ERRORS
 from service.tracking.refusals import is_refusal, reason_of
@@ -68,7 +70,7 @@ def find_weights(source: str, tracking_uri: str, where: str) -> FoundWeights:
     try:
         for place in _places(source, tracking_uri):
             files = list(_files(place.uri, tracking_uri))
-            weights = [file for file in files if file.name.endswith(".safetensors")]
+            weights = [file for file in files if file.name.lower().endswith(".safetensors")]
             if weights:
                 return _found(weights, files, place.origin, source, tracking_uri, where)
     except TRACKING_ERRORS as error:
@@ -92,10 +94,17 @@ def find_described(source: str, tracking_uri: str, where: str) -> FoundWeights:
         return found
     with tempfile.TemporaryDirectory() as folder:
         path = _fetch(found.uri, folder, tracking_uri)
-        card, sizes = read_card(path), classifier_sizes(path)
-    if not card and sizes:
-        card = {"num_classes": sizes[-1]}
+        card = read_card(path) or _classes_of(path)
     return found._replace(card=card)
+
+
+def _classes_of(path: Path) -> dict[str, Any]:
+    """The number of classes of a file without a card, if it is seen."""
+    try:
+        sizes = classifier_sizes(read_weights_file(path).tensors)
+    except UnreadableWeightsError:
+        sizes = []
+    return {"num_classes": sizes[-1]} if sizes else {}
 
 
 def download_weights(source: str, folder: str, where: str) -> Path:
@@ -193,7 +202,7 @@ def _place_of_model(client: MlflowClient, path: str) -> _Place:
 
 def _files(uri: str, tracking_uri: str) -> Iterator[_File]:
     """The file at ``uri``, with its neighbors that explain it; or all files of the folder."""
-    if not uri.endswith(".safetensors"):
+    if not uri.lower().endswith(".safetensors"):
         yield from _files_below(uri, tracking_uri, MAX_DEPTH)
         return
     folder_uri, _, name = uri.rpartition("/")

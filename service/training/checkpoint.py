@@ -11,7 +11,7 @@ import re
 import shutil
 import stat
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -24,7 +24,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from data_pipeline.files import sha256_of, sync_to_disk
 from data_pipeline.json_files import UnusableFileError
-from service.models.weights import save_weights
+from service.models.weights import fill, save_weights
 from service.run.folder import STUDENT_NAME
 from service.run.progress import Progress
 from service.run.state_files import read_typed
@@ -59,7 +59,8 @@ class Snapshot(NamedTuple):
     ``ema`` has the same names as ``student``, so it too can be used as weights. ``per_rank`` has
     each worker's own state: BatchNorm's statistics since they were last averaged over workers, the
     metrics since the last progress line, and how many steps the EMA has seen. Not ``is_evaluated``
-    is a state at an epoch's end whose evaluation is still to come.
+    is a state at an epoch's end whose evaluation is still to come. ``network``: what else is needed
+    beside the weights, see ``models.weights.file_metadata``.
     """
 
     student: dict[str, Tensor]
@@ -68,6 +69,7 @@ class Snapshot(NamedTuple):
     per_rank: list[dict[str, Any]]
     progress: Progress
     is_evaluated: bool = True
+    network: Mapping[str, str] = {"format": "pt"}
 
 
 def save_checkpoint(
@@ -89,9 +91,9 @@ def save_checkpoint(
     partial_path = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.partial")
     try:
         partial_path.mkdir(parents=True)
-        _save_weights(snapshot.student, partial_path / STUDENT_NAME)
+        _save_weights(snapshot.student, partial_path / STUDENT_NAME, snapshot.network)
         if snapshot.ema is not None:
-            _save_weights(snapshot.ema, partial_path / EMA_NAME)
+            _save_weights(snapshot.ema, partial_path / EMA_NAME, snapshot.network)
         _save_tensors(snapshot.optimizer, partial_path / OPTIMIZER_NAME)
         _save_tensors(snapshot.per_rank, partial_path / PER_RANK_STATE_NAME)
         digests = {file.name: sha256_of(file) for file in sorted(partial_path.iterdir())}
@@ -109,9 +111,9 @@ def save_checkpoint(
         raise
 
 
-def _save_weights(weights: dict[str, Tensor], path: Path) -> None:
+def _save_weights(weights: dict[str, Tensor], path: Path, network: Mapping[str, str]) -> None:
     try:
-        save_weights(weights, path)
+        save_weights(weights, path, network)
     except SafetensorError as error:
         raise OSError(errno.EIO, f"{path.name} cannot be written ({error})") from error
 
@@ -144,9 +146,9 @@ def load_checkpoint(
     Raises:
         OSError: a file cannot be read, with errno EIO where the reader of its format fails.
     """
-    student.load_state_dict(_load_weights(path / STUDENT_NAME))
+    fill(student, _load_weights(path / STUDENT_NAME))
     if ema is not None:
-        ema.module.load_state_dict(_load_weights(path / EMA_NAME))
+        fill(ema.module, _load_weights(path / EMA_NAME))
     optimizer.load_state_dict(_load_tensors(path / OPTIMIZER_NAME))
     return read_metadata(path).progress, _load_tensors(path / PER_RANK_STATE_NAME)
 

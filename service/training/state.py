@@ -13,6 +13,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 from data_pipeline.files import RETRY_PAUSES_S, retry_io
+from service.models.weights import file_metadata
 from service.run.folder import FencedError, FencingToken
 from service.run.journal import Journal
 from service.run.progress import Progress
@@ -265,6 +266,7 @@ class TrainState:
                 per_rank,
                 replace(progress),
                 is_evaluated,
+                file_metadata(self._student),
             )
         )
 

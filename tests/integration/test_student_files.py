@@ -65,7 +65,8 @@ def log(folder, data_folder, uri, name, model, **tracking):
     network = build_model(model, 4).eval()
     save_file(network.state_dict(), folder / "weights.safetensors")
     path = spec.run_path / STUDENT_NAME
-    write_with_card(folder / "weights.safetensors", path, student_card(spec, CLASSES))
+    weights_path = folder / "weights.safetensors"
+    write_with_card(weights_path, path, student_card(spec, CLASSES, weights_path))
     run = MlflowRun(spec, uri)
     log_student(run, spec, network, path)
     # Another attempt, as after an interrupted one, registers no second version.

@@ -38,7 +38,7 @@ def test_checkpoints_and_weights(tmp_path, umask):
     folder = tmp_path / "run"
     snapshot = Snapshot(weights, weights, {"state": weights}, [{"b": 1}], Progress())
     save_checkpoint(folder / "checkpoint_0000000001", "hash", snapshot)
-    save_weights(weights, folder / "teacher_weights.safetensors")
+    save_weights(weights, folder / "teacher_weights.safetensors", {})
     write_atomically(folder / "spec.json", "{}")
     allocate(folder / "copy", 100)
     assert len(list(folder.rglob("*"))) == 9

@@ -116,5 +116,5 @@ def test_network_of_a_weights_file_is_known_before_torch_is(make_content, tmp_pa
     with pytest.raises(BadInputError, match=r"weights of cifar:resnet20, but the model is cifar"):
         parse_spec(make_content(teacher={"model": "cifar:resnet8", "weights": weights}))
     parse_spec(make_content(teacher={"model": "cifar:resnet20", "weights": weights}))
-    by_order = {**weights, "match": "order"}
-    parse_spec(make_content(teacher={"model": "cifar:resnet8", "weights": by_order}))
+    renamed = {**weights, "rename": [["stem", "conv1"]]}
+    parse_spec(make_content(teacher={"model": "cifar:resnet8", "weights": renamed}))

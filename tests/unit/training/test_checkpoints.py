@@ -185,8 +185,8 @@ def fail_saves(monkeypatch, num_failures):
     failures = iter([True] * num_failures)
     save_weights = checkpoint.save_weights
 
-    def save_or_fail(tensors, path):
-        save_weights(tensors, path)
+    def save_or_fail(*arguments):
+        save_weights(*arguments)
         if next(failures, False):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
