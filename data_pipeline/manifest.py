@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from data_pipeline.beton import BetonError
-from data_pipeline.files import write_atomically
+from data_pipeline.files import remove_partials, write_atomically
 
 FORMAT = 4
 REQUIRED = ("fingerprint", "num_samples", "num_bytes", "classes", "num_per_class")
@@ -44,10 +44,12 @@ def read_manifest(path: Path) -> dict[str, Any] | None:
 
 
 def write_manifest(path: Path, manifest: dict[str, Any]) -> None:
-    """Write the manifest of the .beton at ``path`` atomically.
+    """Write the manifest of the .beton at ``path`` atomically; no other process may write it.
 
     Raises:
         OSError: the storage fails.
     """
     text = json.dumps(manifest, indent=1, ensure_ascii=False) + "\n"
+    # Of conversions that were killed.
+    remove_partials(path.parent, manifest_path(path).name)
     write_atomically(manifest_path(path), text)

@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from data_pipeline.files import open_regular, write_atomically
+
 # A line of this form precedes what a worker leaves; what follows the last one is its newest crash.
 START_PREFIX = "worker process"
 # How faulthandler begins, "Fatal Python error: " without it, where the signal is SIGABRT.
@@ -44,7 +46,7 @@ def record_crash(run_path: Path, rank: int) -> Iterator[None]:
         # Storage that fails has its own messages, and must not be reported as this.
         with contextlib.suppress(OSError):
             _remove_last_start(path)
-            file = stack.enter_context(path.open("a"))
+            file = stack.enter_context(open_regular(path, "a"))
             print(f"{START_PREFIX} {os.getpid()}, {time.ctime()}", file=file, flush=True)
             # Ray's own is replaced: it writes where only Ray's logs are.
             faulthandler.enable(file)
@@ -67,7 +69,7 @@ def _remove_last_start(path: Path) -> None:
     if crash:
         return
     if before:
-        path.write_text(before)
+        write_atomically(path, before)
     else:
         path.unlink()
 

@@ -15,7 +15,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TextIO
 
-from data_pipeline.files import sha256_of
+from data_pipeline.files import open_regular, remove_partials, sha256_of
 from service.run.folder import (
     LOCK_NAME,
     SPEC_NAME,
@@ -69,7 +69,7 @@ def claim_run_folder(spec: JobSpec) -> Iterator[None]:
     with ExitStack() as stack:
         try:
             spec.run_path.mkdir(parents=True, exist_ok=True)
-            lock = stack.enter_context((spec.run_path / LOCK_NAME).open("a+"))
+            lock = stack.enter_context(open_regular(spec.run_path / LOCK_NAME, "a+"))
             _lock(lock, spec)
         except OSError as error:
             problem = Problem(
@@ -78,9 +78,12 @@ def claim_run_folder(spec: JobSpec) -> Iterator[None]:
                 "give a folder on storage that can be written and locked",
             )
             raise BadInputError("spec", [problem]) from error
+        # The lock is held: what processes that were killed left is nobody's any more.
+        remove_partials(spec.run_path)
         try:
             yield
         finally:
+            remove_partials(spec.run_path)
             # A job that was refused before it started leaves no folder.
             if is_new and not has_spec(spec.run_path):
                 shutil.rmtree(spec.run_path, ignore_errors=True)

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from data_pipeline.files import open_regular
 from service.run.journal import JOURNAL_NAME, Event, read_events
 
 SUBMISSIONS_NAME = "submissions.jsonl"
@@ -31,7 +32,7 @@ def recorded_submission(run_path: Path) -> Iterator[None]:
 
 def _record(run_path: Path, kind: str) -> None:
     # Where the disk fails, the time of this submission is not counted as waiting.
-    with contextlib.suppress(OSError), (run_path / SUBMISSIONS_NAME).open("a") as file:
+    with contextlib.suppress(OSError), open_regular(run_path / SUBMISSIONS_NAME, "a") as file:
         file.write(json.dumps({"kind": kind, "time_ms": int(time.time() * 1000)}) + "\n")
 
 

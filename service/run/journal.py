@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from data_pipeline.files import write_atomically
+from data_pipeline.files import open_regular, write_atomically
 from service.run.folder import FencingToken
 
 Kind = Literal["start", "interval", "evaluation", "teacher", "checkpoint", "note"]
@@ -218,7 +218,7 @@ def _append_whole(path: Path, data: bytes) -> None:
     Raises:
         OSError: the disk is full or fails.
     """
-    with path.open("ab", buffering=0) as file:
+    with open_regular(path, "ab", buffering=0) as file:
         size = file.seek(0, os.SEEK_END)
         try:
             if file.write(data) != len(data):
@@ -235,5 +235,5 @@ def _remove_torn_line(path: Path) -> None:
         return
     data = path.read_bytes()
     if not data.endswith(b"\n"):
-        with path.open("r+b") as file:
+        with open_regular(path, "r+b") as file:
             file.truncate(data.rfind(b"\n") + 1)

@@ -4,6 +4,7 @@ import contextlib
 import json
 from pathlib import Path
 
+from data_pipeline.files import write_atomically
 from data_pipeline.loader import Batch
 from service.run.progress import Progress
 from service.spec.job import JobSpec
@@ -30,7 +31,7 @@ def dump_samples(
         "labels": batch.labels.tolist(),
     }
     with contextlib.suppress(OSError):
-        (run_path / dump_name(progress.step, rank)).write_text(json.dumps(content) + "\n")
+        write_atomically(run_path / dump_name(progress.step, rank), json.dumps(content) + "\n")
 
 
 def stop_text(spec: JobSpec, progress: Progress) -> str:

@@ -1,4 +1,4 @@
-"""The manifests in deploy/kubernetes refer to what exists, as they are and as kustomize builds them."""
+"""The manifests in deploy/kubernetes refer to what exists, also as kustomize builds them."""
 
 import copy
 import json
