@@ -13,7 +13,7 @@ import socket
 from collections.abc import Container, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TextIO
+from typing import IO
 
 from data_pipeline.files import open_regular, remove_partials, sha256_of
 from service.run.folder import (
@@ -89,7 +89,7 @@ def claim_run_folder(spec: JobSpec) -> Iterator[None]:
                 shutil.rmtree(spec.run_path, ignore_errors=True)
 
 
-def _lock(lock: TextIO, spec: JobSpec) -> None:
+def _lock(lock: IO[str], spec: JobSpec) -> None:
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -2,11 +2,13 @@
 
 import json
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from data_pipeline.files import retry_io, write_atomically
+from service.spec.errors import BadInputError, Problem
 from service.spec.job import JobSpec
+from service.spec.paths import is_same_folder
 
 SPEC_NAME = "spec.json"
 TAGS_NAME = "tags.json"
@@ -28,8 +30,33 @@ def write_spec(spec: JobSpec) -> None:
 
 
 def read_spec(run_path: Path) -> JobSpec:
-    """The spec that a run's folder belongs to."""
-    return JobSpec.model_validate_json((run_path / SPEC_NAME).read_text())
+    """The spec that a run's folder belongs to; its ``run_path`` is this folder.
+
+    The folder may have been moved or copied, or come from somebody else: where its spec says that
+    it is does not count.
+    """
+    return located(JobSpec.model_validate_json((run_path / SPEC_NAME).read_text()), run_path)
+
+
+def located(spec: JobSpec, run_path: Path) -> JobSpec:
+    """The spec with ``run_path`` as its folder; unchanged where it names this folder already."""
+    run_path = run_path.resolve() if ".." in run_path.parts else run_path.absolute()
+    is_there = spec.run_path.name == run_path.name
+    if is_there and is_same_folder(spec.checkpoints.storage_path, run_path.parent):
+        return spec
+    return spec.located_at(run_path)
+
+
+def refuse_links(paths: Iterable[Path]) -> None:
+    """Refuse folders that are links: what is written below them would be somewhere else.
+
+    Raises:
+        BadInputError: naming each of them.
+    """
+    remedy = "give the folder that it leads to"
+    problems = [Problem(str(p), "is a symbolic link", remedy) for p in paths if p.is_symlink()]
+    if problems:
+        raise BadInputError("folder", problems)
 
 
 def write_tags(run_path: Path, tags: Mapping[str, str]) -> None:

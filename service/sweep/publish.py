@@ -17,8 +17,10 @@ from service.run.folder import (
     SPEC_NAME,
     STUDENT_NAME,
     TRIALS_NAME,
+    located,
     read_spec,
     read_tags,
+    refuse_links,
     write_spec,
     write_tags,
 )
@@ -33,6 +35,7 @@ from service.sweep.trials import trial_name
 from service.tracking.destination import RUN_ID_NAME, is_destination
 from service.tracking.mlflow_run import MlflowRun, tracking_uri
 from service.tracking.student_model import log_student
+from service.tracking.sync_destination import check_artifacts, sync_uri
 from service.trials.run_trackers import PARENT_TAG, find_parent
 
 logger = logging.getLogger(__name__)
@@ -71,9 +74,16 @@ def publish_sweep(
 
 
 def run_folders(sweep: SweepSpec) -> Iterator[Path]:
-    """The folders of the sweep's runs: trials, then confirming runs."""
+    """The folders of the sweep's runs: trials, then confirming runs.
+
+    Raises:
+        BadInputError: one of them is a link, which may lead to somebody else's run.
+    """
     for name in (TRIALS_NAME, CONFIRM_NAME):
-        yield from sorted(path.parent for path in (sweep.sweep_path / name).glob(f"*/{SPEC_NAME}"))
+        folder = sweep.sweep_path / name
+        paths = sorted(path.parent for path in folder.glob(f"*/{SPEC_NAME}"))
+        refuse_links([folder, *paths])
+        yield from paths
 
 
 def set_parent_of_runs(sweep: SweepSpec, parent: MlflowRun) -> None:
@@ -105,7 +115,7 @@ def _move_runs(sweep: SweepSpec, uri: str) -> None:
     """Send runs that were tracked elsewhere."""
     for run_path in run_folders(sweep):
         if not is_destination(read_spec(run_path), uri):
-            sync_run(run_path)
+            sync_run(run_path, uri)
 
 
 def _log_outcome(
@@ -179,6 +189,12 @@ def is_sweep(path: Path) -> bool:
     return (path / SWEEP_NAME).exists()
 
 
+def read_sweep(sweep_path: Path) -> SweepSpec:
+    """The sweep that a folder belongs to, wherever the folder is now; see ``read_spec``."""
+    sweep = SweepSpec.model_validate_json((sweep_path / SWEEP_NAME).read_text())
+    return sweep.located_as(located(sweep.as_job(), sweep_path))
+
+
 def sync_sweep(sweep_path: Path) -> str:
     """Send the missing data of a sweep and its runs to MLflow; returns a line for the log.
 
@@ -187,13 +203,16 @@ def sync_sweep(sweep_path: Path) -> str:
         One of TRACKING_ERRORS: the server fails or does not respond; data that it accepted is not
             sent again.
     """
-    sweep = SweepSpec.model_validate_json((sweep_path / SWEEP_NAME).read_text())
+    sweep = read_sweep(sweep_path)
     spec = sweep.as_job()
+    uri = sync_uri(spec)
     with claim_run_folder(spec):
         # Before its runs, so that they are created as its children.
-        set_parent_of_runs(sweep, MlflowRun(spec, tracking_uri(sweep.base)))
+        parent = MlflowRun(spec, uri)
+        check_artifacts(parent, spec)
+        set_parent_of_runs(sweep, parent)
         for run_path in run_folders(sweep):
-            sync_run(run_path)
+            sync_run(run_path, uri)
         search = Search(sweep)
         outcome = write_outcome(sweep, search.records())
         tags = read_tags(sweep_path)

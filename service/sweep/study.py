@@ -18,6 +18,7 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial
 from optuna.trial import TrialState as OptunaState
 
+from data_pipeline.files import open_regular
 from service.sweep.analysis import TrialRecord
 from service.sweep.halving import NoiseAwareHalving
 from service.sweep.space import Point, SearchSpace, decoded, encoded, own_point
@@ -51,7 +52,10 @@ class Search:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self._sweep, self._space = sweep, SearchSpace(sweep.space)
         self._grid = self._space.grid() if sweep.algorithm.kind == "grid" else []
-        backend = JournalFileBackend(str(sweep.sweep_path / STUDY_NAME))
+        path = sweep.sweep_path / STUDY_NAME
+        # Optuna would follow a link.
+        open_regular(path, "ab").close()
+        backend = JournalFileBackend(str(path))
         directions = [
             StudyDirection.MAXIMIZE if sweep.maximizes else StudyDirection.MINIMIZE,
             *([StudyDirection.MINIMIZE] if sweep.minimize_time else []),
