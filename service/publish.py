@@ -19,7 +19,12 @@ from service.spec.job import JobSpec
 from service.tracking.destination import publication_key, set_destination
 from service.tracking.mlflow_run import RUN_STATUSES, MlflowRun
 from service.tracking.student_model import log_student
-from service.tracking.sync_destination import check_artifacts, sync_uri
+from service.tracking.sync_destination import (
+    SyncDestination,
+    check_artifacts,
+    sync_destination,
+    tracking_kept,
+)
 from service.tracking.tracker import SentPosition
 
 logger = logging.getLogger(__name__)
@@ -78,11 +83,11 @@ def run_folders(path: Path) -> list[Path]:
     return sorted(entry for entry in path.iterdir() if (entry / SPEC_NAME).is_file())
 
 
-def sync_run(run_path: Path, uri: str | None = None) -> str:
+def sync_run(run_path: Path, destination: SyncDestination | None = None) -> str:
     """Send MLflow what it misses of a run; returns a line for the log.
 
     Only the run's own folder is changed, and with SQLite its storage path, which is the folder
-    around it. ``uri``: that of the sweep that the run belongs to.
+    around it. ``destination``: that of the sweep that the run belongs to.
 
     Raises:
         BadInputError: a job holds the folder, and sends it itself; or the spec names a database
@@ -90,8 +95,9 @@ def sync_run(run_path: Path, uri: str | None = None) -> str:
         One of TRACKING_ERRORS: the server fails or does not answer; what it accepted is recorded.
     """
     spec = read_spec(run_path)
-    with claim_run_folder(spec):
-        is_own, uri = uri is None, uri or sync_uri(spec)
+    destination = destination or sync_destination(spec)
+    uri = destination.uri
+    with claim_run_folder(spec), tracking_kept():
         set_destination(spec, uri)
         position, result = SentPosition(run_path), read_result(run_path)
         events = JournalReader(run_path / JOURNAL_NAME, position.number).read()
@@ -99,8 +105,7 @@ def sync_run(run_path: Path, uri: str | None = None) -> str:
             return f"{spec.name}: MLflow has everything"
         mlflow.set_tracking_uri(uri)
         run = MlflowRun(spec, uri)
-        if is_own:
-            check_artifacts(run, spec)
+        check_artifacts(run, spec, destination)
         run.log_spec(read_tags(run_path))
         if events:
             run.log_events(events)

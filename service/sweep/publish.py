@@ -35,7 +35,12 @@ from service.sweep.trials import trial_name
 from service.tracking.destination import RUN_ID_NAME, is_destination
 from service.tracking.mlflow_run import MlflowRun, tracking_uri
 from service.tracking.student_model import log_student
-from service.tracking.sync_destination import check_artifacts, sync_uri
+from service.tracking.sync_destination import (
+    SyncDestination,
+    check_artifacts,
+    sync_destination,
+    tracking_kept,
+)
 from service.trials.run_trackers import PARENT_TAG, find_parent
 
 logger = logging.getLogger(__name__)
@@ -115,7 +120,8 @@ def _move_runs(sweep: SweepSpec, uri: str) -> None:
     """Send runs that were tracked elsewhere."""
     for run_path in run_folders(sweep):
         if not is_destination(read_spec(run_path), uri):
-            sync_run(run_path, uri)
+            # Where the sweep itself is tracked.
+            sync_run(run_path, SyncDestination(uri, is_named=True))
 
 
 def _log_outcome(
@@ -192,7 +198,8 @@ def is_sweep(path: Path) -> bool:
 def read_sweep(sweep_path: Path) -> SweepSpec:
     """The sweep that a folder belongs to, wherever the folder is now; see ``read_spec``."""
     sweep = SweepSpec.model_validate_json((sweep_path / SWEEP_NAME).read_text())
-    return sweep.located_as(located(sweep.as_job(), sweep_path))
+    job = located(sweep.as_job(), sweep_path)
+    return sweep if job == sweep.as_job() else sweep.located_as(job)
 
 
 def sync_sweep(sweep_path: Path) -> str:
@@ -205,14 +212,14 @@ def sync_sweep(sweep_path: Path) -> str:
     """
     sweep = read_sweep(sweep_path)
     spec = sweep.as_job()
-    uri = sync_uri(spec)
-    with claim_run_folder(spec):
+    destination = sync_destination(spec)
+    with claim_run_folder(spec), tracking_kept():
         # Before its runs, so that they are created as its children.
-        parent = MlflowRun(spec, uri)
-        check_artifacts(parent, spec)
+        parent = MlflowRun(spec, destination.uri)
+        check_artifacts(parent, spec, destination)
         set_parent_of_runs(sweep, parent)
         for run_path in run_folders(sweep):
-            sync_run(run_path, uri)
+            sync_run(run_path, destination)
         search = Search(sweep)
         outcome = write_outcome(sweep, search.records())
         tags = read_tags(sweep_path)

@@ -4,9 +4,14 @@ A spec's server gets the data. But a database or folder of this machine that it 
 only if it is in the run's own storage path, or if the user names it in MLFLOW_TRACKING_URI.
 """
 
+import contextlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple, NoReturn
 from urllib.parse import unquote, urlsplit
+
+import mlflow
 
 from service.spec.errors import BadInputError, Problem
 from service.spec.job import JobSpec
@@ -18,28 +23,45 @@ VARIABLE = "MLFLOW_TRACKING_URI"
 FILE_SCHEMES = ("", "file", "sqlite")
 
 
-def sync_uri(spec: JobSpec) -> str:
-    """The tracking URI of a stored run.
+class SyncDestination(NamedTuple):
+    """``is_named``: whether MLFLOW_TRACKING_URI names it, and not the run's spec."""
+
+    uri: str
+    is_named: bool
+
+
+@contextlib.contextmanager
+def tracking_kept() -> Iterator[None]:
+    """Restore the tracking URI of this process: MLflow stores the one it uses in the variable."""
+    before = os.environ.get(VARIABLE)
+    try:
+        yield
+    finally:
+        mlflow.set_tracking_uri(before)
+
+
+def sync_destination(spec: JobSpec) -> SyncDestination:
+    """Where a stored run is sent.
 
     Raises:
         BadInputError: a file outside the storage path that MLFLOW_TRACKING_URI does not name.
     """
-    uri = tracking_uri(spec)
-    if os.environ.get(VARIABLE) or urlsplit(uri).scheme.split("+")[0] not in FILE_SCHEMES:
-        return uri
-    path = sqlite_path(uri)
+    found = SyncDestination(tracking_uri(spec), is_named=bool(os.environ.get(VARIABLE)))
+    if found.is_named or urlsplit(found.uri).scheme.split("+")[0] not in FILE_SCHEMES:
+        return found
+    path = sqlite_path(found.uri)
     if path is None or not path.is_absolute() or not _is_in_storage(path, spec):
-        _refuse("tracking.uri", f"is {uri}", spec)
-    return uri
+        _refuse("tracking.uri", f"is {found.uri}", spec)
+    return found
 
 
-def check_artifacts(run: MlflowRun, spec: JobSpec) -> None:
+def check_artifacts(run: MlflowRun, spec: JobSpec, destination: SyncDestination) -> None:
     """Check where a database in the storage path says that the run's files are.
 
     Raises:
         BadInputError: outside the storage path, unless MLFLOW_TRACKING_URI names the database.
     """
-    if os.environ.get(VARIABLE) or sqlite_path(run.uri) is None:
+    if destination.is_named or sqlite_path(run.uri) is None:
         return
     uri = str(run.client.get_run(run.run_id).info.artifact_uri)
     parts = urlsplit(uri)
@@ -51,7 +73,7 @@ def _is_in_storage(path: Path, spec: JobSpec) -> bool:
     return path.resolve().is_relative_to(spec.checkpoints.storage_path.resolve())
 
 
-def _refuse(where: str, wrong: str, spec: JobSpec) -> None:
+def _refuse(where: str, wrong: str, spec: JobSpec) -> NoReturn:
     raise BadInputError(
         spec.name,
         [
