@@ -5,16 +5,19 @@ import threading
 from pathlib import Path
 
 import mlflow
+import torch
 from safetensors.torch import load_file
 from torch import nn
 
 from data_pipeline.uris import redacted
+from service.distillation.logits import are_valid
 from service.models.build import build_model
 from service.result import RunResult, read_result
 from service.run.claim import claim_run_folder
 from service.run.folder import SPEC_NAME, STUDENT_NAME, read_spec, read_tags
 from service.run.journal import JOURNAL_NAME, JournalReader
 from service.run.status import read_status
+from service.spec.errors import BadInputError, Problem
 from service.spec.job import JobSpec
 from service.tracking.destination import publication_key, set_destination
 from service.tracking.mlflow_run import RUN_STATUSES, MlflowRun
@@ -68,10 +71,22 @@ def try_to_publish(result: RunResult, spec: JobSpec, run: MlflowRun) -> None:
 
 
 def load_student(spec: JobSpec, weights_path: Path) -> nn.Module:
-    """The trained student with the weights of a run's folder."""
+    """The trained student with the weights of a run's folder.
+
+    Raises:
+        BadInputError: its logits are not finite; it must not be published.
+    """
     student = build_model(spec.student.model, spec.dataset.num_classes)
     student.load_state_dict(load_file(weights_path))
-    return student.eval()
+    student.eval()
+    size = spec.evaluation.crop_size
+    with torch.inference_mode():
+        is_usable = are_valid(student(torch.zeros(1, 3, size, size))).all()
+    if not is_usable:
+        wrong = "is a student whose logits are not finite"
+        remedy = "train another one; this one is not published"
+        raise BadInputError(spec.name, [Problem(str(weights_path), wrong, remedy)])
+    return student
 
 
 def run_folders(path: Path) -> list[Path]:
