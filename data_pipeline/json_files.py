@@ -3,15 +3,14 @@
 Nothing here waits for another process or device, and no error repeats what is in a file.
 """
 
-import errno
 import json
 import math
-import os
 import re
-import stat
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
+
+from data_pipeline.files import NotRegularError, open_regular
 
 MAX_DEPTH = 50
 # A list of a list takes 3 bytes of text and 100 times as much memory.
@@ -22,14 +21,6 @@ TOO_DEEP = f"is nested more than {MAX_DEPTH} levels deep"
 
 # What only an escape such as \u0000 puts into the text of a JSON file: no path and no name has it.
 _NOT_TEXT = re.compile("[\0\ud800-\udfff]")
-_KINDS = {
-    stat.S_IFDIR: "a folder",
-    stat.S_IFIFO: "a FIFO",
-    stat.S_IFCHR: "a device",
-    stat.S_IFBLK: "a device",
-    stat.S_IFSOCK: "a socket",
-    stat.S_IFLNK: "a symbolic link",
-}
 
 T = TypeVar("T")
 
@@ -53,36 +44,6 @@ class UnusableFileError(ValueError):
         return f"{self.where} {self.wrong}" if self.where else self.wrong
 
 
-def open_regular(path: Path, flags: int = os.O_RDONLY, *, follow_links: bool = False) -> int:
-    """Open a regular file as ``os.open`` does; never waits, as the opening of a FIFO would.
-
-    ``follow_links``: whether ``path`` itself may be a symbolic link; its folders may.
-
-    Raises:
-        UnusableFileError: what is there is no regular file, or the path cannot be one.
-        OSError: there is no such file, or the system refuses.
-    """
-    flags |= os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC | (0 if follow_links else os.O_NOFOLLOW)
-    try:
-        descriptor = os.open(path, flags, 0o666)
-    except OSError as error:
-        if error.errno in (errno.ELOOP, errno.ENXIO, errno.EISDIR, errno.ENODEV):
-            raise _not_regular(path, os.lstat(path).st_mode) from error
-        raise
-    except ValueError as error:
-        raise UnusableFileError(path, "", "is no path of a file", "give another path") from error
-    mode = os.fstat(descriptor).st_mode
-    if not stat.S_ISREG(mode):
-        os.close(descriptor)
-        raise _not_regular(path, mode)
-    return descriptor
-
-
-def _not_regular(path: Path, mode: int) -> UnusableFileError:
-    kind = _KINDS.get(stat.S_IFMT(mode), "of another kind")
-    return UnusableFileError(path, "", f"is {kind}", "put a regular file there")
-
-
 def read_bounded(path: Path, limit_bytes: int, *, follow_links: bool = False) -> bytes:
     """The content of a regular file of at most ``limit_bytes``.
 
@@ -90,8 +51,14 @@ def read_bounded(path: Path, limit_bytes: int, *, follow_links: bool = False) ->
         UnusableFileError: it is no regular file, or larger.
         OSError: there is no such file, or it cannot be read.
     """
-    with os.fdopen(open_regular(path, follow_links=follow_links), "rb") as file:
-        content = file.read(limit_bytes + 1)
+    try:
+        with open_regular(path, "rb", follow_links=follow_links) as file:
+            content = file.read(limit_bytes + 1)
+    except NotRegularError as error:
+        wrong, remedy = f"is {error.kind}", "put a regular file there"
+        raise UnusableFileError(path, "", wrong, remedy) from error
+    except ValueError as error:
+        raise UnusableFileError(path, "", "is no path of a file", "give another path") from error
     if len(content) > limit_bytes:
         wrong = f"has more than {limit_bytes:,} bytes"
         raise UnusableFileError(path, "", wrong, "give the file that was meant")

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from data_pipeline.beton import BetonError
-from data_pipeline.files import write_atomically
+from data_pipeline.files import remove_partials, write_atomically
 from data_pipeline.json_files import UnusableFileError, read_json
 
 FORMAT = 4
@@ -125,10 +125,12 @@ _FIELDS: dict[str, tuple[Callable[[object], bool], str]] = {
 
 
 def write_manifest(path: Path, manifest: dict[str, Any]) -> None:
-    """Write the manifest of the .beton at ``path`` atomically.
+    """Write the manifest of the .beton at ``path`` atomically; no other process may write it.
 
     Raises:
         OSError: the storage fails.
     """
     text = json.dumps(manifest, indent=1, ensure_ascii=False) + "\n"
+    # Of conversions that were killed.
+    remove_partials(path.parent, manifest_path(path).name)
     write_atomically(manifest_path(path), text)

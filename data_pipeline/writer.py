@@ -26,6 +26,7 @@ from data_pipeline.beton import (
     VERSION,
 )
 from data_pipeline.encode import EncodedImage
+from data_pipeline.files import open_regular
 
 PAGE_SIZE = 1 << 23
 SYNC_INTERVAL_BYTES = 1 << 24
@@ -62,7 +63,7 @@ class BetonWriter:
     def __enter__(self) -> Self:
         self._path.parent.mkdir(parents=True, exist_ok=True)
         # The partial file of a killed conversion is overwritten; a running one holds the lock.
-        self._file = os.fdopen(os.open(self.partial_path, os.O_RDWR | os.O_CREAT, 0o666), "r+b")
+        self._file = open_regular(self.partial_path, "r+b", flags=os.O_CREAT)
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

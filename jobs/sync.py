@@ -1,7 +1,9 @@
 """Send the missing data of runs that have ended to MLflow: python jobs/sync.py FOLDER ...
 
-A FOLDER is a run's folder, or a storage path with runs in it. The server is MLFLOW_TRACKING_URI, or
-that of each run's spec. Exit status: 0 MLflow has everything, 1 something is missing, 2 bad input.
+A FOLDER is a run's folder, or a storage path with runs in it, wherever it was moved or copied to.
+The server is MLFLOW_TRACKING_URI, or that of each run's spec; without either, it is SQLite beside
+the run's folder. A SQLite file elsewhere must be named by MLFLOW_TRACKING_URI. Exit status:
+0 MLflow has everything, 1 something is missing, 2 bad input.
 """
 
 import argparse
@@ -9,6 +11,7 @@ import sys
 
 from data_pipeline.uris import redacted
 from service.publish import run_folders, sync_run
+from service.run.folder import refuse_links
 from service.run.logs import set_up_logging
 from service.run.scripts import run_script
 from service.spec.errors import EXIT_BAD_INPUT, EXIT_DONE, EXIT_FAILED, BadInputError, Problem
@@ -40,6 +43,8 @@ def main(arguments: list[str]) -> int:
     exit_status = EXIT_DONE
     for run_path in [run for folder in folders for run in run_folders(folder)]:
         try:
+            if run_path not in folders:
+                refuse_links([run_path])
             sync = sync_sweep if is_sweep(run_path) else sync_run
             print(sync(run_path), flush=True)
         except BadInputError as error:

@@ -5,19 +5,28 @@ import threading
 from pathlib import Path
 
 import mlflow
+import torch
 from torch import nn
 
 from data_pipeline.uris import redacted
+from service.distillation.logits import are_valid
 from service.models.build import load_network
 from service.result import RunResult, read_result
 from service.run.claim import claim_run_folder
 from service.run.folder import SPEC_NAME, STUDENT_NAME, read_spec, read_tags
 from service.run.journal import JOURNAL_NAME, JournalReader
 from service.run.status import read_status
+from service.spec.errors import BadInputError, Problem
 from service.spec.job import JobSpec
 from service.tracking.destination import publication_key, set_destination
-from service.tracking.mlflow_run import RUN_STATUSES, MlflowRun, tracking_uri
+from service.tracking.mlflow_run import RUN_STATUSES, MlflowRun
 from service.tracking.student_model import log_student
+from service.tracking.sync_destination import (
+    SyncDestination,
+    check_artifacts,
+    sync_destination,
+    tracking_kept,
+)
 from service.tracking.tracker import SentPosition
 
 logger = logging.getLogger(__name__)
@@ -61,8 +70,20 @@ def try_to_publish(result: RunResult, spec: JobSpec, run: MlflowRun) -> None:
 
 
 def load_student(spec: JobSpec, weights_path: Path) -> nn.Module:
-    """The trained student with the weights of a run's folder."""
-    return load_network(weights_path, spec.student.model, spec.dataset.num_classes)
+    """The trained student with the weights of a run's folder.
+
+    Raises:
+        BadInputError: its logits are not finite; it must not be published.
+    """
+    student = load_network(weights_path, spec.student.model, spec.dataset.num_classes)
+    size = spec.evaluation.crop_size
+    with torch.inference_mode():
+        is_usable = are_valid(student(torch.zeros(1, 3, size, size))).all()
+    if not is_usable:
+        wrong = "is a student whose logits are not finite"
+        remedy = "train another one; this one is not published"
+        raise BadInputError(spec.name, [Problem(str(weights_path), wrong, remedy)])
+    return student
 
 
 def run_folders(path: Path) -> list[Path]:
@@ -74,16 +95,21 @@ def run_folders(path: Path) -> list[Path]:
     return sorted(entry for entry in path.iterdir() if (entry / SPEC_NAME).is_file())
 
 
-def sync_run(run_path: Path) -> str:
+def sync_run(run_path: Path, destination: SyncDestination | None = None) -> str:
     """Send MLflow what it misses of a run; returns a line for the log.
 
+    Only the run's own folder is changed, and with SQLite its storage path, which is the folder
+    around it. ``destination``: that of the sweep that the run belongs to.
+
     Raises:
-        BadInputError: a job holds the folder, and sends it itself.
+        BadInputError: a job holds the folder, and sends it itself; or the spec names a database
+            elsewhere.
         One of TRACKING_ERRORS: the server fails or does not answer; what it accepted is recorded.
     """
     spec = read_spec(run_path)
-    with claim_run_folder(spec):
-        uri = tracking_uri(spec)
+    destination = destination or sync_destination(spec)
+    uri = destination.uri
+    with claim_run_folder(spec), tracking_kept():
         set_destination(spec, uri)
         position, result = SentPosition(run_path), read_result(run_path)
         events = JournalReader(run_path / JOURNAL_NAME, position.number).read()
@@ -91,6 +117,7 @@ def sync_run(run_path: Path) -> str:
             return f"{spec.name}: MLflow has everything"
         mlflow.set_tracking_uri(uri)
         run = MlflowRun(spec, uri)
+        check_artifacts(run, spec, destination)
         run.log_spec(read_tags(run_path))
         if events:
             run.log_events(events)

@@ -72,14 +72,15 @@ def read_result(run_path: Path) -> RunResult | None:
 
 
 class IncompleteRunError(RuntimeError):
-    """The workers ended, but the newest checkpoint is not that of a finished run."""
+    """The workers ended, but the newest checkpoint is not that of a finished, usable student."""
 
 
 def collect_result(run_path: Path, num_epochs: int) -> RunResult:
     """Copy the student from the checkpoint of the last epoch, and write the result.
 
     Raises:
-        IncompleteRunError: there is no checkpoint after ``num_epochs`` epochs.
+        IncompleteRunError: there is no checkpoint after ``num_epochs`` epochs, or its student's
+            logits are not finite.
         OSError: the storage fails.
     """
     checkpoint = newest_checkpoint(run_path)
@@ -91,6 +92,8 @@ def collect_result(run_path: Path, num_epochs: int) -> RunResult:
             f"the newest checkpoint in {run_path} is of epoch {progress.epoch}, not of the last, "
             f"{num_epochs}"
         )
+    if progress.last_nonfinite:
+        raise IncompleteRunError(f"the logits of the student in {checkpoint} are not finite")
     spec = read_spec(run_path)
     with atomic_path(run_path / STUDENT_NAME) as partial_path:
         weights_path = final_student_path(checkpoint)

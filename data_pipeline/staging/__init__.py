@@ -4,15 +4,17 @@ A dataset is NAME.beton with its manifest NAME.beton.json, in an object store or
 It is copied under a lock, checked against its manifest, and renamed when it is complete.
 """
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Self
+from typing import IO, Any, Self
 
 from data_pipeline import verify
-from data_pipeline.beton import BetonError
-from data_pipeline.staging.cache import Cache, Entry
+from data_pipeline.files import write_atomically
+from data_pipeline.manifest import manifest_path
+from data_pipeline.staging.cache import Cache, Entry, stored_manifest
 from data_pipeline.staging.dataset_copy import DatasetCopy
 from data_pipeline.staging.remote import StagingError
 from data_pipeline.staging.remote_manifest import read_manifest_at
@@ -66,7 +68,7 @@ def stage(location: str, cache: Cache, *, report: Report = _print) -> StagedFile
         cache.path.mkdir(parents=True, exist_ok=True)
         waiting = f"waiting for another process that stages {location}"
         with entry.staging(on_wait=lambda: report(waiting)):
-            path = _intact_copy(entry, report)
+            path = _intact_copy(entry, manifest, report)
             if path is None:
                 path = DatasetCopy(location, manifest, cache, entry, report).run()
             entry.touch()
@@ -78,15 +80,26 @@ def stage(location: str, cache: Cache, *, report: Report = _print) -> StagedFile
         ) from error
 
 
-def _intact_copy(entry: Entry, report: Report) -> Path | None:
-    """The cached file; None if there is none, or if it was damaged and is now removed."""
+def _intact_copy(entry: Entry, manifest: dict[str, Any], report: Report) -> Path | None:
+    """The cached file of the dataset with this manifest; None if there is none.
+
+    A file that is damaged, or of another dataset, is removed.
+    """
     path = entry.find()
     if path is None:
         return None
+    stored = stored_manifest(path)
+    if stored.get("fingerprint") != manifest["fingerprint"]:
+        report(f"{path} is of another dataset and is replaced")
+        entry.remove()
+        return None
     try:
         verify.check_quickly(path)
-    except BetonError as error:
+    except ValueError as error:
         report(f"{path} is damaged and is staged again ({error})")
         entry.remove()
         return None
+    if stored != manifest:
+        # The same samples, described in another way.
+        write_atomically(manifest_path(path), json.dumps(manifest))
     return path

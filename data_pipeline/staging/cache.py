@@ -3,9 +3,13 @@
 A dataset is CACHE/<key>/NAME.beton with NAME.beton.json; the key is the first KEY_LENGTH digits of
 its fingerprint. The process that stages it locks CACHE/<key>.lock exclusively; processes that read
 it hold CACHE/<key>.lease as a shared lock. The kernel releases the locks of a process that dies.
+
+Others may write to the folder too: nothing in it is trusted before it was compared with the
+manifest of the dataset that was asked for, and neither links nor FIFOs are opened.
 """
 
 import fcntl
+import json
 import math
 import os
 import re
@@ -14,8 +18,9 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
+from data_pipeline.files import is_regular, open_regular
 from data_pipeline.manifest import manifest_path
 
 KEY_LENGTH = 32
@@ -39,7 +44,7 @@ class Cache:
 
     def entries(self) -> list["Entry"]:
         """All datasets here, complete or partial; other folders in the cache's path are ignored."""
-        names = [child.name for child in self.path.iterdir() if child.is_dir()]
+        names = [child.name for child in self.path.iterdir() if is_real_folder(child)]
         return [Entry(self.path, name) for name in names if _KEY.fullmatch(name)]
 
 
@@ -60,9 +65,10 @@ class Entry:
         return self.cache_path / self.key
 
     def find(self) -> Path | None:
-        """The complete .beton that has its manifest; None if there is none."""
-        for path in sorted(self.folder.glob("*.beton")):
-            if manifest_path(path).exists():
+        """The .beton whose manifest says that it belongs to this key; None if there is none."""
+        for path in sorted(self.folder.glob("*.beton")) if is_real_folder(self.folder) else ():
+            fingerprint = stored_manifest(path).get("fingerprint")
+            if is_regular(path) and str(fingerprint)[:KEY_LENGTH] == self.key:
                 return path
         return None
 
@@ -84,7 +90,10 @@ class Entry:
 
     def remove(self) -> None:
         """Delete the files; a process that has one open can still read it."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        if is_real_folder(self.folder):
+            shutil.rmtree(self.folder, ignore_errors=True)
+        else:
+            self.folder.unlink(missing_ok=True)
 
     @contextmanager
     def staging(self, on_wait: Callable[[], None]) -> Iterator[None]:
@@ -94,19 +103,22 @@ class Entry:
 
     def lease(self) -> IO[bytes]:
         """Protect the entry from eviction until the returned file is closed."""
-        lease = self._lease_path.open("ab")
+        lease = open_regular(self._lease_path, "ab")
         fcntl.flock(lease, fcntl.LOCK_SH)
         return lease
 
     @contextmanager
     def claimed(self) -> Iterator[bool]:
-        """Yield whether no process stages or reads the entry; none can start within the context."""
+        """Yield whether no process stages or reads the entry; none can start within the context.
+
+        An entry whose locks cannot be opened counts as used.
+        """
         with ExitStack() as stack:
             try:
                 for path in (self.cache_path / f"{self.key}.lock", self._lease_path):
-                    file = stack.enter_context(path.open("ab"))
+                    file = stack.enter_context(open_regular(path, "ab"))
                     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
+            except OSError:
                 yield False
                 return
             yield True
@@ -115,7 +127,7 @@ class Entry:
         for path in self.folder.glob("*"):
             # The process that stages the entry may rename or remove a file meanwhile.
             with suppress(FileNotFoundError):
-                yield path.stat()
+                yield path.lstat()
 
     @property
     def _lease_path(self) -> Path:
@@ -129,13 +141,28 @@ def locked(path: Path, on_wait: Callable[[], None] = lambda: None) -> Iterator[N
     Raises:
         OSError: the file cannot be created or locked.
     """
-    with path.open("ab") as file:
+    with open_regular(path, "ab") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             on_wait()
             fcntl.flock(file, fcntl.LOCK_EX)
         yield
+
+
+def is_real_folder(path: Path) -> bool:
+    """Whether there is a folder at ``path``, not a link to one."""
+    return path.is_dir() and not path.is_symlink()
+
+
+def stored_manifest(path: Path) -> dict[str, Any]:
+    """The manifest beside a .beton of the cache; empty if there is none, or no readable one."""
+    try:
+        with open_regular(manifest_path(path), "rb") as file:
+            content = json.loads(file.read())
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return content if isinstance(content, dict) else {}
 
 
 def format_bytes(num_bytes: float) -> str:

@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from data_pipeline import verify
-from data_pipeline.beton import BetonError
-from data_pipeline.files import sync_to_disk, write_atomically
+from data_pipeline.files import remove_tree, sync_to_disk, write_atomically
 from data_pipeline.manifest import manifest_path
-from data_pipeline.staging.cache import Cache, Entry, locked
+from data_pipeline.staging.cache import Cache, Entry, is_real_folder, locked
 from data_pipeline.staging.eviction import free_space, no_space_error
-from data_pipeline.staging.fetch import allocate, chunk_log_path, fetch
+from data_pipeline.staging.fetch import PartialCopy, allocate, chunk_log_path, fetch
 from data_pipeline.staging.remote import RemoteFile, StagingError, remote_file
 from data_pipeline.staging.remote_manifest import read_manifest_at
 
@@ -70,6 +69,10 @@ class DatasetCopy:
         return self._path.with_name(self._path.name + ".partial")
 
     @property
+    def _partial_copy(self) -> PartialCopy:
+        return PartialCopy(self._partial_path, self._num_bytes, self.manifest["fingerprint"])
+
+    @property
     def _num_bytes(self) -> int:
         return int(self.manifest["num_bytes"])
 
@@ -79,10 +82,10 @@ class DatasetCopy:
         try:
             # Locked, so that two processes do not reserve the same free bytes.
             with locked(self.cache.path / "eviction.lock"):
-                self._remove_other_names()
+                self._remove_all_but_the_partial_copy()
                 free_space(self.cache, self.entry, self._num_bytes, self.report)
-                allocate(self._partial_path, self._num_bytes)
-            num_kept = fetch(source, self._partial_path, self._num_bytes, self.report)
+                allocate(self._partial_copy)
+            num_kept = fetch(source, self._partial_copy, self.report)
             # The check of the partial file reads its manifest here.
             write_atomically(manifest_path(self._partial_path), json.dumps(self.manifest))
         except OSError as error:
@@ -101,12 +104,15 @@ class DatasetCopy:
                 "upload the file and its manifest again"
             )
 
-    def _remove_other_names(self) -> None:
-        """Remove files that a copy of the same content from another location left."""
-        self.entry.folder.mkdir(parents=True, exist_ok=True)
-        for path in self.entry.folder.iterdir():
-            if not path.name.startswith(self._path.name):
-                path.unlink()
+    def _remove_all_but_the_partial_copy(self) -> None:
+        """Remove what a copy from another location left, or somebody else put there."""
+        folder, kept = self.entry.folder, (self._partial_path, chunk_log_path(self._partial_path))
+        if not is_real_folder(folder):
+            remove_tree(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        for path in folder.iterdir():
+            if path not in kept:
+                remove_tree(path)
 
     def _require_unchanged(self, source: RemoteFile) -> None:
         fingerprint = read_manifest_at(self.location)["fingerprint"]
@@ -116,12 +122,12 @@ class DatasetCopy:
                 f"{self.location} changed while it was copied; start again when nobody writes to it"
             )
 
-    def _fault(self) -> BetonError | None:
+    def _fault(self) -> ValueError | None:
         """The fault of the partial file, which is then removed; None if the file is intact."""
         try:
             verify.check_quickly(self._partial_path)
             verify.check_samples(self._partial_path, len(os.sched_getaffinity(0)))
-        except BetonError as error:
+        except ValueError as error:
             self.entry.remove()
             return error
         return None

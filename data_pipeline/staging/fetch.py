@@ -1,17 +1,19 @@
 """Copies one large file in chunks, so that a killed process loses only a few of them.
 
-Chunks are written to the target, flushed to disk, and only then recorded in a log. Chunks that are
-not in the log are fetched again.
+Chunks are written to the target, flushed to disk, and only then recorded in a log, which names the
+dataset that they are of. Chunks that are not in the log are fetched again.
 """
 
 import os
+import re
 import time
 from collections.abc import Callable
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import ExitStack, closing
 from pathlib import Path
+from typing import NamedTuple
 
-from data_pipeline.json_files import read_bounded
+from data_pipeline.files import is_regular, open_regular, remove_tree
 from data_pipeline.staging.cache import format_bytes
 from data_pipeline.staging.remote import RemoteFile, StagingError, explain
 
@@ -23,30 +25,53 @@ REPORT_INTERVAL_S = 5.0
 LOG_LIMIT_BYTES = 16_000_000
 
 
+# A number of a chunk in the log.
+_NUMBER = re.compile(rb"[0-9]{1,9}")
+
+
+class PartialCopy(NamedTuple):
+    """A file that grows to ``num_bytes`` bytes of the dataset with ``fingerprint``."""
+
+    path: Path
+    num_bytes: int
+    fingerprint: str
+
+    @property
+    def log_head(self) -> bytes:
+        """The first line of its log of chunks."""
+        return f"{self.fingerprint} {self.num_bytes} {CHUNK_BYTES}\n".encode()
+
+
 def chunk_log_path(target: Path) -> Path:
     """Path of the log of a target's complete chunks."""
     return target.with_name(target.name + ".chunks")
 
 
-def allocate(target: Path, num_bytes: int) -> None:
-    """Give the target its full size on disk, keeping chunks that an earlier process left.
+def allocate(copy: PartialCopy) -> None:
+    """Give the copy its full size on disk, keeping chunks that an earlier process left.
 
     Raises:
         OSError: ENOSPC or EDQUOT if the disk cannot hold it, before anything is copied.
     """
-    if not target.exists() or target.stat().st_size != num_bytes:
+    target, log_path = copy.path, chunk_log_path(copy.path)
+    is_kept = is_regular(target) and target.lstat().st_size == copy.num_bytes
+    if not is_kept or not _is_log_of(copy, log_path):
         # The log first: without it, no chunk of the target counts as copied.
-        chunk_log_path(target).unlink(missing_ok=True)
-        target.unlink(missing_ok=True)
-    descriptor = os.open(target, os.O_WRONLY | os.O_CREAT, 0o666)
-    try:
-        os.posix_fallocate(descriptor, 0, num_bytes)
-    finally:
-        os.close(descriptor)
+        remove_tree(log_path)
+        remove_tree(target)
+    with open_regular(target, "r+b", flags=os.O_CREAT) as file:
+        os.posix_fallocate(file.fileno(), 0, copy.num_bytes)
 
 
-def fetch(source: RemoteFile, target: Path, num_bytes: int, report: Callable[[str], None]) -> int:
-    """Copy the missing chunks of a file of ``num_bytes`` bytes into an allocated target.
+def _is_log_of(copy: PartialCopy, log_path: Path) -> bool:
+    if not is_regular(log_path):
+        return False
+    with open_regular(log_path, "rb") as log:
+        return bool(log.read(len(copy.log_head)) == copy.log_head)
+
+
+def fetch(source: RemoteFile, copy: PartialCopy, report: Callable[[str], None]) -> int:
+    """Copy the missing chunks of a file into an allocated copy.
 
     Returns the number of bytes that earlier processes had copied.
 
@@ -54,14 +79,14 @@ def fetch(source: RemoteFile, target: Path, num_bytes: int, report: Callable[[st
         StagingError: a chunk cannot be read in NUM_ATTEMPTS, or the source changes.
         OSError: the target cannot be written, as on a full disk.
     """
+    num_bytes = copy.num_bytes
     with ExitStack() as stack:
-        log = stack.enter_context(closing(_ChunkLog(chunk_log_path(target), num_bytes)))
-        descriptor = os.open(target, os.O_WRONLY)
-        stack.callback(os.close, descriptor)
+        log = stack.enter_context(closing(_ChunkLog(copy)))
+        descriptor = stack.enter_context(open_regular(copy.path, "r+b")).fileno()
         pool = ThreadPoolExecutor(NUM_THREADS, thread_name_prefix="fetch")
         stack.callback(pool.shutdown, cancel_futures=True)
 
-        def copy(index: int) -> int:
+        def copy_chunk(index: int) -> int:
             offset, size = log.extent(index)
             _write(descriptor, _read(source, offset, size, num_bytes), offset)
             os.fdatasync(descriptor)
@@ -71,7 +96,7 @@ def fetch(source: RemoteFile, target: Path, num_bytes: int, report: Callable[[st
         missing = log.missing()
         num_kept = num_bytes - sum(log.extent(index)[1] for index in missing)
         progress = _Progress(Path(source.path).name, num_bytes, num_kept, report)
-        pending = {pool.submit(copy, index) for index in missing}
+        pending = {pool.submit(copy_chunk, index) for index in missing}
         while pending:
             done, pending = wait(pending, REPORT_INTERVAL_S, FIRST_EXCEPTION)
             progress.add(sum(future.result() for future in done))
@@ -115,23 +140,23 @@ def _write(descriptor: int, data: memoryview, offset: int) -> None:
 
 
 class _ChunkLog:
-    """Log of a target's complete chunks, one per line, after a line with the sizes in bytes."""
+    """Log of a copy's complete chunks, one per line, after a line with fingerprint and sizes."""
 
-    def __init__(self, path: Path, num_bytes: int):
-        self._num_bytes = num_bytes
-        self._num_chunks = -(-num_bytes // CHUNK_BYTES)
-        head = f"{num_bytes} {CHUNK_BYTES}"
-        text = _text_of(path)
+    def __init__(self, copy: PartialCopy):
+        self._num_bytes = copy.num_bytes
+        self._num_chunks = -(-copy.num_bytes // CHUNK_BYTES)
+        self._file = open_regular(chunk_log_path(copy.path), "a+b", buffering=0)
+        self._file.seek(0)
+        text = self._file.read(LOG_LIMIT_BYTES)
         # A crash of the machine may leave a partial line, which must not become part of the next.
-        complete = text[: text.rfind("\n") + 1]
-        lines = complete.splitlines()
-        if lines and lines[0] == head:
-            os.truncate(path, len(complete))
-        else:
-            lines = [head]
-            path.write_text(head + "\n")
-        self._done = {int(line) for line in lines[1:] if line.isdigit() and len(line) < 10}
-        self._descriptor = os.open(path, os.O_WRONLY | os.O_APPEND)
+        complete = text[: text.rfind(b"\n") + 1]
+        if not complete.startswith(copy.log_head):
+            complete = b""
+        self._file.truncate(len(complete))
+        if not complete:
+            self._file.write(copy.log_head)
+        lines = complete.splitlines()[1:]
+        self._done = {int(line) for line in lines if _NUMBER.fullmatch(line)}
 
     def extent(self, index: int) -> tuple[int, int]:
         """Offset and size of a chunk in bytes."""
@@ -144,22 +169,11 @@ class _ChunkLog:
 
     def add(self, index: int) -> None:
         """Log a chunk whose bytes are on disk; a short append is atomic among threads."""
-        os.write(self._descriptor, f"{index}\n".encode())
+        self._file.write(f"{index}\n".encode())
 
     def close(self) -> None:
         """Close the log."""
-        os.close(self._descriptor)
-
-
-def _text_of(path: Path) -> str:
-    """The text of a log; one that is damaged is removed, and all chunks are fetched again."""
-    try:
-        return read_bounded(path, LOG_LIMIT_BYTES).decode("ascii")
-    except FileNotFoundError:
-        pass
-    except ValueError:
-        path.unlink()
-    return ""
+        self._file.close()
 
 
 class _Progress:

@@ -62,8 +62,9 @@ def up() -> Stack:
     down()
     FOLDER.mkdir(exist_ok=True)
     token_path = FOLDER / "ray_token"
-    token_path.touch(mode=0o600)
-    token_path.write_text(secrets.token_hex(32))
+    token_path.unlink(missing_ok=True)
+    with os.fdopen(os.open(token_path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        file.write(secrets.token_hex(32))
     gcs_port, dashboard_port, client_port, mlflow_port = _free_ports(4)
     stack = Stack(
         f"{RAY_HOST}:{gcs_port}",

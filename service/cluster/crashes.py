@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from data_pipeline.files import write_atomically
-from data_pipeline.json_files import UnusableFileError, open_regular, read_bounded
+from data_pipeline.files import open_regular, write_atomically
+from data_pipeline.json_files import UnusableFileError, read_bounded
 
 # A line of this form precedes what a worker leaves; what follows the last one is its newest crash.
 START_PREFIX = "worker process"
@@ -48,8 +48,7 @@ def record_crash(run_path: Path, rank: int) -> Iterator[None]:
         # Storage that fails has its own messages, and must not be reported as this.
         with contextlib.suppress(OSError, UnusableFileError):
             _remove_last_start(path)
-            flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT
-            file = stack.enter_context(os.fdopen(open_regular(path, flags), "a"))
+            file = stack.enter_context(open_regular(path, "a"))
             print(f"{START_PREFIX} {os.getpid()}, {time.ctime()}", file=file, flush=True)
             # Ray's own is replaced: it writes where only Ray's logs are.
             faulthandler.enable(file)

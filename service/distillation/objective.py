@@ -16,6 +16,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from service.distillation.logits import are_valid
 from service.distillation.losses import cross_entropy, dtkd_loss_at, kd_loss
 from service.distillation.temperature import Temperatures, centered, matched_temperatures
 from service.spec.data_sections import Normalization
@@ -175,7 +176,7 @@ def sample_telemetry(output: TaskOutput, base_temperature: float) -> Tensor | No
     teacher, student: the temperatures T_tea and T_stu. gap_after: |LSE(u / T_tea) - LSE(v / T_stu)|
     of centered teacher logits u and student logits v. gap_before: the same with
     ``base_temperature`` for both. agreement: 1 where teacher and student predict the same class,
-    else 0.
+    else 0, also where the logits of one are not valid (see ``are_valid``).
     """
     if output.teacher_logits is None or output.temperatures is None:
         return None
@@ -186,7 +187,8 @@ def sample_telemetry(output: TaskOutput, base_temperature: float) -> Tensor | No
         sharpness = torch.logsumexp(u / teacher_temperature, dim=1)
         return (sharpness - torch.logsumexp(v / student_temperature, dim=1)).abs()
 
-    agreement = (u.argmax(dim=1) == v.argmax(dim=1)).float()
+    are_both_valid = are_valid(output.teacher_logits) & are_valid(output.student_logits)
+    agreement = ((u.argmax(dim=1) == v.argmax(dim=1)) & are_both_valid).float()
     columns = [
         teacher[:, 0],
         student[:, 0],

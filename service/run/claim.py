@@ -13,10 +13,9 @@ import socket
 from collections.abc import Container, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TextIO
+from typing import IO
 
-from data_pipeline.files import sha256_of
-from data_pipeline.json_files import UnusableFileError, open_regular
+from data_pipeline.files import open_regular, remove_partials, sha256_of
 from service.run.folder import (
     LOCK_NAME,
     SPEC_NAME,
@@ -70,27 +69,27 @@ def claim_run_folder(spec: JobSpec) -> Iterator[None]:
     with ExitStack() as stack:
         try:
             spec.run_path.mkdir(parents=True, exist_ok=True)
-            descriptor = open_regular(
-                spec.run_path / LOCK_NAME, os.O_RDWR | os.O_APPEND | os.O_CREAT
-            )
-            _lock(stack.enter_context(os.fdopen(descriptor, "a+")), spec)
-        except (OSError, UnusableFileError) as error:
-            reason = error.fault if isinstance(error, UnusableFileError) else error.strerror
+            lock = stack.enter_context(open_regular(spec.run_path / LOCK_NAME, "a+"))
+            _lock(lock, spec)
+        except OSError as error:
             problem = Problem(
                 "checkpoints.storage_path",
-                f"{spec.run_path / LOCK_NAME}: {reason}",
+                f"{spec.run_path / LOCK_NAME}: {error.strerror}",
                 "give a folder on storage that can be written and locked",
             )
             raise BadInputError("spec", [problem]) from error
+        # The lock is held: what processes that were killed left is nobody's any more.
+        remove_partials(spec.run_path)
         try:
             yield
         finally:
+            remove_partials(spec.run_path)
             # A job that was refused before it started leaves no folder.
             if is_new and not has_spec(spec.run_path):
                 shutil.rmtree(spec.run_path, ignore_errors=True)
 
 
-def _lock(lock: TextIO, spec: JobSpec) -> None:
+def _lock(lock: IO[str], spec: JobSpec) -> None:
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -3,7 +3,6 @@
 import contextlib
 import json
 import logging
-import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +10,8 @@ from typing import Literal, NamedTuple
 
 from pydantic import TypeAdapter
 
-from data_pipeline.json_files import UnusableFileError, open_regular, read_bounded
+from data_pipeline.files import open_regular
+from data_pipeline.json_files import UnusableFileError, read_bounded
 from service.run.journal import JOURNAL_NAME, Count, Event, read_events
 from service.run.state_files import LIMIT_BYTES
 
@@ -50,10 +50,8 @@ def recorded_submission(run_path: Path) -> Iterator[None]:
 def _record(run_path: Path, kind: Literal["begin", "end"]) -> None:
     mark = _Mark(kind, int(time.time() * 1000))
     # Where the disk fails, the time of this submission is not counted as waiting.
-    with contextlib.suppress(OSError, UnusableFileError):
-        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT
-        with os.fdopen(open_regular(run_path / SUBMISSIONS_NAME, flags), "a") as file:
-            file.write(json.dumps(mark._asdict()) + "\n")
+    with contextlib.suppress(OSError), open_regular(run_path / SUBMISSIONS_NAME, "a") as file:
+        file.write(json.dumps(mark._asdict()) + "\n")
 
 
 def durations(run_path: Path) -> Durations:

@@ -2,7 +2,7 @@
 
 import json
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from data_pipeline.files import retry_io, write_atomically
@@ -13,7 +13,9 @@ from service.run.state_files import (
     read_state,
     read_stored,
 )
+from service.spec.errors import BadInputError, Problem
 from service.spec.job import JobSpec
+from service.spec.paths import is_same_folder
 
 SPEC_NAME = "spec.json"
 TAGS_NAME = "tags.json"
@@ -36,18 +38,43 @@ def write_spec(spec: JobSpec) -> None:
 
 
 def read_spec(run_path: Path) -> JobSpec:
-    """The spec that a run's folder belongs to.
+    """The spec that a run's folder belongs to; its ``run_path`` is this folder.
+
+    The folder may have been moved or copied, or come from somebody else: where its spec says that
+    it is does not count.
 
     Raises:
         BadInputError: it is damaged, or was written by another version of the service.
         OSError: the storage fails, or there is no spec.
     """
-    return read_stored(run_path / SPEC_NAME, JobSpec, lambda: written_by(run_path))
+    spec = read_stored(run_path / SPEC_NAME, JobSpec, lambda: written_by(run_path))
+    return located(spec, run_path)
 
 
 def written_by(run_path: Path) -> str | None:
     """Version of the service whose job wrote the folder's tags last; None if it is not known."""
     return (read_if_usable(run_path / TAGS_NAME, dict[str, str]) or {}).get(VERSION_TAG)
+
+
+def located(spec: JobSpec, run_path: Path) -> JobSpec:
+    """The spec with ``run_path`` as its folder; unchanged where it names this folder already."""
+    run_path = run_path.resolve() if ".." in run_path.parts else run_path.absolute()
+    is_there = spec.run_path.name == run_path.name
+    if is_there and is_same_folder(spec.checkpoints.storage_path, run_path.parent):
+        return spec
+    return spec.located_at(run_path)
+
+
+def refuse_links(paths: Iterable[Path]) -> None:
+    """Refuse folders that are links: what is written below them would be somewhere else.
+
+    Raises:
+        BadInputError: naming each of them.
+    """
+    remedy = "give the folder that it leads to"
+    problems = [Problem(str(p), "is a symbolic link", remedy) for p in paths if p.is_symlink()]
+    if problems:
+        raise BadInputError("folder", problems)
 
 
 def write_tags(run_path: Path, tags: Mapping[str, str]) -> None:

@@ -13,12 +13,11 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, BinaryIO, Literal, NamedTuple
+from typing import IO, Annotated, Literal, NamedTuple
 
 from pydantic import Field, TypeAdapter
 
-from data_pipeline.files import write_atomically
-from data_pipeline.json_files import UnusableFileError, open_regular
+from data_pipeline.files import NotRegularError, open_regular, write_atomically
 from service.run.folder import FencingToken
 from service.run.state_files import damaged
 
@@ -172,7 +171,7 @@ class JournalReader:
             BadInputError: it is no regular file, or larger than any journal.
             OSError: the journal exists and cannot be read.
         """
-        file = _open_journal(self._path, os.O_RDONLY, "rb")
+        file = _open_journal(self._path, "rb")
         if file is None:
             return []
         with file:
@@ -232,11 +231,7 @@ def _append_whole(path: Path, data: bytes) -> None:
     Raises:
         OSError: the disk is full or fails.
     """
-    try:
-        descriptor = open_regular(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
-    except UnusableFileError as error:
-        raise OSError(errno.EINVAL, str(error)) from error
-    with os.fdopen(descriptor, "ab", buffering=0) as file:
+    with open_regular(path, "ab", buffering=0) as file:
         size = file.seek(0, os.SEEK_END)
         try:
             if file.write(data) != len(data):
@@ -254,7 +249,7 @@ def remove_torn_line(path: Path) -> None:
         BadInputError: it is no regular file, or larger than any journal.
         OSError: the storage fails.
     """
-    file = _open_journal(path, os.O_RDWR, "r+b")
+    file = _open_journal(path, "r+b")
     if file is None:
         return
     with file:
@@ -263,14 +258,14 @@ def remove_torn_line(path: Path) -> None:
             file.truncate(data.rfind(b"\n") + 1)
 
 
-def _open_journal(path: Path, flags: int, mode: Literal["rb", "r+b"]) -> BinaryIO | None:
+def _open_journal(path: Path, mode: Literal["rb", "r+b"]) -> IO[bytes] | None:
     """An open journal; None if there is none."""
     try:
-        file = os.fdopen(open_regular(path, flags), mode)
+        file = open_regular(path, mode)
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except UnusableFileError as error:
-        raise damaged(path, error.fault, REMEDY) from error
+    except NotRegularError as error:
+        raise damaged(path, f"is {error.kind}", REMEDY) from error
     if os.fstat(file.fileno()).st_size > 2 * MAX_JOURNAL_BYTES:
         file.close()
         raise damaged(path, f"has more than {2 * MAX_JOURNAL_BYTES:,} bytes", REMEDY)

@@ -15,7 +15,8 @@ class Progress:
     ``step`` counts optimizer steps done, ``epoch`` whole epochs done, ``step_in_epoch`` steps of
     the current epoch, ``skipped`` the steps among them whose gradient was not finite. Accuracies
     are shares (0 to 1); ``best_*`` are those of the evaluation with the best top-1, after
-    ``best_epoch`` epochs.
+    ``best_epoch`` epochs. ``last_nonfinite``: images of the last evaluation whose logits were not
+    finite.
     """
 
     step: int = 0
@@ -27,11 +28,14 @@ class Progress:
     best_top1: float | None = None
     best_top5: float | None = None
     best_epoch: int | None = None
+    last_nonfinite: int = 0
     teacher_top1: float | None = None
     teacher_top5: float | None = None
 
-    def record_evaluation(self, top1: float, top5: float, epoch: int) -> None:
+    def record_evaluation(
+        self, top1: float, top5: float, epoch: int, num_nonfinite: int = 0
+    ) -> None:
         """Take the student's accuracy after ``epoch`` whole epochs."""
-        self.last_top1, self.last_top5 = top1, top5
+        self.last_top1, self.last_top5, self.last_nonfinite = top1, top5, num_nonfinite
         if self.best_top1 is None or top1 > self.best_top1:
             self.best_top1, self.best_top5, self.best_epoch = top1, top5, epoch

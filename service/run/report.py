@@ -8,6 +8,9 @@ from service.run.progress import Progress
 from service.spec.data_sections import Split
 from service.spec.job import JobSpec
 
+# Name, within the group of a split, of the number of images whose logits are not finite.
+NONFINITE_METRIC = "nonfinite_images"
+
 SPLIT_WORDS: dict[Split, str] = {"val": "val", "held_out": "held-out images of train"}
 
 
@@ -17,13 +20,13 @@ def progress_line(event: Event, spec: JobSpec, last_top1: float | None) -> str:
     if event.kind in ("note", "start"):
         return event.text
     if event.kind == "teacher":
-        return f"teacher: {_accuracies(values, 'teacher')}"
+        return f"teacher: {_accuracies(values, 'teacher')}{_nonfinite(values, 'teacher')}"
     if event.kind == "evaluation":
         split = spec.dataset.evaluated
         return (
             f"epoch {event.epoch}/{num_epochs}  step {event.step}  "
             f"{split} {_accuracies(values, split)}  loss {figure(values, f'{split}/loss', '.4f')}"
-            f"{_undecodable(values)}"
+            f"{_nonfinite(values, split)}{_undecodable(values)}"
         )
     line = (
         f"epoch {event.epoch + 1}/{num_epochs}  step {event.step}  "
@@ -43,6 +46,11 @@ def figure(values: Mapping[str, float], name: str, form: str) -> str:
 def _accuracies(values: Mapping[str, float], split: str) -> str:
     top1, top5 = (values.get(f"{split}/{name}") for name in ("top1", "top5"))
     return f"top-1 {percent(top1)}  top-5 {percent(top5)}"
+
+
+def _nonfinite(values: dict[str, float], split: str) -> str:
+    count = values.get(f"{split}/{NONFINITE_METRIC}", 0)
+    return f"  {count:.0f} images with logits that are not finite count as wrong" if count else ""
 
 
 def _undecodable(values: dict[str, float]) -> str:

@@ -16,6 +16,7 @@ FREE_FIELDS = (
     "resources.collective_timeout_s",
     "resources.heartbeat_timeout_s",
     "resources.resize_interval_s",
+    "checkpoints.storage_path",
     "checkpoints.num_to_keep",
     "evaluation.batch_size",
 )
@@ -31,7 +32,6 @@ LOCATIONS = (
     "teacher.weights.sha256",
     "student.weights.source",
     "student.weights.sha256",
-    "checkpoints.storage_path",
 )
 """Where files are; a run is bound to what is in them (see ``run.claim``)."""
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Discriminator, Field, Tag
+from pydantic import Discriminator, Field, PrivateAttr, Tag
 
 from service.spec.data_sections import Augmentation, Dataset
 from service.spec.fields import Section
@@ -63,10 +63,19 @@ class JobSpec(Section):
     evaluation: Evaluation = Evaluation()
     tracking: Tracking = Tracking()
 
+    _folder_name: str | None = PrivateAttr(default=None)
+
     @property
     def run_path(self) -> Path:
         """The run's folder."""
-        return self.checkpoints.storage_path / self.name
+        return self.checkpoints.storage_path / (self._folder_name or self.name)
+
+    def located_at(self, run_path: Path) -> "JobSpec":
+        """The spec of the same run where its folder is ``run_path``, whatever the folder's name."""
+        checkpoints = self.checkpoints.model_copy(update={"storage_path": run_path.parent})
+        located = self.model_copy(update={"checkpoints": checkpoints})
+        located._folder_name = None if run_path.name == self.name else run_path.name
+        return located
 
     @property
     def micro_batch_size(self) -> int:

@@ -25,6 +25,14 @@ def absolute_path(path: Path | str) -> Path:
         return path.absolute()
 
 
+def is_same_folder(first: Path, second: Path) -> bool:
+    """Whether two paths lead to the same folder, which exists."""
+    try:
+        return first.samefile(second)
+    except OSError:
+        return False
+
+
 def sqlite_uri(path: Path) -> str:
     """The URI of a SQLite file; what has a meaning in a URI is quoted."""
     return SQLITE + "".join(quote(char) if char in "%?#" else char for char in str(path))

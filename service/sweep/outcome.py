@@ -7,9 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from data_pipeline.files import write_atomically
+from data_pipeline.files import is_regular, write_atomically
 from service.spec.job import JobSpec
-from service.spec.loading import parse_spec
 from service.sweep.analysis import TrialRecord, best_of, fastest_front, importances, states_text
 from service.sweep.comparison import COMPARISON_NAME, Comparison, read_comparison
 from service.sweep.pages.page import render_page
@@ -40,7 +39,8 @@ class Outcome(NamedTuple):
 def job_with(sweep: SweepSpec, point: Point, name: str) -> JobSpec:
     """The base with a point's settings as a job called ``name``, without held-out images."""
     content = with_values(given_content(sweep.base), point)
-    return parse_spec({**content, "name": name})
+    # Without its files, which are not needed: the sweep has read them.
+    return JobSpec.model_validate({**content, "name": name})
 
 
 def write_outcome(sweep: SweepSpec, records: Sequence[TrialRecord]) -> Outcome:
@@ -60,6 +60,8 @@ def write_outcome(sweep: SweepSpec, records: Sequence[TrialRecord]) -> Outcome:
         ]
         write_atomically(folder / FRONT_NAME, json.dumps(content, indent=1) + "\n")
     pictures = draw_pictures(sweep, records)
+    if (folder / PICTURES_NAME).is_symlink():
+        (folder / PICTURES_NAME).unlink()
     (folder / PICTURES_NAME).mkdir(exist_ok=True)
     for name, image in pictures.items():
         write_atomically(folder / PICTURES_NAME / f"{name}.png", image)
@@ -160,8 +162,8 @@ def table(sweep: SweepSpec, records: Sequence[TrialRecord]) -> str:
 
 
 def artifacts(folder: Path) -> list[Path]:
-    """The existing files of a sweep's folder that are logged to MLflow."""
+    """The existing files of a sweep's folder that are logged to MLflow; no links."""
     names = (BEST_NAME, FRONT_NAME, TABLE_NAME, PAGE_NAME, SWEEP_NAME, COMPARISON_NAME)
     files = [folder / name for name in names]
     files += sorted((folder / PICTURES_NAME).glob("*.png"))
-    return [path for path in files if path.exists()]
+    return [path for path in files if is_regular(path)]

@@ -19,6 +19,7 @@ from service.run.folder import (
     TRIALS_NAME,
     read_spec,
     read_tags,
+    refuse_links,
     write_spec,
     write_tags,
 )
@@ -34,6 +35,12 @@ from service.sweep.trials import trial_name
 from service.tracking.destination import is_destination, stored_run_id
 from service.tracking.mlflow_run import MlflowRun, tracking_uri
 from service.tracking.student_model import log_student
+from service.tracking.sync_destination import (
+    SyncDestination,
+    check_artifacts,
+    sync_destination,
+    tracking_kept,
+)
 from service.trials.run_trackers import PARENT_TAG, find_parent
 
 logger = logging.getLogger(__name__)
@@ -72,9 +79,16 @@ def publish_sweep(
 
 
 def run_folders(sweep: SweepSpec) -> Iterator[Path]:
-    """The folders of the sweep's runs: trials, then confirming runs."""
+    """The folders of the sweep's runs: trials, then confirming runs.
+
+    Raises:
+        BadInputError: one of them is a link, which may lead to somebody else's run.
+    """
     for name in (TRIALS_NAME, CONFIRM_NAME):
-        yield from sorted(path.parent for path in (sweep.sweep_path / name).glob(f"*/{SPEC_NAME}"))
+        folder = sweep.sweep_path / name
+        paths = sorted(path.parent for path in folder.glob(f"*/{SPEC_NAME}"))
+        refuse_links([folder, *paths])
+        yield from paths
 
 
 def set_parent_of_runs(sweep: SweepSpec, parent: MlflowRun) -> None:
@@ -106,7 +120,8 @@ def _move_runs(sweep: SweepSpec, uri: str) -> None:
     """Send runs that were tracked elsewhere."""
     for run_path in run_folders(sweep):
         if not is_destination(read_spec(run_path), uri):
-            sync_run(run_path)
+            # Where the sweep itself is tracked.
+            sync_run(run_path, SyncDestination(uri, is_named=True))
 
 
 def _log_outcome(
@@ -191,11 +206,14 @@ def sync_sweep(sweep_path: Path) -> str:
     """
     sweep = read_sweep(sweep_path)
     spec = sweep.as_job()
-    with claim_run_folder(spec):
+    destination = sync_destination(spec)
+    with claim_run_folder(spec), tracking_kept():
         # Before its runs, so that they are created as its children.
-        set_parent_of_runs(sweep, MlflowRun(spec, tracking_uri(sweep.base)))
+        parent = MlflowRun(spec, destination.uri)
+        check_artifacts(parent, spec, destination)
+        set_parent_of_runs(sweep, parent)
         for run_path in run_folders(sweep):
-            sync_run(run_path)
+            sync_run(run_path, destination)
         search = Search(sweep)
         outcome = write_outcome(sweep, search.records())
         tags = read_tags(sweep_path)

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from service.run.claim import changed_inputs, differences, has_started, input_tags
-from service.run.folder import read_tags, written_by
+from service.run.folder import located, read_tags, written_by
 from service.run.state_files import read_stored
 from service.spec.errors import BadInputError
 from service.spec.identity import fixed_differences
@@ -41,10 +41,12 @@ def has_other_scheduler(sweep: SweepSpec) -> bool:
 
 
 def read_sweep(sweep_path: Path) -> SweepSpec:
-    """The sweep that a folder belongs to.
+    """The sweep that a folder belongs to, wherever the folder is now; see ``read_spec``.
 
     Raises:
         BadInputError: it is damaged, or was written by another version of the service.
         OSError: the storage fails, or there is no sweep.
     """
-    return read_stored(sweep_path / SWEEP_NAME, SweepSpec, lambda: written_by(sweep_path))
+    sweep = read_stored(sweep_path / SWEEP_NAME, SweepSpec, lambda: written_by(sweep_path))
+    job = located(sweep.as_job(), sweep_path)
+    return sweep if job == sweep.as_job() else sweep.located_as(job)

@@ -7,7 +7,7 @@ import math
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, JsonValue
+from pydantic import Field, JsonValue, PrivateAttr
 
 from service.spec.data_sections import HeldOut
 from service.spec.fields import Count, Positive, Section
@@ -132,14 +132,24 @@ class SweepSpec(Section):
     progress_interval_s: Count = 30
     """Seconds between two progress tables in the log."""
 
+    _job: JobSpec | None = PrivateAttr(default=None)
+
     @property
     def sweep_path(self) -> Path:
         """The sweep's folder."""
-        return self.base.checkpoints.storage_path / self.name
+        return self.as_job().run_path
 
     def as_job(self) -> JobSpec:
         """The job spec that represents the sweep: the base under the sweep's name."""
-        return self.base.model_copy(update={"name": self.name})
+        return self._job or self.base.model_copy(update={"name": self.name})
+
+    def located_as(self, job: JobSpec) -> "SweepSpec":
+        """The same sweep in the folder of ``job``, which is ``as_job`` in another place."""
+        sweep = self.model_copy(
+            update={"base": self.base.model_copy(update={"checkpoints": job.checkpoints})}
+        )
+        sweep._job = job
+        return sweep
 
     @property
     def metric_name(self) -> str:

@@ -5,12 +5,12 @@ A checkpoint is a folder of the run: ``student.safetensors`` (and ``ema.safetens
 the run's progress and the SHA-256 digest of every file.
 """
 
+import contextlib
 import errno
 import json
 import re
 import shutil
 import stat
-import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -22,7 +22,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-from data_pipeline.files import sha256_of, sync_to_disk
+from data_pipeline.files import partial_name, remove_tree, sha256_of, sync_to_disk
 from data_pipeline.json_files import UnusableFileError
 from service.models.weights import fill, save_weights
 from service.run.folder import STUDENT_NAME
@@ -82,13 +82,12 @@ def save_checkpoint(
     Raises:
         OSError: it cannot be written; nothing of it is left.
     """
-    if path.exists():
-        # A run that was resumed from an older checkpoint reaches this one again.
-        if is_intact(path):
-            return
-        shutil.rmtree(path)
+    # A run that was resumed from an older checkpoint reaches this one again.
+    if path.exists() and is_intact(path):
+        return
+    remove_tree(path)
     # A random name: a worker that was replaced may still be writing its own.
-    partial_path = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.partial")
+    partial_path = partial_name(path)
     try:
         partial_path.mkdir(parents=True)
         _save_weights(snapshot.student, partial_path / STUDENT_NAME, snapshot.network)
@@ -168,16 +167,16 @@ def checkpoint_paths(run_path: Path) -> list[Path]:
 
 def remove_checkpoint(path: Path) -> None:
     """Remove a checkpoint; what is left of it if the process is killed is not taken for one."""
-    doomed = path.with_name(f".{path.name}.partial")
-    shutil.rmtree(doomed, ignore_errors=True)
+    doomed = partial_name(path)
     path.rename(doomed)
-    shutil.rmtree(doomed)
+    remove_tree(doomed)
 
 
 def remove_leftovers(run_path: Path) -> None:
     """Remove partial checkpoints that killed processes left behind."""
     for path in run_path.glob(".checkpoint_*.partial"):
-        shutil.rmtree(path, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            remove_tree(path)
 
 
 def newest_checkpoint(run_path: Path) -> Path | None:
@@ -196,7 +195,7 @@ def quarantine_damaged(run_path: Path) -> list[str]:
         if is_intact(path):
             break
         renamed = path.with_name(f"damaged_{path.name}")
-        shutil.rmtree(renamed, ignore_errors=True)
+        remove_tree(renamed)
         path.rename(renamed)
         lines.append(f"{path.name} is damaged and was renamed to {renamed.name}")
     return lines

@@ -22,6 +22,7 @@ from data_pipeline.order import (
 )
 from data_pipeline.selection import Indices, sample_keys, split_held_out
 from service.run.control import abort_run
+from service.run.folder import read_tags
 from service.spec.job import JobSpec
 from service.training.distributed import World, gather_from_all
 from service.training.factory import augmentations, train_crop
@@ -192,8 +193,18 @@ def _open_same_files(
     for rank, (other_fault, _) in enumerate(answers):
         if other_fault:
             abort_run(spec.run_path, world.rank, f"{other_fault} (worker {rank})")
+    tags, found = read_tags(spec.run_path), answers[0][1]
+    for split, fingerprint in zip(splits, found, strict=True):
+        expected = tags.get(f"dataset_{split}_fingerprint", fingerprint)
+        if fingerprint != expected:
+            abort_run(
+                spec.run_path,
+                world.rank,
+                f"dataset.{split}: has changed since the job started: its fingerprint is "
+                f"{fingerprint}, not {expected}; restore the file, or use another name",
+            )
     for rank, (_, fingerprints) in enumerate(answers):
-        if fingerprints != answers[0][1]:
+        if fingerprints != found:
             abort_run(
                 spec.run_path,
                 world.rank,

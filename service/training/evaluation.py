@@ -11,7 +11,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from data_pipeline.loader import Batch
+from service.distillation.logits import are_valid
 from service.distillation.objective import DistillationTask
+from service.run.report import NONFINITE_METRIC
 from service.training.data import WorkerData
 from service.training.distributed import World
 
@@ -19,16 +21,23 @@ Classifier = Callable[[Tensor], Tensor]
 
 
 class Accuracy(NamedTuple):
-    """Shares (0 to 1) of correct top-1 and top-5 predictions, and the mean cross-entropy."""
+    """Shares (0 to 1) of correct top-1 and top-5 predictions, and the mean cross-entropy.
+
+    ``num_nonfinite``: images whose logits are not valid (see ``are_valid``); they count as wrong.
+    """
 
     top1: float
     top5: float
     loss: float
     num_images: int
+    num_nonfinite: int = 0
 
     def as_metrics(self, group: str) -> dict[str, float]:
-        """Metric values by name, such as ``val/top1``."""
-        return {f"{group}/top1": self.top1, f"{group}/top5": self.top5, f"{group}/loss": self.loss}
+        """Metric values by name, such as ``val/top1``; ``num_nonfinite`` only where there are."""
+        metrics = {"top1": self.top1, "top5": self.top5, "loss": self.loss}
+        if self.num_nonfinite:
+            metrics[NONFINITE_METRIC] = self.num_nonfinite
+        return {f"{group}/{name}": value for name, value in metrics.items()}
 
 
 class EvaluationStopped(Exception):  # noqa: N818 - control flow like StopIteration, not an error
@@ -86,7 +95,7 @@ def evaluate(classify: Classifier, batches: Iterable[Batch], world: World) -> Ac
     and short last batches have the correct weight. Every rank must call it.
     """
     device = world.device
-    totals = torch.zeros(4, dtype=torch.float64, device=device)
+    totals = torch.zeros(5, dtype=torch.float64, device=device)
     for batch in batches:
         labels = batch.labels.to(device, non_blocking=True)
         logits = classify(batch.images.to(device, non_blocking=True)).float()
@@ -98,23 +107,24 @@ def evaluate(classify: Classifier, batches: Iterable[Batch], world: World) -> Ac
                 is_among_best(logits, labels, 5).sum().double(),
                 losses.sum(),
                 torch.tensor(float(len(labels)), dtype=torch.float64, device=device),
+                (~are_valid(logits)).sum().double(),
             ]
         )
     if world.size > 1:
         dist.all_reduce(totals)
-    top1, top5, loss, count = totals.tolist()
-    return Accuracy(top1 / count, top5 / count, loss / count, round(count))
+    top1, top5, loss, count, nonfinite = totals.tolist()
+    return Accuracy(top1 / count, top5 / count, loss / count, round(count), round(nonfinite))
 
 
 def is_among_best(logits: Tensor, labels: Tensor, num_best: int) -> Tensor:
     """Whether each label [B] is among the ``num_best`` largest of the logits [B, K]; [B], bool.
 
     It is if fewer than ``num_best`` other classes have a logit that is as large. A tie thus counts
-    against the label, wherever its class stands, and so does a logit that is not a number.
+    against the label, wherever its class stands. Logits that are not valid have no correct label.
     """
     own = logits.gather(1, labels[:, None])
     num_as_large = (~(logits < own)).sum(dim=1) - 1
-    return (num_as_large < num_best) & ~own[:, 0].isnan()
+    return (num_as_large < num_best) & are_valid(logits)
 
 
 def low_accuracy_text(accuracy: Accuracy, min_top1: float) -> str:

@@ -1,9 +1,10 @@
-"""A step whose loss or gradient is not finite: the dump of its samples, and the message."""
+"""What is not finite: a step, whose samples are dumped, or logits; and the messages about it."""
 
 import contextlib
 import json
 from pathlib import Path
 
+from data_pipeline.files import write_atomically
 from data_pipeline.loader import Batch
 from service.run.progress import Progress
 from service.spec.job import JobSpec
@@ -30,7 +31,28 @@ def dump_samples(
         "labels": batch.labels.tolist(),
     }
     with contextlib.suppress(OSError):
-        (run_path / dump_name(progress.step, rank)).write_text(json.dumps(content) + "\n")
+        write_atomically(run_path / dump_name(progress.step, rank), json.dumps(content) + "\n")
+
+
+def teacher_text(spec: JobSpec, num_nonfinite: int, num_images: int) -> str:
+    """The message of a run that ends because the teacher's logits are not finite."""
+    assert spec.teacher is not None
+    bfloat16 = ", or use precision float32" if spec.training.precision == "bfloat16" else ""
+    return (
+        f"teacher.weights.source: the teacher's logits are not finite for {num_nonfinite} of "
+        f"{num_images} images; {spec.teacher.weights.source} has values that are not finite, or "
+        f"does not fit {spec.teacher.model}: give other weights{bfloat16}"
+    )
+
+
+def student_text(spec: JobSpec, progress: Progress) -> str:
+    """The message of a run that ends because its student is not usable."""
+    return (
+        f"{spec.name} failed: the logits of the trained student are not finite for "
+        f"{progress.last_nonfinite} images of {spec.dataset.evaluated}; it is not published, and "
+        "its checkpoint is kept. Lower optimizer.learning_rate, set training.max_grad_norm or use "
+        "precision float32, and give the run another name"
+    )
 
 
 def stop_text(spec: JobSpec, progress: Progress) -> str:

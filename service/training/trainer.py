@@ -30,6 +30,7 @@ from service.training.evaluation import (
     Classifier,
     EvaluationStopped,
     Evaluator,
+    evaluate,
     low_accuracy_text,
 )
 from service.training.factory import build_task
@@ -42,7 +43,7 @@ from service.training.memory import (
     training_text,
 )
 from service.training.metrics import IntervalMetrics
-from service.training.nonfinite import dump_samples, stop_text
+from service.training.nonfinite import dump_samples, stop_text, student_text, teacher_text
 from service.training.optimizers import (
     build_ema,
     build_optimizer,
@@ -135,6 +136,10 @@ class Trainer:
                 self.log_if_due(output)
                 self.save_or_stop()
             self.finish_epoch()
+        if self.progress.last_nonfinite:
+            # Also where the run is submitted again.
+            text = student_text(self._spec, self.progress)
+            abort_run(self._spec.run_path, self._world.rank, text, EXIT_FAILED)
 
     def remaining_batches(self) -> Iterator[Batch]:
         """This worker's batches of the current epoch, from the current step on."""
@@ -221,7 +226,9 @@ class Trainer:
             accuracy = self._evaluate_student() if evaluates else None
             progress.epoch, progress.step_in_epoch = epoch, 0
             if accuracy is not None:
-                progress.record_evaluation(accuracy.top1, accuracy.top5, epoch)
+                progress.record_evaluation(
+                    accuracy.top1, accuracy.top5, epoch, accuracy.num_nonfinite
+                )
                 values = accuracy.as_metrics(spec.dataset.evaluated) | self._undecodable()
                 self._log.record("evaluation", progress, values)
             if saves or self._flags.is_save_due:
@@ -246,7 +253,7 @@ class Trainer:
         """Evaluate the teacher, once in a run; with held-out images, only against the threshold.
 
         Raises:
-            RunAbortedError: it is below the spec's threshold.
+            RunAbortedError: it is below the spec's threshold, or its logits are not finite.
             GracefulStop: the workers must stop; the state is saved.
         """
         spec, progress, teacher = self._spec, self.progress, self._task.teacher
@@ -255,18 +262,23 @@ class Trainer:
         assert teacher is not None
         try:
             if spec.teacher.min_top1 is not None:
-                found = self._evaluate(teacher, spec.teacher.min_top1_images)
+                found = self._evaluate_teacher(teacher, spec.teacher.min_top1_images)
                 if found.top1 < spec.teacher.min_top1:
                     text = low_accuracy_text(found, spec.teacher.min_top1)
                     abort_run(spec.run_path, self._world.rank, text)
             # A trial of a sweep is one of many with this teacher: it is not evaluated in each.
             if spec.dataset.held_out is None:
-                accuracy = self._evaluate(teacher)
+                accuracy = self._evaluate_teacher(teacher)
                 progress.teacher_top1, progress.teacher_top5 = accuracy.top1, accuracy.top5
                 self._log.record("teacher", progress, accuracy.as_metrics("teacher"))
         except EvaluationStopped:
             self._save_and_stop()
         self._metrics.reset()
+
+    def _evaluate_teacher(self, teacher: Classifier, num_images: int | None = None) -> Accuracy:
+        found = self._evaluate(teacher, num_images)
+        self._require_finite_teacher(found)
+        return found
 
     def _own_flags(self) -> StepFlags:
         """This worker's flags at this moment."""
@@ -300,6 +312,7 @@ class Trainer:
         dump_samples(self._spec.run_path, rank, progress, batch, loss, norm)
         may_skip = training.on_nonfinite != "stop"
         if not may_skip or progress.skipped >= training.max_skipped_steps:
+            self._check_teacher_on(batch)
             abort_run(self._spec.run_path, rank, stop_text(self._spec, progress), EXIT_FAILED)
         progress.skipped += 1
         text = f"step {progress.step} skipped: its loss or gradient is not finite on a worker"
@@ -307,6 +320,23 @@ class Trainer:
             text += f"; rolled back to the weights of step {self._state.roll_back()}"
         if rank == 0:
             self._log.note(text)
+
+    def _check_teacher_on(self, batch: Batch) -> None:
+        """Abort the run if the teacher, which may not have been evaluated, is what is not finite.
+
+        Raises:
+            RunAbortedError: on all ranks.
+        """
+        if self._task.teacher is None:
+            return
+        with self._task.autocast(self._world.device):
+            found = evaluate(self._task.teacher, [batch], self._world)
+        self._require_finite_teacher(found)
+
+    def _require_finite_teacher(self, found: Accuracy) -> None:
+        if found.num_nonfinite:
+            text = teacher_text(self._spec, found.num_nonfinite, found.num_images)
+            abort_run(self._spec.run_path, self._world.rank, text)
 
     def _undecodable(self) -> dict[str, float]:
         """The number of undecodable images, where the spec allows any; all ranks call it."""

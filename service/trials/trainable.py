@@ -73,6 +73,8 @@ class TrialRun:
         if is_last:
             # The student's weights are written at the end of the run.
             self._thread.join()
+            if (reason := read_abort_reason(self._spec.run_path)) is not None:
+                return {"failure": reason.text, "done": True}
             if self._failure is not None:
                 raise TrialFailedError(self._reason())
             collect_result(self._spec.run_path, self._spec.schedule.num_epochs)

@@ -2,14 +2,23 @@
 
 import json
 
+import mlflow
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from support.training_runs import final, run_alone, run_rank, run_ranks
 
 from data_pipeline.order import train_batches
+from jobs import sync
 from service.distillation.objective import DistillationTask
+from service.models.build import build_model
+from service.result import IncompleteRunError, RunResult, collect_result
+from service.run.control import clear_abort
+from service.run.folder import write_spec
 from service.run.journal import JOURNAL_NAME, read_events
+from service.run.progress import Progress
+from service.run.report import progress_line
 from service.spec.loading import parse_spec
 from service.training.checkpoint import (
     checkpoint_paths,
@@ -72,6 +81,80 @@ def test_diverging_run_aborts_with_advice(make_content):
     reason = json.loads((spec.run_path / "abort.json").read_text())
     assert "optimizer.learning_rate" in reason["text"]
     assert reason["exit_status"] == 1
+
+
+@pytest.fixture
+def infinite_teacher(tmp_path):
+    """A teacher section; finite weights so large that logits overflow."""
+    state = build_model("cifar:resnet8", 4).state_dict()
+    state["fc.weight"].fill_(3e38)
+    save_file(state, tmp_path / "large.safetensors")
+    return {"model": "cifar:resnet8", "weights": {"source": str(tmp_path / "large.safetensors")}}
+
+
+@pytest.mark.parametrize("held_out", [None, {"num_images": 64}])
+def test_teacher_with_infinite_logits_is_named(make_content, infinite_teacher, held_out):
+    # With held-out images the teacher is not evaluated; the first step shows it.
+    dataset = {"held_out": held_out} if held_out else {}
+    spec = parse_spec(make_content(teacher=infinite_teacher, dataset=dataset))
+    run_alone(spec)
+    reason = json.loads((spec.run_path / "abort.json").read_text())
+    num_images = 64 if held_out else 101
+    assert reason["text"].startswith("teacher.weights.source: the teacher's logits are not finite")
+    assert f"{num_images} images; {infinite_teacher['weights']['source']}" in reason["text"]
+    assert "learning_rate" not in reason["text"]
+    assert reason["exit_status"] == 2
+
+
+def make_student_nan(setattr_, epoch):
+    """Make the running variance of the student NaN before the evaluation after ``epoch`` epochs."""
+    finish_epoch = Trainer.finish_epoch
+
+    def finish_nan(trainer):
+        if trainer.progress.epoch + 1 == epoch:
+            for name, buffer in trainer._student.named_buffers():
+                if name.endswith("running_var"):
+                    buffer.fill_(float("nan"))
+        finish_epoch(trainer)
+
+    setattr_(Trainer, "finish_epoch", finish_nan)
+
+
+def test_student_with_nan_logits_is_no_result(make_content, monkeypatch, capsys):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    tracking = {"register_as": "student", "alias": "champion"}
+    spec = parse_spec(make_content(tracking=tracking, resources={"num_workers": 1}))
+    make_student_nan(monkeypatch.setattr, epoch=2)
+    spec.run_path.mkdir(parents=True)
+    write_spec(spec)
+    run_alone(spec)
+    evaluations = [e for e in read_events(spec.run_path / JOURNAL_NAME) if e.kind == "evaluation"]
+    assert "val/nonfinite_images" not in evaluations[0].values
+    assert evaluations[1].values["val/nonfinite_images"] == 101
+    assert evaluations[1].values["val/top1"] == 0
+    assert "101 images with logits that are not finite" in progress_line(evaluations[1], spec, None)
+
+    # Its files are kept, and submitting it again does not make it a result.
+    for _ in range(2):
+        reason = json.loads((spec.run_path / "abort.json").read_text())
+        assert "are not finite for 101 images of val" in reason["text"]
+        assert reason["exit_status"] == 1
+        assert newest_checkpoint(spec.run_path) is not None
+        with pytest.raises(IncompleteRunError, match="not finite"):
+            collect_result(spec.run_path, 2)
+        clear_abort(spec.run_path)
+        run_alone(spec)
+    assert sync.main([str(spec.run_path)]) == 0
+    client = mlflow.MlflowClient(f"sqlite:///{spec.run_path.parent / 'mlflow.db'}")
+    assert list(client.search_registered_models()) == []
+
+    # Nor does a result that somebody else wrote.
+    progress = Progress(step=8, epoch=2, last_top1=0.9)
+    save_file(final(spec)[0], spec.run_path / "student.safetensors")
+    RunResult(progress, "val", 1.0, 0.0, time_ms=0).write(spec.run_path)
+    assert sync.main([str(spec.run_path)]) == 1
+    assert "is a student whose logits are not finite" in capsys.readouterr().err
+    assert list(client.search_registered_models()) == []
 
 
 def test_skipped_step_changes_nothing_but_the_counters(make_content, monkeypatch):

@@ -1,7 +1,10 @@
 """A sweep that ran while MLflow was unreachable is sent afterwards."""
 
+import shutil
+
 import mlflow
 import pytest
+from support.finished_runs import snapshot
 from support.training_runs import run_alone
 
 from data_pipeline.files import write_atomically
@@ -84,7 +87,12 @@ def test_sweep_that_mlflow_missed_is_sent_once(make_sweep_content, monkeypatch, 
 
     other = f"sqlite:///{tmp_path / 'other.db'}"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", other)
-    sync_sweep(sweep.sweep_path)
+    # A copy under another name is sent alike, and nothing is written where its specs point to.
+    copied = tmp_path / "elsewhere" / "copied"
+    shutil.copytree(sweep.sweep_path, copied)
+    before = snapshot(sweep.base.checkpoints.storage_path)
+    sync_sweep(copied)
+    assert snapshot(sweep.base.checkpoints.storage_path) == before
     moved = runs_by_name(other)
     assert moved.keys() == first.keys()
     for name in names:

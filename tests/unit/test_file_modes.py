@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from data_pipeline.files import write_atomically
-from data_pipeline.staging.fetch import allocate
+from data_pipeline.staging.fetch import PartialCopy, allocate
 from service.models.weights import save_weights
 from service.run.progress import Progress
 from service.spec.loading import parse_spec
@@ -40,7 +40,7 @@ def test_checkpoints_and_weights(tmp_path, umask):
     save_checkpoint(folder / "checkpoint_0000000001", "hash", snapshot)
     save_weights(weights, folder / "teacher_weights.safetensors", {})
     write_atomically(folder / "spec.json", "{}")
-    allocate(folder / "copy", 100)
+    allocate(PartialCopy(folder / "copy", 100, "0f"))
     assert len(list(folder.rglob("*"))) == 9
     assert wrong_modes(folder, umask) == []
 

@@ -28,7 +28,7 @@ def test_write_that_fails_keeps_the_old_content(tmp_path, monkeypatch, step):
     if step == "sync_to_disk":
         monkeypatch.setattr(files, "sync_to_disk", fail)
     else:
-        monkeypatch.setattr(files.Path, "write_bytes", fail)
+        monkeypatch.setattr(files, "open_regular", fail)
 
     with pytest.raises(OSError, match="Input/output error"):
         write_atomically(path, "new")

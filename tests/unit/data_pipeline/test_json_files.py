@@ -1,12 +1,11 @@
 """JSON from disk: what is read, and what is refused with the place and the remedy."""
 
-import os
 import socket
 
 import pytest
 from support.hostile_files import NOT_FILES, SECRET
 
-from data_pipeline.json_files import UnusableFileError, open_regular, parse_json, read_json
+from data_pipeline.json_files import UnusableFileError, parse_json, read_json
 
 
 def nested(depth):
@@ -89,16 +88,6 @@ def test_only_regular_files_are_read(tmp_path, kind, follow_links):
         read_json(path, 1000, dict, follow_links=follow_links)
     expected = {"device": "a device" if follow_links else "a symbolic link", "huge": "1,000 bytes"}
     assert expected.get(kind, kind.removeprefix("link") or "a symbolic link") in str(caught.value)
-
-
-def test_nothing_else_is_opened_for_writing(tmp_path):
-    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT
-    for kind in ("FIFO", "folder", "link"):
-        NOT_FILES[kind](tmp_path / kind, tmp_path / "outside")
-        with pytest.raises(UnusableFileError):
-            open_regular(tmp_path / kind, flags)
-    os.close(open_regular(tmp_path / "new", flags))
-    assert (tmp_path / "new").read_bytes() == b""
 
 
 def test_socket_and_impossible_path_are_refused(tmp_path):

@@ -74,29 +74,31 @@ def test_killed_copy_resumes_with_the_missing_chunks_only(
 def test_incomplete_line_in_the_chunk_log_is_ignored(share, log_path, tmp_path):
     location, content = make_dataset(share)
     target = tmp_path / "target"
-    fetch.allocate(target, NUM_BYTES)
+    copy = fetch.PartialCopy(target, NUM_BYTES, "0f")
+    fetch.allocate(copy)
     with target.open("r+b") as file:
         file.write(content[:CHUNK_BYTES])
     chunk_log = fetch.chunk_log_path(target)
     # The state after a crash: chunk 0 is logged, and the next line is cut off after "1".
-    chunk_log.write_text(f"{NUM_BYTES} {CHUNK_BYTES}\n0\n1")
-    assert fetch.fetch(remote_file(location), target, NUM_BYTES, quiet) == CHUNK_BYTES
+    chunk_log.write_text(f"0f {NUM_BYTES} {CHUNK_BYTES}\n0\n1")
+    assert fetch.fetch(remote_file(location), copy, quiet) == CHUNK_BYTES
     assert target.read_bytes() == content
-    assert sorted(int(line) for line in chunk_log.read_text().split()[2:]) == list(range(16))
+    assert sorted(int(line) for line in chunk_log.read_text().split()[3:]) == list(range(16))
 
 
 def test_chunk_is_logged_only_after_it_is_on_disk(share, log_path, tmp_path, monkeypatch):
     location, _ = make_dataset(share)
     target = tmp_path / "target"
-    fetch.allocate(target, NUM_BYTES)
+    copy = fetch.PartialCopy(target, NUM_BYTES, "0f")
+    fetch.allocate(copy)
 
     def fail(descriptor):
         raise OSError(errno.EIO, "the disk fails")
 
     monkeypatch.setattr(fetch.os, "fdatasync", fail)
     with pytest.raises(OSError, match="the disk fails"):
-        fetch.fetch(remote_file(location), target, NUM_BYTES, quiet)
-    assert fetch.chunk_log_path(target).read_text() == f"{NUM_BYTES} {CHUNK_BYTES}\n"
+        fetch.fetch(remote_file(location), copy, quiet)
+    assert fetch.chunk_log_path(target).read_text() == f"0f {NUM_BYTES} {CHUNK_BYTES}\n"
 
 
 def test_damaged_resumed_copy_is_copied_again_from_the_start(share, cache, log_path, tmp_path):
@@ -198,8 +200,8 @@ def test_source_that_changes_is_an_error(share, cache, log_path, monkeypatch, wh
     location, _ = make_dataset(share)
     allocate = fetch.allocate
 
-    def allocate_and_change(target, num_bytes):
-        allocate(target, num_bytes)
+    def allocate_and_change(copy):
+        allocate(copy)
         if what == "size":
             os.truncate(location, NUM_BYTES // 2)
         elif what == "fingerprint":
