@@ -101,7 +101,7 @@ def test_files_of_a_run_that_are_appended_to(make_content, victim):
     spec.run_path.mkdir(parents=True)
     for name in (JOURNAL_NAME, "submissions.jsonl", "crash_rank0.txt", ".lock"):
         (spec.run_path / name).symlink_to(victim)
-    with pytest.raises(OSError, match="is a symbolic link"):
+    with pytest.raises(BadInputError, match="is a symbolic link"):
         Journal(spec.run_path / JOURNAL_NAME, limit_bytes=10**6).note("text")
     with recorded_submission(spec.run_path), record_crash(spec.run_path, 0):
         pass
