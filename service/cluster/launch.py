@@ -1,6 +1,7 @@
 """Launches a run on the cluster: joins it, checks its resources, and trains with Ray Train."""
 
 import os
+import secrets
 from pathlib import Path
 from typing import Any
 
@@ -48,10 +49,22 @@ def connect() -> None:
     address = os.environ.get("RAY_ADDRESS") or "of this machine"
     keep_sigterm_handler()
     try:
-        # Workers log through the journal; what they print stays in Ray's own logs.
-        ray.init(log_to_driver=False, logging_level="WARNING")
+        try:
+            _init_ray()
+        except ConnectionError:
+            raise
+        except OSError:
+            # Ray stores the token of a cluster that it starts in the home directory, which cannot
+            # be written; the processes of the cluster inherit this one.
+            os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+            _init_ray()
     except (ConnectionError, AuthenticationError) as error:
         raise token_error(address) from error
+
+
+def _init_ray() -> None:
+    # Workers log through the journal; what they print stays in Ray's own logs.
+    ray.init(log_to_driver=False, logging_level="WARNING")
 
 
 def check_cluster(resources: Resources) -> None:

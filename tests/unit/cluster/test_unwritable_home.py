@@ -1,0 +1,29 @@
+"""A cluster is started here where Ray cannot store its token in the home directory."""
+
+import errno
+import os
+
+import pytest
+
+from service.cluster import launch
+
+
+@pytest.mark.parametrize("code", [errno.EACCES, errno.EROFS, errno.ENOTDIR])
+def test_token_is_passed_in_the_environment(monkeypatch, code):
+    tokens = []
+
+    def init(**_):
+        tokens.append(os.environ.get("RAY_AUTH_TOKEN"))
+        if tokens[-1] is None:
+            raise OSError(code, os.strerror(code), "/nonexistent/.ray")
+
+    # Set first, so that it is removed again after the test.
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "before")
+    monkeypatch.delenv("RAY_AUTH_TOKEN")
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(launch.ray, "init", init)
+    monkeypatch.setattr(launch, "keep_sigterm_handler", lambda: None)
+    launch.connect()
+    assert tokens[0] is None
+    assert len(tokens[1]) == 64
+    assert len(tokens) == 2
