@@ -20,7 +20,7 @@ def test_token_is_passed_in_the_environment(monkeypatch, code):
     # Set first, so that it is removed again after the test.
     monkeypatch.setenv("RAY_AUTH_TOKEN", "before")
     monkeypatch.delenv("RAY_AUTH_TOKEN")
-    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setenv("RAY_ADDRESS", "local")
     monkeypatch.setattr(launch.ray, "init", init)
     monkeypatch.setattr(launch, "keep_sigterm_handler", lambda: None)
     launch.connect()
