@@ -1,4 +1,4 @@
-.PHONY: help setup demo demo-down lint test test-fast golden bench
+.PHONY: help setup demo demo-down lint test test-fast fuzz golden bench
 
 PYTHON := .venv/bin/python
 
@@ -25,6 +25,10 @@ test: lint  ## check style, types and layers, and run all tests
 
 test-fast: setup  ## run the tests that need no cluster and train nothing, in under 2 minutes
 	@$(PYTHON) -m pytest tests/unit -m "not slow"
+
+fuzz: setup  ## read damaged and hostile files: INPUTS=20000 or MINUTES=10, TARGET=name, SEED=n
+	@$(PYTHON) tests/fuzz/run.py $(if $(INPUTS),--inputs $(INPUTS)) $(if $(MINUTES),--minutes $(MINUTES)) \
+		$(if $(TARGET),--target $(TARGET)) $(if $(SEED),--seed $(SEED))
 
 golden: setup  ## train small specs with revision BASE and with this tree, and compare bit for bit
 	@$(PYTHON) tests/golden/compare.py $(BASE) $(if $(TOLERANCE),--tolerance $(TOLERANCE))

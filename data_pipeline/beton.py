@@ -16,6 +16,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from data_pipeline.beton_checks import Tables, find_fault
+
 VERSION = 2
 TYPE_INT, TYPE_IMAGE = 1, 2
 MODE_JPEG, MODE_RAW = 0, 1
@@ -90,8 +92,8 @@ def open_beton(path: Path) -> BetonFile:
     """Read a file's header and tables.
 
     Raises:
-        BetonError: a file that is missing, of another format, truncated, or that holds anything but
-            one image and one integer label per sample.
+        BetonError: a file that is missing, of another format, truncated, that holds anything but
+            one image and one integer label per sample, or whose tables cannot be true.
     """
     try:
         return _read_tables(path)
@@ -129,7 +131,13 @@ def _read_tables(path: Path) -> BetonFile:
     for table in (header, fields, samples, allocations, digests):
         if table is not None:
             fingerprint.update(table.data)
-    sizes = _data_sizes(path, samples, allocations)
+    modes = samples["image"]["mode"]
+    data_start = samples_start + samples.nbytes
+    if digests is not None:
+        data_start += len(DIGEST_MAGIC) + digests.nbytes
+    is_raw, is_jpeg = modes == MODE_RAW, modes == MODE_JPEG
+    tables = Tables(samples, allocations, is_raw, is_jpeg, data_start, table_start)
+    sizes = _checked_sizes(path, tables)
     return BetonFile(path, samples, sizes, digests, fingerprint.hexdigest())
 
 
@@ -148,15 +156,10 @@ def _read(path: Path, dtype: np.dtype, count: int, offset: int) -> NDArray[np.vo
     return np.fromfile(path, dtype, count, offset=offset)
 
 
-def _data_sizes(
-    path: Path, samples: NDArray[np.void], table: NDArray[np.void]
-) -> NDArray[np.int64]:
-    ids = table["sample_id"]
-    if ids.max() >= len(samples):
-        raise BetonError(f"{path} has a damaged allocation table; convert it again")
-    by_sample = np.zeros(len(samples), dtype=np.int64)
-    by_sample[ids] = table["size"]
-    ends = samples["image"]["data_ptr"] + by_sample.astype(np.uint64)
-    if ends.max() > path.stat().st_size:
-        raise BetonError(f"{path} is truncated: image data ends past its end; convert it again")
-    return by_sample
+def _checked_sizes(path: Path, tables: Tables) -> NDArray[np.int64]:
+    """Bytes that each image occupies, [N], of tables that fit each other."""
+    if fault := find_fault(tables):
+        raise BetonError(f"{path} is damaged: {fault}; copy or convert it again")
+    sizes = np.empty(len(tables.samples), dtype=np.int64)
+    sizes[tables.allocations["sample_id"].astype(np.int64)] = tables.allocations["size"]
+    return sizes

@@ -9,12 +9,14 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from data_pipeline.beton import MODE_JPEG, MODE_RAW, digest
+from data_pipeline.beton_checks import MAX_PIXELS
 from data_pipeline.native import library
 from data_pipeline.sources import SourceSample
 
 EXIF_ORIENTATION = 0x0112
 # A .beton stores heights and widths in 16 bits.
 MAX_SIDE = 65535
+PIXELS_PER_SUM = 1 << 20
 
 
 class Encoding(NamedTuple):
@@ -94,8 +96,7 @@ def pixel_sums(image: EncodedImage) -> NDArray[np.uint64]:
     if image.mode == MODE_RAW:
         if len(image.data) != 3 * image.width * image.height:
             raise ValueError("the number of pixels is not that of the size")
-        pixels = np.frombuffer(image.data, np.uint8).reshape(-1, 3).astype(np.uint64)
-        return np.stack([pixels.sum(axis=0), (pixels**2).sum(axis=0)])
+        return _raw_sums(np.frombuffer(image.data, np.uint8).reshape(-1, 3))
     sums = np.zeros((2, 3), np.uint64)
     status = library().pixels_measure_jpeg(
         *_jpeg_arguments(image.data, image.width, image.height),
@@ -103,6 +104,15 @@ def pixel_sums(image: EncodedImage) -> NDArray[np.uint64]:
     )
     if status != 0:
         raise ValueError("the image data is damaged or ends too early")
+    return sums
+
+
+def _raw_sums(pixels: NDArray[np.uint8]) -> NDArray[np.uint64]:
+    """``pixel_sums`` of pixels [N, 3]; some at a time, for they take 16 times the memory."""
+    sums = np.zeros((2, 3), np.uint64)
+    for start in range(0, len(pixels), PIXELS_PER_SUM):
+        part = pixels[start : start + PIXELS_PER_SUM].astype(np.uint64)
+        sums += np.stack([part.sum(axis=0), (part**2).sum(axis=0)])
     return sums
 
 
@@ -137,7 +147,7 @@ def _is_plain_jpeg(image: Image.Image, encoding: Encoding) -> bool:
 def _encode(image: Image.Image, encoding: Encoding, source: bytes) -> EncodedImage:
     pixels = _to_rgb(image)
     width, height = _target_size(*pixels.size, encoding)
-    if max(width, height) > MAX_SIDE:
+    if max(width, height) > MAX_SIDE or width * height > MAX_PIXELS:
         raise ValueError(f"{width} x {height} pixels are too many for the format: set --max-side")
     if (width, height) != pixels.size:
         pixels = pixels.resize((width, height), Image.Resampling.LANCZOS, reducing_gap=3.0)

@@ -14,6 +14,8 @@
  * gives the same bytes as a full one. */
 #define UPSAMPLING_MARGIN 2
 #define ROWS_PER_READ 8
+/* As in beton_checks.py. */
+#define MAX_PIXELS (1 << 27)
 /* blend_rows reads 16 bytes at a time. */
 #define READ_PAST_END 16
 
@@ -59,7 +61,8 @@ static void fail_if_truncated(j_common_ptr info, int level) {
     if (level < 0 && info->err->msg_code == JWRN_JPEG_EOF) fail_damaged(info);
 }
 
-/* Reads the header and prepares to read rows. False if the image has another size. */
+/* Reads the header and prepares to read rows. False if the image has another size. The size is
+ * compared first: a progressive JPEG is decoded to memory for all of its pixels at once. */
 static int start(Decoder *decoder, const Jpeg *jpeg, J_COLOR_SPACE colors, int fast) {
     struct jpeg_decompress_struct *info = &decoder->info;
     jpeg_create_decompress(info);
@@ -69,12 +72,14 @@ static int start(Decoder *decoder, const Jpeg *jpeg, J_COLOR_SPACE colors, int f
         jpeg_save_markers(info, MULTI_PICTURE_MARKER, MARKER_NAME_BYTES);
     }
     jpeg_read_header(info, TRUE);
+    if (jpeg->height == 0 ? (int64_t)info->image_height * info->image_width > MAX_PIXELS
+                          : info->image_height != jpeg->height || info->image_width != jpeg->width)
+        return 0;
     info->out_color_space = colors;
     info->dct_method = JDCT_ISLOW;
     jpeg_start_decompress(info);
     if (fast) decoder->huffman = fast_huffman_install(info, fail_unusual);
-    return jpeg->height == 0 ||
-           (info->output_height == jpeg->height && info->output_width == jpeg->width);
+    return 1;
 }
 
 static void read_rows(struct jpeg_decompress_struct *info, uint8_t *pixels, int64_t stride,

@@ -1,0 +1,211 @@
+"""Tables of a .beton that cannot be true are refused when it is opened, by every reader alike."""
+
+import io
+import struct
+
+import numpy as np
+import pytest
+from PIL import Image
+from support.image_makers import converted, jpeg_bytes, smooth_image, write_folder
+
+from data_pipeline.beton import (
+    ALLOCATION,
+    FIELD,
+    HEADER,
+    MODE_JPEG,
+    SAMPLE,
+    BetonError,
+    open_beton,
+)
+from data_pipeline.encode import EncodedImage, Encoding, encode_image, pixel_sums
+from data_pipeline.facts import dataset_facts
+from data_pipeline.loader import ImageLoader, UndecodableSampleError, center_crop
+from data_pipeline.sources import SourceSample
+from data_pipeline.verify import check_quickly
+from jobs import verify
+
+NUM_IMAGES = 6
+SAMPLES_START = HEADER.itemsize + 2 * FIELD.itemsize
+
+
+@pytest.fixture(scope="module")
+def contents(tmp_path_factory):
+    """A file with JPEGs and one with raw pixels, six images each."""
+    folder = tmp_path_factory.mktemp("intact")
+    source = write_folder(folder / "source", num_classes=2, num_per_class=3)
+    contents = {}
+    for form in ("jpeg", "raw"):
+        path = folder / f"{form}.beton"
+        converted(source, path, Encoding(form))
+        contents[form] = path.read_bytes()
+    return contents
+
+
+class Tables:
+    """The tables of a file's bytes; what is assigned to them changes these."""
+
+    def __init__(self, content):
+        self.content = bytearray(content)
+        self.header = np.frombuffer(self.content, HEADER, 1)
+        self.samples = np.frombuffer(self.content, SAMPLE, NUM_IMAGES, SAMPLES_START)
+        start = int(self.header["alloc_table_ptr"][0])
+        self.allocations = np.frombuffer(self.content, ALLOCATION, NUM_IMAGES, start)
+
+    def set_image(self, name, index, value):
+        self.samples["image"][name][index] = value
+
+    def move(self, index, position):
+        """Move an image's data in both tables."""
+        rows = self.allocations["ptr"] == self.samples["image"]["data_ptr"][index]
+        self.allocations["ptr"][rows] = position
+        self.set_image("data_ptr", index, position)
+
+    def resize(self, index, size):
+        rows = self.allocations["ptr"] == self.samples["image"]["data_ptr"][index]
+        self.allocations["size"][rows] = size
+
+
+def positions(tables):
+    return tables.samples["image"]["data_ptr"]
+
+
+HOSTILE = {
+    "offset of 2^64 - 1": (lambda t: t.move(2, 2**64 - 1), "sample 2 has image data outside"),
+    "offset that wraps": (lambda t: t.move(1, 2**64 - 100), "sample 1 has image data outside"),
+    "size of 2^63": (lambda t: t.resize(3, 2**63), "sample 3 has image data outside"),
+    "size of 2^64 - 1": (lambda t: t.resize(3, 2**64 - 1), "sample 3 has image data outside"),
+    "size of 0": (lambda t: t.resize(3, 0), "sample 3 has no image data"),
+    "data in the tables": (lambda t: t.move(0, SAMPLES_START), "sample 0 has image data outside"),
+    "overlap": (lambda t: t.move(4, positions(t)[3] + 1), "samples 3 and 4 overlap"),
+    "two positions": (
+        lambda t: t.set_image("data_ptr", 5, positions(t)[4]),
+        "sample 5 has another position in the allocation table",
+    ),
+    "width of 0": (lambda t: t.set_image("width", 1, 0), "sample 1 has no pixels"),
+    "height of 0": (lambda t: t.set_image("height", 4, 0), "sample 4 has no pixels"),
+    "65535 x 65535": (
+        lambda t: [t.set_image(side, 2, 65535) for side in ("height", "width")],
+        "sample 2 has more than 134,217,728 pixels",
+    ),
+    "unknown mode": (lambda t: t.set_image("mode", 5, 2), "sample 5 is neither JPEG nor raw"),
+    "label of -1": (lambda t: t.samples["label"].put(1, -1), "sample 1 has no label from 0 to"),
+    "label of 5e8": (lambda t: t.samples["label"].put(0, 5 * 10**8), "sample 0 has no label"),
+    "lowest label": (lambda t: t.samples["label"].put(0, -(2**63)), "sample 0 has no label"),
+    "sample named twice": (
+        lambda t: t.allocations["sample_id"].put(0, t.allocations["sample_id"][1]),
+        "the allocation table does not name each sample once",
+    ),
+    "sample that is not there": (
+        lambda t: t.allocations["sample_id"].put(0, 2**64 - 1),
+        "the allocation table does not name each sample once",
+    ),
+    "no sample": (lambda t: t.header["num_samples"].put(0, 0), "is truncated or empty"),
+    "2^63 samples": (lambda t: t.header["num_samples"].put(0, 2**63), "is truncated"),
+    "2^64 - 1 samples": (lambda t: t.header["num_samples"].put(0, 2**64 - 1), "is truncated"),
+    "table at 2^64 - 1": (
+        lambda t: t.header["alloc_table_ptr"].put(0, 2**64 - 1),
+        "is truncated or empty",
+    ),
+    "table before the images": (
+        lambda t: t.header["alloc_table_ptr"].put(0, SAMPLES_START),
+        "the allocation table does not name each sample once",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", HOSTILE)
+@pytest.mark.parametrize("form", ["jpeg", "raw"])
+def test_tables_that_cannot_be_true(tmp_path, contents, capsys, form, kind):
+    change, fault = HOSTILE[kind]
+    tables = Tables(contents[form])
+    change(tables)
+    path = tmp_path / "train.beton"
+    path.write_bytes(tables.content)
+    for read in (open_beton, check_quickly, lambda path: dataset_facts(str(path))):
+        with pytest.raises(BetonError, match=fault) as caught:
+            read(path)
+        assert str(path) in str(caught.value)
+    assert verify.main([str(path), "--threads", "1"]) != 0
+    assert fault in "".join(capsys.readouterr())
+
+
+def test_raw_pixels_of_another_number(tmp_path, contents):
+    tables = Tables(contents["raw"])
+    tables.samples["image"]["width"][3] -= 1
+    path = tmp_path / "train.beton"
+    path.write_bytes(tables.content)
+    with pytest.raises(BetonError, match="sample 3 has raw pixels whose number of bytes"):
+        open_beton(path)
+
+
+def test_image_of_gigabytes_is_refused(tmp_path, contents):
+    tables = Tables(contents["jpeg"])
+    last = int(np.argmax(positions(tables)))
+    tables.resize(last, 6 * 10**9)
+    table = tables.allocations.tobytes()
+    start = int(positions(tables)[last]) + 6 * 10**9
+    tables.header["alloc_table_ptr"] = start
+    path = tmp_path / "train.beton"
+    with path.open("wb") as file:
+        file.write(tables.content)
+        file.seek(start)
+        file.write(table)
+    with pytest.raises(BetonError, match=f"sample {last} has more than 402,653,184 bytes"):
+        open_beton(path)
+
+
+def with_size(jpeg, height, width):
+    """The JPEG with another size in its frame header, baseline or progressive."""
+    at = max(jpeg.find(b"\xff\xc0"), jpeg.find(b"\xff\xc2"))
+    return jpeg[: at + 5] + struct.pack(">HH", height, width) + jpeg[at + 9 :]
+
+
+@pytest.mark.parametrize("progressive", [False, True])
+def test_jpeg_of_another_size_than_its_table_is_not_decoded(progressive):
+    jpeg = jpeg_bytes(smooth_image(40, 30), progressive=progressive)
+    assert pixel_sums(EncodedImage(MODE_JPEG, 40, 30, jpeg, 0, 0)).any()
+    for height, width in ((65500, 65500), (31, 40), (30, 41), (0, 40)):
+        changed = with_size(jpeg, height, width)
+        with pytest.raises(ValueError, match="damaged"):
+            pixel_sums(EncodedImage(MODE_JPEG, 40, 30, changed, 0, 0))
+
+
+@pytest.mark.parametrize("progressive", [False, True])
+def test_jpeg_that_claims_billions_of_pixels_is_not_converted(progressive):
+    jpeg = with_size(jpeg_bytes(smooth_image(40, 30), progressive=progressive), 65500, 65500)
+    with pytest.raises(ValueError, match=r"huge\.jpg cannot be decoded"):
+        encode_image(SourceSample("huge.jpg", jpeg), Encoding())
+
+
+def test_loader_names_a_sample_whose_jpeg_has_another_size(tmp_path, contents):
+    path = tmp_path / "train.beton"
+    tables = Tables(contents["jpeg"])
+    start, size = int(positions(tables)[2]), int(open_size(tables, 2))
+    jpeg = bytes(tables.content[start : start + size])
+    tables.content[start : start + size] = with_size(jpeg, 65500, 65500)
+    path.write_bytes(tables.content)
+    with (
+        ImageLoader(open_beton(path), seed=0, num_threads=1) as loader,
+        pytest.raises(UndecodableSampleError, match="sample 2 "),
+    ):
+        list(loader.batches([np.arange(NUM_IMAGES)], center_crop(24, 24)))
+
+
+def open_size(tables, index):
+    rows = tables.allocations["ptr"] == positions(tables)[index]
+    return tables.allocations["size"][rows][0]
+
+
+def test_image_at_the_limit_of_pixels_is_converted_and_one_beyond_is_not():
+    black = Image.new("1", (2**14, 2**13 + 1))
+    for height, is_refused in ((2**13, False), (2**13 + 1, True)):
+        stream = io.BytesIO()
+        black.crop((0, 0, 2**14, height)).save(stream, "PNG")
+        sample = SourceSample("black.png", stream.getvalue())
+        if is_refused:
+            with pytest.raises(ValueError, match=r"black\.png .* set --max-side"):
+                encode_image(sample, Encoding())
+        else:
+            assert encode_image(sample, Encoding()).height == height
+    # Smaller where a limit asks for it.
+    assert encode_image(sample, Encoding(max_side=100)).width == 100
