@@ -44,7 +44,8 @@ class BadInputError(ValueError):
 
 def shown(text: str) -> str:
     """One line of printable text, without secrets and without the middle of what is very long."""
-    text = " ".join(redacted(text).splitlines())
+    # A field may be named "\n": what would be empty is shown as Python writes it.
+    text = " ".join(redacted(text).splitlines()) or ascii(text)
     if len(text) > MAX_TEXT_LENGTH:
         text = f"{text[: MAX_TEXT_LENGTH // 2]} ... {text[-MAX_TEXT_LENGTH // 2 :]}"
     if text.isprintable():

@@ -168,13 +168,15 @@ def _read_legacy(file: IO[bytes]) -> TorchFile:
     keys = read_pickle(file, _make, _storage_of)
     file_bytes = os.fstat(file.fileno()).st_size
     storages = {}
-    for key in keys:
+    for key in map(str, keys):
+        if key not in claims:
+            raise ValueError("it has numbers that belong to no tensor")
         (num_elements,) = struct.unpack("<q", file.read(8))
-        num_bytes = num_elements * ITEM_BYTES[claims[str(key)].dtype]
+        num_bytes = num_elements * ITEM_BYTES[claims[key].dtype]
         position = file.tell()
         if num_bytes < 0 or position + num_bytes > file_bytes:
             raise ValueError("it ends too early")
-        storages[str(key)] = StorageRange(position, num_bytes)
+        storages[key] = StorageRange(position, num_bytes)
         file.seek(position + num_bytes)
     return TorchFile(content, storages)
 

@@ -78,11 +78,12 @@ def _print_events(spec: JobSpec) -> None:
 
 def _append(path: Path) -> None:
     """A resumed run appends an event, which must be found again, after those before."""
-    before = read_events(path)
+    before, num_bytes = read_events(path), path.stat().st_size
     Journal(path, LIMIT_BYTES).note("resumed")
     after = read_events(path)
     assert after[-1].text == "resumed", "the appended event is not found"
-    assert path.stat().st_size > LIMIT_BYTES or len(after) == len(before) + 1, "events are lost"
+    # Journals of that size are thinned.
+    assert num_bytes > LIMIT_BYTES - 1_000 or len(after) == len(before) + 1, "events are lost"
 
 
 def state_target(folder: Path) -> Target:
