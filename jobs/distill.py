@@ -18,6 +18,7 @@ from service.run.claim import check_resumable
 from service.run.logs import set_up_logging
 from service.run.scripts import run_script
 from service.spec.errors import EXIT_BAD_INPUT, EXIT_DONE, BadInputError
+from service.spec.image_warnings import small_image_warnings
 from service.spec.job import JobSpec
 from service.spec.loading import LoadedJob, load_job
 from service.spec.reference import format_fields, json_schema
@@ -58,7 +59,7 @@ def _run(options: argparse.Namespace) -> int:
     if options.validate or options.plan:
         check_resumable(job)
     if options.validate:
-        lines = _found_weights(job)
+        lines = [*_warnings(job), *_found_weights(job)]
         print(f"{options.spec}: valid, run {spec.name}, hash {spec.content_hash()[:16]}")
         print(*lines, sep="\n", end="\n" if lines else "")
         return EXIT_DONE
@@ -67,11 +68,16 @@ def _run(options: argparse.Namespace) -> int:
         from service.plan import format_plan, make_plan
         from service.tracking.job_check import check_tracking
 
-        print(format_plan(make_plan(job)), *check_tracking(job), sep="\n")
+        lines = [*_warnings(job), *check_tracking(job)]
+        print(format_plan(make_plan(job)), *lines, sep="\n")
         return EXIT_DONE
     from service.job import run_job
 
     return run_job(job)
+
+
+def _warnings(job: LoadedJob) -> list[str]:
+    return [f"warning: {text}" for text in small_image_warnings(*job)]
 
 
 def _found_weights(job: LoadedJob) -> list[str]:

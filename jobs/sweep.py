@@ -14,6 +14,7 @@ if __name__ == "__main__":
 from service.run.logs import set_up_logging
 from service.run.scripts import run_script
 from service.spec.errors import EXIT_BAD_INPUT, EXIT_DONE, BadInputError
+from service.spec.image_warnings import small_image_warnings
 from service.spec.reference import format_fields, json_schema
 from service.spec.secrets import path_argument
 from service.spec.weights_metadata import weights_notes
@@ -45,8 +46,9 @@ def _run(options: argparse.Namespace) -> int:
     job = loaded.base._replace(spec=sweep.as_job())
     if options.validate or options.plan:
         check_same_sweep(loaded)
+    warnings = [f"warning: {text}" for text in small_image_warnings(*job)]
     if options.validate:
-        lines = weights_notes(job.spec)
+        lines = [*warnings, *weights_notes(job.spec)]
         if job.spec.has_mlflow_weights:
             from service.tracking.job_check import check_weights
 
@@ -59,7 +61,7 @@ def _run(options: argparse.Namespace) -> int:
         from service.sweep.plan import format_plan
         from service.tracking.job_check import check_tracking
 
-        print(format_plan(sweep), *check_tracking(job), sep="\n")
+        print(format_plan(sweep), *warnings, *check_tracking(job), sep="\n")
         return EXIT_DONE
     from service.sweep.job import run_sweep
 

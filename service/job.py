@@ -39,6 +39,7 @@ from service.run.status import State, write_stopped
 from service.run.stop_signals import JobStoppedError, StopSignals
 from service.run.student_card import write_classes
 from service.spec.errors import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED
+from service.spec.image_warnings import small_image_warnings
 from service.spec.job import JobSpec
 from service.spec.loading import LoadedJob
 from service.spec.overlap import overlap_warnings
@@ -128,7 +129,8 @@ def _prepare(job: LoadedJob, signals: StopSignals) -> tuple[dict[str, str], JobS
     connect()
     signals.install()
     check_cluster(spec.resources)
-    for warning in overlap_warnings(spec.dataset, spec.dataset.held_out):
+    warnings = small_image_warnings(spec, job.train, job.val)
+    for warning in [*warnings, *overlap_warnings(spec.dataset, spec.dataset.held_out)]:
         print(f"warning: {warning}", flush=True)
     tags = provenance_tags(job, built.digests)
     signals.check()

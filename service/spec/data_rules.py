@@ -1,4 +1,4 @@
-"""Rules about the images a spec names: readable, labeled within the classes, large enough."""
+"""Rules about the images a spec names: readable, labeled within the classes, enough of them."""
 
 from collections.abc import Iterator, Mapping
 
@@ -30,7 +30,7 @@ def read_facts(dataset: Dataset) -> tuple[dict[str, DatasetFacts], list[Problem]
 
 
 def check_data(spec: JobSpec, facts: Mapping[str, DatasetFacts]) -> Iterator[Problem]:
-    """Labels within the classes, images large enough, a cache where one is needed.
+    """Labels within the classes, enough images of the size that is needed, a cache where one is.
 
     ``facts`` are those of the splits that can be read.
     """
@@ -47,8 +47,6 @@ def check_data(spec: JobSpec, facts: Mapping[str, DatasetFacts]) -> Iterator[Pro
             yield from _check_labels(where, location, facts[split], spec.dataset.num_classes)
     if "train" in facts:
         yield from _check_train_images(spec, spec.dataset.train, facts["train"])
-    if "val" in facts:
-        yield from _check_val_images(spec, spec.dataset.val, facts["val"])
     if len(facts) == 2:
         yield from _check_classes(facts["train"], facts["val"])
         yield from _check_cache(spec, facts)
@@ -122,35 +120,10 @@ def _check_train_images(spec: JobSpec, location: str, facts: DatasetFacts) -> It
     if augmentation is None:
         return
     size, low, high = augmentation.size, facts.min_side, facts.max_side
-    if augmentation.crop == "pad_and_crop":
-        if (low, high) != (size, size):
-            span = str(low) if low == high else f"{low} to {high}"
-            yield Problem(
-                "augmentation.size",
-                f"is {size} but {location} has images of {span} pixels",
-                "pad_and_crop needs images of exactly that size; use it or random_resized",
-            )
-        return
-    yield from _check_resolution("augmentation.size", size, facts, location)
-    for index, stage in enumerate(augmentation.size_stages):
-        where = f"augmentation.size_stages.{index}.size"
-        yield from _check_resolution(where, stage.size, facts, location)
-
-
-def _check_val_images(spec: JobSpec, location: str, facts: DatasetFacts) -> Iterator[Problem]:
-    if evaluation := getattr(spec, "evaluation", None):
-        yield from _check_resolution("evaluation.crop_size", evaluation.crop_size, facts, location)
-
-
-def _check_resolution(
-    where: str, size: int, facts: DatasetFacts, location: str
-) -> Iterator[Problem]:
-    """Most images must be at least as large as the crop."""
-    typical = facts.typical_short_side
-    if typical < size:
+    if augmentation.crop == "pad_and_crop" and (low, high) != (size, size):
+        span = str(low) if low == high else f"{low} to {high}"
         yield Problem(
-            where,
-            f"is {size} but the shorter side of the images in {location} is typically {typical} "
-            "pixels",
-            f"use at most {typical}, or convert the images at a higher resolution",
+            "augmentation.size",
+            f"is {size} but {location} has images of {span} pixels",
+            "pad_and_crop needs images of exactly that size; use it or random_resized",
         )

@@ -17,6 +17,7 @@ from service.run.status import State, StatusFile, write_stopped
 from service.run.stop_signals import JobStoppedError, StopSignals
 from service.run.student_card import read_classes, write_classes
 from service.spec.errors import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED
+from service.spec.image_warnings import small_image_warnings
 from service.spec.job import JobSpec
 from service.spec.overlap import overlap_warnings
 from service.sweep.comparison import COMPARISON_NAME
@@ -67,7 +68,8 @@ def run_sweep(loaded: LoadedSweep, num_seeds: int = 0) -> int:
             write_stopped(spec.run_path)
             print_now(f"{sweep.name} was stopped; submit the same sweep to resume it")
             return EXIT_STOPPED
-        for warning in overlap_warnings(spec.dataset, sweep.held_out):
+        warnings = small_image_warnings(spec, loaded.base.train, loaded.base.val)
+        for warning in [*warnings, *overlap_warnings(spec.dataset, sweep.held_out)]:
             print_now(f"warning: {warning}")
         tags = provenance_tags(loaded.base._replace(spec=spec), digests) | {"sweep": sweep.name}
         _forget_rejected(sweep)
