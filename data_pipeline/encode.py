@@ -6,14 +6,14 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from data_pipeline.beton import MODE_JPEG, MODE_RAW, digest
 from data_pipeline.beton_checks import MAX_PIXELS
 from data_pipeline.native import library
+from data_pipeline.orientation import upright
 from data_pipeline.sources import SourceSample
 
-EXIF_ORIENTATION = 0x0112
 # A .beton stores heights and widths in 16 bits.
 MAX_SIDE = 65535
 PIXELS_PER_SUM = 1 << 20
@@ -75,9 +75,11 @@ def encode_image(sample: SourceSample, encoding: Encoding) -> EncodedImage:
     except UnidentifiedImageError as error:
         fault = "is not an image" if len(sample.image) else "is empty"
         raise UnreadableImageError(f"{sample.name} {fault}; replace or remove the file") from error
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except Exception as error:
+        # Decoders raise many types; whatever it is, it is the fault of this image.
+        fault = " ".join(str(error).split()) or type(error).__name__
         raise UnreadableImageError(
-            f"{sample.name} cannot be decoded ({error}); replace or remove the file"
+            f"{sample.name} cannot be decoded ({fault}); replace or remove the file"
         ) from error
 
 
@@ -139,7 +141,7 @@ def _is_plain_jpeg(image: Image.Image, encoding: Encoding) -> bool:
     return (
         image.format == "JPEG"
         and image.mode in ("RGB", "L")
-        and image.getexif().get(EXIF_ORIENTATION, 1) in (0, 1)
+        and upright(image) is None
         and image.size == _target_size(*image.size, encoding)
     )
 
@@ -162,9 +164,20 @@ def _encode(image: Image.Image, encoding: Encoding, source: bytes) -> EncodedIma
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
-    """Eight-bit RGB, upright, transparency on white."""
-    image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I;16") or image.mode == "I":
+    """Eight-bit RGB, upright, transparency on white.
+
+    Raises:
+        ValueError: pixels whose black and white are not known.
+    """
+    # Pillow reads 16-bit PGM files as 32-bit pixels.
+    is_16_bit = image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PPM")
+    if image.mode in ("F", "I") and not is_16_bit:
+        # Whether 1.0 or 255 is white is not in the file.
+        raise ValueError("32-bit pixels have no known range: save the image with 8 or 16 bits")
+    turn = upright(image)
+    if turn is not None:
+        image = image.transpose(turn)
+    if is_16_bit:
         # Pillow would clip 16-bit gray instead of scaling it.
         gray: NDArray[np.uint32] = np.asarray(image, dtype=np.uint32)
         image = Image.fromarray((gray >> 8).astype(np.uint8))

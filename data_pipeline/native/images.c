@@ -250,6 +250,8 @@ static int32_t describe(Decoder *decoder, const void *request) {
     for (jpeg_saved_marker_ptr marker = info->marker_list; marker; marker = marker->next) {
         if (marker->data_length < MARKER_NAME_BYTES) continue;
         if (!memcmp(marker->data, "Exif", MARKER_NAME_BYTES)) return PIXELS_DAMAGED;
+        /* XMP, whose name is an address, may have the orientation too. */
+        if (!memcmp(marker->data, "http", MARKER_NAME_BYTES)) return PIXELS_DAMAGED;
         if (!memcmp(marker->data, "MPF", MARKER_NAME_BYTES)) return PIXELS_DAMAGED;
     }
     (*size)[0] = info->output_height;

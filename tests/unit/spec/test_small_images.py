@@ -10,7 +10,11 @@ from service.spec.image_warnings import small_image_warnings
 from service.spec.loading import parse_job
 
 LARGE = {
-    "augmentation": {"size": 32, "size_stages": [{"from_epoch": 1, "size": 24}]},
+    "augmentation": {
+        "crop": "random_resized",
+        "size": 32,
+        "size_stages": [{"from_epoch": 1, "size": 24}],
+    },
     "evaluation": {"resize_size": 64, "crop_size": 56},
 }
 
