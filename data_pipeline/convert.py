@@ -24,6 +24,7 @@ from data_pipeline.manifest import FORMAT, write_manifest
 from data_pipeline.selection import Selection, select
 from data_pipeline.sources import Source
 from data_pipeline.sources.image_labels import human_names
+from data_pipeline.text import printable
 from data_pipeline.writer import BetonWriter
 
 IMAGES_PER_CHUNK = 16
@@ -131,7 +132,8 @@ def _write(
     bar = tqdm(items, part.path.name, len(indices), unit="img", mininterval=1, smoothing=0.05)
     for index, item in zip(indices, bar, strict=True):
         if item.image is None:
-            left_out.append(item.fault)
+            # A name need not be UTF-8, which the manifest is.
+            left_out.append(printable(item.fault))
             if len(left_out) > max_undecodable:
                 raise UnreadableImageError("\n".join(left_out))
             continue

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from data_pipeline.files import NotRegularError, open_regular
+from data_pipeline.text import printable
 
 MAX_DEPTH = 50
 # A list of a list takes 3 bytes of text and 100 times as much memory.
@@ -144,8 +145,7 @@ def _integer(text: str) -> float:
 
 def _place(keys: Sequence[str]) -> str:
     """The dotted path of a value, in printable text of some length at most."""
-    text = ".".join(keys)[:MAX_PLACE_LENGTH]
-    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text) or "$"
+    return printable(".".join(keys)[:MAX_PLACE_LENGTH]) or "$"
 
 
 class _Fault(NamedTuple):

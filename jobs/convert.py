@@ -15,8 +15,11 @@ from data_pipeline.convert import Part, convert_parts, refuse_existing
 from data_pipeline.encode import Encoding, UnreadableImageError
 from data_pipeline.overlap import num_shared
 from data_pipeline.selection import Selection
-from data_pipeline.sources import SourceError, open_source
+from data_pipeline.sources import Source, SourceError, open_source
+from data_pipeline.sources.class_lists import only_classes, read_class_list, with_classes
+from data_pipeline.sources.levels import check_classes
 from data_pipeline.sources.shards import is_pattern
+from data_pipeline.text import printable
 from service.run.scripts import run_script
 from service.spec.errors import EXIT_BAD_INPUT, EXIT_DONE, EXIT_FAILED
 from service.spec.paths import absolute_path, output_problem, path_remedy
@@ -34,10 +37,13 @@ def main(arguments: list[str]) -> int:
             refuse_existing(path for path in (options.out, options.hold_out_path) if path)
         _convert(options)
     except (SourceError, UnreadableImageError, ValueError) as error:
-        print(f"convert: {error}", file=sys.stderr)
+        # One line for each image; a name need not be UTF-8.
+        lines = [printable(line) for line in str(error).split("\n")]
+        print("convert: " + "\n".join(lines), file=sys.stderr)
         return EXIT_BAD_INPUT
     except OSError as error:
-        print(f"convert: {error.filename or options.out}: {error.strerror}", file=sys.stderr)
+        name = printable(str(error.filename or options.out))
+        print(f"convert: {name}: {error.strerror}", file=sys.stderr)
         return EXIT_FAILED
     except KeyboardInterrupt:
         print(f"convert: interrupted; no partial file is left at {options.out}", file=sys.stderr)
@@ -66,7 +72,12 @@ def _check_paths(parser: argparse.ArgumentParser, options: argparse.Namespace) -
 
 
 def _convert(options: argparse.Namespace) -> None:
-    source = open_source(options.source, labels=options.labels, split=options.split)
+    source: Source = open_source(options.source, labels=options.labels, split=options.split)
+    if options.classes:
+        source = with_classes(source, read_class_list(options.classes), options.classes)
+    if options.only_classes:
+        source = only_classes(source, read_class_list(options.only_classes), options.only_classes)
+    check_classes(options.source, source.classes)
     seed, hold_out = options.seed, options.hold_out
     parts = [Part(options.out, Selection(options.per_class, seed, hold_out))]
     if hold_out:
@@ -119,6 +130,21 @@ def _parser() -> argparse.ArgumentParser:
         type=path_argument,
         help="labels of images that are in one folder or tar, such as ILSVRC2012's val: the "
         "devkit, or a text file with a label, or a file name and a label, in each line",
+    )
+    classes = parser.add_mutually_exclusive_group()
+    classes.add_argument(
+        "--classes",
+        type=path_argument,
+        metavar="FILE",
+        help="take over the classes of another dataset and their order, so that a label means the "
+        "same in both: OTHER.beton, or a file of names; a source's numbers are indices into them",
+    )
+    classes.add_argument(
+        "--only-classes",
+        type=path_argument,
+        metavar="FILE",
+        help="convert only the images of these classes, as for ImageNet-100: a file with a name, "
+        "such as a wnid, in each line, or JSON",
     )
     parser.add_argument(
         "--split",

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from data_pipeline.sources.levels import check_level, is_junk
 from data_pipeline.sources.source import (
     IMAGE_SUFFIXES,
     Names,
@@ -16,8 +17,6 @@ from data_pipeline.sources.source import (
     is_image,
     name_keys,
 )
-
-SPLIT_NAMES = {"train", "val", "valid", "validation", "test"}
 
 
 @dataclass(frozen=True)
@@ -50,10 +49,7 @@ class ImageFolder:
             )
         if strays:
             raise SourceError(f"{strays[0]} is outside the class folders; move or remove it")
-        if {folder.name.lower() for folder in folders} <= SPLIT_NAMES:
-            raise SourceError(
-                f"{root} holds splits, not classes; convert {folders[0]} and the others one by one"
-            )
+        check_level(root, folders)
         names: list[str] = []
         counts: list[int] = []
         for folder in folders:
@@ -75,8 +71,8 @@ class ImageFolder:
 
 
 def visible_entries(folder: Path) -> list[Path]:
-    """Files and folders in a folder, by name, without hidden ones."""
-    return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+    """Files and folders in a folder, by name, without hidden ones and junk."""
+    return sorted(path for path in folder.iterdir() if not is_junk(path.name))
 
 
 def _images_below(folder: Path) -> list[str]:
@@ -84,11 +80,11 @@ def _images_below(folder: Path) -> list[str]:
     images: list[str] = []
     for parent, folders, files in os.walk(folder):
         # os.walk enters the folders that remain in this list.
-        folders[:] = [name for name in folders if not name.startswith(".")]
+        folders[:] = [name for name in folders if not is_junk(name)]
         prefix = parent[len(str(folder)) :].lstrip("/")
         images += [
             f"{prefix}/{name}" if prefix else name
             for name in files
-            if is_image(name) and not name.startswith(".")
+            if is_image(name) and not is_junk(name)
         ]
     return sorted(images, key=lambda image: image.split("/"))

@@ -96,6 +96,9 @@ def _rows(path: Path) -> list[list[str]]:
 
 
 def _columns(line: str) -> list[str]:
+    if "\t" in line:
+        # Tiny ImageNet's annotations: name, wnid, and the four numbers of a box.
+        return [cell.strip() for cell in line.strip().split("\t")[:2]]
     if "," in line:
         name, _, rest = line.partition(",")
         return [name.strip().strip('"'), (rest.strip().strip('"').split() or [""])[0]]

@@ -1,5 +1,6 @@
 """Recognizes which kind of source a path is."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from data_pipeline.sources.cifar import CifarImages, find_cifar
@@ -19,6 +20,8 @@ from data_pipeline.sources.tars import (
 )
 
 IDX_IMAGES = "images-idx3"
+# Tiny ImageNet's labels of val.
+ANNOTATIONS = "val_annotations.txt"
 KINDS = (
     "give a folder or .tar of <class>/<image>, ILSVRC2012's train or val .tar, "
     "WebDataset shards, a CIFAR folder, or an IDX file"
@@ -55,6 +58,8 @@ def _open_folder(path: Path, labels: Path | None, split: str) -> Source:
     images = [file.name for file in files if is_image(file.name)]
     if images and len(files) == len(entries):
         return open_flat_folder(path, images, labels)
+    if flat := _flat_below(entries, labels):
+        return flat
     refuse_labels(path, labels)
     cifar = find_cifar(path)
     if cifar is not None:
@@ -71,10 +76,25 @@ def _open_folder(path: Path, labels: Path | None, split: str) -> Source:
     return open_shards(path, tars)
 
 
+def _flat_below(entries: Sequence[Path], labels: Path | None) -> Source | None:
+    """Images in the only folder, with labels of another file: as in Tiny ImageNet's val.
+
+    None if they need no labels, being in class folders.
+    """
+    folders = [entry for entry in entries if entry.is_dir()]
+    labels = labels or next((entry for entry in entries if entry.name == ANNOTATIONS), None)
+    if labels is None or len(folders) != 1:
+        return None
+    names = [entry.name for entry in visible_entries(folders[0]) if is_image(entry.name)]
+    return open_flat_folder(folders[0], names, labels) if names else None
+
+
 def _open_file(path: Path, labels: Path | None) -> Source:
     if IDX_IMAGES in path.name:
         refuse_labels(path, labels)
         return IdxImages.open(path)
+    if path.suffix.lower() == ".zip":
+        raise SourceError(f"{path} is a zip archive; unpack it, and give the folder of the images")
     if path.name.lower().endswith(COMPRESSED_SUFFIXES):
         refuse_compressed(path)
     if path.suffix.lower() != ".tar":

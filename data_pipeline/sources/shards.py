@@ -6,9 +6,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from data_pipeline.sources.source import (
-    IMAGE_SUFFIXES,
     SourceError,
     class_index,
+    is_image,
     numbered_classes,
 )
 from data_pipeline.sources.tar_images import TarFiles, TarImages, TarIndex
@@ -78,24 +78,38 @@ def open_shards(path: Path, shards: Sequence[Path]) -> TarImages:
 
 
 def _by_key(shard: Path) -> tuple[dict[str, Member], dict[str, Member]]:
-    """The images of a shard, and the members with their classes, by key."""
+    """The images of a shard, and the members with their classes, by key.
+
+    WebDataset's keys end at the first dot: a.jpg and a.seg.png are of one sample, whose image is
+    a.jpg. Where a sample has none of its own, as with a.1.jpg alone, keys end at the last dot.
+    """
     images: dict[str, Member] = {}
     classes: dict[str, Member] = {}
+    more: list[tuple[str, Member]] = []
     for member in read_members(shard):
-        folder, slash, name = member.name.rpartition("/")
-        stem, dot, suffix = name.partition(".")
-        kind = dot + suffix.lower()
-        if member.is_folder or kind not in (*IMAGE_SUFFIXES, ".cls"):
+        # Called for millions of names, for which pathlib is too slow.
+        stem, _, suffix = member.name.rpartition(".")
+        is_class = suffix.lower() == "cls"
+        if member.is_folder or not (is_class or is_image(member.name)):
             continue
-        key = folder + slash + stem
-        members = classes if kind == ".cls" else images
-        if key in members:
-            raise SourceError(
-                f"{shard} has {member.name} and {members[key].name} of one key, {key}; "
-                "keep one of them"
-            )
-        members[key] = member
+        if "." in stem.rpartition("/")[2]:
+            more.append((stem, member))
+        else:
+            _add(classes if is_class else images, stem, member, shard)
+    own = set(images)
+    for stem, member in more:
+        folder, slash, name = stem.rpartition("/")
+        if folder + slash + name.partition(".")[0] not in own:
+            _add(images if is_image(member.name) else classes, stem, member, shard)
     return images, classes
+
+
+def _add(members: dict[str, Member], key: str, member: Member, shard: Path) -> None:
+    if key in members:
+        raise SourceError(
+            f"{shard} has {member.name} and {members[key].name} of one key, {key}; keep one of them"
+        )
+    members[key] = member
 
 
 def _class(text: bytes, shard: Path, key: str) -> int:

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
+from data_pipeline.sources.levels import is_junk
 from data_pipeline.sources.source import SourceError, is_image
 
 COMPRESSED_SUFFIXES = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst")
@@ -83,7 +84,7 @@ def members_between(file: BinaryIO, path: Path, start: int, end: int) -> Iterato
 def _visible(info: tarfile.TarInfo, path: Path) -> Member | None:
     """The member; None if it is hidden, or is neither a file nor a folder."""
     parts = [part for part in info.name.split("/") if part not in ("", ".")]
-    if not parts or any(part.startswith(".") for part in parts):
+    if not parts or any(is_junk(part) for part in parts):
         return None
     name = "/".join(parts)
     if info.isdir():

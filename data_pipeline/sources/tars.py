@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from data_pipeline.sources.levels import SPLIT_NAMES
 from data_pipeline.sources.source import SourceError
 from data_pipeline.sources.tar_images import (
     TarFiles,
@@ -83,6 +84,11 @@ def open_tar_of_folders(path: Path, members: Sequence[Member]) -> TarImages:
         is_class = member.is_folder and parts[:depth] == prefix and len(parts) == depth + 1
         if is_class and parts[depth] not in by_class:
             raise SourceError(f"{path} has no images in {member.name}; remove it or fill it")
+    if {name.lower() for name in by_class} <= SPLIT_NAMES:
+        raise SourceError(
+            f"{path} holds {', '.join(sorted(by_class))}, not classes; unpack it, and convert each "
+            "of these folders"
+        )
     index = TarIndex(TarFiles([path]))
     for label, name in enumerate(sorted(by_class)):
         for image in by_class[name]:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from data_pipeline.text import printable
 from data_pipeline.uris import redacted
 
 EXIT_DONE = 0
@@ -48,7 +49,4 @@ def shown(text: str) -> str:
     text = " ".join(redacted(text).splitlines()) or ascii(text)
     if len(text) > MAX_TEXT_LENGTH:
         text = f"{text[: MAX_TEXT_LENGTH // 2]} ... {text[-MAX_TEXT_LENGTH // 2 :]}"
-    if text.isprintable():
-        return text
-    # Such as codes that change the color of a terminal.
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+    return printable(text)

@@ -231,5 +231,5 @@ def test_file_that_is_not_an_image_has_a_repeatable_message(image_folder, tmp_pa
 def test_folders_of_splits_are_not_taken_for_classes(tmp_path):
     for split in ("train", "val"):
         write_folder(tmp_path / "images" / split, 1, 1)
-    with pytest.raises(SourceError, match="holds splits, not classes"):
+    with pytest.raises(SourceError, match="holds train, val, not classes"):
         open_source(tmp_path / "images")
