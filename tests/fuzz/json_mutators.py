@@ -71,8 +71,8 @@ def mutate_json_lines(random: Random, data: bytes, others: Sequence[bytes]) -> b
 def _mutated_line(random: Random, line: bytes) -> bytes:
     try:
         return mutate_json(random, line.strip(), ()) + b"\n"
-    except ValueError:
-        # Changed before.
+    except (ValueError, RecursionError):
+        # Changed before: no longer JSON, or too deep.
         return mutate_bytes(random, line)
 
 
