@@ -37,7 +37,8 @@ MIN_THINNED = 16
 THINNED_SHARE = 0.75
 
 
-Count = Annotated[int, Field(ge=0, lt=2**63)]
+# A damaged number leaves room for those of the events that follow.
+Count = Annotated[int, Field(ge=0, lt=2**53)]
 
 
 class Event(NamedTuple):

@@ -67,6 +67,8 @@ def fault_of_message(error: Exception, names: tuple[str, ...]) -> str | None:
     """What is wrong with the message of a refusal; None if nothing is."""
     lines = str(error).split("\n")
     if isinstance(error, BadInputError):
+        if lines[-1].endswith(" more; fix these first"):
+            del lines[-1]
         if len(lines) != 1 + len(error.problems) or not error.problems:
             return "message with a problem that is not one line"
         if not all(all(problem) for problem in error.problems):
