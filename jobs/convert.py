@@ -5,6 +5,7 @@ interrupted (SIGINT, SIGTERM). A conversion that fails or is interrupted leaves 
 """
 
 import argparse
+import logging
 import os
 import signal
 import sys
@@ -30,6 +31,9 @@ def main(arguments: list[str]) -> int:
     """Convert and return the exit status."""
     parser = _parser()
     options = parser.parse_args(arguments)
+    # What a source skips.
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger("data_pipeline").setLevel(logging.INFO)
     _check_paths(parser, options)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:

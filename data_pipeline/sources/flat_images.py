@@ -6,6 +6,7 @@ from pathlib import Path
 from data_pipeline.sources.devkit import is_devkit, read_devkit
 from data_pipeline.sources.folders import ImageFolder
 from data_pipeline.sources.image_labels import ImageLabels, read_label_file
+from data_pipeline.sources.skipped import Skipped
 from data_pipeline.sources.source import Names, SourceError, name_keys
 from data_pipeline.sources.tar_images import (
     TarFiles,
@@ -38,6 +39,9 @@ def open_flat_folder(root: Path, names: Sequence[str], labels_path: Path | None)
         SourceError: labels that are missing, damaged or of other images.
     """
     classes, labels = _read_labels(root, names, labels_path)
+    skipped = Skipped()
+    skipped.add_others(root, set(names))
+    skipped.log(root)
     pairs = zip(labels.tolist(), names, strict=True)
     keys = name_keys(f"{classes[label]}/{name}" for label, name in pairs)
     return ImageFolder(classes, labels, keys, root, Names.of(names))

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_pipeline.sources.levels import check_level, is_junk
+from data_pipeline.sources.skipped import Skipped
 from data_pipeline.sources.source import (
     IMAGE_SUFFIXES,
     Names,
@@ -33,7 +34,7 @@ class ImageFolder:
     def open(root: Path) -> "ImageFolder":
         """One folder per class with images anywhere below it; classes in alphabetical order.
 
-        Hidden files are ignored. The class folders may be links; links to folders below them are
+        Hidden files are skipped. The class folders may be links; links to folders below them are
         not followed.
 
         Raises:
@@ -50,16 +51,19 @@ class ImageFolder:
         if strays:
             raise SourceError(f"{strays[0]} is outside the class folders; move or remove it")
         check_level(root, folders)
+        skipped = Skipped()
+        skipped.add_others(root, {folder.name for folder in folders})
         names: list[str] = []
         counts: list[int] = []
         for folder in folders:
-            images = _images_below(folder)
+            images = _images_below(folder, skipped)
             if not images:
                 raise SourceError(
                     f"{folder} has no images ({', '.join(IMAGE_SUFFIXES)}); remove it or fill it"
                 )
             names += [f"{folder.name}/{image}" for image in images]
             counts.append(len(images))
+        skipped.log(root)
         labels = np.repeat(np.arange(len(folders), dtype=np.int64), counts)
         classes = [folder.name for folder in folders]
         return ImageFolder(classes, labels, name_keys(names), root, Names.of(names))
@@ -75,16 +79,21 @@ def visible_entries(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if not is_junk(path.name))
 
 
-def _images_below(folder: Path) -> list[str]:
+def _images_below(folder: Path, skipped: Skipped) -> list[str]:
     """Paths from the folder to its images, folder by folder in alphabetical order."""
     images: list[str] = []
     for parent, folders, files in os.walk(folder):
         # os.walk enters the folders that remain in this list.
-        folders[:] = [name for name in folders if not is_junk(name)]
+        kept = [name for name in folders if not is_junk(name)]
+        for _ in range(len(folders) - len(kept)):
+            skipped.add_junk()
+        folders[:] = kept
         prefix = parent[len(str(folder)) :].lstrip("/")
-        images += [
-            f"{prefix}/{name}" if prefix else name
-            for name in files
-            if is_image(name) and not is_junk(name)
-        ]
+        for name in files:
+            if is_junk(name):
+                skipped.add_junk()
+            elif is_image(name):
+                images.append(f"{prefix}/{name}" if prefix else name)
+            else:
+                skipped.add(name)
     return sorted(images, key=lambda image: image.split("/"))

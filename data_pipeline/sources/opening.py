@@ -8,6 +8,7 @@ from data_pipeline.sources.flat_images import open_flat_folder, open_flat_tar
 from data_pipeline.sources.folders import ImageFolder, visible_entries
 from data_pipeline.sources.idx import PREFIXES, IdxImages, images_path
 from data_pipeline.sources.shards import expand, is_pattern, open_shards
+from data_pipeline.sources.skipped import Skipped
 from data_pipeline.sources.source import Source, SourceError, is_image, refuse_labels
 from data_pipeline.sources.tar_images import images_among
 from data_pipeline.sources.tar_members import COMPRESSED_SUFFIXES, read_members, refuse_compressed
@@ -99,14 +100,18 @@ def _open_file(path: Path, labels: Path | None) -> Source:
         refuse_compressed(path)
     if path.suffix.lower() != ".tar":
         raise SourceError(f"{path} is not a known source; {KINDS}")
-    members = read_members(path)
+    skipped = Skipped()
+    members = read_members(path, skipped)
     suffixes = {member.name.rpartition(".")[2].lower() for member in members}
     images = list(images_among(members))
     if images and is_flat(images) and not suffixes & {"cls", "tar"}:
+        skipped.log(path)
         return open_flat_tar(path, members, labels)
     refuse_labels(path, labels)
     if "cls" in suffixes:
+        # Which counts what it skips itself.
         return open_shards(path, [path])
+    skipped.log(path)
     if "tar" in suffixes:
         return open_train_tar(path, members)
     if not images:

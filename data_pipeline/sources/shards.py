@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from data_pipeline.sources.skipped import Skipped
 from data_pipeline.sources.source import (
     SourceError,
     class_index,
@@ -57,9 +58,9 @@ def open_shards(path: Path, shards: Sequence[Path]) -> TarImages:
             image, or one of them twice; shards without images.
     """
     tars = TarFiles(shards)
-    index = TarIndex(tars)
+    index, skipped = TarIndex(tars), Skipped()
     for number, shard in enumerate(shards):
-        images, classes = _by_key(shard)
+        images, classes = _by_key(shard, skipped)
         for key in sorted(images.keys() ^ classes.keys()):
             missing = ".cls" if key in images else "image"
             raise SourceError(
@@ -71,13 +72,14 @@ def open_shards(path: Path, shards: Sequence[Path]) -> TarImages:
             text = tars.read(number, member.offset, min(member.size, 64))
             label = _class(text, shard, key)
             index.add(number, image, label, f"{label}/{image.name}")
+    skipped.log(path)
     source = index.source([])
     if not len(source.labels):
         raise SourceError(f"{path} has no images with classes; give shards of KEY.jpg and KEY.cls")
     return replace(source, classes=numbered_classes(source.labels))
 
 
-def _by_key(shard: Path) -> tuple[dict[str, Member], dict[str, Member]]:
+def _by_key(shard: Path, skipped: Skipped) -> tuple[dict[str, Member], dict[str, Member]]:
     """The images of a shard, and the members with their classes, by key.
 
     WebDataset's keys end at the first dot: a.jpg and a.seg.png are of one sample, whose image is
@@ -86,7 +88,7 @@ def _by_key(shard: Path) -> tuple[dict[str, Member], dict[str, Member]]:
     images: dict[str, Member] = {}
     classes: dict[str, Member] = {}
     more: list[tuple[str, Member]] = []
-    for member in read_members(shard):
+    for member in read_members(shard, skipped):
         # Called for millions of names, for which pathlib is too slow.
         stem, _, suffix = member.name.rpartition(".")
         is_class = suffix.lower() == "cls"
@@ -101,6 +103,8 @@ def _by_key(shard: Path) -> tuple[dict[str, Member], dict[str, Member]]:
         folder, slash, name = stem.rpartition("/")
         if folder + slash + name.partition(".")[0] not in own:
             _add(images if is_image(member.name) else classes, stem, member, shard)
+        else:
+            skipped.add(member.name)
     return images, classes
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 from data_pipeline.sources.levels import is_junk
+from data_pipeline.sources.skipped import Skipped
 from data_pipeline.sources.source import SourceError, is_image
 
 COMPRESSED_SUFFIXES = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst")
@@ -26,15 +27,15 @@ class Member(NamedTuple):
         return self.name.split("/")
 
 
-def read_members(path: Path) -> list[Member]:
-    """All visible files and folders of a tar.
+def read_members(path: Path, skipped: Skipped) -> list[Member]:
+    """All visible files and folders of a tar; counts those that are no part of a source.
 
     Raises:
         SourceError: a tar that is compressed, damaged or truncated, or holds links to images.
     """
     refuse_compressed(path)
     with path.open("rb") as file:
-        return list(members_between(file, path, 0, path.stat().st_size))
+        return list(members_between(file, path, 0, path.stat().st_size, skipped))
 
 
 def refuse_compressed(path: Path) -> None:
@@ -49,7 +50,9 @@ def refuse_compressed(path: Path) -> None:
         raise SourceError(f"{path} is compressed; decompress it to a .tar first")
 
 
-def members_between(file: BinaryIO, path: Path, start: int, end: int) -> Iterator[Member]:
+def members_between(
+    file: BinaryIO, path: Path, start: int, end: int, skipped: Skipped
+) -> Iterator[Member]:
     """Visible members of the tar in ``file`` from byte ``start`` to ``end``; ``path`` names it.
 
     Raises:
@@ -67,8 +70,10 @@ def members_between(file: BinaryIO, path: Path, start: int, end: int) -> Iterato
                 last, position = info.name, archive.offset
                 if info.size < 0 or (info.isreg() and info.offset_data + info.size > end):
                     raise SourceError(f"{path} ends within its member {last}; copy it again")
-                member = _visible(info, path)
+                member = _visible(info, path, skipped)
                 if member is not None:
+                    if not (member.is_folder or is_image(member.name) or is_part(member.name)):
+                        skipped.add(member.name)
                     yield member
     except (tarfile.TarError, EOFError, OverflowError) as error:
         file.seek(position)
@@ -81,10 +86,18 @@ def members_between(file: BinaryIO, path: Path, start: int, end: int) -> Iterato
             ) from error
 
 
-def _visible(info: tarfile.TarInfo, path: Path) -> Member | None:
+def is_part(name: str) -> bool:
+    """Whether a member that is no image is a part of a source: a class, or a tar of one."""
+    return name[name.rfind(".") :].lower() in (".cls", ".tar")
+
+
+def _visible(info: tarfile.TarInfo, path: Path, skipped: Skipped) -> Member | None:
     """The member; None if it is hidden, or is neither a file nor a folder."""
     parts = [part for part in info.name.split("/") if part not in ("", ".")]
-    if not parts or any(is_junk(part) for part in parts):
+    if not parts:
+        return None
+    if any(is_junk(part) for part in parts):
+        skipped.add_junk()
         return None
     name = "/".join(parts)
     if info.isdir():
@@ -95,5 +108,6 @@ def _visible(info: tarfile.TarInfo, path: Path) -> Member | None:
             "write the tar with --dereference --hard-dereference and without --sparse"
         )
     if not info.isreg() or info.issparse():
+        skipped.add(name)
         return None
     return Member(name, info.offset_data, info.size, False)

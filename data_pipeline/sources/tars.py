@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from data_pipeline.sources.levels import SPLIT_NAMES
+from data_pipeline.sources.skipped import Skipped
 from data_pipeline.sources.source import SourceError
 from data_pipeline.sources.tar_images import (
     TarFiles,
@@ -31,13 +32,14 @@ def open_train_tar(path: Path, members: Iterable[Member]) -> TarImages:
                 f"{path} holds {member.name} beside tars of classes; "
                 "give ILSVRC2012's train tar, or a tar of <class>/<image> files"
             )
-    index = TarIndex(TarFiles([path]))
+    index, skipped = TarIndex(TarFiles([path])), Skipped()
     with path.open("rb") as file:
         for label, member in enumerate(inner):
             end = member.offset + member.size
             where = path / member.name
-            images = members_between(file, where, member.offset, end)
+            images = members_between(file, where, member.offset, end, skipped)
             _add_class(index, where, 0, label, images)
+    skipped.log(path)
     return index.source([member.name.removesuffix(".tar") for member in inner])
 
 
@@ -47,9 +49,10 @@ def open_class_tars(paths: Sequence[Path]) -> TarImages:
     Raises:
         SourceError: a tar that is damaged or has no images.
     """
-    index = TarIndex(TarFiles(paths))
+    index, skipped = TarIndex(TarFiles(paths)), Skipped()
     for label, path in enumerate(paths):
-        _add_class(index, path, label, label, read_members(path))
+        _add_class(index, path, label, label, read_members(path, skipped))
+    skipped.log(paths[0].parent)
     return index.source([path.stem for path in paths])
 
 

@@ -100,13 +100,38 @@ def test_kaggles_folders(tmp_path, capsys):
         assert str(train) in refusal(capsys, tmp_path, above)
 
 
-def test_what_systems_leave_in_folders_is_no_class(tiny, tmp_path):
+def test_what_systems_leave_in_folders_is_no_class(tiny, tmp_path, caplog):
     root = shutil.copytree(tiny / "train", tmp_path / "train")
     for name in JUNK:
         for folder in (root, root / WNIDS[0]):
             write_image(folder / name / "a.jpg", 0)
     write_image(root / WNIDS[0] / "._a.jpg", 0)
     assert converted(tmp_path / "train.beton", root) == ([0, 0, 1, 1, 2, 2], WNIDS)
+    (text,) = caplog.messages
+    assert text == f"{root}: skipped 13 hidden or system files, 3 .txt files"
+
+
+def test_each_file_that_is_not_converted_is_counted(tmp_path, caplog):
+    caplog.set_level("INFO", "data_pipeline")
+    flat = tmp_path / "flat"
+    for number in range(2):
+        write_image(flat / f"{number}.jpg", number)
+    for name in ("a.xml", "b.xml", "README", ".hidden"):
+        (flat / name).touch()
+    labels = tmp_path / "labels.txt"
+    labels.write_text("0\n1")
+    open_source(flat, labels=labels)
+    folders = tmp_path / "folders.tar"
+    write_shard(folders, ["a/0.jpg", "b/0.jpg", "a/notes.txt", "b/.hidden", "__MACOSX/a/0.jpg"])
+    open_source(folders)
+    shard = tmp_path / "shard.tar"
+    write_shard(shard, ["a.jpg", "a.cls", "a.json", "a.mask.jpg", "b.jpg", "b.cls"])
+    open_source(shard)
+    assert [text.partition(": skipped ")[2] for text in caplog.messages] == [
+        "2 .xml files, 1 file without a suffix, 1 hidden or system file",
+        "2 hidden or system files, 1 .txt file",
+        "1 .jpg file, 1 .json file",
+    ]
 
 
 @pytest.mark.parametrize("form", ["lines", "JSON object"])

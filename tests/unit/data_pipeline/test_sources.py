@@ -24,6 +24,7 @@ from support.source_makers import (
 from data_pipeline.sources import SourceError, open_source
 from data_pipeline.sources.array_pickle import load_arrays
 from data_pipeline.sources.image_labels import human_names, imagenet_names
+from data_pipeline.sources.skipped import Skipped
 from data_pipeline.sources.source import Names
 from data_pipeline.sources.tar_images import MAX_OPEN_TARS
 from data_pipeline.sources.tar_members import read_members
@@ -71,7 +72,7 @@ def test_offsets_of_members_equal_tarfiles(tmp_path):
     path = write_tar(tmp_path / "t.tar", contents, format=tarfile.PAX_FORMAT)
     with tarfile.open(path) as archive:
         expected = [(m.name.lstrip("/"), m.offset_data, m.size) for m in archive]
-    assert [(m.name, m.offset, m.size) for m in read_members(path)] == expected
+    assert [(m.name, m.offset, m.size) for m in read_members(path, Skipped())] == expected
 
 
 def test_train_tar_and_its_class_tars(tmp_path):
