@@ -72,11 +72,6 @@ def test_damaged_sample_is_refused_unless_max_undecodable_allows_it(make_image_c
         ),
         ({"dataset": {"cache": {"path": __file__}}}, "dataset.cache.path", "is a file"),
         (
-            {"augmentation": {"size_stages": [{"from_epoch": 1, "size": 200}]}},
-            "augmentation.size_stages.0.size",
-            "is 200",
-        ),
-        (
             {"augmentation": {"size_stages": [{"from_epoch": 2, "size": 16}]}},
             "augmentation.size_stages",
             "before the training ends",
