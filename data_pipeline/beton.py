@@ -136,7 +136,8 @@ def _read_tables(path: Path) -> BetonFile:
     if digests is not None:
         data_start += len(DIGEST_MAGIC) + digests.nbytes
     is_raw, is_jpeg = modes == MODE_RAW, modes == MODE_JPEG
-    tables = Tables(samples, allocations, is_raw, is_jpeg, data_start, table_start)
+    page_size = int(header["page_size"][0])
+    tables = Tables(samples, allocations, is_raw, is_jpeg, data_start, table_start, page_size)
     sizes = _checked_sizes(path, tables)
     return BetonFile(path, samples, sizes, digests, fingerprint.hexdigest())
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 MAX_PIXELS = 1 << 27
-"""Of one image: decoded, it takes 4 bytes for each."""
+"""Of one image: decoded, it takes 4 bytes for each, and 6 more if it is a progressive JPEG."""
 MAX_IMAGE_BYTES = 3 * MAX_PIXELS
 MAX_CLASSES = 1_000_000
 
@@ -19,7 +19,8 @@ class Tables(NamedTuple):
 
     ``samples``: [N] of SAMPLE. ``allocations``: [N] of ALLOCATION. ``is_raw`` and ``is_jpeg``: [N],
     whether the image is stored so. ``data_start`` and ``data_end``: where the tables before the
-    images end and the one after them begins, in bytes.
+    images end and the one after them begins, in bytes. ``page_size``: in bytes; FFCV reads each
+    image from one page.
     """
 
     samples: NDArray[np.void]
@@ -28,10 +29,13 @@ class Tables(NamedTuple):
     is_jpeg: NDArray[np.bool_]
     data_start: int
     data_end: int
+    page_size: int
 
 
 def find_fault(tables: Tables) -> str | None:
     """What cannot be true, with the sample it is about; None if the tables fit each other."""
+    if tables.page_size.bit_count() != 1:
+        return f"its page size is {tables.page_size:,} bytes, which is not a power of 2"
     ids = tables.allocations["sample_id"]
     count = len(tables.samples)
     if ids.max() >= count or not np.array_equal(np.sort(ids), np.arange(count, dtype=np.uint64)):
@@ -66,6 +70,11 @@ def _fault_of_images(
         (
             tables.is_raw & (sizes != 3 * num_pixels),
             "has raw pixels whose number of bytes is not that of its width and height",
+        ),
+        # The first and the last byte differ in their low bits alone.
+        (
+            (starts ^ (starts + sizes - np.uint64(1))) >= tables.page_size,
+            f"is not within one page of {tables.page_size:,} bytes",
         ),
     )
     for is_wrong, fault in checks:

@@ -169,9 +169,9 @@ def _find_dirty_gaps(file: BetonFile) -> Iterator[Damage]:
                 if piece.any():
                     position = low + int(np.flatnonzero(piece)[0])
                     yield Damage(None, f"byte {position:,}, between samples, has changed")
-        tail = data[int(ends[-1]) + ALLOCATION.itemsize * file.num_samples :]
-        if tail:
-            yield Damage(None, f"{len(tail):,} bytes follow the end of the file")
+        num_after = len(data) - int(ends[-1]) - ALLOCATION.itemsize * file.num_samples
+        if num_after:
+            yield Damage(None, f"{num_after:,} bytes follow the end of the file")
 
 
 def _allocations_start(data: mmap.mmap) -> int:

@@ -43,7 +43,7 @@ typedef struct {
 
 struct FastHuffman {
     Table dc[NUM_HUFF_TBLS], ac[NUM_HUFF_TBLS];
-    int32_t last_dc[MAX_COMPS_IN_SCAN];
+    uint32_t last_dc[MAX_COMPS_IN_SCAN];
     Reader reader;
     const uint8_t *end; /* of the data, before the padding */
     uint8_t *data;      /* the scan without its stuffed zeros */
@@ -153,12 +153,13 @@ static inline Entry decode_entry(const Table *table, Reader *reader) {
 }
 
 /* False if the data is damaged. `block` must be zero, or NULL to discard the coefficients. */
-static inline int decode_block(Reader *reader, const Table *dc, const Table *ac, int32_t *last_dc,
+static inline int decode_block(Reader *reader, const Table *dc, const Table *ac, uint32_t *last_dc,
                                JCOEF *block) {
     refill(reader);
     Entry entry = decode_entry(dc, reader);
     if (!entry) return 0;
-    *last_dc += value_of(entry);
+    /* Damaged data may add up to any number: unsigned, so that it wraps. */
+    *last_dc += (uint32_t)value_of(entry);
     if (block) block[0] = (JCOEF)*last_dc;
     for (int32_t k = 1;;) {
         refill(reader);

@@ -16,6 +16,9 @@
 #define ROWS_PER_READ 8
 /* As in beton_checks.py. */
 #define MAX_PIXELS (1 << 27)
+/* Each scan of a progressive JPEG passes over all pixels, however few bytes it has. Encoders write
+ * about ten. */
+#define MAX_SCANS 50
 /* blend_rows reads 16 bytes at a time. */
 #define READ_PAST_END 16
 
@@ -43,6 +46,7 @@ enum { FAILED_DAMAGED = 1, FAILED_UNUSUAL = 2 };
 typedef struct {
     struct jpeg_error_mgr errors; /* first: libjpeg passes its address to callbacks */
     jmp_buf failure;
+    struct jpeg_progress_mgr progress;
     struct jpeg_decompress_struct info;
     FastHuffman *huffman;
     uint8_t *pixels; /* freed with the rest */
@@ -61,11 +65,18 @@ static void fail_if_truncated(j_common_ptr info, int level) {
     if (level < 0 && info->err->msg_code == JWRN_JPEG_EOF) fail_damaged(info);
 }
 
+/* Called for each row of blocks while libjpeg reads scans. */
+static void fail_if_many_scans(j_common_ptr info) {
+    if (((j_decompress_ptr)info)->input_scan_number > MAX_SCANS) fail_damaged(info);
+}
+
 /* Reads the header and prepares to read rows. False if the image has another size. The size is
  * compared first: a progressive JPEG is decoded to memory for all of its pixels at once. */
 static int start(Decoder *decoder, const Jpeg *jpeg, J_COLOR_SPACE colors, int fast) {
     struct jpeg_decompress_struct *info = &decoder->info;
     jpeg_create_decompress(info);
+    decoder->progress.progress_monitor = fail_if_many_scans;
+    info->progress = &decoder->progress;
     jpeg_mem_src(info, jpeg->data, (unsigned long)jpeg->num_bytes);
     if (jpeg->height == 0) {
         jpeg_save_markers(info, EXIF_MARKER, MARKER_NAME_BYTES);

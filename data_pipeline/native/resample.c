@@ -11,6 +11,8 @@
 /* The ends of a box cut off less than an eighth of the triangle's weight, so normalizing multiplies
  * weights by less than this. */
 #define MOST_GAIN 1.15
+/* 255 * 2^23 and half of 2^23 for rounding are below 2^31. */
+#define MAX_BITS 23
 
 /* Source positions that contribute to one output position. */
 typedef struct {
@@ -72,9 +74,11 @@ static void fill_weights(Span span, double center, double support, int bits, int
     weights[largest] = (int16_t)(weights[largest] + (1 << bits) - sum);
 }
 
-/* The number of bits with which the largest weight, about 1 / support, fits into 16 bits. */
+/* The number of bits with which the largest weight, about 1 / support, fits into 16 bits, and sums
+ * of weighted bytes into 32. */
 static int bits_for(double support) {
-    return (int)floor(log2(support * INT16_MAX / MOST_GAIN));
+    int bits = (int)floor(log2(support * INT16_MAX / MOST_GAIN));
+    return bits < MAX_BITS ? bits : MAX_BITS;
 }
 
 /* `shift` is subtracted from source positions. False if there is no memory. */

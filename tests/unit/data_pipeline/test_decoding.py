@@ -120,12 +120,15 @@ def test_window_of_a_resized_image_and_its_mirror():
     assert np.array_equal(mirrored, window[:, ::-1])
 
 
-def test_flat_colors_are_not_changed():
-    pixels = np.full((40, 60, 3), (250, 3, 128), np.uint8)
-    numbers = np.array([0, 0, 40, 60, 17, 23, 0, 0, 17, 23], np.int64)
-    out = np.zeros((17, 23, 3), np.uint8)
+@pytest.mark.parametrize(
+    ("size", "resized"), [((40, 60), (17, 23)), ((2000, 60), (1, 23)), ((40, 2000), (17, 1))]
+)
+def test_flat_colors_are_not_changed(size, resized):
+    pixels = np.full((*size, 3), (250, 3, 128), np.uint8)
+    numbers = np.array([0, 0, *size, *resized, 0, 0, *resized], np.int64)
+    out = np.zeros((*resized, 3), np.uint8)
     status = library().pixels_view_raw(
-        address(pixels), ctypes.c_int64(60), address(numbers), 0, address(out)
+        address(pixels), ctypes.c_int64(size[1]), address(numbers), 0, address(out)
     )
     assert status == OK
     assert (out == (250, 3, 128)).all()
@@ -143,6 +146,25 @@ def test_every_truncation_is_detected(options):
 
 def test_an_image_of_another_size_is_damaged():
     assert decode(jpeg_bytes(smooth_image(24, 20)), 20, 25)[0] == DAMAGED
+
+
+def with_scans(data, num_scans):
+    """A progressive JPEG whose first DC refinement, which may be repeated, makes ``num_scans``."""
+    scans = data.split(b"\xff\xda")
+    # A scan's header ends with the first and last coefficient and the two bit positions.
+    refinement = next(
+        at for at, scan in enumerate(scans[1:], 1) if scan[scan[1] - 3 : scan[1]] == b"\0\0\x10"
+    )
+    repeated = [scans[refinement]] * (num_scans - (len(scans) - 1))
+    return b"\xff\xda".join([*scans[:refinement], *repeated, *scans[refinement:]])
+
+
+def test_scans_without_end_are_not_decoded():
+    data = jpeg_bytes(noisy_image(24, 20), progressive=True)
+    status, pixels = decode(with_scans(data, 50), 20, 24)
+    assert status == OK
+    assert np.array_equal(pixels, pillow(data))
+    assert decode(with_scans(data, 51), 20, 24)[0] == DAMAGED
 
 
 @settings(max_examples=300, deadline=None)

@@ -1,7 +1,9 @@
 """Tables of a .beton that cannot be true are refused when it is opened, by every reader alike."""
 
 import io
+import os
 import struct
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -21,7 +23,7 @@ from data_pipeline.encode import EncodedImage, Encoding, encode_image, pixel_sum
 from data_pipeline.facts import dataset_facts
 from data_pipeline.loader import ImageLoader, UndecodableSampleError, center_crop
 from data_pipeline.sources import SourceSample
-from data_pipeline.verify import check_quickly
+from data_pipeline.verify import check_quickly, find_damage
 from jobs import verify
 
 NUM_IMAGES = 6
@@ -99,6 +101,15 @@ HOSTILE = {
         lambda t: t.allocations["sample_id"].put(0, 2**64 - 1),
         "the allocation table does not name each sample once",
     ),
+    "page size of 0": (lambda t: t.header["page_size"].put(0, 0), "its page size is 0 bytes"),
+    "page size of 2^32 - 1": (
+        lambda t: t.header["page_size"].put(0, 2**32 - 1),
+        "its page size is 4,294,967,295 bytes, which is not a power of 2",
+    ),
+    "page smaller than an image": (
+        lambda t: t.header["page_size"].put(0, 1),
+        "sample 0 is not within one page of 1 bytes",
+    ),
     "no sample": (lambda t: t.header["num_samples"].put(0, 0), "is truncated or empty"),
     "2^63 samples": (lambda t: t.header["num_samples"].put(0, 2**63), "is truncated"),
     "2^64 - 1 samples": (lambda t: t.header["num_samples"].put(0, 2**64 - 1), "is truncated"),
@@ -152,6 +163,20 @@ def test_image_of_gigabytes_is_refused(tmp_path, contents):
         file.write(table)
     with pytest.raises(BetonError, match=f"sample {last} has more than 402,653,184 bytes"):
         open_beton(path)
+
+
+def test_bytes_after_the_end_are_counted_but_not_read(tmp_path, contents):
+    path = tmp_path / "train.beton"
+    path.write_bytes(contents["raw"])
+    os.truncate(path, len(contents["raw"]) + 300_000_000)
+    tracemalloc.start()
+    try:
+        found = list(find_damage(open_beton(path), 1))
+        peak_bytes = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert [damage.fault for damage in found] == ["300,000,000 bytes follow the end of the file"]
+    assert peak_bytes < 100_000_000
 
 
 def with_size(jpeg, height, width):
