@@ -1,6 +1,7 @@
 """Checks that a .beton is intact: quickly (size, tables, some samples) or byte for byte."""
 
-import mmap
+import errno
+import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -160,19 +161,35 @@ def _find_dirty_gaps(file: BetonFile) -> Iterator[Damage]:
     tables_end += len(DIGEST_MAGIC) + DIGEST.itemsize * file.num_samples
     order = np.argsort(storage[:, 3])
     starts = np.concatenate([[tables_end], (storage[:, 3] + storage[:, 4])[order]])
-    with file.path.open("rb") as stream, mmap.mmap(stream.fileno(), 0, prot=mmap.PROT_READ) as data:
-        ends = np.concatenate([storage[order, 3], [_allocations_start(data)]])
+    with file.path.open("rb", buffering=0) as stream:
+        table_start = int(np.frombuffer(stream.read(HEADER.itemsize), HEADER)["alloc_table_ptr"][0])
+        ends = np.concatenate([storage[order, 3], [table_start]])
         for gap in np.flatnonzero(ends > starts):
-            start, end = starts[gap], ends[gap]
-            for low in range(int(start), int(end), GAP_CHUNK_BYTES):
-                piece = np.frombuffer(data[low : min(low + GAP_CHUNK_BYTES, int(end))], np.uint8)
-                if piece.any():
-                    position = low + int(np.flatnonzero(piece)[0])
-                    yield Damage(None, f"byte {position:,}, between samples, has changed")
-        num_after = len(data) - int(ends[-1]) - ALLOCATION.itemsize * file.num_samples
-        if num_after:
+            position = _first_nonzero(stream.fileno(), int(starts[gap]), int(ends[gap]))
+            if position is not None:
+                yield Damage(None, f"byte {position:,}, between samples, has changed")
+        table_end = table_start + ALLOCATION.itemsize * file.num_samples
+        num_after = os.fstat(stream.fileno()).st_size - table_end
+        if num_after > 0:
             yield Damage(None, f"{num_after:,} bytes follow the end of the file")
 
 
-def _allocations_start(data: mmap.mmap) -> int:
-    return int(np.frombuffer(data[: HEADER.itemsize], HEADER)["alloc_table_ptr"][0])
+def _first_nonzero(descriptor: int, start: int, end: int) -> int | None:
+    """Position of the first byte that is not zero; holes of a sparse file are not read."""
+    while start < end:
+        try:
+            start = os.lseek(descriptor, start, os.SEEK_DATA)
+        except OSError as error:
+            if error.errno == errno.ENXIO:
+                # Nothing but a hole up to the end of the file.
+                return None
+            raise
+        piece = np.frombuffer(
+            os.pread(descriptor, max(0, min(GAP_CHUNK_BYTES, end - start)), start), np.uint8
+        )
+        if piece.any():
+            return start + int(np.flatnonzero(piece)[0])
+        if len(piece) == 0:
+            return None
+        start += len(piece)
+    return None

@@ -165,18 +165,39 @@ def test_image_of_gigabytes_is_refused(tmp_path, contents):
         open_beton(path)
 
 
+def find_damage_in_little_memory(path):
+    tracemalloc.start()
+    try:
+        found = [damage.fault for damage in find_damage(open_beton(path), 1)]
+        assert tracemalloc.get_traced_memory()[1] < 100_000_000
+    finally:
+        tracemalloc.stop()
+    return found
+
+
 def test_bytes_after_the_end_are_counted_but_not_read(tmp_path, contents):
     path = tmp_path / "train.beton"
     path.write_bytes(contents["raw"])
     os.truncate(path, len(contents["raw"]) + 300_000_000)
-    tracemalloc.start()
-    try:
-        found = list(find_damage(open_beton(path), 1))
-        peak_bytes = tracemalloc.get_traced_memory()[1]
-    finally:
-        tracemalloc.stop()
-    assert [damage.fault for damage in found] == ["300,000,000 bytes follow the end of the file"]
-    assert peak_bytes < 100_000_000
+    assert find_damage_in_little_memory(path) == ["300,000,000 bytes follow the end of the file"]
+
+
+def test_gap_of_a_terabyte_is_not_read(tmp_path, contents):
+    tables = Tables(contents["raw"])
+    table, gap = tables.allocations.tobytes(), 10**12
+    start = int(tables.header["alloc_table_ptr"][0])
+    tables.header["alloc_table_ptr"] = start + gap
+    path = tmp_path / "train.beton"
+    with path.open("wb") as file:
+        file.write(tables.content[:start])
+        file.seek(start + gap)
+        file.write(table)
+    assert find_damage_in_little_memory(path) == []
+    with path.open("r+b") as file:
+        file.seek(start + gap // 2)
+        file.write(b"\1")
+    found = find_damage_in_little_memory(path)
+    assert found == [f"byte {start + gap // 2:,}, between samples, has changed"]
 
 
 def with_size(jpeg, height, width):
