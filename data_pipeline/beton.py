@@ -21,6 +21,8 @@ from data_pipeline.beton_checks import Tables, find_fault
 VERSION = 2
 TYPE_INT, TYPE_IMAGE = 1, 2
 MODE_JPEG, MODE_RAW = 0, 1
+# In bytes, of the files that are written here.
+PAGE_SIZE = 1 << 23
 
 HEADER = np.dtype(
     [

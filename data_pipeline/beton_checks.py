@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-MAX_PIXELS = 1 << 27
+MAX_PIXELS = 1 << 26
 """Of one image: decoded, it takes 4 bytes for each, and 6 more if it is a progressive JPEG."""
 MAX_IMAGE_BYTES = 3 * MAX_PIXELS
 MAX_CLASSES = 1_000_000

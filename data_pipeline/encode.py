@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from data_pipeline.beton import MODE_JPEG, MODE_RAW, digest
+from data_pipeline.beton import MODE_JPEG, MODE_RAW, PAGE_SIZE, digest
 from data_pipeline.beton_checks import MAX_PIXELS
 from data_pipeline.native import library
 from data_pipeline.orientation import upright
@@ -16,6 +16,8 @@ from data_pipeline.sources import SourceSample
 
 # A .beton stores heights and widths in 16 bits.
 MAX_SIDE = 65535
+# The tag of TIFF that says whether 0 is black or white.
+TIFF_PHOTOMETRIC = 0x0106
 PIXELS_PER_SUM = 1 << 20
 
 
@@ -55,23 +57,18 @@ def encode_image(sample: SourceSample, encoding: Encoding) -> EncodedImage:
     """Encode a sample; a JPEG that needs no change keeps its bytes.
 
     Raises:
-        UnreadableImageError: an image that cannot be decoded in full.
+        UnreadableImageError: an image that cannot be decoded in full, or is too large to store.
     """
     try:
-        if not isinstance(sample.image, bytes):
-            return _encode(Image.fromarray(sample.image), encoding, sample.image.tobytes())
-        if encoding.format == "jpeg":
-            # Most images take this path, without Pillow and mostly without the GIL.
-            size = _simple_jpeg_size(sample.image)
-            if size is not None and size == _target_size(*size, encoding):
-                return encoded(MODE_JPEG, *size, sample.image)
-        with Image.open(io.BytesIO(sample.image)) as image:
-            if encoding.format == "jpeg" and _is_plain_jpeg(image, encoding):
-                if not decodes(sample.image, *image.size):
-                    raise ValueError("the image data is damaged or ends too early")
-                return encoded(MODE_JPEG, *image.size, sample.image)
-            image.load()
-            return _encode(image, encoding, sample.image)
+        image = _encode_source(sample.image, encoding)
+        if len(image.data) > PAGE_SIZE:
+            raise UnreadableImageError(
+                f"takes {len(image.data):,} bytes, more than the {PAGE_SIZE:,} of a page; set "
+                "--max-side, or use --format jpeg"
+            )
+        return image
+    except UnreadableImageError as error:
+        raise UnreadableImageError(f"{sample.name} {error}") from None
     except UnidentifiedImageError as error:
         fault = "is not an image" if len(sample.image) else "is empty"
         raise UnreadableImageError(f"{sample.name} {fault}; replace or remove the file") from error
@@ -81,6 +78,27 @@ def encode_image(sample: SourceSample, encoding: Encoding) -> EncodedImage:
         raise UnreadableImageError(
             f"{sample.name} cannot be decoded ({fault}); replace or remove the file"
         ) from error
+
+
+def _encode_source(source: bytes | NDArray[np.uint8], encoding: Encoding) -> EncodedImage:
+    """Encode the bytes of a file, or pixels; raises whatever the decoder does."""
+    if not isinstance(source, bytes):
+        _check_size(source.shape[1], source.shape[0], encoding)
+        return _encode(Image.fromarray(source), encoding, source.tobytes())
+    if encoding.format == "jpeg":
+        # Most images take this path, without Pillow and mostly without the GIL.
+        size = _simple_jpeg_size(source)
+        if size is not None and size == _target_size(*size, encoding):
+            return encoded(MODE_JPEG, *size, source)
+    with Image.open(io.BytesIO(source)) as image:
+        # Before any pixel is decoded: the header alone decides.
+        _check_size(*image.size, encoding)
+        if encoding.format == "jpeg" and _is_plain_jpeg(image, encoding):
+            if not decodes(source, *image.size):
+                raise ValueError("the image data is damaged or ends too early")
+            return encoded(MODE_JPEG, *image.size, source)
+        image.load()
+        return _encode(image, encoding, source)
 
 
 def encoded(mode: int, width: int, height: int, data: bytes) -> EncodedImage:
@@ -149,8 +167,6 @@ def _is_plain_jpeg(image: Image.Image, encoding: Encoding) -> bool:
 def _encode(image: Image.Image, encoding: Encoding, source: bytes) -> EncodedImage:
     pixels = _to_rgb(image)
     width, height = _target_size(*pixels.size, encoding)
-    if max(width, height) > MAX_SIDE or width * height > MAX_PIXELS:
-        raise ValueError(f"{width} x {height} pixels are too many for the format: set --max-side")
     if (width, height) != pixels.size:
         pixels = pixels.resize((width, height), Image.Resampling.LANCZOS, reducing_gap=3.0)
     source_digest = digest(source)
@@ -163,23 +179,42 @@ def _encode(image: Image.Image, encoding: Encoding, source: bytes) -> EncodedIma
     return EncodedImage(MODE_JPEG, width, height, data, digest(data), source_digest)
 
 
+def _check_size(width: int, height: int, encoding: Encoding) -> None:
+    """Check that an image of this size, in pixels, can be stored.
+
+    Raises:
+        UnreadableImageError: too many pixels after the limits.
+    """
+    width, height = _target_size(width, height, encoding)
+    if max(width, height) > MAX_SIDE or width * height > MAX_PIXELS:
+        raise UnreadableImageError(
+            f"has {width} x {height} pixels, more than {MAX_PIXELS:,} or {MAX_SIDE:,} to a side; "
+            "set --max-side"
+        )
+
+
 def _to_rgb(image: Image.Image) -> Image.Image:
     """Eight-bit RGB, upright, transparency on white.
 
     Raises:
-        ValueError: pixels whose black and white are not known.
+        UnreadableImageError: pixels whose black and white are not known.
     """
     # Pillow reads 16-bit PGM files as 32-bit pixels.
     is_16_bit = image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PPM")
     if image.mode in ("F", "I") and not is_16_bit:
         # Whether 1.0 or 255 is white is not in the file.
-        raise ValueError("32-bit pixels have no known range: save the image with 8 or 16 bits")
+        raise UnreadableImageError(
+            "has 32-bit or signed pixels, whose range is not known; save it with 8 or 16 bits"
+        )
+    # Pillow inverts such images of 8 bits, but not of 16.
+    is_white_zero = is_16_bit and getattr(image, "tag_v2", {}).get(TIFF_PHOTOMETRIC) == 0
     turn = upright(image)
     if turn is not None:
         image = image.transpose(turn)
     if is_16_bit:
         # Pillow would clip 16-bit gray instead of scaling it.
         gray: NDArray[np.uint32] = np.asarray(image, dtype=np.uint32)
+        gray = 65535 - gray if is_white_zero else gray
         image = Image.fromarray((gray >> 8).astype(np.uint8))
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         image = image.convert("RGBA")

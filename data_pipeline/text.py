@@ -1,10 +1,19 @@
 """Names that others chose, in messages and manifests."""
 
+import unicodedata
+
+# Control characters, halves of surrogate pairs (bytes of a file name that are no UTF-8), and the
+# separators of lines and paragraphs.
+_NOT_IN_NAMES = ("Cc", "Cs", "Zl", "Zp")
+
+
+def is_name(text: str) -> bool:
+    """Whether the text is UTF-8 in one line: the name of a class in any script."""
+    return text.isprintable() or not any(unicodedata.category(c) in _NOT_IN_NAMES for c in text)
+
 
 def printable(text: str) -> str:
-    """The text with escapes for what a terminal or UTF-8 cannot show, such as bytes of a file name
-    that are no UTF-8, newlines and codes that change colors.
-    """
+    """The text with escapes for what a terminal may not show as it is, such as newlines."""
     if text.isprintable():
         return text
     return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)

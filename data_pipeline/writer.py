@@ -20,6 +20,7 @@ from data_pipeline.beton import (
     DIGEST_MAGIC,
     FIELD,
     HEADER,
+    PAGE_SIZE,
     SAMPLE,
     TYPE_IMAGE,
     TYPE_INT,
@@ -28,7 +29,6 @@ from data_pipeline.beton import (
 from data_pipeline.encode import EncodedImage
 from data_pipeline.files import open_regular
 
-PAGE_SIZE = 1 << 23
 SYNC_INTERVAL_BYTES = 1 << 24
 SYNC_FILE_RANGE_WRITE = 2
 

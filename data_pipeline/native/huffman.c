@@ -193,12 +193,18 @@ static boolean decode_mcu(j_decompress_ptr info, JBLOCKROW *blocks) {
     return TRUE;
 }
 
-/* The marker at the end of the scan, NULL if it is missing. */
+/* The marker at the end of the scan, NULL if it is missing, or if bytes of 0xFF that fill the space
+ * before a marker are before a zero: libjpeg then goes on with the scan. */
 static const uint8_t *closing_marker(const uint8_t *from, size_t num_bytes) {
     const uint8_t *stop = from + num_bytes;
     while ((from = memchr(from, 0xFF, (size_t)(stop - from))) && from + 1 < stop) {
-        if (from[1] != 0) return from;
-        from += 2;
+        if (from[1] == 0) {
+            from += 2;
+            continue;
+        }
+        const uint8_t *code = from + 1;
+        while (code < stop && *code == 0xFF) code++;
+        return code < stop && *code != 0 ? from : NULL;
     }
     return NULL;
 }

@@ -15,7 +15,7 @@
 #define UPSAMPLING_MARGIN 2
 #define ROWS_PER_READ 8
 /* As in beton_checks.py. */
-#define MAX_PIXELS (1 << 27)
+#define MAX_PIXELS (1 << 26)
 /* Each scan of a progressive JPEG passes over all pixels, however few bytes it has. Encoders write
  * about ten. */
 #define MAX_SCANS 50

@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 
 from data_pipeline.json_files import read_bounded, read_json
 from data_pipeline.sources.source import Source, SourceError, SourceSample
-from data_pipeline.text import printable
 
 LIMIT_BYTES = 64_000_000
 
@@ -64,7 +63,7 @@ def read_class_list(path: Path) -> list[str]:
         raise SourceError(f"{path} has no names of classes; give a manifest, a list or lines")
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
-        raise SourceError(f"{path} has the class {printable(twice)} twice; remove one")
+        raise SourceError(f"{path} has the class {twice} twice; remove one")
     return names
 
 
@@ -121,8 +120,8 @@ def _check_known(names: Sequence[str], known: Sequence[str], path: Path) -> None
     if not unknown:
         return
     close = difflib.get_close_matches(unknown[0], known[:2000], 1)
-    remedy = f"is {printable(close[0])} meant?" if close else f"such as {printable(known[0])}"
+    remedy = f"is {close[0]} meant?" if close else f"such as {known[0]}"
     raise SourceError(
         f"{path}: {len(unknown)} of {len(names)} classes are unknown, the first is "
-        f"{printable(unknown[0])}; give classes of the source ({remedy})"
+        f"{unknown[0]}; give classes of the source ({remedy})"
     )

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from data_pipeline.sources.source import SourceError
-from data_pipeline.text import printable
+from data_pipeline.text import is_name
 
 SPLIT_NAMES = {"train", "training", "val", "valid", "validation", "test", "testing"}
 # Of datasets that are distributed with more than images.
@@ -32,8 +32,8 @@ def check_level(root: Path, folders: Sequence[Path]) -> None:
     names = {folder.name.lower() for folder in folders}
     are_parents = len(folders) > 1 and names <= SPLIT_NAMES | PARENT_NAMES
     if are_parents or len(names & SPLIT_NAMES) > 1:
-        shown = ", ".join(printable(folder.name) for folder in folders[:4])
-        level = printable(str(find_level(root) or folders[0]))
+        shown = ", ".join(folder.name for folder in folders[:4])
+        level = find_level(root) or folders[0]
         raise SourceError(
             f"{root} holds {shown}, not classes; convert {level} and the others one by one"
         )
@@ -72,15 +72,15 @@ def check_classes(path: Path, classes: Sequence[str]) -> None:
         SourceError: fewer than two, or a name that a manifest cannot hold.
     """
     for name in classes:
-        if not name.isprintable():
+        if not is_name(name):
             raise SourceError(
-                f"{printable(str(path))} has the class {printable(name)!r}, whose name is not "
-                "printable UTF-8; rename it"
+                f"{path} has the class {name}, whose name is not UTF-8 or has control characters; "
+                "rename it"
             )
     if len(classes) < 2:
         level = find_level(path) if path.is_dir() else None
         remedy = (
-            f"give {printable(str(level))}"
+            f"give {level}"
             if level
             else "give a source of two or more, or --labels for images in one folder"
         )

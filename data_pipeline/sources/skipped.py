@@ -22,7 +22,7 @@ class Skipped:
     def add(self, name: str) -> None:
         """Count a file that is no image, by its suffix."""
         suffix = PurePath(name).suffix.lower()
-        self._counts[f"{printable(suffix)} FILES" if suffix else "FILES without a suffix"] += 1
+        self._counts[f"{suffix} FILES" if suffix else "FILES without a suffix"] += 1
 
     def add_junk(self) -> None:
         """Count a file or folder that is hidden, or that a system left."""
@@ -47,4 +47,4 @@ class Skipped:
             num_others = sum(count for _, count in ordered[MAX_KINDS:])
             if num_others:
                 kinds.append(f"{num_others:,} others")
-            logger.info("%s: skipped %s", printable(str(path)), ", ".join(kinds))
+            logger.info("%s", printable(f"{path}: skipped {', '.join(kinds)}"))

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_pipeline.beton import digest
+from data_pipeline.text import printable
 
 IMAGE_SUFFIXES = (
     *(".jpeg", ".jpg", ".jfif", ".png", ".bmp", ".webp"),
@@ -53,7 +54,11 @@ class Source(Protocol):
 
 
 class SourceError(ValueError):
-    """A source that cannot be read; the message names the path and the remedy."""
+    """A source that cannot be read; the message, one line, names the path and the remedy."""
+
+    def __init__(self, message: str):
+        # It repeats names, which may have newlines and bytes that are no UTF-8.
+        super().__init__(printable(message))
 
 
 @dataclass(frozen=True)

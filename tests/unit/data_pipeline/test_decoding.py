@@ -167,6 +167,22 @@ def test_scans_without_end_are_not_decoded():
     assert decode(with_scans(data, 51), 20, 24)[0] == DAMAGED
 
 
+def test_fill_bytes_before_a_stuffed_zero_do_not_end_the_scan():
+    data = jpeg_bytes(noisy_image(64, 33))
+    start = data.index(b"\xff\xda")
+    at = data.index(b"\xff\0", start + 14)
+    filled = data[:at] + b"\xff\xff\xff" + data[at:]
+    status, pixels = decode(filled, 33, 64)
+    assert status == OK
+    assert np.array_equal(pixels, pillow(data))
+    # Without the rest there is no marker, and Pillow finds the same.
+    cut = filled[: at + 40].replace(b"\xff\xd9", b"")
+    assert decode(cut, 33, 64)[0] == DAMAGED
+    assert library().pixels_check_jpeg(*jpeg_arguments(cut, 33, 64)) == DAMAGED
+    with pytest.raises(OSError, match="truncated"):
+        pillow(cut)
+
+
 @settings(max_examples=300, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.booleans())
 def test_data_that_passes_the_check_can_be_decoded(seed, progressive):

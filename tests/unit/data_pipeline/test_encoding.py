@@ -42,11 +42,20 @@ def test_sixteen_bit_gray_of_other_formats(form):
     assert np.array_equal(pixels_of(stream.getvalue())[:, :, 0], (gray // 256).astype(np.uint8))
 
 
+def test_sixteen_bit_tiff_whose_zero_is_white():
+    gray = np.arange(64, dtype=np.uint16).reshape(8, 8) * 1024
+    stream = io.BytesIO()
+    # The tag with which a TIFF says so; the pixels are stored as they are.
+    Image.fromarray(gray).save(stream, "TIFF", tiffinfo={262: 0})
+    expected = ((65535 - gray.astype(int)) // 256).astype(np.uint8)
+    assert np.array_equal(pixels_of(stream.getvalue())[:, :, 0], expected)
+
+
 @pytest.mark.parametrize("mode", ["F", "I"])
 def test_pixels_without_a_known_range_are_refused(mode):
     stream = io.BytesIO()
     smooth_image(8, 8).convert("L").convert(mode).save(stream, "TIFF")
-    with pytest.raises(UnreadableImageError, match="x cannot be decoded"):
+    with pytest.raises(UnreadableImageError, match="x has 32-bit or signed pixels"):
         pixels_of(stream.getvalue())
 
 

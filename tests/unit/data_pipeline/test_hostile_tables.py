@@ -7,7 +7,7 @@ import tracemalloc
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageFile
 from support.image_makers import converted, jpeg_bytes, smooth_image, write_folder
 
 from data_pipeline.beton import (
@@ -19,7 +19,13 @@ from data_pipeline.beton import (
     BetonError,
     open_beton,
 )
-from data_pipeline.encode import EncodedImage, Encoding, encode_image, pixel_sums
+from data_pipeline.encode import (
+    EncodedImage,
+    Encoding,
+    UnreadableImageError,
+    encode_image,
+    pixel_sums,
+)
 from data_pipeline.facts import dataset_facts
 from data_pipeline.loader import ImageLoader, UndecodableSampleError, center_crop
 from data_pipeline.sources import SourceSample
@@ -87,7 +93,7 @@ HOSTILE = {
     "height of 0": (lambda t: t.set_image("height", 4, 0), "sample 4 has no pixels"),
     "65535 x 65535": (
         lambda t: [t.set_image(side, 2, 65535) for side in ("height", "width")],
-        "sample 2 has more than 134,217,728 pixels",
+        "sample 2 has more than 67,108,864 pixels",
     ),
     "unknown mode": (lambda t: t.set_image("mode", 5, 2), "sample 5 is neither JPEG nor raw"),
     "label of -1": (lambda t: t.samples["label"].put(1, -1), "sample 1 has no label from 0 to"),
@@ -161,7 +167,7 @@ def test_image_of_gigabytes_is_refused(tmp_path, contents):
         file.write(tables.content)
         file.seek(start)
         file.write(table)
-    with pytest.raises(BetonError, match=f"sample {last} has more than 402,653,184 bytes"):
+    with pytest.raises(BetonError, match=f"sample {last} has more than 201,326,592 bytes"):
         open_beton(path)
 
 
@@ -242,16 +248,39 @@ def open_size(tables, index):
     return tables.allocations["size"][rows][0]
 
 
-def test_image_at_the_limit_of_pixels_is_converted_and_one_beyond_is_not():
-    black = Image.new("1", (2**14, 2**13 + 1))
-    for height, is_refused in ((2**13, False), (2**13 + 1, True)):
-        stream = io.BytesIO()
-        black.crop((0, 0, 2**14, height)).save(stream, "PNG")
-        sample = SourceSample("black.png", stream.getvalue())
-        if is_refused:
-            with pytest.raises(ValueError, match=r"black\.png .* set --max-side"):
-                encode_image(sample, Encoding())
-        else:
-            assert encode_image(sample, Encoding()).height == height
-    # Smaller where a limit asks for it.
+@pytest.fixture(scope="module")
+def large():
+    """Files of black images by height, at the limit of pixels and beyond."""
+    files = {}
+    for height in (2**12, 2**12 + 1):
+        for form in ("PNG", "JPEG"):
+            stream = io.BytesIO()
+            Image.new("L", (2**14, height)).save(stream, form, quality=1)
+            files[height, form] = stream.getvalue()
+    return files
+
+
+@pytest.mark.parametrize("form", ["PNG", "JPEG"])
+def test_image_at_the_limit_of_pixels_is_converted(large, form):
+    image = encode_image(SourceSample("black", large[2**12, form]), Encoding())
+    assert (image.height, image.width) == (2**12, 2**14)
+
+
+@pytest.mark.parametrize("form", ["PNG", "JPEG"])
+def test_image_beyond_the_limit_is_refused_before_it_is_decoded(large, monkeypatch, form):
+    sample = SourceSample("black", large[2**12 + 1, form])
     assert encode_image(sample, Encoding(max_side=100)).width == 100
+    monkeypatch.setattr(ImageFile.ImageFile, "load", lambda _: pytest.fail("is decoded"))
+    for encoding in (Encoding(), Encoding("raw")):
+        with pytest.raises(UnreadableImageError, match=r"^black has 16384 x 4097 .* --max-side"):
+            encode_image(sample, encoding)
+
+
+def test_image_larger_than_a_page_is_left_out_by_name(tmp_path):
+    root = write_folder(tmp_path / "source", num_classes=2, num_per_class=1)
+    Image.new("L", (2000, 2000)).save(root / "class0" / "large.png")
+    path = tmp_path / "train.beton"
+    manifest = converted(root, path, Encoding("raw"), max_undecodable=1)
+    assert open_beton(path).num_samples == 2
+    (fault,) = manifest["left_out"]
+    assert fault.startswith(f"{root}/class0/large.png takes 12,000,000 bytes")

@@ -199,7 +199,7 @@ def test_class_whose_name_no_manifest_can_hold_is_refused_before_decoding(tmp_pa
         path = root / folder.decode("utf-8", "surrogateescape")
         path.mkdir(parents=True)
         (path / "broken.jpg").write_bytes(b"no image")
-    assert "whose name is not printable UTF-8" in refusal(capsys, tmp_path, root)
+    assert "whose name is not UTF-8 or has control" in refusal(capsys, tmp_path, root)
 
 
 def test_image_of_any_name_is_converted_or_named(tmp_path, capsys):
