@@ -9,7 +9,10 @@ import logging
 import os
 import signal
 import sys
+import warnings
 from pathlib import Path
+
+import numpy as np
 
 from data_pipeline.beton import open_beton
 from data_pipeline.convert import Part, convert_parts, refuse_existing
@@ -26,6 +29,8 @@ from service.spec.errors import EXIT_BAD_INPUT, EXIT_DONE, EXIT_FAILED
 from service.spec.paths import absolute_path, output_problem, path_remedy
 from service.spec.secrets import path_argument
 
+MAX_SHOWN = 10
+
 
 def main(arguments: list[str]) -> int:
     """Convert and return the exit status."""
@@ -34,6 +39,8 @@ def main(arguments: list[str]) -> int:
     # What a source skips.
     logging.basicConfig(format="%(message)s")
     logging.getLogger("data_pipeline").setLevel(logging.INFO)
+    # Pillow's have no name of a file; an image that it cannot decode is an error here.
+    warnings.filterwarnings("ignore", module=r"PIL\.")
     _check_paths(parser, options)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
@@ -76,12 +83,7 @@ def _check_paths(parser: argparse.ArgumentParser, options: argparse.Namespace) -
 
 
 def _convert(options: argparse.Namespace) -> None:
-    source: Source = open_source(options.source, labels=options.labels, split=options.split)
-    if options.classes:
-        source = with_classes(source, read_class_list(options.classes), options.classes)
-    if options.only_classes:
-        source = only_classes(source, read_class_list(options.only_classes), options.only_classes)
-    check_classes(options.source, source.classes)
+    source = _open_source(options)
     seed, hold_out = options.seed, options.hold_out
     parts = [Part(options.out, Selection(options.per_class, seed, hold_out))]
     if hold_out:
@@ -105,6 +107,23 @@ def _convert(options: argparse.Namespace) -> None:
         )
     if hold_out:
         _warn_of_copies(options.out, options.hold_out_path)
+
+
+def _open_source(options: argparse.Namespace) -> Source:
+    """The images to convert, with their final classes."""
+    source: Source = open_source(options.source, labels=options.labels, split=options.split)
+    check_classes(options.source, source)
+    if options.classes:
+        source = with_classes(source, read_class_list(options.classes), options.classes)
+        counts = np.bincount(source.labels, minlength=len(source.classes))
+        empty = [source.classes[label] for label in np.flatnonzero(counts == 0).tolist()]
+        if empty:
+            more = " ..." if len(empty) > MAX_SHOWN else ""
+            names = ", ".join(map(printable, empty[:MAX_SHOWN]))
+            print(f"{len(empty):,} classes of {options.classes} have no image: {names}{more}")
+    if options.only_classes:
+        source = only_classes(source, read_class_list(options.only_classes), options.only_classes)
+    return source
 
 
 def _warn_of_copies(out: Path, hold_out_path: Path) -> None:

@@ -1,5 +1,6 @@
 """CIFAR-10 and CIFAR-100 as torchvision unpacks them: pickled batches in a folder."""
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_pipeline.sources.array_pickle import load_arrays
+from data_pipeline.sources.skipped import log_others
 from data_pipeline.sources.source import SourceError, SourceSample, pixel_keys
 
 SIDE = 32
@@ -99,6 +101,7 @@ class CifarImages:
             _batch(path / name, layout.labels, len(classes)) for name in layout.splits[split]
         ]
         images, labels = (np.concatenate(parts) for parts in zip(*batches, strict=True))
+        log_others(path, {layout.meta, *itertools.chain(*layout.splits.values())})
         return CifarImages(classes, labels, path, images)
 
     @property

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from data_pipeline.sources.devkit import is_devkit, read_devkit
-from data_pipeline.sources.folders import ImageFolder
+from data_pipeline.sources.folders import ImageFolder, refuse_irregular
 from data_pipeline.sources.image_labels import ImageLabels, read_label_file
-from data_pipeline.sources.skipped import Skipped
+from data_pipeline.sources.skipped import log_others
 from data_pipeline.sources.source import Names, SourceError, name_keys
 from data_pipeline.sources.tar_images import (
     TarFiles,
@@ -38,10 +38,11 @@ def open_flat_folder(root: Path, names: Sequence[str], labels_path: Path | None)
     Raises:
         SourceError: labels that are missing, damaged or of other images.
     """
+    for name in names:
+        if not (root / name).is_file():
+            refuse_irregular(root / name)
     classes, labels = _read_labels(root, names, labels_path)
-    skipped = Skipped()
-    skipped.add_others(root, set(names))
-    skipped.log(root)
+    log_others(root, set(names))
     pairs = zip(labels.tolist(), names, strict=True)
     keys = name_keys(f"{classes[label]}/{name}" for label, name in pairs)
     return ImageFolder(classes, labels, keys, root, Names.of(names))
@@ -55,5 +56,7 @@ def _read_labels(path: Path, names: Sequence[str], labels_path: Path | None) -> 
         )
     if not labels_path.exists():
         raise SourceError(f"{labels_path} does not exist; give a devkit or a file of labels")
+    if not labels_path.is_file() and not labels_path.is_dir():
+        raise SourceError(f"{labels_path} is not a file; give a devkit or a file of labels")
     read = read_devkit if is_devkit(labels_path) else read_label_file
     return read(labels_path, names, path)

@@ -4,12 +4,13 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
 
-from data_pipeline.sources.levels import check_level, is_junk
-from data_pipeline.sources.skipped import Skipped
+from data_pipeline.sources.levels import check_level
+from data_pipeline.sources.skipped import Skipped, is_junk
 from data_pipeline.sources.source import (
     IMAGE_SUFFIXES,
     Names,
@@ -50,7 +51,7 @@ class ImageFolder:
             )
         if strays:
             raise SourceError(f"{strays[0]} is outside the class folders; move or remove it")
-        check_level(root, folders)
+        check_level(root, [folder.name for folder in folders])
         skipped = Skipped()
         skipped.add_others(root, {folder.name for folder in folders})
         names: list[str] = []
@@ -75,25 +76,38 @@ class ImageFolder:
 
 
 def visible_entries(folder: Path) -> list[Path]:
-    """Files and folders in a folder, by name, without hidden ones and junk."""
+    """Files and folders in a folder, by name, without hidden ones and those that systems left."""
     return sorted(path for path in folder.iterdir() if not is_junk(path.name))
+
+
+def refuse_irregular(path: Path) -> NoReturn:
+    """Refuse what has the name of an image and is a FIFO, a device or a link to nothing.
+
+    Raises:
+        SourceError: always.
+    """
+    raise SourceError(f"{path} is not a regular file, nor a link to one; remove or replace it")
 
 
 def _images_below(folder: Path, skipped: Skipped) -> list[str]:
     """Paths from the folder to its images, folder by folder in alphabetical order."""
     images: list[str] = []
-    for parent, folders, files in os.walk(folder):
-        # os.walk enters the folders that remain in this list.
-        kept = [name for name in folders if not is_junk(name)]
-        for _ in range(len(folders) - len(kept)):
-            skipped.add_junk()
-        folders[:] = kept
-        prefix = parent[len(str(folder)) :].lstrip("/")
-        for name in files:
-            if is_junk(name):
-                skipped.add_junk()
-            elif is_image(name):
-                images.append(f"{prefix}/{name}" if prefix else name)
-            else:
-                skipped.add(name)
+    pending = [""]
+    while pending:
+        prefix = pending.pop()
+        # The type of an entry takes no further call of the system, unless it is a link.
+        with os.scandir(folder / prefix) as entries:
+            for entry in entries:
+                if is_junk(entry.name):
+                    skipped.add_junk()
+                elif entry.is_dir(follow_symlinks=False):
+                    pending.append(f"{prefix}{entry.name}/")
+                elif entry.is_dir():
+                    skipped.add_link()
+                elif not is_image(entry.name):
+                    skipped.add(entry.name)
+                elif entry.is_file():
+                    images.append(prefix + entry.name)
+                else:
+                    refuse_irregular(Path(entry.path))
     return sorted(images, key=lambda image: image.split("/"))

@@ -1,87 +1,118 @@
 """Whether the folders of a source are its classes, and not one level above or below."""
 
-from collections.abc import Sequence
+import os
+import re
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
-from data_pipeline.sources.source import SourceError
+import numpy as np
+
+from data_pipeline.sources.image_labels import WNID
+from data_pipeline.sources.skipped import is_junk
+from data_pipeline.sources.source import Source, SourceError
 from data_pipeline.text import is_name
 
-SPLIT_NAMES = {"train", "training", "val", "valid", "validation", "test", "testing"}
-# Of datasets that are distributed with more than images.
-PARENT_NAMES = {"data", "annotations", "imagesets", "images", "labels"}
-# What operating systems and file servers leave in folders.
-JUNK_NAMES = {
-    *("__macosx", "lost+found", "@eadir", "#recycle", "#snapshot", "$recycle.bin"),
-    *("system volume information", "thumbs.db", "desktop.ini"),
+_SPLITS = {
+    **dict.fromkeys(("train", "training", "trainset"), "train"),
+    **dict.fromkeys(("val", "valid", "validation", "valset", "dev", "eval"), "val"),
+    **dict.fromkeys(("test", "testing", "testset"), "test"),
 }
-MAX_DEPTH = 4
-MAX_FOLDERS = 200
+# Of datasets that are distributed with more than images.
+_WITHOUT_IMAGES = {"annotations", "imagesets", "labels"}
+_PARENTS = {"data", "images", *_WITHOUT_IMAGES}
+_MAX_DEPTH = 4
+_MAX_FOLDERS = 200
+_MAX_EXAMINED = 20
 
 
-def is_junk(name: str) -> bool:
-    """Whether a file or folder is hidden, or left by an operating system or a file server."""
-    return name.startswith(".") or name.lower() in JUNK_NAMES
+def hold_classes(names: Sequence[str], subfolders_of: Callable[[str], Collection[str]]) -> bool:
+    """Whether folders of these names may be classes, by their names and the folders in them.
+
+    They are splits if most are named as two or more of them, such as train_images and val2017; one
+    that is named as a split and has several folders is a split too, as train is beside extra. A
+    class may be named bullet_train and have images. Folders of several wnids are no classes.
+    """
+    named = [name for name in names if split_of(name)]
+    if len({split_of(name) for name in named}) > 1 and 2 * len(named) > len(names):
+        return False
+    lowered = {name.lower() for name in names}
+    if len(names) > 1 and lowered <= _PARENTS | set(_SPLITS):
+        return False
+    others = [name for name in names if not WNID.fullmatch(name)]
+    for name in [*named, *others[:_MAX_EXAMINED]]:
+        subfolders = subfolders_of(name)
+        num_wnids = sum(WNID.fullmatch(subfolder) is not None for subfolder in subfolders)
+        if num_wnids > 1 or (split_of(name) and len(subfolders) > 1):
+            return False
+    return True
 
 
-def check_level(root: Path, folders: Sequence[Path]) -> None:
-    """Check that ``folders``, those in ``root``, may be classes by their names.
+def split_of(name: str) -> str | None:
+    """The split that a folder's name has as one of its words, such as val in imagenet-val."""
+    words = re.split("[^a-z]+", name.lower())
+    return next((_SPLITS[word] for word in words if word in _SPLITS), None)
+
+
+def check_level(root: Path, names: Sequence[str]) -> None:
+    """Check that the folders ``names`` in ``root`` may be classes.
 
     Raises:
         SourceError: splits, or folders above these; names what to give instead.
     """
-    names = {folder.name.lower() for folder in folders}
-    are_parents = len(folders) > 1 and names <= SPLIT_NAMES | PARENT_NAMES
-    if are_parents or len(names & SPLIT_NAMES) > 1:
-        shown = ", ".join(folder.name for folder in folders[:4])
-        level = find_level(root) or folders[0]
+    if not hold_classes(names, _subfolders(root)):
+        level = find_level(root) or root / names[0]
         raise SourceError(
-            f"{root} holds {shown}, not classes; convert {level} and the others one by one"
+            f"{root} holds {', '.join(names[:4])}, not classes; convert {level} and the others "
+            "one by one"
         )
 
 
 def find_level(root: Path) -> Path | None:
     """The first folder of at least two class folders from ``root`` on, train before others."""
     level = [root]
-    for _ in range(MAX_DEPTH):
+    for _ in range(_MAX_DEPTH):
         for folder in level:
-            folders = folders_in(folder)
-            names = {each.name.lower() for each in folders}
-            if len(folders) > 1 and not names & (SPLIT_NAMES | PARENT_NAMES):
+            names = folders_in(folder)
+            if len(names) > 1 and hold_classes(names, _subfolders(folder)):
                 return folder
-        below = [each for folder in level for each in folders_in(folder)]
-        level = sorted(below, key=_order)[:MAX_FOLDERS]
+        below = [folder / name for folder in level for name in folders_in(folder)]
+        level = sorted(below, key=_order)[:_MAX_FOLDERS]
     return None
 
 
-def folders_in(folder: Path) -> list[Path]:
-    """The folders in a folder by name, without those that are junk."""
-    return sorted(each for each in folder.iterdir() if each.is_dir() and not is_junk(each.name))
+def folders_in(folder: Path) -> list[str]:
+    """Names of the folders in a folder, in order, without those that are junk."""
+    with os.scandir(folder) as entries:
+        return sorted(each.name for each in entries if each.is_dir() and not is_junk(each.name))
+
+
+def _subfolders(folder: Path) -> Callable[[str], Collection[str]]:
+    return lambda name: folders_in(folder / name)
 
 
 def _order(folder: Path) -> tuple[bool, bool, Path]:
     """Those that may lead to classes of train first."""
-    without_images = {"annotations", "imagesets", "labels"}
-    is_without = any(part.lower() in without_images for part in folder.parts)
-    return is_without, not folder.name.lower().startswith("train"), folder
+    is_without = any(part.lower() in _WITHOUT_IMAGES for part in folder.parts)
+    return is_without, split_of(folder.name) != "train", folder
 
 
-def check_classes(path: Path, classes: Sequence[str]) -> None:
-    """Check the names of a source's classes before its images are read.
+def check_classes(path: Path, source: Source) -> None:
+    """Check the classes of a source before its images are read.
 
     Raises:
-        SourceError: fewer than two, or a name that a manifest cannot hold.
+        SourceError: images of fewer than two, or a name that a manifest cannot hold.
     """
-    for name in classes:
+    for name in source.classes:
         if not is_name(name):
             raise SourceError(
                 f"{path} has the class {name}, whose name is not UTF-8 or has control characters; "
                 "rename it"
             )
-    if len(classes) < 2:
+    found = np.unique(source.labels)
+    if len(found) < 2:
         level = find_level(path) if path.is_dir() else None
-        remedy = (
-            f"give {level}"
-            if level
-            else "give a source of two or more, or --labels for images in one folder"
-        )
-        raise SourceError(f"{path} has only the class {', '.join(classes)}; {remedy}")
+        if level == path:
+            level = None
+        remedy = f"give {level}" if level else "give a source of two or more"
+        names = ", ".join(source.classes[label] for label in found)
+        raise SourceError(f"{path} has images of only the class {names}; {remedy}")

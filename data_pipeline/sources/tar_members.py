@@ -5,8 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
-from data_pipeline.sources.levels import is_junk
-from data_pipeline.sources.skipped import Skipped
+from data_pipeline.sources.skipped import Skipped, is_junk
 from data_pipeline.sources.source import SourceError, is_image
 
 COMPRESSED_SUFFIXES = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst")

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from data_pipeline.sources.levels import SPLIT_NAMES
+from data_pipeline.sources.levels import hold_classes
 from data_pipeline.sources.skipped import Skipped
 from data_pipeline.sources.source import SourceError
 from data_pipeline.sources.tar_images import (
@@ -87,10 +87,14 @@ def open_tar_of_folders(path: Path, members: Sequence[Member]) -> TarImages:
         is_class = member.is_folder and parts[:depth] == prefix and len(parts) == depth + 1
         if is_class and parts[depth] not in by_class:
             raise SourceError(f"{path} has no images in {member.name}; remove it or fill it")
-    if {name.lower() for name in by_class} <= SPLIT_NAMES:
+    subfolders = {
+        name: {image.parts[depth + 1] for image in members if len(image.parts) > depth + 2}
+        for name, members in by_class.items()
+    }
+    if not hold_classes(sorted(by_class), subfolders.__getitem__):
         raise SourceError(
-            f"{path} holds {', '.join(sorted(by_class))}, not classes; unpack it, and convert each "
-            "of these folders"
+            f"{path} holds {', '.join(sorted(by_class)[:4])}, not classes; unpack it, and convert "
+            "the folders in it one by one"
         )
     index = TarIndex(TarFiles([path]))
     for label, name in enumerate(sorted(by_class)):

@@ -64,7 +64,7 @@ def _check_classes(train: DatasetFacts, val: DatasetFacts) -> Iterator[Problem]:
     yield Problem(
         "dataset.val",
         f"has other classes than dataset.train: {difference}",
-        "convert both from sources with the same class folders or the same devkit",
+        "convert val with --classes and the file of train, or both from the same classes",
     )
 
 

@@ -2,6 +2,7 @@
 
 import pytest
 from support.image_makers import converted, write_folder
+from support.layout_makers import write_tiny_imagenet
 
 from data_pipeline.beton import open_beton
 
@@ -17,3 +18,11 @@ def jpeg_file(tmp_path):
     """Twelve JPEGs of different sizes."""
     converted(write_folder(tmp_path / "images"), tmp_path / "jpeg.beton")
     return open_beton(tmp_path / "jpeg.beton")
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory):
+    """Tiny ImageNet's folders, with two images of three classes in train and val; not to change."""
+    root = tmp_path_factory.mktemp("tiny") / "tiny-imagenet-200"
+    write_tiny_imagenet(root)
+    return root

@@ -99,7 +99,7 @@ def test_unreadable_image_is_named_and_leaves_no_files(image_folder, tmp_path):
 
 def test_dangling_link_is_named(image_folder, tmp_path):
     (image_folder / "class1" / "9.JPEG").symlink_to(tmp_path / "nowhere")
-    with pytest.raises(UnreadableImageError, match=r"class1/9\.JPEG cannot be read"):
+    with pytest.raises(SourceError, match=r"class1/9\.JPEG is not a regular file"):
         converted(image_folder, tmp_path / "out.beton")
 
 

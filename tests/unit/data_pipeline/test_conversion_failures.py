@@ -35,11 +35,12 @@ def start_conversion(source, path, *options):
 @pytest.mark.parametrize("kind", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 def test_conversion_killed_midway_leaves_no_dataset_and_can_be_repeated(tmp_path, kind):
     # Re-encoding large images takes long enough to be killed midway.
-    root = tmp_path / "images" / "a"
-    root.mkdir(parents=True)
-    noisy_image(1500, 1500).save(root / "0.png", compress_level=0)
-    for index in range(1, 100):
-        (root / f"{index}.png").symlink_to(root / "0.png")
+    noisy_image(1500, 1500).save(tmp_path / "large.png", compress_level=0)
+    for label in "ab":
+        folder = tmp_path / "images" / label
+        folder.mkdir(parents=True)
+        for index in range(50):
+            (folder / f"{index}.png").symlink_to(tmp_path / "large.png")
     path, partial = tmp_path / "out.beton", tmp_path / "out.beton.partial"
     process = start_conversion(tmp_path / "images", path, "--workers", "2")
     deadline_s = time.monotonic() + 60
@@ -57,7 +58,7 @@ def test_conversion_killed_midway_leaves_no_dataset_and_can_be_repeated(tmp_path
     manifest = converted(tmp_path / "images", path, Encoding(max_side=40), workers=1)
     assert read_manifest(path) == manifest
     assert sorted(p.name for p in tmp_path.iterdir()) == [
-        "images", "out.beton", "out.beton.json",
+        "images", "large.png", "out.beton", "out.beton.json",
     ]  # fmt: skip
 
 
