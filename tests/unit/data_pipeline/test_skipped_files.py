@@ -9,7 +9,6 @@ from support.layout_makers import WNIDS, convert_to, refusal, write_image, write
 from data_pipeline.manifest import read_manifest
 from data_pipeline.sources import open_source
 
-
 JUNK = ["lost+found", "__MACOSX", "@eaDir", "#recycle", "$RECYCLE.BIN", ".ipynb_checkpoints"]
 
 
