@@ -57,6 +57,13 @@ OTHER_TENSORS = {
 }
 
 
+# RuntimeError: an entry is encrypted.
+_DAMAGE = (
+    *(ValueError, TypeError, LookupError, RuntimeError, EOFError, OverflowError),
+    *(zipfile.BadZipFile, struct.error),
+)
+
+
 class StorageRange(NamedTuple):
     """Where the bytes of a storage are in the file."""
 
@@ -94,7 +101,7 @@ def read_torch_file(path: Path) -> TorchFile:
             return _read_archive(file) if is_archive else _read_legacy(file)
     except UnreadableWeightsError:
         raise
-    except (ValueError, TypeError, zipfile.BadZipFile, struct.error, NotImplementedError) as error:
+    except _DAMAGE as error:
         wrong = f"is damaged, or is not a file of torch.save ({error})"
         raise UnreadableWeightsError(wrong, f"{COPY_AGAIN}, or {SAVE_AGAIN}") from error
 

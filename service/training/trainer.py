@@ -30,8 +30,6 @@ from service.training.evaluation import (
     Classifier,
     EvaluationStopped,
     Evaluator,
-    evaluate,
-    low_accuracy_text,
 )
 from service.training.factory import build_task
 from service.training.gradient import GradientComputer
@@ -43,7 +41,7 @@ from service.training.memory import (
     training_text,
 )
 from service.training.metrics import IntervalMetrics
-from service.training.nonfinite import dump_samples, stop_text, student_text, teacher_text
+from service.training.nonfinite import dump_samples, stop_text, student_text
 from service.training.optimizers import (
     build_ema,
     build_optimizer,
@@ -53,6 +51,7 @@ from service.training.optimizers import (
 )
 from service.training.run_log import RunLog
 from service.training.state import CheckpointError, TrainState
+from service.training.teacher_check import TeacherCheck
 
 
 def train(spec: JobSpec, world: World, notice: StopNotice = lambda: None) -> None:
@@ -114,6 +113,7 @@ class Trainer:
             spec, world, self._task, self._state.statistics, self._metrics
         )
         self._evaluator = Evaluator(self._task, self._data, world, self._must_stop)
+        self._teacher_check = TeacherCheck(spec, world, self._task, self._evaluate)
         # After DDP has broadcast rank 0's buffers: each rank has its own in the checkpoint.
         self.progress = self._state.restore(self._log.note)
         if self.progress.step == 0 and spec.training.on_nonfinite == "roll_back":
@@ -250,35 +250,19 @@ class Trainer:
             self._save_and_stop(is_evaluated=False)
 
     def check_teacher(self) -> None:
-        """Evaluate the teacher, once in a run; with held-out images, only against the threshold.
+        """Evaluate the teacher, once in a run.
 
         Raises:
             RunAbortedError: it is below the spec's threshold, or its logits are not finite.
             GracefulStop: the workers must stop; the state is saved.
         """
-        spec, progress, teacher = self._spec, self.progress, self._task.teacher
-        if spec.teacher is None or progress.teacher_top1 is not None or progress.step > 0:
+        if not self._teacher_check.is_due(self.progress):
             return
-        assert teacher is not None
         try:
-            if spec.teacher.min_top1 is not None:
-                found = self._evaluate_teacher(teacher, spec.teacher.min_top1_images)
-                if found.top1 < spec.teacher.min_top1:
-                    text = low_accuracy_text(found, spec.teacher.min_top1)
-                    abort_run(spec.run_path, self._world.rank, text)
-            # A trial of a sweep is one of many with this teacher: it is not evaluated in each.
-            if spec.dataset.held_out is None:
-                accuracy = self._evaluate_teacher(teacher)
-                progress.teacher_top1, progress.teacher_top5 = accuracy.top1, accuracy.top5
-                self._log.record("teacher", progress, accuracy.as_metrics("teacher"))
+            self._teacher_check.evaluate(self.progress, self._log)
         except EvaluationStopped:
             self._save_and_stop()
         self._metrics.reset()
-
-    def _evaluate_teacher(self, teacher: Classifier, num_images: int | None = None) -> Accuracy:
-        found = self._evaluate(teacher, num_images)
-        self._require_finite_teacher(found)
-        return found
 
     def _own_flags(self) -> StepFlags:
         """This worker's flags at this moment."""
@@ -312,7 +296,7 @@ class Trainer:
         dump_samples(self._spec.run_path, rank, progress, batch, loss, norm)
         may_skip = training.on_nonfinite != "stop"
         if not may_skip or progress.skipped >= training.max_skipped_steps:
-            self._check_teacher_on(batch)
+            self._teacher_check.require_finite_on(batch)
             abort_run(self._spec.run_path, rank, stop_text(self._spec, progress), EXIT_FAILED)
         progress.skipped += 1
         text = f"step {progress.step} skipped: its loss or gradient is not finite on a worker"
@@ -320,23 +304,6 @@ class Trainer:
             text += f"; rolled back to the weights of step {self._state.roll_back()}"
         if rank == 0:
             self._log.note(text)
-
-    def _check_teacher_on(self, batch: Batch) -> None:
-        """Abort the run if the teacher, which may not have been evaluated, is what is not finite.
-
-        Raises:
-            RunAbortedError: on all ranks.
-        """
-        if self._task.teacher is None:
-            return
-        with self._task.autocast(self._world.device):
-            found = evaluate(self._task.teacher, [batch], self._world)
-        self._require_finite_teacher(found)
-
-    def _require_finite_teacher(self, found: Accuracy) -> None:
-        if found.num_nonfinite:
-            text = teacher_text(self._spec, found.num_nonfinite, found.num_images)
-            abort_run(self._spec.run_path, self._world.rank, text)
 
     def _undecodable(self) -> dict[str, float]:
         """The number of undecodable images, where the spec allows any; all ranks call it."""

@@ -10,6 +10,7 @@ from service.spec.errors import BadInputError
 from service.spec.loading import parse_spec
 from service.spec.model_names import TORCHVISION_MODELS
 from service.spec.published_weights import TRANSFORMED_INPUT, enums_of, published_image_size
+from service.spec.weights_metadata import stated_variant
 
 
 @pytest.mark.parametrize("model", sorted(TORCHVISION_MODELS))
@@ -57,6 +58,7 @@ def test_what_torchvision_does_not_have_is_a_problem(
     assert wrong in problem.wrong
 
 
-def test_what_torchvision_has_is_none(make_content):
+def test_what_torchvision_has_is_accepted_with_its_variant(make_content):
     teacher = {"model": "googlenet", "weights": {"source": "torchvision:IMAGENET1K_V1"}}
-    parse_spec(make_content(dataset={"num_classes": 1000}, teacher=teacher))
+    spec = parse_spec(make_content(dataset={"num_classes": 1000}, teacher=teacher))
+    assert stated_variant("googlenet", spec.teacher.weights).transform_input

@@ -17,6 +17,7 @@ from service.spec.errors import BadInputError
 from service.spec.loading import parse_spec
 from service.spec.tensor_info import UnreadableWeightsError
 from service.spec.weights_file import read_weights_file
+from service.spec.weights_metadata import check_weights_cards
 
 BIAS = {"dtype": "F32", "shape": [4], "data_offsets": [0, 16]}
 ENTRY = f'"fc.bias": {json.dumps(BIAS)}'
@@ -34,6 +35,14 @@ def archive(pickled, *others, compression=zipfile.ZIP_STORED):
         for name, content in others:
             file.writestr(name, content)
     return stream.getvalue()
+
+
+def encrypted(content):
+    """The archive of one entry with the flag of encryption, in the entry's and the directory's."""
+    content = bytearray(content)
+    content[6] |= 1
+    content[content.index(b"PK\1\2") + 8] |= 1
+    return bytes(content)
 
 
 def nested_references(depth):
@@ -80,6 +89,8 @@ HEADERS = {
     "empty": b"",
 }
 PICKLES = {
+    "encrypted": encrypted(archive(pickle.dumps({}))),
+    "legacy with unknown numbers": legacy_claim(4).replace(b"FloatStorage", b"XloatStorage"),
     "zip bomb": archive(pickle.dumps({}), ("archive/data/0", bytes(10**7)), compression=8),
     "compressed": archive(pickle.dumps({}), compression=zipfile.ZIP_DEFLATED),
     "many entries": archive(pickle.dumps({}), *((f"archive/{i:0300}", b"") for i in range(25_000))),
@@ -160,7 +171,10 @@ def test_cards_that_are_none_say_nothing(text, make_content, tmp_path):
     metadata = {"architecture": "cifar:resnet8", "num_classes": text, "classes": text}
     path = tmp_path / "weights.safetensors"
     path.write_bytes(safetensors({"__metadata__": metadata, "fc.bias": BIAS}))
-    parse_spec(make_content(teacher={"model": "cifar:resnet8", "weights": {"source": str(path)}}))
+    spec = parse_spec(
+        make_content(teacher={"model": "cifar:resnet8", "weights": {"source": str(path)}})
+    )
+    assert list(check_weights_cards(spec, ("a", "b", "c", "d"))) == []
 
 
 @pytest.mark.parametrize("is_zip", [True, False])
