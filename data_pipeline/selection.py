@@ -99,11 +99,12 @@ def num_held_out_per_class(counts: Indices, num_images: int) -> Indices:
     Raises:
         ValueError: a class would have nothing left to train on.
     """
-    # More than there are would overflow below.
-    exact = counts * min(num_images, counts.sum()) / counts.sum()
+    # More than there are would overflow.
+    num_held_out = min(num_images, int(counts.sum()))
+    exact = counts * num_held_out / counts.sum()
     quotas = np.floor(exact).astype(np.int64)
     by_remainder = np.argsort(-(exact - quotas), kind="stable")
-    quotas[by_remainder[: min(num_images, counts.sum()) - quotas.sum()]] += 1
+    quotas[by_remainder[: num_held_out - quotas.sum()]] += 1
     if (quotas >= counts).any():
         raise ValueError(
             f"{num_images} images of {counts.sum()} would leave a class with nothing to train on; "

@@ -1,5 +1,6 @@
 """Launches a run on the cluster: joins it, checks its resources, and trains with Ray Train."""
 
+import errno
 import os
 import secrets
 from pathlib import Path
@@ -37,6 +38,8 @@ HEALTH_CHECK_INTERVAL_S = 0.5
 PLACEMENT_TIMEOUT_S = 20
 NO_TIMEOUT_S = 10**9
 NCCL_TIMEOUT_FACTOR = 2
+# Of a home directory that another user owns, is on a read-only disk, or is no directory.
+UNWRITABLE = (errno.EACCES, errno.EROFS, errno.ENOTDIR)
 
 
 def connect() -> None:
@@ -51,9 +54,9 @@ def connect() -> None:
     try:
         try:
             _init_ray()
-        except ConnectionError:
-            raise
-        except OSError:
+        except OSError as error:
+            if error.errno not in UNWRITABLE:
+                raise
             # Ray stores the token of a cluster that it starts in the home directory, which cannot
             # be written; the processes of the cluster inherit this one.
             os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)

@@ -27,3 +27,17 @@ def test_token_is_passed_in_the_environment(monkeypatch, code):
     assert tokens[0] is None
     assert len(tokens[1]) == 64
     assert len(tokens) == 2
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.ETIMEDOUT])
+def test_other_failures_are_not_retried_with_another_token(monkeypatch, code):
+    def init(**_):
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "before")
+    monkeypatch.setenv("RAY_ADDRESS", "local")
+    monkeypatch.setattr(launch.ray, "init", init)
+    monkeypatch.setattr(launch, "keep_sigterm_handler", lambda: None)
+    with pytest.raises(OSError, match=os.strerror(code)):
+        launch.connect()
+    assert os.environ["RAY_AUTH_TOKEN"] == "before"
