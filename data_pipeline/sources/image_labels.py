@@ -1,5 +1,6 @@
 """Labels of images in a text file, and the names of ImageNet's classes."""
 
+import codecs
 import json
 import re
 from collections.abc import Sequence
@@ -9,8 +10,11 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from data_pipeline.json_files import UnusableFileError, read_bounded
 from data_pipeline.sources.source import SourceError, class_index, is_image, numbered_classes
 
+# A line for each image of a dataset.
+LIMIT_BYTES = 200_000_000
 IMAGENET_PATH = Path(__file__).with_name("imagenet_classes.json")
 WNID = re.compile(r"n\d{8}")
 # With this many of ImageNet's classes, the dataset is taken to be a sample of all of them.
@@ -75,9 +79,13 @@ def _rows(path: Path) -> list[list[str]]:
     if path.name == "ILSVRC2012_validation_ground_truth.txt":
         raise SourceError(f"{path} has ids of ILSVRC, not classes from 0; give the whole devkit")
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except UnicodeDecodeError as error:
-        raise SourceError(f"{path} is not text; give a devkit or a file of labels") from error
+        content = read_bounded(path, LIMIT_BYTES, follow_links=True)
+    except UnusableFileError as error:
+        raise SourceError(str(error)) from error
+    if b"\0" in content:
+        raise SourceError(f"{path} is not text; give a devkit or a file of labels")
+    # Names of files need not be UTF-8, and are the same here and where files are listed.
+    lines = content.removeprefix(codecs.BOM_UTF8).decode("utf-8", "surrogateescape").splitlines()
     rows = [_columns(line) for line in lines if line.strip()]
     if rows and not _is_label(rows[0][-1]):
         # A header. If it is a damaged line instead, the number of labels is wrong.

@@ -9,7 +9,6 @@ manifest of the dataset that was asked for, and neither links nor FIFOs are open
 """
 
 import fcntl
-import json
 import math
 import os
 import re
@@ -21,7 +20,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from data_pipeline.files import is_regular, open_regular
-from data_pipeline.manifest import manifest_path
+from data_pipeline.json_files import UnusableFileError, read_json
+from data_pipeline.manifest import LIMIT_BYTES, manifest_path
 
 KEY_LENGTH = 32
 
@@ -158,11 +158,9 @@ def is_real_folder(path: Path) -> bool:
 def stored_manifest(path: Path) -> dict[str, Any]:
     """The manifest beside a .beton of the cache; empty if there is none, or no readable one."""
     try:
-        with open_regular(manifest_path(path), "rb") as file:
-            content = json.loads(file.read())
-    except (OSError, ValueError, RecursionError):
+        return read_json(manifest_path(path), LIMIT_BYTES, dict)
+    except (OSError, UnusableFileError):
         return {}
-    return content if isinstance(content, dict) else {}
 
 
 def format_bytes(num_bytes: float) -> str:

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from pathlib import Path
 
 import pytest
 from support.layout_makers import WNIDS, convert_to, refusal, write_image, write_shard
@@ -105,3 +106,15 @@ def test_image_of_any_name_is_converted_or_named(tmp_path, capsys):
     (left_out,) = read_manifest(path)["left_out"]
     assert r"brokencaf\udce9\x1b.jpg is not an image" in left_out
     assert r"brokencaf\udce9\x1b.jpg" in capsys.readouterr().out
+
+
+def test_labels_of_images_whose_names_are_no_utf8(tmp_path):
+    lines = []
+    for number, name in enumerate((b"caf\xe9.jpg", b"b.jpg", b"c.jpg")):
+        write_image(tmp_path / "flat" / os.fsdecode(name), number)
+        lines.append(name + b",%d" % (number % 2))
+    labels = tmp_path / "labels.csv"
+    labels.write_bytes(b"\n".join(lines))
+    source = open_source(tmp_path / "flat", labels=labels)
+    found = {Path(source.read(i).name).name: source.labels[i] for i in range(3)}
+    assert found == {os.fsdecode(b"caf\xe9.jpg"): 0, "b.jpg": 1, "c.jpg": 0}
