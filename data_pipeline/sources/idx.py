@@ -1,17 +1,22 @@
 """Images and labels in the IDX format of MNIST."""
 
 import gzip
+import math
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 from numpy.typing import NDArray
 
+from data_pipeline.files import open_regular
 from data_pipeline.sources.source import SourceError, SourceSample, numbered_classes, pixel_keys
 
 PREFIXES = {"train": "train", "test": "t10k"}
+# More than EMNIST, the largest data set in this format.
+MAX_BYTES = 1 << 30
 
 
 @dataclass(frozen=True)
@@ -69,20 +74,34 @@ def read_idx(path: Path) -> NDArray[np.uint8]:
     """The array of an IDX file of unsigned bytes; its shape is in the file's header.
 
     Raises:
-        SourceError: a file that is missing, damaged or of another kind.
+        SourceError: a file that is missing, damaged, too large or of another kind.
     """
     try:
-        data = path.read_bytes()
-        if path.suffix == ".gz":
-            data = gzip.decompress(data)
+        with open_regular(path, "rb", follow_links=True) as file:
+            if path.suffix != ".gz":
+                return _read_array(path, file)
+            with gzip.GzipFile(fileobj=file) as content:
+                return _read_array(path, content)
     except (OSError, EOFError, zlib.error) as error:
         raise SourceError(f"{path} cannot be read ({error}); give an IDX file") from error
-    if len(data) < 4 or data[:3] != b"\x00\x00\x08":
+
+
+def _read_array(path: Path, file: IO[bytes] | gzip.GzipFile) -> NDArray[np.uint8]:
+    """Read no more than the header claims, whatever a compressed file expands to."""
+    magic = file.read(4)
+    # Labels have one axis, images three.
+    if len(magic) < 4 or magic[:3] != b"\x00\x00\x08" or magic[3] not in (1, 3):
         raise SourceError(f"{path} is not an IDX file of unsigned bytes; give one like MNIST's")
-    num_axes = data[3]
-    num_head_bytes = 4 + 4 * num_axes
-    shape = np.frombuffer(data[4:num_head_bytes].ljust(4 * num_axes, b"\x00"), ">u4")
-    pixels = np.frombuffer(data[num_head_bytes:], np.uint8)
-    if len(data) < num_head_bytes or len(pixels) != shape.prod(dtype=np.int64):
-        raise SourceError(f"{path} is truncated; copy it again")
+    head = file.read(4 * magic[3])
+    # Python's integers: the product of liars wraps 64 bits.
+    shape = [int(length) for length in np.frombuffer(head[: len(head) // 4 * 4], ">u4")]
+    num_bytes = math.prod(shape)
+    if max(num_bytes, *shape, 0) > MAX_BYTES:
+        raise SourceError(
+            f"{path} is an array {shape} of bytes, which is kept in memory; "
+            f"give at most {MAX_BYTES:,} bytes"
+        )
+    pixels = np.frombuffer(file.read(num_bytes + 1), np.uint8)
+    if len(shape) < magic[3] or len(pixels) != num_bytes:
+        raise SourceError(f"{path} is truncated or too long; copy it again")
     return pixels.reshape(shape)
