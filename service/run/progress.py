@@ -1,10 +1,14 @@
 """How far a run is and what it has measured; part of each checkpoint and of the result."""
 
 from dataclasses import dataclass
+from typing import Annotated
 
-from pydantic import with_config
+from pydantic import Field, with_config
 
 from service.run.state_files import WITHOUT_OTHER_FIELDS
+
+Count = Annotated[int, Field(ge=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
 
 
 @with_config(WITHOUT_OTHER_FIELDS)
@@ -19,18 +23,18 @@ class Progress:
     finite.
     """
 
-    step: int = 0
-    epoch: int = 0
-    step_in_epoch: int = 0
-    skipped: int = 0
-    last_top1: float | None = None
-    last_top5: float | None = None
-    best_top1: float | None = None
-    best_top5: float | None = None
-    best_epoch: int | None = None
-    last_nonfinite: int = 0
-    teacher_top1: float | None = None
-    teacher_top5: float | None = None
+    step: Count = 0
+    epoch: Count = 0
+    step_in_epoch: Count = 0
+    skipped: Count = 0
+    last_top1: Share | None = None
+    last_top5: Share | None = None
+    best_top1: Share | None = None
+    best_top5: Share | None = None
+    best_epoch: Count | None = None
+    last_nonfinite: Count = 0
+    teacher_top1: Share | None = None
+    teacher_top5: Share | None = None
 
     def record_evaluation(
         self, top1: float, top5: float, epoch: int, num_nonfinite: int = 0
