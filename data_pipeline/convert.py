@@ -1,5 +1,6 @@
 """Converts a source to .beton files with their manifests."""
 
+import math
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -164,11 +165,13 @@ class _PixelStatistics:
 
     def as_dict(self) -> dict[str, object]:
         """Mean and std per channel on the scale 0 to 1, and the number of measured images."""
-        mean, square = (self._sums / max(1, self._num_pixels)).astype(np.float64)
-        deviation = np.sqrt(square - mean**2)
+        values, squares = self._sums
+        num_pixels = max(1, self._num_pixels)
+        # Of Python's integers, so that the variance of equal pixels is 0 and never less.
+        variances = (squares * num_pixels - values**2) / num_pixels**2
         return {
-            "mean": [round(float(value) / 255, 5) for value in mean],
-            "std": [round(float(value) / 255, 5) for value in deviation],
+            "mean": [round(float(value) / num_pixels / 255, 5) for value in values],
+            "std": [round(math.sqrt(variance) / 255, 5) for variance in variances],
             "num_images": self._num_images,
         }
 

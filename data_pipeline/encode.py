@@ -19,6 +19,9 @@ MAX_SIDE = 65535
 # The tag of TIFF that says whether 0 is black or white.
 TIFF_PHOTOMETRIC = 0x0106
 PIXELS_PER_SUM = 1 << 20
+ROWS_PER_STRIP = 256
+# Those of sources.IMAGE_SUFFIXES; for others Pillow may start a program, such as Ghostscript.
+FORMATS = ("JPEG", "PNG", "BMP", "DIB", "WEBP", "GIF", "TIFF", "PPM", "AVIF")
 
 
 class Encoding(NamedTuple):
@@ -62,10 +65,7 @@ def encode_image(sample: SourceSample, encoding: Encoding) -> EncodedImage:
     try:
         image = _encode_source(sample.image, encoding)
         if len(image.data) > PAGE_SIZE:
-            raise UnreadableImageError(
-                f"takes {len(image.data):,} bytes, more than the {PAGE_SIZE:,} of a page; set "
-                "--max-side, or use --format jpeg"
-            )
+            raise _page_error(len(image.data))
         return image
     except UnreadableImageError as error:
         raise UnreadableImageError(f"{sample.name} {error}") from None
@@ -90,9 +90,13 @@ def _encode_source(source: bytes | NDArray[np.uint8], encoding: Encoding) -> Enc
         size = _simple_jpeg_size(source)
         if size is not None and size == _target_size(*size, encoding):
             return encoded(MODE_JPEG, *size, source)
-    with Image.open(io.BytesIO(source)) as image:
+    with Image.open(io.BytesIO(source), formats=FORMATS) as image:
         # Before any pixel is decoded: the header alone decides.
+        if image.format != "JPEG":
+            _check_num_decoded(*image.size)
         _check_size(*image.size, encoding)
+        if image.width * image.height > MAX_PIXELS:
+            _draft(image, encoding)
         if encoding.format == "jpeg" and _is_plain_jpeg(image, encoding):
             if not decodes(source, *image.size):
                 raise ValueError("the image data is damaged or ends too early")
@@ -179,11 +183,30 @@ def _encode(image: Image.Image, encoding: Encoding, source: bytes) -> EncodedIma
     return EncodedImage(MODE_JPEG, width, height, data, digest(data), source_digest)
 
 
+def _draft(image: Image.Image, encoding: Encoding) -> None:
+    """Let a JPEG of very many pixels be decoded to fewer, but twice as many to a side as are kept.
+
+    Raises:
+        UnreadableImageError: still too many for the memory.
+    """
+    width, height = _target_size(*image.size, encoding)
+    image.draft(None, (2 * width, 2 * height))
+    _check_num_decoded(*image.size)
+
+
+def _check_num_decoded(width: int, height: int) -> None:
+    if width * height > MAX_PIXELS:
+        raise UnreadableImageError(
+            f"has {width} x {height} pixels, more than the {MAX_PIXELS:,} that are decoded at "
+            "once; make it smaller"
+        )
+
+
 def _check_size(width: int, height: int, encoding: Encoding) -> None:
     """Check that an image of this size, in pixels, can be stored.
 
     Raises:
-        UnreadableImageError: too many pixels after the limits.
+        UnreadableImageError: too many pixels, or bytes, after the limits.
     """
     width, height = _target_size(width, height, encoding)
     if max(width, height) > MAX_SIDE or width * height > MAX_PIXELS:
@@ -191,6 +214,15 @@ def _check_size(width: int, height: int, encoding: Encoding) -> None:
             f"has {width} x {height} pixels, more than {MAX_PIXELS:,} or {MAX_SIDE:,} to a side; "
             "set --max-side"
         )
+    if encoding.format == "raw" and 3 * width * height > PAGE_SIZE:
+        raise _page_error(3 * width * height)
+
+
+def _page_error(num_bytes: int) -> UnreadableImageError:
+    return UnreadableImageError(
+        f"takes {num_bytes:,} bytes, more than the {PAGE_SIZE:,} of a page; set --max-side, or use "
+        "--format jpeg"
+    )
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
@@ -217,10 +249,19 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         gray = 65535 - gray if is_white_zero else gray
         image = Image.fromarray((gray >> 8).astype(np.uint8))
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-        image = image.convert("RGBA")
-        background = Image.new("RGBA", image.size, "white")
-        image = Image.alpha_composite(background, image)
+        return _on_white(image)
     return image.convert("RGB")
+
+
+def _on_white(image: Image.Image) -> Image.Image:
+    """RGB pixels of an image with transparency; some rows at a time, for they take much memory."""
+    pixels = Image.new("RGB", image.size)
+    for top in range(0, image.height, ROWS_PER_STRIP):
+        box = (0, top, image.width, min(top + ROWS_PER_STRIP, image.height))
+        strip = image.crop(box).convert("RGBA")
+        background = Image.new("RGBA", strip.size, "white")
+        pixels.paste(Image.alpha_composite(background, strip).convert("RGB"), box)
+    return pixels
 
 
 def _target_size(width: int, height: int, encoding: Encoding) -> tuple[int, int]:

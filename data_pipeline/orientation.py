@@ -1,11 +1,14 @@
 """How an image must be turned to be shown upright. Nothing else of its metadata is used."""
 
 import contextlib
+import re
 
 from PIL import Image
 from PIL.Image import Transpose
 
 EXIF_ORIENTATION = 0x0112
+# An attribute or an element.
+XMP_ORIENTATION = re.compile(rb"""tiff:Orientation(?:\s*=\s*["']|>)\s*([1-8])\b""")
 # Of the EXIF standard: 6 is an image that must be rotated by 90 degrees clockwise.
 _TRANSPOSES = {
     2: Transpose.FLIP_LEFT_RIGHT,
@@ -27,5 +30,12 @@ def upright(image: Image.Image) -> Transpose | None:
     orientation: object = None
     # Damaged tags raise errors of many types.
     with contextlib.suppress(Exception):
-        orientation = image.getexif().get(EXIF_ORIENTATION)
+        orientation = image.getexif().get(EXIF_ORIENTATION) or _xmp_orientation(image)
     return _TRANSPOSES.get(orientation) if isinstance(orientation, int) else None
+
+
+def _xmp_orientation(image: Image.Image) -> int | None:
+    """Also where Pillow's own search finds none, as in single quotes."""
+    xmp = image.info.get("XML:com.adobe.xmp") or image.info.get("xmp") or b""
+    match = XMP_ORIENTATION.search(xmp.encode() if isinstance(xmp, str) else xmp)
+    return int(match[1]) if match else None

@@ -122,7 +122,10 @@ def _open_source(options: argparse.Namespace) -> Source:
             names = ", ".join(map(printable, empty[:MAX_SHOWN]))
             print(f"{len(empty):,} classes of {options.classes} have no image: {names}{more}")
     if options.only_classes:
+        num_images = len(source.labels)
         source = only_classes(source, read_class_list(options.only_classes), options.only_classes)
+        num_left_out = num_images - len(source.labels)
+        print(f"{num_left_out:,} of {num_images:,} images are of classes that are left out")
     return source
 
 

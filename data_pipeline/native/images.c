@@ -217,24 +217,25 @@ static void add_up(const uint8_t *row, int64_t width, uint64_t *sums) {
 }
 
 static int32_t decode_sums(Decoder *decoder, const void *request) {
-    uint64_t *const *sums = request;
+    uint64_t *sums = *(uint64_t *const *)request;
     int64_t width = decoder->info.output_width;
+    /* Again where an earlier attempt has ended in the middle. */
+    memset(sums, 0, 6 * sizeof *sums);
     /* One more pixel of zeros: pixels are read in pairs. */
     decoder->pixels = calloc((size_t)(4 * (width + 1)), 1);
     if (!decoder->pixels) return PIXELS_NO_MEMORY;
     for (JDIMENSION y = 0; y < decoder->info.output_height; y++) {
         read_rows(&decoder->info, decoder->pixels, 0, 1);
-        add_up(decoder->pixels, width, *sums);
+        add_up(decoder->pixels, width, sums);
     }
     return PIXELS_OK;
 }
 
 /* Decodes all of a JPEG of the given size and adds up, for red, green and blue, the values and then
- * their squares: sums[0..2] and sums[3..5], which are 0 beforehand. */
+ * their squares: sums[0..2] and sums[3..5]. */
 PIXELS_API int32_t pixels_measure_jpeg(const uint8_t *data, int64_t num_bytes, int64_t height,
                                        int64_t width, uint64_t *sums) {
     Jpeg jpeg = {data, num_bytes, height, width};
-    memset(sums, 0, 6 * sizeof *sums);
     return run(&jpeg, JCS_EXT_RGBX, decode_sums, &sums, 1);
 }
 

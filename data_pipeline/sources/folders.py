@@ -60,7 +60,8 @@ class ImageFolder:
             images = _images_below(folder, skipped)
             if not images:
                 raise SourceError(
-                    f"{folder} has no images ({', '.join(IMAGE_SUFFIXES)}); remove it or fill it"
+                    f"{folder} has no images ({', '.join(IMAGE_SUFFIXES)}); if it is no class, "
+                    "move it elsewhere"
                 )
             names += [f"{folder.name}/{image}" for image in images]
             counts.append(len(images))

@@ -20,7 +20,7 @@ _SPLITS = {
 # Of datasets that are distributed with more than images.
 _WITHOUT_IMAGES = {"annotations", "imagesets", "labels"}
 _PARENTS = {"data", "images", *_WITHOUT_IMAGES}
-_MAX_DEPTH = 4
+_MAX_DEPTH = 6
 _MAX_FOLDERS = 200
 _MAX_EXAMINED = 20
 
@@ -62,9 +62,21 @@ def check_level(root: Path, names: Sequence[str]) -> None:
     if not hold_classes(names, _subfolders(root)):
         level = find_level(root) or root / names[0]
         raise SourceError(
-            f"{root} holds {', '.join(names[:4])}, not classes; convert {level} and the others "
-            "one by one"
+            f"{root} holds {', '.join(names[:4])}, not classes; {_remedy(root, names, level)}"
         )
+
+
+def _remedy(root: Path, names: Sequence[str], level: Path) -> str:
+    """What to convert instead of ``root`` with the folders ``names``, first of all ``level``."""
+    chosen = split_of(level.relative_to(root).parts[0])
+    splits = [name for name in names if split_of(name) and find_level(root / name)]
+    parts = [name for name in splits if split_of(name) == chosen]
+    if len(parts) > 1:
+        return (
+            f"if {' and '.join(parts)} are parts of one split, move their class folders into one "
+            "folder and convert that, otherwise one by one"
+        )
+    return f"convert {level}" + (" and the other splits one by one" if len(splits) > 1 else "")
 
 
 def find_level(root: Path) -> Path | None:

@@ -1,9 +1,10 @@
 """WebDataset shards: tars with KEY.jpg and KEY.cls, which contains its class index."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 from data_pipeline.sources.skipped import Skipped
 from data_pipeline.sources.source import (
@@ -83,7 +84,8 @@ def _by_key(shard: Path, skipped: Skipped) -> tuple[dict[str, Member], dict[str,
     """The images of a shard, and the members with their classes, by key.
 
     WebDataset's keys end at the first dot: a.jpg and a.seg.png are of one sample, whose image is
-    a.jpg. Where a sample has none of its own, as with a.1.jpg alone, keys end at the last dot.
+    a.jpg, or a.image.jpg if that is its only one. Some writers have dots in keys: where a.1.jpg has
+    a class a.1.cls, or a.jpg is missing and a.cls too, they end at the last dot.
     """
     images: dict[str, Member] = {}
     classes: dict[str, Member] = {}
@@ -98,14 +100,47 @@ def _by_key(shard: Path, skipped: Skipped) -> tuple[dict[str, Member], dict[str,
             more.append((stem, member))
         else:
             _add(classes if is_class else images, stem, member, shard)
-    own = set(images)
+    own_images = _Stems.of(images, (stem for stem, member in more if is_image(member.name)))
+    own_classes = _Stems.of(classes, (stem for stem, member in more if not is_image(member.name)))
     for stem, member in more:
-        folder, slash, name = stem.rpartition("/")
-        if folder + slash + name.partition(".")[0] not in own:
-            _add(images if is_image(member.name) else classes, stem, member, shard)
+        first = _first(stem)
+        if is_image(member.name):
+            key = own_classes.key(stem)
+            is_extra = first in own_images.plain
         else:
+            key = own_images.key(stem)
+            is_extra = first in own_classes.plain and key == first
+        if is_extra:
             skipped.add(member.name)
+        else:
+            _add(images if is_image(member.name) else classes, key, member, shard)
     return images, classes
+
+
+class _Stems(NamedTuple):
+    """Names without suffix, of the images or of the classes of a shard; ``first``: up to a dot."""
+
+    plain: frozenset[str]
+    dotted: frozenset[str]
+    first: frozenset[str]
+
+    @classmethod
+    def of(cls, plain: Iterable[str], dotted: Iterable[str]) -> "_Stems":
+        """``dotted``: those with dots."""
+        stems = frozenset(dotted)
+        return cls(frozenset(plain), stems, frozenset(map(_first, stems)))
+
+    def key(self, stem: str) -> str:
+        """The key that a member with dots shares with one of these, or else its own stem."""
+        first = _first(stem)
+        is_shared = stem not in self.dotted and (first in self.plain or first in self.first)
+        return first if is_shared else stem
+
+
+def _first(stem: str) -> str:
+    """Up to the first dot, as WebDataset's keys."""
+    folder, slash, name = stem.rpartition("/")
+    return folder + slash + name.partition(".")[0]
 
 
 def _add(members: dict[str, Member], key: str, member: Member, shard: Path) -> None:

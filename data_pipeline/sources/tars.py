@@ -61,7 +61,7 @@ def _add_class(
 ) -> None:
     images = in_order(where, images_among(members))
     if not images:
-        raise SourceError(f"{where} has no images; remove it or fill it")
+        raise SourceError(f"{where} has no images; if it is no class, move it elsewhere")
     for image in images:
         index.add(tar_number, image, label, f"{where.stem}/{image.name}")
 
@@ -86,7 +86,9 @@ def open_tar_of_folders(path: Path, members: Sequence[Member]) -> TarImages:
         parts = member.parts
         is_class = member.is_folder and parts[:depth] == prefix and len(parts) == depth + 1
         if is_class and parts[depth] not in by_class:
-            raise SourceError(f"{path} has no images in {member.name}; remove it or fill it")
+            raise SourceError(
+                f"{path} has no images in {member.name}; if it is no class, remove it from the tar"
+            )
     subfolders = {
         name: {image.parts[depth + 1] for image in members if len(image.parts) > depth + 2}
         for name, members in by_class.items()

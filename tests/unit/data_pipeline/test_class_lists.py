@@ -22,6 +22,13 @@ def test_some_classes_only(tiny, tmp_path, form):
         assert found == ([0, 0, 1, 1], [WNIDS[0], WNIDS[2]])
 
 
+def test_images_of_other_classes_are_counted(tiny, tmp_path, capsys):
+    chosen = tmp_path / "some.txt"
+    chosen.write_text(f"{WNIDS[0]}\n{WNIDS[2]}\n")
+    convert_to(tmp_path / "train.beton", tiny / "train", "--only-classes", chosen)
+    assert "2 of 6 images are of classes that are left out" in capsys.readouterr().out
+
+
 def test_numbers_are_indices_into_the_classes_of_another_dataset(tiny, tmp_path):
     convert_to(tmp_path / "train.beton", tiny / "train")
     labels = tmp_path / "labels.txt"

@@ -165,6 +165,16 @@ def test_class_with_too_few_images_is_named(tmp_path):
         select(source.labels, source.keys, source.classes, Selection(per_class=7, hold_out=2))
 
 
+@pytest.mark.parametrize("form", ["jpeg", "raw"])
+def test_equal_pixels_have_no_deviation(tmp_path, form):
+    """Rounding of large means would make the variance negative."""
+    for name in ("a", "b"):
+        (tmp_path / "images" / name).mkdir(parents=True)
+        Image.new("RGB", (333, 777), (201, 77, 253)).save(tmp_path / "images" / name / "0.png")
+    manifest = converted(tmp_path / "images", tmp_path / "out.beton", Encoding(form, max_side=99))
+    assert max(manifest["pixels"]["std"]) == 0
+
+
 def test_manifest_describes_the_file(tmp_path):
     root = tmp_path / "images"
     for wnid in ("n01440764", "n02009912"):

@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 from support.image_makers import jpeg_bytes, smooth_image
 
+from data_pipeline import encode
 from data_pipeline.encode import Encoding, UnreadableImageError, encode_image
 from data_pipeline.sources import SourceSample
 
@@ -89,15 +90,19 @@ def test_exif_orientation_is_applied(orientation, form):
     assert np.array_equal(pixels_of(stream.getvalue()), UPRIGHT[orientation](np.asarray(image)))
 
 
-XMP = b'<x:xmpmeta><rdf:Description tiff:Orientation="6"/></x:xmpmeta>'
+XMPS = {
+    "XMP": b'<x:xmpmeta><rdf:Description tiff:Orientation="6"/></x:xmpmeta>',
+    "XMP in single quotes": b"<x:xmpmeta><rdf:Description tiff:Orientation = '6'/></x:xmpmeta>",
+    "XMP's element": b"<rdf:Description><tiff:Orientation>6</tiff:Orientation></rdf:Description>",
+}
 
 
 @pytest.mark.parametrize("form", ["jpeg", "raw"])
-@pytest.mark.parametrize("metadata", ["EXIF", "XMP"])
+@pytest.mark.parametrize("metadata", ["EXIF", *XMPS])
 def test_jpeg_that_must_be_turned_is_not_stored_as_it_is(metadata, form):
     exif = Image.Exif()
     exif[0x0112] = 6
-    options = {"exif": exif} if metadata == "EXIF" else {"xmp": XMP}
+    options = {"exif": exif} if metadata == "EXIF" else {"xmp": XMPS[metadata]}
     jpeg = jpeg_bytes(smooth_image(32, 20), **options)
     encoded = encode_image(SourceSample("x", jpeg), Encoding(form))
     assert (encoded.width, encoded.height) == (20, 32)
@@ -147,6 +152,36 @@ def test_whatever_a_decoder_raises_is_the_fault_of_the_image(monkeypatch, error)
     with pytest.raises(UnreadableImageError, match=r"^folder/a\.png cannot be decoded") as caught:
         encode_image(SourceSample("folder/a.png", stream.getvalue()), Encoding())
     assert "\n" not in str(caught.value)
+
+
+def test_program_in_postscript_is_not_run(monkeypatch, tmp_path):
+    """Pillow gives it to Ghostscript, whatever the name of its file."""
+    interpreter = tmp_path / "gs"
+    interpreter.write_text(f"#!/bin/sh\ntouch {tmp_path}/has_run\n")
+    interpreter.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    program = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 50 50\n%%EndComments\nshowpage\n"
+    for form in ("jpeg", "raw"):
+        with pytest.raises(UnreadableImageError, match=r"x\.jpg is not an image; replace"):
+            encode_image(SourceSample("x.jpg", program), Encoding(form))
+    assert not (tmp_path / "has_run").exists()
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
+def test_transparency_is_white_in_every_strip(monkeypatch, mode):
+    generator = np.random.default_rng(0)
+    image = Image.fromarray(generator.integers(0, 256, (50, 20, 4), np.uint8)).convert("RGBA")
+    image = image.quantize(64) if mode == "P" else image.convert(mode)
+    stream = io.BytesIO()
+    image.save(stream, "PNG")
+    monkeypatch.setattr(encode, "ROWS_PER_STRIP", 16)
+    encoded = encode_image(SourceSample("x", stream.getvalue()), Encoding("raw"))
+    found = np.frombuffer(encoded.data, np.uint8).reshape(50, 20, 3)
+    with Image.open(io.BytesIO(stream.getvalue())) as stored:
+        rgba = np.asarray(stored.convert("RGBA"), np.float64)
+    alpha = rgba[:, :, 3:] / 255
+    expected = alpha * rgba[:, :, :3] + (1 - alpha) * 255
+    assert np.abs(found - expected).max() <= 1
 
 
 def test_limits_shrink_and_never_enlarge():

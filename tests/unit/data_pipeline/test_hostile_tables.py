@@ -269,11 +269,22 @@ def test_image_at_the_limit_of_pixels_is_converted(large, form):
 @pytest.mark.parametrize("form", ["PNG", "JPEG"])
 def test_image_beyond_the_limit_is_refused_before_it_is_decoded(large, monkeypatch, form):
     sample = SourceSample("black", large[2**12 + 1, form])
-    assert encode_image(sample, Encoding(max_side=100)).width == 100
+    encodings, remedy = [Encoding(), Encoding("raw")], "--max-side"
+    if form == "JPEG":
+        assert encode_image(sample, Encoding(max_side=100)).width == 100
+    else:
+        # Only a JPEG need not be decoded in full.
+        encodings, remedy = [*encodings, Encoding(max_side=100)], "make it smaller"
     monkeypatch.setattr(ImageFile.ImageFile, "load", lambda _: pytest.fail("is decoded"))
-    for encoding in (Encoding(), Encoding("raw")):
-        with pytest.raises(UnreadableImageError, match=r"^black has 16384 x 4097 .* --max-side"):
+    for encoding in encodings:
+        with pytest.raises(UnreadableImageError, match=rf"^black has 16384 x 4097 .* {remedy}"):
             encode_image(sample, encoding)
+
+
+def test_raw_image_larger_than_a_page_is_refused_before_it_is_decoded(large, monkeypatch):
+    monkeypatch.setattr(ImageFile.ImageFile, "load", lambda _: pytest.fail("is decoded"))
+    with pytest.raises(UnreadableImageError, match="takes 201,326,592 bytes"):
+        encode_image(SourceSample("black", large[2**12, "PNG"]), Encoding("raw"))
 
 
 def test_image_larger_than_a_page_is_left_out_by_name(tmp_path):

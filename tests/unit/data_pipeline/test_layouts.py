@@ -96,6 +96,31 @@ def test_splits_under_any_name_are_no_classes(tmp_path, capsys, kind):
         assert "not classes; unpack it" in refusal(capsys, tmp_path, tar)
 
 
+def test_parts_of_a_split_are_to_be_moved_together(tmp_path, capsys):
+    for part in ("train.X1", "train.X2", "val.X"):
+        for label in (f"{part[-2:]}-a", f"{part[-2:]}-b"):
+            write_image(tmp_path / "root" / part / label / "0.jpg", 0)
+    line = refusal(capsys, tmp_path, tmp_path / "root")
+    assert "if train.X1 and train.X2 are parts of one split, move their class folders" in line
+
+
+def test_folder_of_one_folder_has_no_others(tmp_path, capsys):
+    write_splits(tmp_path / "root", ["train"])
+    (tmp_path / "root" / "__MACOSX").mkdir()
+    line = refusal(capsys, tmp_path, tmp_path / "root")
+    assert line.strip().endswith(f"convert {tmp_path}/root/train")
+
+
+def test_kaggles_folder_as_unpacked_names_the_level_of_train(tmp_path, capsys):
+    root = tmp_path / "kaggle"
+    write_splits(root / "ILSVRC" / "Data" / "CLS-LOC", ["train", "val", "test"])
+    (root / "ILSVRC" / "Annotations" / "CLS-LOC" / "train" / WNIDS[0]).mkdir(parents=True)
+    (root / "LOC_val_solution.csv").touch()
+    level = "ILSVRC/Data/CLS-LOC/train"
+    for parent in (root, root / "ILSVRC", root / "ILSVRC" / "Data"):
+        assert f"{root / level}" in refusal(capsys, tmp_path, parent)
+
+
 @pytest.mark.parametrize("subfolder", ["", "images"])
 def test_classes_may_be_named_like_splits_and_parents(tmp_path, subfolder):
     names = ["bullet_train", "data", "images", "test-tube", "train", "unicycle"]
@@ -158,6 +183,24 @@ def test_members_of_a_shard_with_several_dots_are_taken(tmp_path):
     source = open_source(path)
     assert sorted(source.labels.tolist()) == [0, 1, 1]
     assert len(source.classes) == 2
+
+
+@pytest.mark.parametrize(
+    ("image", "label"),
+    [("a.image.jpg", "a.cls"), ("a.jpg", "a.target.cls"), ("a.input.jpg", "a.target.cls")],
+)
+def test_keys_of_a_shard_end_at_the_first_dot(tmp_path, image, label):
+    path = tmp_path / "shard.tar"
+    write_shard(path, [image, label, "b.jpg", "b.seg.png", "b.cls", "b.more.cls"])
+    source = open_source(path)
+    assert sorted(source.labels.tolist()) == [0, 1]
+
+
+def test_two_images_of_one_key_are_refused(tmp_path):
+    path = tmp_path / "shard.tar"
+    write_shard(path, ["a.left.jpg", "a.right.jpg", "a.cls", "b.jpg", "b.cls"])
+    with pytest.raises(SourceError, match=r"a\.right\.jpg and a\.left\.jpg of one key, a"):
+        open_source(path)
 
 
 def test_member_of_a_shard_without_a_class_is_refused_by_name(tmp_path):
