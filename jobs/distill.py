@@ -65,10 +65,10 @@ def _run(options: argparse.Namespace) -> int:
         return EXIT_DONE
     # What follows needs torch and ray; a spec is checked without waiting for them.
     if options.plan:
-        from service.plan import format_plan, make_plan
+        from service.plan import check_weights_fit, format_plan, make_plan
         from service.tracking.job_check import check_tracking
 
-        lines = [*_warnings(job), *check_tracking(job)]
+        lines = [*_warnings(job), *check_weights_fit(spec), *check_tracking(job)]
         print(format_plan(make_plan(job)), *lines, sep="\n")
         return EXIT_DONE
     from service.job import run_job

@@ -10,10 +10,16 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from data_pipeline.facts import DatasetFacts
 from data_pipeline.order import num_steps_per_epoch
-from service.models.build import build_on_meta_device, check_image_sizes, num_parameters
+from service.models.build import (
+    build_on_meta_device,
+    check_fit,
+    check_image_sizes,
+    num_parameters,
+)
 from service.spec.job import JobSpec
 from service.spec.loading import LoadedJob
 from service.spec.overlap import overlap_warnings
+from service.spec.sections import is_file_source
 from service.spec.weights_metadata import stated_variant
 from service.training.optimizers import learning_rate
 
@@ -93,6 +99,21 @@ def build_models_on_meta(spec: JobSpec) -> dict[str, nn.Module]:
             models[role] = build_on_meta_device(name, num_classes, variant)
             check_image_sizes(role, name, models[role], num_classes, spec.image_sizes)
     return models
+
+
+def check_weights_fit(spec: JobSpec) -> list[str]:
+    """Check that local files of weights have the models' names and shapes; a line for each choice.
+
+    Raises:
+        BadInputError: they do not fit.
+    """
+    lines: list[str] = []
+    for role in ("student", "teacher"):
+        section = getattr(spec, role)
+        if section is not None and section.weights and is_file_source(section.weights.source):
+            name, num_classes = section.model, spec.dataset.num_classes
+            lines += check_fit(role, name, num_classes, section.weights)
+    return lines
 
 
 def model_name(spec: JobSpec, role: str) -> str:

@@ -10,7 +10,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from service.models.cifar import build_cifar_model
-from service.models.weights import check_finite, fill, find_weights, read_weights
+from service.models.weights import check_finite, check_shapes, fill, find_weights, read_weights
 from service.spec.errors import BadInputError, Problem
 from service.spec.model_names import AUXILIARY_HEADS, CIFAR_PREFIX, TIMM_PREFIX
 from service.spec.network_variants import USUAL_VARIANT, Variant
@@ -41,7 +41,7 @@ def build_with_weights(
 ) -> nn.Module:
     """Build the model of ``role`` (teacher or student) and load ``weights`` if given.
 
-    ``log`` gets a line where the file has several weights.
+    ``log`` gets a line where the file has several weights, or more than the network's.
 
     Raises:
         BadInputError: the model cannot be built, or its weights cannot be read, have a different
@@ -55,13 +55,26 @@ def build_with_weights(
         problems = [problem._replace(where=f"{role}.model") for problem in error.problems]
         raise BadInputError("spec", problems) from error
     found = find_weights(role, name, weights, expected)
-    if found.note is not None:
-        log(found.note)
+    for note in found.notes:
+        log(note)
     model = build_model(name, num_classes, found.variant)
     values = read_weights(found, model.state_dict())
     check_finite(found, values)
     fill(model, values)
     return model
+
+
+def check_fit(role: str, name: str, num_classes: int, weights: Weights) -> tuple[str, ...]:
+    """Check that a file's tensors have the network's names and shapes; their values are not read.
+
+    Returns what is to be said about the file.
+
+    Raises:
+        BadInputError: they do not fit, or the file has a different SHA-256 digest.
+    """
+    found = find_weights(role, name, weights, build_on_meta_device(name, num_classes).state_dict())
+    check_shapes(found, build_on_meta_device(name, num_classes, found.variant).state_dict())
+    return found.notes
 
 
 def load_network(path: Path, name: str, num_classes: int) -> nn.Module:

@@ -38,14 +38,14 @@ class FittingWeights(NamedTuple):
     """Weights that have a network's names.
 
     ``names``: those of the file, by those of the network. ``where``: path of the weights in the
-    spec. ``note``: which of several weights they are, to be logged.
+    spec. ``notes``: to be logged: which of several weights they are, and what is not used.
     """
 
     file: WeightsFile
     names: dict[str, str]
     variant: Variant
     where: str
-    note: str | None = None
+    notes: tuple[str, ...] = ()
 
 
 def find_weights(
@@ -69,7 +69,8 @@ def find_weights(
         choice, names = _by_name(file, model, weights, expected, where)
     tensors = {target: file.tensors[source] for target, source in names.items()}
     variant = file_variant(model, tensors, weights, file)
-    return FittingWeights(file, names, variant, where, choice.note(role))
+    notes = [choice.note(role), _unused_note(role, model, file, names, choice)]
+    return FittingWeights(file, names, variant, where, tuple(note for note in notes if note))
 
 
 def read_weights(weights: FittingWeights, current: Mapping[str, Tensor]) -> StateDict:
@@ -78,13 +79,23 @@ def read_weights(weights: FittingWeights, current: Mapping[str, Tensor]) -> Stat
     Raises:
         BadInputError: they have other shapes or types, or the file is damaged.
     """
+    check_shapes(weights, current)
     where, file = f"{weights.where}.source", weights.file
-    for target, source in weights.names.items():
-        _check(current[target], target, file.tensors[source], source, where)
     try:
         return {**current, **read_tensors(file, weights.names)}
     except UnreadableWeightsError as error:
         _refuse(where, f"{file.path} {error.wrong}", error.remedy)
+
+
+def check_shapes(weights: FittingWeights, current: Mapping[str, Tensor]) -> None:
+    """Refuse weights that a network with the state dict ``current`` cannot be filled with.
+
+    Raises:
+        BadInputError: naming the tensor whose shape or type differs.
+    """
+    for target, source in weights.names.items():
+        info = weights.file.tensors[source]
+        _check(current[target], target, info, source, f"{weights.where}.source")
 
 
 def check_finite(weights: FittingWeights, state: Mapping[str, Tensor]) -> None:
@@ -94,7 +105,9 @@ def check_finite(weights: FittingWeights, state: Mapping[str, Tensor]) -> None:
         BadInputError: naming the tensor.
     """
     for target, source in weights.names.items():
-        if state[target].is_floating_point() and not bool(state[target].isfinite().all()):
+        tensor = state[target]
+        # As the model has them: a value of 64 bits may be too large for 32.
+        if tensor.is_floating_point() and not bool(tensor.float().isfinite().all()):
             wrong = f"{weights.file.path}: {source} has values that are not finite"
             remedy = "use weights of a training that did not diverge"
             _refuse(f"{weights.where}.source", wrong, remedy)
@@ -186,7 +199,7 @@ def _by_name(
     }
     if missing or unknown:
         wrong = f"{file.path} lacks {some_names(missing)} and has unknown {some_names(unknown)}"
-        _refuse(f"{where}.source", wrong, names_remedy(file, model))
+        _refuse(f"{where}.source", wrong, names_remedy(file, model, missing, unknown))
     return choice, {name: found[name] for name in expected if name in found}
 
 
@@ -202,6 +215,22 @@ def _beside(file: WeightsFile, found: Mapping[str, str], expected: Container[str
         for name, original in found.items()
         if file.tensors[original].shape and (container_of[original] in own or not own)
     }
+
+
+def _unused_note(
+    role: str, model: str, file: WeightsFile, names: Mapping[str, str], choice: Choice
+) -> str | None:
+    """What to say about other tensors beside the network's, such as those of a normalization."""
+    used = set(names.values())
+    container_of = {name: c for c, inner in file.containers.items() for name in inner}
+    unused = [
+        name
+        for container in {container_of[name] for name in used}
+        for name in file.containers[container]
+        if name not in used and file.tensors[name].shape and not name.startswith(choice.others)
+    ]
+    unused = [n for n in unused if not is_auxiliary(model, n.removeprefix(choice.prefix))]
+    return f"{role} weights: {some_names(unused)} of the file not used" if unused else None
 
 
 def _by_order(

@@ -6,11 +6,19 @@ becomes an inert record. What calls are known, such as those that make tensors, 
 
 import pickletools
 from collections.abc import Callable
-from typing import IO, Any, NamedTuple
+from typing import IO, Any, NamedTuple, cast
 
-# A file with 3,000 tensors has about 100,000.
-MAX_OPERATIONS = 500_000
+# A file with 3,000 tensors has about 100,000; some have a history of losses beside.
+MAX_OPERATIONS = 2_000_000
 MAX_PICKLE_BYTES = 32_000_000
+
+
+class PickleError(ValueError):
+    """A pickle that cannot be read; the message says why."""
+
+
+class TooLongError(PickleError):
+    """A pickle that is longer than the limits."""
 
 
 class Name(NamedTuple):
@@ -36,18 +44,42 @@ def read_pickle(stream: IO[bytes], call: Call, persistent: Callable[[Any], Any])
     ``persistent``: what a persistent id stands for; its argument is the id.
 
     Raises:
-        ValueError: it is damaged, or longer than any state dict's.
+        PickleError: it is damaged, longer than any state dict's, or ``call`` or ``persistent``
+            raised this.
     """
     machine = _Machine(call, persistent)
-    start = stream.tell()
     try:
-        for number, (opcode, argument, position) in enumerate(pickletools.genops(stream)):
-            if number > MAX_OPERATIONS or (position or 0) - start > MAX_PICKLE_BYTES:
-                raise ValueError("is too long")
+        limited = cast(IO[bytes], _Limited(stream))
+        for number, (opcode, argument, _) in enumerate(pickletools.genops(limited)):
+            if number > MAX_OPERATIONS:
+                raise TooLongError(f"has a pickle of more than {MAX_OPERATIONS:,} operations")
             machine.step(opcode.name, argument)
         return machine.stack.pop()
-    except Exception as error:  # damage shows in many ways
-        raise ValueError(f"has a pickle that cannot be read ({error})") from error
+    except PickleError:
+        raise
+    except Exception as error:  # damage shows in many ways, whose messages are Python's own
+        raise PickleError("has a pickle that cannot be read") from error
+
+
+class _Limited:
+    """A stream that is read up to the limit: a pickle's operations say how long they are."""
+
+    def __init__(self, stream: IO[bytes]):
+        self._stream, self._num_left = stream, MAX_PICKLE_BYTES
+
+    def read(self, num_bytes: int) -> bytes:
+        """As many bytes, or fewer at the end of the file."""
+        return self._count(self._stream.read(num_bytes) if num_bytes <= self._num_left else None)
+
+    def readline(self) -> bytes:
+        """Up to the next newline."""
+        return self._count(self._stream.readline(self._num_left + 1))
+
+    def _count(self, content: bytes | None) -> bytes:
+        if content is None or len(content) > self._num_left:
+            raise TooLongError(f"has a pickle of more than {MAX_PICKLE_BYTES:,} bytes")
+        self._num_left -= len(content)
+        return content
 
 
 class _Machine:
@@ -63,12 +95,12 @@ class _Machine:
         """Execute one operation, in the terms of ``pickletools``."""
         if name in _CONSTANTS:
             self.stack.append(_CONSTANTS[name]())
-        elif name.startswith(_WITH_VALUE):
+        elif name in _WITH_VALUE:
             self.stack.append(argument)
         elif name in _HANDLERS:
             _HANDLERS[name](self, argument)
         elif name not in ("PROTO", "FRAME", "STOP"):
-            raise ValueError(f"operation {name}")
+            raise PickleError(f"has a pickle with the operation {name}")
 
     def _pop_to_mark(self) -> list[Any]:
         start = self._marks.pop()
@@ -179,11 +211,11 @@ _CONSTANTS: dict[str, Callable[[], Any]] = {
     "EMPTY_TUPLE": tuple,
     "EMPTY_SET": lambda: Record("builtins.set"),
 }
-_WITH_VALUE = (
-    *("INT", "BININT", "LONG1", "LONG4", "FLOAT", "BINFLOAT", "STRING", "BINSTRING"),
-    *("SHORT_BINSTRING", "BINBYTES", "SHORT_BINBYTES", "BYTEARRAY8", "UNICODE", "BINUNICODE"),
-    "SHORT_BINUNICODE",
-)
+_WITH_VALUE = {
+    *("INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT"),
+    *("STRING", "BINSTRING", "SHORT_BINSTRING", "BINBYTES", "BINBYTES8", "SHORT_BINBYTES"),
+    *("BYTEARRAY8", "UNICODE", "BINUNICODE", "BINUNICODE8", "SHORT_BINUNICODE"),
+}
 _HANDLERS: dict[str, Callable[[_Machine, Any], None]] = {
     "MARK": _Machine._mark,
     "PUT": _Machine._put,

@@ -34,6 +34,10 @@ DTYPES = {
 }
 
 
+class _HeaderError(ValueError):
+    """A header that cannot be read; the message says why."""
+
+
 class SafetensorsHeader(NamedTuple):
     """``tensors`` by name, in the header's order, which is not that of the network. ``entries``:
     all of the header's JSON. ``num_bytes``: where the tensors' bytes begin.
@@ -61,14 +65,15 @@ def read_safetensors_header(path: Path) -> SafetensorsHeader:
     try:
         entries = json.loads(content, object_pairs_hook=_unique)
         if not isinstance(entries, dict):
-            raise ValueError("is not an object")
+            raise _HeaderError("is not an object")
         metadata = dict(entries.get("__metadata__", {}))
         if not all(isinstance(value, str) for value in metadata.values()):
-            raise ValueError("has metadata other than strings")
+            raise _HeaderError("has metadata other than strings")
         tensors = _tensors(entries, file_bytes - LENGTH_BYTES - num_bytes)
     except (ValueError, TypeError, KeyError, RecursionError) as error:
-        cause = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
-        wrong = f"is damaged: its header cannot be read ({cause})"
+        # Messages of Python itself are about Python.
+        cause = f" ({error})" if isinstance(error, _HeaderError) else ""
+        wrong = f"is damaged: its header cannot be read{cause}"
         raise UnreadableWeightsError(wrong, COPY_AGAIN) from error
     return SafetensorsHeader(tensors, metadata, entries, LENGTH_BYTES + num_bytes)
 
@@ -76,7 +81,7 @@ def read_safetensors_header(path: Path) -> SafetensorsHeader:
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     content = dict(pairs)
     if len(content) != len(pairs):
-        raise ValueError("has a name twice")
+        raise _HeaderError("has a name twice")
     return content
 
 
@@ -92,16 +97,16 @@ def _tensors(entries: dict[str, Any], data_bytes: int) -> dict[str, TensorInfo]:
         dtype, num_bits = DTYPES.get(entry["dtype"], (str(entry["dtype"]), 0))
         shape, (start, end) = tuple(entry["shape"]), entry["data_offsets"]
         if len(shape) > MAX_DIMENSIONS or not all(map(_is_size, (*shape, start, end))):
-            raise ValueError(f"{name} has sizes that are no counts")
+            raise _HeaderError(f"{name} has sizes that are no counts")
         if num_bits and math.prod(shape) * num_bits != (end - start) * 8:
-            raise ValueError(f"{name} has another number of bytes than its shape")
+            raise _HeaderError(f"{name} has another number of bytes than its shape")
         tensors[name] = TensorInfo(dtype, shape)
         ranges.append((start, end))
     position = 0
     for start, end in sorted(ranges):
         if start != position or end < start:
-            raise ValueError("tensors overlap or leave gaps")
+            raise _HeaderError("tensors overlap or leave gaps")
         position = end
     if position != data_bytes:
-        raise ValueError(f"its tensors have {position} bytes, the file has {data_bytes}")
+        raise _HeaderError(f"its tensors have {position} bytes, the file has {data_bytes}")
     return tensors

@@ -43,7 +43,8 @@ class Choice(NamedTuple):
     def note(self, role: str) -> str | None:
         """What to say about the choice; None if there was none."""
         if not self.others:
-            return None
+            average = f"{role} weights: {_shown(self.prefix)} of the file, an average"
+            return average if is_average(self.prefix) else None
         others = " and ".join(map(_shown, self.others))
         return f"{role} weights: {_shown(self.prefix)} of the file, which has {others} too"
 
@@ -102,6 +103,7 @@ def choose(
     """
     prefixes, key = list(prefixes), weights.key
     if key is not None:
+        key = key.rstrip(".")
         if not any(f"{name}.".startswith(f"{key}.") for name in names):
             known = [prefix.rstrip(".") for prefix in prefixes if prefix]
             there = ", ".join(known or _first_words(names))

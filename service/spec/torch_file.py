@@ -11,7 +11,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
-from service.spec.inert_pickle import MAX_PICKLE_BYTES, Name, Record, read_pickle
+from service.spec.inert_pickle import (
+    MAX_PICKLE_BYTES,
+    Name,
+    PickleError,
+    Record,
+    TooLongError,
+    read_pickle,
+)
 from service.spec.tensor_info import COPY_AGAIN, Place, TensorInfo, UnreadableWeightsError
 
 SAVE_AGAIN = "save model.state_dict() alone with torch.save, where it was made"
@@ -99,22 +106,27 @@ def read_torch_file(path: Path) -> TorchFile:
             is_archive = file.read(len(ZIP_MAGIC)) == ZIP_MAGIC
             file.seek(0)
             return _read_archive(file) if is_archive else _read_legacy(file)
+    except TooLongError as error:
+        raise UnreadableWeightsError(f"{error}, too long for weights", SAVE_AGAIN) from error
     except UnreadableWeightsError:
         raise
     except _DAMAGE as error:
-        wrong = f"is damaged, or is not a file of torch.save ({error})"
+        cause = f" (it {error})" if isinstance(error, PickleError) else ""
+        wrong = f"is damaged, or is not a file of torch.save{cause}"
         raise UnreadableWeightsError(wrong, f"{COPY_AGAIN}, or {SAVE_AGAIN}") from error
 
 
 def _read_archive(file: IO[bytes]) -> TorchFile:
     file_bytes = os.fstat(file.fileno()).st_size
     if _directory_bytes(file, file_bytes) > MAX_DIRECTORY_BYTES:
-        raise ValueError("its directory is too large")
+        raise PickleError("has too large a directory")
     with zipfile.ZipFile(file) as archive:
         entries = {entry.filename: entry for entry in archive.infolist()}
         root = next((n.removesuffix("data.pkl") for n in entries if n.endswith("/data.pkl")), None)
         if root is None:
-            raise UnreadableWeightsError("is a zip archive without a state dict", SAVE_AGAIN)
+            raise UnreadableWeightsError(
+                "is a zip archive without a state dict", "unpack it, and give the file in it"
+            )
         if f"{root}constants.pkl" in entries:
             remedy = "save torch.jit.load(path).state_dict() with torch.save"
             raise UnreadableWeightsError("is a TorchScript archive", remedy)
@@ -123,9 +135,9 @@ def _read_archive(file: IO[bytes]) -> TorchFile:
             wrong = f"is compressed: its {file_bytes:,} bytes unpack to {total_bytes:,}"
             raise UnreadableWeightsError(wrong, SAVE_AGAIN)
         if (order := entries.get(f"{root}byteorder")) and archive.read(order) != b"little":
-            raise ValueError("its numbers are big-endian")
+            raise PickleError("has big-endian numbers")
         if entries[f"{root}data.pkl"].file_size > MAX_PICKLE_BYTES:
-            raise ValueError("its pickle is too large")
+            raise TooLongError(f"has a pickle of more than {MAX_PICKLE_BYTES:,} bytes")
         storages = {
             name.removeprefix(f"{root}data/"): StorageRange(_data_start(file, entry), size)
             for name, entry in entries.items()
@@ -143,7 +155,7 @@ def _directory_bytes(file: IO[bytes], file_bytes: int) -> int:
     tail = file.read()
     found = len(tail) - 22 if tail[-22:].startswith(b"PK\5\6") else tail.rfind(b"PK\5\6")
     if found < 0:
-        raise ValueError("its end is missing")
+        raise PickleError("has no end")
     (num_bytes,) = struct.unpack_from("<L", tail, found + 12)
     # Large archives have a second record, and the position of it in a third.
     if found >= 76 and tail[found - 20 : found - 16] == b"PK\6\7":
@@ -162,13 +174,16 @@ def _data_start(file: IO[bytes], entry: zipfile.ZipInfo) -> int:
 def _read_legacy(file: IO[bytes]) -> TorchFile:
     claims: dict[str, _Storage] = {}
 
-    def persistent(reference: Any) -> _Storage:  # noqa: ANN401 - any pickled value
+    def persistent(reference: Any) -> Any:  # noqa: ANN401 - any pickled value
+        # The class of a whole model, with its source code.
+        if reference[0] == "module":
+            return reference[1]
         storage = _storage_of(reference)
         claims[storage.key] = storage
         return storage
 
     if read_pickle(file, _make, _storage_of) != LEGACY_MAGIC:
-        raise ValueError("it begins with something else")
+        raise PickleError("begins with something else")
     for _ in ("protocol", "system"):
         read_pickle(file, _make, _storage_of)
     content = read_pickle(file, _make, persistent)
@@ -177,12 +192,12 @@ def _read_legacy(file: IO[bytes]) -> TorchFile:
     storages = {}
     for key in map(str, keys):
         if key not in claims:
-            raise ValueError("it has numbers that belong to no tensor")
+            raise PickleError("has numbers that belong to no tensor")
         (num_elements,) = struct.unpack("<q", file.read(8))
         num_bytes = num_elements * ITEM_BYTES[claims[key].dtype]
         position = file.tell()
         if num_bytes < 0 or position + num_bytes > file_bytes:
-            raise ValueError("it ends too early")
+            raise PickleError("ends too early")
         storages[key] = StorageRange(position, num_bytes)
         file.seek(position + num_bytes)
     return TorchFile(content, storages)
@@ -192,9 +207,9 @@ def _storage_of(reference: Any) -> _Storage:  # noqa: ANN401 - any pickled value
     """What a reference to a storage says: ("storage", its class, name, device, elements, view)."""
     kind, storage_class, key, _, num_elements, *view = reference
     if kind != "storage" or not isinstance(storage_class, Name):
-        raise ValueError("a reference to something other than a storage")
+        raise PickleError("refers to something other than a storage")
     if type(num_elements) is not int:
-        raise ValueError("a storage without a size")
+        raise PickleError("has a storage without a size")
     name = storage_class.path.rpartition(".")[2].removesuffix("Storage")
     dtype = STORAGES.get(name, name)
     offset = view[0][1] if view and view[0] is not None else 0
@@ -219,8 +234,10 @@ def _make(path: str, arguments: tuple[Any, ...]) -> Any:  # noqa: ANN401 - any s
         return TensorInfo(OTHER_TENSORS[name], ())
     if name in ("_rebuild_tensor", "_rebuild_tensor_v2"):
         storage, offset, shape, stride = arguments[:4]
+        if not isinstance(storage, _Storage):
+            raise PickleError("was not written by torch.save, but by pickle")
         if not all(type(number) is int for number in (offset, *shape, *stride)):
-            raise ValueError("a tensor whose sizes are no numbers")
+            raise PickleError("has a tensor whose sizes are no numbers")
         place = Place(storage.key, storage.offset + offset, tuple(stride))
         return TensorInfo(storage.dtype, tuple(shape), place)
     # Types that came later, and subclasses.

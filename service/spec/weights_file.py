@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from service.spec.file_kinds import refuse_other_kinds
 from service.spec.inert_pickle import Record
 from service.spec.safetensors_header import LENGTH_BYTES, read_safetensors_header
 from service.spec.tensor_info import COPY_AGAIN, TensorInfo, UnreadableWeightsError
@@ -16,6 +17,8 @@ MAX_DEPTH = 6
 MAX_ENTRIES = 500_000
 MAX_TENSORS = 50_000
 MAX_NAME_LENGTH = 300
+# Not their subclasses: a TensorInfo is a tuple too.
+_CONTAINERS = (dict, list, tuple)
 
 
 class WeightsFile(NamedTuple):
@@ -58,15 +61,16 @@ def read_weights_file(path: Path) -> WeightsFile:
             raise UnreadableWeightsError("is not a regular file", "give the path of a weights file")
         if is_safetensors(path):
             file = _read_safetensors(path)
-        elif path.suffix.lower() == ".safetensors":
-            raise UnreadableWeightsError("is damaged, or is not a safetensors file", COPY_AGAIN)
         else:
+            refuse_other_kinds(path)
             file = _read_torch(path)
     except OSError as error:
         wrong = f"cannot be read ({error.strerror or error})"
         raise UnreadableWeightsError(wrong, "give the path of a weights file") from error
     if len(file.tensors) > MAX_TENSORS or max(map(len, file.tensors), default=0) > MAX_NAME_LENGTH:
-        raise UnreadableWeightsError("has too many or too long names of tensors", SAVE_AGAIN)
+        raise UnreadableWeightsError(
+            "has too many or too long names of tensors", "save the network's weights alone"
+        )
     return file
 
 
@@ -90,7 +94,7 @@ def _flatten(content: Any) -> tuple[dict[str, TensorInfo], dict[str, list[str]]]
     """All tensors within dictionaries and lists, by their names; the names by dictionary."""
     tensors: dict[str, TensorInfo] = {}
     containers: dict[str, list[str]] = {}
-    pending = deque([("", content)] if isinstance(content, dict | list) else [])
+    pending = deque([("", content)] if type(content) in _CONTAINERS else [])
     num_entries = 0
     while pending:
         prefix, node = pending.popleft()
@@ -104,7 +108,7 @@ def _flatten(content: Any) -> tuple[dict[str, TensorInfo], dict[str, list[str]]]
                 if isinstance(node, dict):
                     tensors[f"{prefix}{key}"] = value
                     containers.setdefault(prefix, []).append(f"{prefix}{key}")
-            elif isinstance(value, dict | list) and prefix.count(".") < MAX_DEPTH:
+            elif type(value) in _CONTAINERS and prefix.count(".") < MAX_DEPTH:
                 pending.append((f"{prefix}{key}.", value))
     return tensors, containers
 

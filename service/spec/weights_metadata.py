@@ -34,6 +34,7 @@ from service.spec.weights_file import WeightsFile, is_safetensors, read_weights_
 
 TORCHVISION = "torchvision:"
 NUM_NAMES = 3
+MAX_SHOWN = 100
 
 
 def weights_problems(
@@ -76,7 +77,9 @@ def _file_problems(
     if chosen is None:
         if not model.startswith(TIMM_PREFIX):
             wrong = f"{file.path} has no classifier of {model}, but {some_names(file.tensors)}"
-            yield Problem(f"{where}.source", wrong, names_remedy(file, model))
+            yield Problem(
+                f"{where}.source", wrong, names_remedy(file, model, file.tensors, file.tensors)
+            )
         return
     for name, info in chosen.items():
         if name.endswith((".weight", ".bias")) and info.dtype not in FLOAT_DTYPES:
@@ -97,9 +100,17 @@ def type_problem(where: str, name: str, info: TensorInfo) -> Problem:
     return Problem(where, f"{name} is {info.dtype}", remedy)
 
 
-def names_remedy(file: WeightsFile, model: str) -> str:
-    """What to do about a file with other names than those of a network."""
-    order = "" if file.is_safetensors else ', or match to "order" if it is the same network'
+def names_remedy(
+    file: WeightsFile, model: str, missing: Collection[str], unknown: Collection[str]
+) -> str:
+    """What to do about a file that lacks names of a network, and has others instead."""
+    if not missing:
+        return f"save the weights of {model} without {some_names(unknown)}"
+    if not unknown:
+        return f"use weights of {model}"
+    order = ""
+    if not file.is_safetensors and len(missing) == len(unknown):
+        order = ', or match to "order" if it is the same network'
     return f"use weights of {model}, or set rename to the parts of names that differ{order}"
 
 
@@ -232,10 +243,10 @@ def card_problems(
     ``card``: see run/student_card.py; without one nothing is known. Classes of other names are no
     problem: the same ones may be named differently.
     """
-    trained = card.get("architecture")
+    stated = card.get("architecture")
+    trained = stated[:MAX_SHOWN] if isinstance(stated, str) and not weights.rename else None
     # The same network of torchvision and of timm has the same names of tensors.
-    is_other = isinstance(trained, str) and trained.split(":")[-1] != model.split(":")[-1]
-    if is_other and not weights.rename:
+    if trained is not None and trained.split(":")[-1] != model.split(":")[-1]:
         remedy = f"set the model to {trained}, or rename to the names that differ"
         yield Problem(where, f"has weights of {trained}, but the model is {model}", remedy)
     names = card.get("classes")

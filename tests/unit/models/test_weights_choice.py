@@ -13,6 +13,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from service.models.build import build_model, build_with_weights
 from service.models.tensors import read_tensors
+from service.plan import check_weights_fit
 from service.spec.errors import BadInputError
 from service.spec.loading import parse_spec
 from service.spec.sections import Weights
@@ -235,3 +236,52 @@ def test_averaged_models_and_links(networks, raw, tmp_path):
     assert same(load(tmp_path / "link"), raw)
     shutil.copy(path, tmp_path / "file without a suffix")
     assert same(load(tmp_path / "file without a suffix"), raw)
+
+
+def test_values_too_large_for_the_network_are_refused(raw, tmp_path):
+    """Finite as 64 bits, and not as the 32 that the network has."""
+    state = {name: tensor.double() for name, tensor in raw.items()}
+    state["features.0.weight"][0, 0, 0, 0] = 1e300
+    path = save({"state_dict": state}, tmp_path, "zip")
+    with pytest.raises(
+        BadInputError, match=r"state_dict\.features\.0\.weight has values that are not finite"
+    ):
+        load(path)
+
+
+@pytest.mark.parametrize("kind", ["zip", "safetensors"])
+def test_what_is_not_used_beside_the_network_is_said(kind, raw, tmp_path):
+    """A normalization is part of what the network expects, whatever contains it."""
+    beside = {"norm.mean": torch.zeros(3), "norm.steps": torch.tensor(1)}
+    path = save({**under("model.", raw), **beside}, tmp_path, kind)
+    lines = []
+    build_with_weights("teacher", MODEL, 4, Weights(source=str(path)), lines.append)
+    assert lines == ["teacher weights: norm.mean of the file not used"]
+
+
+def test_tensor_too_much_is_to_be_removed(raw, tmp_path):
+    path = save({**raw, "more.weight": torch.zeros(4)}, tmp_path, "zip")
+    with pytest.raises(BadInputError, match=rf"save the weights of {MODEL} without more\.weight"):
+        load(path)
+
+
+@pytest.mark.parametrize("kind", ["zip", "safetensors"])
+def test_averages_alone_are_said(kind, average, tmp_path, make_content):
+    path = save({"model_ema": average}, tmp_path, kind)
+    weights = {"source": str(path), "key": "model_ema."}
+    spec = parse_spec(make_content(teacher={"model": MODEL, "weights": weights}))
+    assert weights_notes(spec) == ["teacher weights: model_ema of the file, an average"]
+
+
+def test_plan_compares_names_and_shapes(raw, tmp_path, make_content):
+    def lines_of(state):
+        source = {"source": str(save(state, tmp_path, "safetensors"))}
+        spec = parse_spec(make_content(teacher={"model": MODEL, "weights": source}))
+        return check_weights_fit(spec)
+
+    assert lines_of(under("net.", raw)) == []
+    lacking = dict(list(raw.items())[2:])
+    with pytest.raises(BadInputError, match=r"teacher\.weights\.source: .* lacks features\.0\."):
+        lines_of(lacking)
+    with pytest.raises(BadInputError, match=r"features\.0\.weight is \[8, 3, 3, 4\]"):
+        lines_of({**raw, "features.0.weight": torch.zeros(8, 3, 3, 4)})

@@ -1,11 +1,14 @@
 """Files of weights that are damaged, or made to harm, are one problem in a spec, no more."""
 
 import copy
+import gzip
 import io
 import json
 import os
 import pickle
 import struct
+import tarfile
+import tracemalloc
 import zipfile
 from pathlib import Path
 
@@ -96,6 +99,9 @@ PICKLES = {
     "many entries": archive(pickle.dumps({}), *((f"archive/{i:0300}", b"") for i in range(25_000))),
     "memo of 2 ** 32": archive(b"\x80\x02}r\xff\xff\xff\xff."),
     "long pickle": archive(b"\x80\x02" + b"N0" * 30_000 + b"}."),
+    "endless line": b"\x80\x02cos\n" + b"a" * 10**6,
+    "claims 2 GB of text": b"\x80\x02X\xff\xff\xff\x7f",
+    "decimal digits": b"\x80\x02L" + b"7" * 5_000 + b"L\n.",
     "long number": archive(b"\x80\x02\x8b\xff\xff\xff\x7fa."),
     "bytearray": archive(b"\x80\x02cbuiltins\nbytearray\n\x8a\x05\x00\x00\x00\x00\x10\x85R."),
     "references": archive(nested_references(60)),
@@ -105,7 +111,7 @@ PICKLES = {
     "legacy claims gigabytes": legacy_claim(10**12),
     "legacy claims less than none": legacy_claim(-8),
     "truncated": torch_file({"fc.bias": torch.zeros(400)})[:-300],
-    "a text": b"version https://git-lfs.github.com/spec/v1\n",
+    "a text": b"weights of a network",
     "empty": b"",
     "a long name": torch_file({"x" * 1000: torch.zeros(4)}),
 }
@@ -133,6 +139,74 @@ def test_files_that_cannot_be_used_are_one_problem(
     assert len(str(problem)) < 500
     assert "\n" not in str(problem)
     assert not (tmp_path / "created").exists()
+
+
+@pytest.mark.parametrize("head", [b"\x80\x02cos\na", b"\x80\x02X\xff\xff\xff\x7f"])
+def test_sparse_file_is_read_up_to_a_limit(head, tmp_path):
+    """A terabyte, of a line without an end or of a text of 2 GB."""
+    path = tmp_path / "weights.pth"
+    path.write_bytes(head)
+    os.truncate(path, 1 << 40)
+    tracemalloc.start()
+    with pytest.raises(UnreadableWeightsError, match=r"more than 32,000,000 bytes, too long"):
+        read_weights_file(path)
+    assert tracemalloc.get_traced_memory()[1] < 200_000_000
+    tracemalloc.stop()
+
+
+KINDS = {
+    "lfs": (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "run git lfs pull"),
+    "page": (b"\n <!DOCTYPE html><html></html>", "download the file"),
+    "gzip": (gzip.compress(torch_file({"fc.bias": torch.zeros(4)})), "decompress it"),
+    "nothing": (b"", "copy or make the file again"),
+    "zip of a file": (archive(b"").replace(b"data.pkl", b"data.pth"), "unpack it"),
+    "pickle": (pickle.dumps({"fc.bias": torch.zeros(4)}), "not written by torch.save"),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("suffix", ["pth", "safetensors"])
+def test_other_kinds_of_files_are_named(kind, suffix, tmp_path):
+    content, expected = KINDS[kind]
+    path = tmp_path / f"weights.{suffix}"
+    path.write_bytes(content)
+    with pytest.raises(UnreadableWeightsError) as caught:
+        read_weights_file(path)
+    assert expected in f"{caught.value.wrong}; {caught.value.remedy}"
+
+
+def test_tar_is_to_be_unpacked(tmp_path):
+    (tmp_path / "a").write_bytes(bytes(1000))
+    with tarfile.open(tmp_path / "weights.pth.tar", "w") as tar:
+        tar.add(tmp_path / "a", "weights.pth")
+    with pytest.raises(UnreadableWeightsError) as caught:
+        read_weights_file(tmp_path / "weights.pth.tar")
+    assert (caught.value.wrong, caught.value.remedy[:9]) == ("is a tar archive", "unpack it")
+
+
+@pytest.mark.parametrize("is_zip", [True, False])
+@pytest.mark.parametrize("protocol", [1, 2, 4])
+def test_what_is_beside_the_weights_may_be_long(is_zip, protocol, tmp_path):
+    """A history of losses, large numbers, numpy's values, and a tuple around all of it."""
+    history = [0.5 * number for number in range(100_000)]
+    content = ({"fc.bias": torch.zeros(4)}, {"losses": history, "n": 10**30, "b": b"x" * 300})
+    torch.save(
+        content,
+        tmp_path / "weights.safetensors",
+        _use_new_zipfile_serialization=is_zip,
+        pickle_protocol=protocol,
+    )
+    assert list(read_weights_file(tmp_path / "weights.safetensors").tensors) == ["0.fc.bias"]
+
+
+@pytest.mark.parametrize("is_zip", [True, False])
+def test_whole_model_is_named_by_its_class(is_zip, tmp_path):
+    path = tmp_path / "model.pth"
+    torch.save(torch.nn.Linear(2, 2), path, _use_new_zipfile_serialization=is_zip)
+    with pytest.raises(
+        UnreadableWeightsError, match=r"of the class torch\.nn\.modules\.linear\.Lin"
+    ):
+        read_weights_file(path)
 
 
 @pytest.mark.parametrize("kind", ["deflated", "overlapping"])
