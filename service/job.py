@@ -7,23 +7,23 @@ import time
 from typing import NamedTuple
 
 import mlflow
+from ray.exceptions import RayActorError
 from ray.train import TrainingFailedError, WorkerGroupError
 
 from data_pipeline.files import RETRY_PAUSES_S
 from data_pipeline.uris import redacted
 from service.build import build_job
 from service.cluster.address import check_address
-from service.cluster.launch import check_cluster, connect, run_training
-from service.cluster.policies import (
-    FAILURES_LIMIT_BYTES,
-    failure_text,
-    graceful_stop_reason,
-)
+from service.cluster.connection import check_cluster, connect
+from service.cluster.failures import failure_text, graceful_stop_reason
+from service.cluster.launch import run_training
+from service.cluster.retries import FAILURES_LIMIT_BYTES
 from service.provenance import provenance_tags
 from service.publish import try_to_publish
 from service.result import IncompleteRunError, RunResult, collect_result, read_result
 from service.run.claim import check_inputs, check_resumable, claim_run_folder, forget_rejected
 from service.run.control import (
+    GracefulStop,
     clear_abort,
     clear_request,
     is_aborted,
@@ -150,7 +150,7 @@ def _train(spec: JobSpec, signals: StopSignals) -> RunResult | UnfinishedRun:
         result = _collect_result(spec)
         if result is not None:
             return result
-    except TrainingFailedError as error:
+    except (TrainingFailedError, RayActorError, GracefulStop) as error:
         failure = error
     except Exception as error:
         logger.exception("the job failed")
@@ -190,7 +190,7 @@ def _unfinished(spec: JobSpec, failure: Exception | None) -> UnfinishedRun:
         clear_request(spec.run_path, "stop")
         return UnfinishedRun("stopped", f"{spec.name} was stopped; {resume}", EXIT_STOPPED)
     cause = str(failure)
-    if isinstance(failure, TrainingFailedError):
+    if isinstance(failure, TrainingFailedError | RayActorError):
         cause = failure_text(failure, spec.run_path)
     return UnfinishedRun("failed", f"{spec.name} failed; {resume}", EXIT_FAILED, redacted(cause))
 

@@ -7,7 +7,7 @@ import time
 import grpc
 from ray.exceptions import AuthenticationError, RayError
 
-from service.cluster.ray_internals import check_control_service, cluster_address
+from service.cluster.ray_internals import check_control_service, check_ray, cluster_address
 from service.spec.errors import BadInputError, Problem
 
 VARIABLE = "RAY_ADDRESS"
@@ -23,8 +23,9 @@ def check_address() -> None:
     """Refuse a RAY_ADDRESS, or a cluster of this machine, that does not answer.
 
     Raises:
-        BadInputError: naming RAY_ADDRESS.
+        BadInputError: naming RAY_ADDRESS, or what this release of Ray lacks.
     """
+    check_ray()
     given = os.environ.get(VARIABLE, "")
     if "://" in given:
         raise address_error(

@@ -1,128 +1,140 @@
-"""Every private name of Ray that this project uses; no other file imports or patches one.
+"""Every private name of Ray that this project uses; no other file imports one.
 
-Written for the pinned Ray release: read this file again with the next one. Classes that other
-modules derive from are re-exported; attributes are read and written by the functions below.
+None of them only saves time: without one of them, something that the README promises is gone.
 """
 
+import pkgutil
 import re
-from typing import Any
+from typing import Any, NamedTuple
 
 import ray
-from ray._private.authentication.authentication_token_setup import (
-    ensure_token_if_auth_enabled,
-    maybe_enable_token_auth_if_token_available,
-)
-from ray._private.services import canonicalize_bootstrap_address
-from ray._raylet import PlacementGroupID
-from ray.train import ScalingConfig
-from ray.train.torch.config import _TorchBackend as TorchBackend
-from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
-from ray.train.v2._internal.callbacks.placement_group_callback import (
-    PlacementGroupCleanerCallback,
-)
-from ray.train.v2._internal.constants import (
-    COLLECTIVE_TIMEOUT_S_ENV_VAR,
-    ENABLE_PREEMPTION_WATCHER_ENV_VAR,
-    HEALTH_CHECK_INTERVAL_S_ENV_VAR,
-    PREEMPTION_POLL_INTERVAL_S_ENV_VAR,
-    WORKER_GROUP_START_TIMEOUT_S_ENV_VAR,
-    WORKER_HEALTH_CHECK_TIMEOUT_S_ENV_VAR,
-)
-from ray.train.v2._internal.exceptions import (
-    WorkerGroupStartupTimeoutError,
-    WorkerHealthCheckFailedError,
-    WorkerHealthCheckTimeoutError,
-)
-from ray.train.v2._internal.execution.callback import ControllerCallback, WorkerGroupCallback
-from ray.train.v2._internal.execution.context import TrainRunContext, get_train_context
-from ray.train.v2._internal.execution.controller import TrainController
-from ray.train.v2._internal.execution.failure_handling import FailureDecision
-from ray.train.v2._internal.execution.failure_handling.default import DefaultFailurePolicy
-from ray.train.v2._internal.execution.preemption import PreemptionWatcher
-from ray.train.v2._internal.execution.scaling_policy import (
-    NoopDecision,
-    ResizeDecision,
-    ScalingDecision,
-    ScalingPolicy,
-)
-from ray.train.v2._internal.execution.worker_group import (
-    Worker,
-    WorkerGroup,
-    WorkerGroupContext,
-    WorkerGroupPollStatus,
-    WorkerGroupState,
-)
-from ray.train.v2._internal.execution.worker_group import state as _group_state
-from ray.train.v2._internal.execution.worker_group import worker_group as _worker_group
-from ray.train.v2._internal.execution.worker_group.placement_group_handle import (
-    DefaultPlacementGroupHandle,
-    PlacementGroupHandle,
-)
 from ray.util.placement_group import PlacementGroup
 
-__all__ = [
-    "COLLECTIVE_TIMEOUT_S_ENV_VAR",
-    "ENABLE_PREEMPTION_WATCHER_ENV_VAR",
-    "HEALTH_CHECK_INTERVAL_S_ENV_VAR",
-    "PREEMPTION_POLL_INTERVAL_S_ENV_VAR",
-    "WORKER_GROUP_START_TIMEOUT_S_ENV_VAR",
-    "WORKER_HEALTH_CHECK_TIMEOUT_S_ENV_VAR",
-    "ControllerCallback",
-    "DatasetsCallback",
-    "DefaultFailurePolicy",
-    "DefaultPlacementGroupHandle",
-    "FailureDecision",
-    "NoopDecision",
-    "PlacementGroupCleanerCallback",
-    "PlacementGroupHandle",
-    "PreemptionWatcher",
-    "ResizeDecision",
-    "ScalingDecision",
-    "ScalingPolicy",
-    "TorchBackend",
-    "TrainController",
-    "TrainRunContext",
-    "Worker",
-    "WorkerGroup",
-    "WorkerGroupCallback",
-    "WorkerGroupContext",
-    "WorkerGroupPollStatus",
-    "WorkerGroupStartupTimeoutError",
-    "WorkerGroupState",
-    "WorkerHealthCheckFailedError",
-    "WorkerHealthCheckTimeoutError",
-    "check_control_service",
-    "cluster_address",
-    "disable_synchronization_actor",
-    "free_resources_per_node",
-    "is_preemption_announced",
-    "keep_sigterm_handler",
-    "placement_group_of",
-    "resources_per_worker",
-    "set_trial_stop_timeout",
-    "stop_preemption_watcher",
-    "use_worker_group",
-]
+from service.spec.errors import BadInputError, Problem
+
+SUPPORTED = ">=2.59,<2.61"
+"""The releases that the tests have passed with, as in pyproject.toml."""
 
 
-class _NullSynchronizationActor:
-    """Takes the place of the actor through which workers synchronize their reports to Ray."""
+class PrivateName(NamedTuple):
+    """A private name of Ray.
 
-    @classmethod
-    def options(cls, **_: Any) -> type["_NullSynchronizationActor"]:  # noqa: ANN401 - Ray's interface
-        """Ray sets the actor's placement."""
-        return cls
+    ``path``: its module and what is in it. ``promise``: what it is needed for. ``instead``: the
+    public API that would have to exist.
+    """
 
-    @classmethod
-    def remote(cls, **_: Any) -> "_NullSynchronizationActor":  # noqa: ANN401 - Ray's interface
-        """Ray starts the actor."""
-        return cls()
+    path: str
+    promise: str
+    instead: str
+
+    def get(self) -> Any:  # noqa: ANN401 - anything of Ray's
+        """The object itself.
+
+        Raises:
+            ImportError, AttributeError: this Ray does not have it.
+        """
+        return pkgutil.resolve_name(self.path)
 
 
-def disable_synchronization_actor() -> None:
-    """Start no actor for reports with each worker group: workers here report nothing to Ray."""
-    _worker_group.SynchronizationActor = _NullSynchronizationActor
-    _group_state._shutdown_sync_actor = lambda _: None
+NO_CLUSTER = "a cluster that does not answer, or rejects the token, is refused within 10 seconds"
+_TOKENS = "ray._private.authentication.authentication_token_setup"
+FIND_ADDRESS = PrivateName(
+    "ray._private.services:canonicalize_bootstrap_address",
+    NO_CLUSTER,
+    "the address of the cluster that ray.init() would join",
+)
+CONTROL_SERVICE = PrivateName(
+    "ray._raylet:GcsClient", NO_CLUSTER, "one request to a cluster, with a time limit"
+)
+FIND_TOKEN = PrivateName(
+    f"{_TOKENS}:maybe_enable_token_auth_if_token_available",
+    NO_CLUSTER,
+    "a check of the token by that request",
+)
+REQUIRE_TOKEN = PrivateName(
+    f"{_TOKENS}:ensure_token_if_auth_enabled",
+    NO_CLUSTER,
+    "an exception where the token is missing; the request ends the process",
+)
+DRAINING_NODES = PrivateName(
+    "ray._private.state:state.get_draining_nodes",
+    "workers of a node that is drained save and start again elsewhere",
+    "a function for the nodes that are being drained; ray.train.get_preemption_info() is a barrier "
+    "of all workers, too slow for each step",
+)
+FREE_RESOURCES = PrivateName(
+    "ray._private.state:state.available_resources_per_node",
+    "a range of workers starts with as many as fit, and a run says what it waits for",
+    "ray.available_resources() for each node",
+)
+_ERRORS = "ray.train.v2._internal.exceptions"
+START_TIMEOUT = PrivateName(
+    f"{_ERRORS}:WorkerGroupStartupTimeoutError",
+    "waiting for room on the cluster is no failure",
+    "a public exception of ray.train",
+)
+DEAD_WORKER = PrivateName(
+    f"{_ERRORS}:WorkerHealthCheckFailedError",
+    "a failure is named by its cause: killed, crashed or a dead node",
+    "a public exception of ray.train",
+)
+SILENT_WORKER = PrivateName(
+    f"{_ERRORS}:WorkerHealthCheckTimeoutError",
+    "a failure is named by its cause: a worker that hangs",
+    "a public exception of ray.train",
+)
+TUNE_CONTROLLER = PrivateName(
+    "ray.tune.execution.tune_controller:TuneController",
+    "trials save a checkpoint when a sweep is stopped",
+    "TUNE_FORCE_TRIAL_CLEANUP_S for the end of a whole experiment, which gives 10 seconds",
+)
+GROUP_ID = PrivateName(
+    "ray._raylet:PlacementGroupID",
+    "a trial whose process was killed is retried with the resources that its workers held",
+    "a placement group by the id that ray.util.placement_group_table() shows; Ray Train's own "
+    "cleaner needs the dashboard",
+)
+# An attribute of its instances, which assigning to would only create.
+STOP_TIMEOUT_ATTRIBUTE = "_actor_force_cleanup_timeout"
+
+NAMES = (
+    *(FIND_ADDRESS, CONTROL_SERVICE, FIND_TOKEN, REQUIRE_TOKEN, DRAINING_NODES, FREE_RESOURCES),
+    *(START_TIMEOUT, DEAD_WORKER, SILENT_WORKER, TUNE_CONTROLLER, GROUP_ID),
+)
+
+
+def check_ray() -> None:
+    """Check that this Ray has every private name.
+
+    Raises:
+        BadInputError: naming what is gone, what needs it, and the releases that have it.
+    """
+    problems = [
+        Problem(
+            "ray",
+            f"{ray.__version__} lacks {path.replace(':', '.')}, needed for this: {promise}",
+            f"install one that has it: pip install 'ray[default,train,tune]{SUPPORTED}'",
+        )
+        for path, promise in _missing()
+    ]
+    if problems:
+        raise BadInputError("environment", problems)
+
+
+def _missing() -> list[tuple[str, str]]:
+    """Path and promise of each name that is gone."""
+    missing = []
+    for name in NAMES:
+        try:
+            name.get()
+        except (ImportError, AttributeError):
+            missing.append((name.path, name.promise))
+    if TUNE_CONTROLLER.path not in dict(missing):
+        assigned = TUNE_CONTROLLER.get().__init__.__code__.co_names
+        if STOP_TIMEOUT_ATTRIBUTE not in assigned:
+            path = f"{TUNE_CONTROLLER.path}.{STOP_TIMEOUT_ATTRIBUTE}"
+            missing.append((path, TUNE_CONTROLLER.promise))
+    return missing
 
 
 def cluster_address() -> str | None:
@@ -132,7 +144,7 @@ def cluster_address() -> str | None:
         ValueError: RAY_ADDRESS is not an address.
         ConnectionError: it is "auto", and no cluster runs on this machine.
     """
-    address: str | None = canonicalize_bootstrap_address(None)
+    address: str | None = FIND_ADDRESS.get()(None)
     return address
 
 
@@ -146,30 +158,19 @@ def check_control_service(address: str, *, is_found: bool) -> None:
         RayError: what listens there is not a control service.
     """
     if is_found:
-        maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
+        FIND_TOKEN.get()(warn_if_disabled=False)
     # Without it, the request below ends the process where a token is required and missing.
-    ensure_token_if_auth_enabled(None, create_token_if_missing=False)
-    ray._raylet.GcsClient(address=address)
+    REQUIRE_TOKEN.get()(None, create_token_if_missing=False)
+    CONTROL_SERVICE.get()(address=address)
 
 
-def keep_sigterm_handler() -> None:
-    """Let ``ray.init()`` leave SIGTERM alone; its handler ends the process, with a status of 1."""
-    ray._private.utils.set_sigterm_handler = lambda _: None
+def draining_nodes() -> set[str]:
+    """Ids of the nodes that are being drained.
 
-
-def use_worker_group(worker_group_class: type[WorkerGroup]) -> None:
-    """In a controller's process: the class of the worker groups that Ray's controller starts."""
-    TrainController.worker_group_cls = worker_group_class
-
-
-def is_preemption_announced() -> bool:
-    """In a worker: whether a node of its group is to be drained."""
-    return get_train_context().preemption_context.preemption_info is not None
-
-
-def stop_preemption_watcher(watcher: PreemptionWatcher) -> None:
-    """End the watcher's thread."""
-    watcher._stop_event.set()
+    Raises:
+        Exception: of many kinds, while the cluster's control service does not answer.
+    """
+    return set(DRAINING_NODES.get()())
 
 
 def free_resources_per_node() -> dict[str, dict[str, float]]:
@@ -178,16 +179,9 @@ def free_resources_per_node() -> dict[str, dict[str, float]]:
     Raises:
         Exception: of many kinds, while the cluster's control service does not answer.
     """
-    state = ray._private.state.state
-    draining = state.get_draining_nodes()
-    available: dict[str, dict[str, float]] = state.available_resources_per_node()
+    draining = draining_nodes()
+    available: dict[str, dict[str, float]] = FREE_RESOURCES.get()()
     return {node: free for node, free in available.items() if node not in draining}
-
-
-def resources_per_worker(scaling_config: ScalingConfig) -> dict[str, float]:
-    """Resources of each worker, with Ray's defaults filled in."""
-    resources: dict[str, float] = scaling_config._resources_per_worker_not_none
-    return resources
 
 
 def placement_group_of(hex_id: str) -> PlacementGroup:
@@ -196,12 +190,29 @@ def placement_group_of(hex_id: str) -> PlacementGroup:
     Raises:
         ValueError: it is not an id.
     """
+    group_id = GROUP_ID.get()
     # Ray takes any other text for the id of no group.
-    if not re.fullmatch(r"[0-9a-f]+", hex_id) or len(hex_id) != len(PlacementGroupID.nil().hex()):
+    if not re.fullmatch(r"[0-9a-f]+", hex_id) or len(hex_id) != len(group_id.nil().hex()):
         raise ValueError(f"{hex_id!r} is not the id of a placement group")
-    return PlacementGroup(PlacementGroupID.from_hex(hex_id))
+    return PlacementGroup(group_id.from_hex(hex_id))
+
+
+def is_start_timeout(error: Exception) -> bool:
+    """Whether Ray Train's controller failed because there was no room for the workers in time."""
+    return isinstance(error, START_TIMEOUT.get())
+
+
+def is_dead_worker(error: Exception) -> bool:
+    """Whether a worker's failure is the end of its process; its cause has the reason."""
+    return isinstance(error, DEAD_WORKER.get())
+
+
+def is_silent_worker(error: Exception) -> bool:
+    """Whether a worker's failure is that it did not answer in time."""
+    return isinstance(error, SILENT_WORKER.get())
 
 
 def set_trial_stop_timeout(tune_controller: Any, timeout_s: float) -> None:  # noqa: ANN401 - Ray's type
     """Seconds that Tune gives its trials to end when it is stopped; its default is 10."""
-    tune_controller._actor_force_cleanup_timeout = timeout_s
+    assert hasattr(tune_controller, STOP_TIMEOUT_ATTRIBUTE), "check_ray has found it"
+    setattr(tune_controller, STOP_TIMEOUT_ATTRIBUTE, timeout_s)

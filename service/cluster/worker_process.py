@@ -10,14 +10,18 @@ from typing import Any
 
 import ray
 import ray.train
+import torch
 from ray.train.constants import TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S
 from ray.train.torch import TorchConfig, get_device
 
 from service.cluster.crashes import record_crash
 from service.cluster.network import choose_interface
-from service.cluster.ray_internals import TorchBackend, is_preemption_announced
+from service.cluster.ray_internals import draining_nodes
+from service.cluster.waiting import record_placement
+from service.run.polling import PollingThread
 from service.spec.job import JobSpec
 
+DRAIN_POLL_S = 1.0
 _received_signals: list[int] = []
 
 
@@ -27,22 +31,26 @@ def train_on_worker(config: dict[str, Any]) -> None:
     Nothing is reported to Ray: metrics and checkpoints are the run's own, and Ray would block the
     workers at each report until its controller polls.
     """
-    # Imported here: the driver refers to this function without importing the training code.
+    context, spec = ray.train.get_context(), JobSpec.model_validate_json(config["spec"])
+    if context.get_world_rank() == 0:
+        record_placement(spec.run_path)
+    train_as(spec, context.get_world_rank(), context.get_world_size(), get_device())
+
+
+def train_as(spec: JobSpec, rank: int, num_workers: int, device: torch.device) -> None:
+    """Train as one of a run's workers, in this process; see ``training.trainer.train``."""
+    # Imported here: the driver refers to these functions without importing the training code.
     from service.training.distributed import World, prepare_process
     from service.training.trainer import train
 
-    spec = JobSpec.model_validate_json(config["spec"])
-    context = ray.train.get_context()
-    device = get_device()
     prepare_process(device)
-    world = World(
-        context.get_world_rank(),
-        context.get_world_size(),
-        device,
-        spec.resources.cpus_per_worker,
-    )
-    with record_crash(spec.run_path, world.rank):
-        train(spec, world, notice=stop_notice)
+    world = World(rank, num_workers, device, spec.resources.cpus_per_worker)
+    notices = StopNotices()
+    try:
+        with record_crash(spec.run_path, rank):
+            train(spec, world, notice=notices.read)
+    finally:
+        notices.close()
 
 
 def install_sigterm_handler() -> None:
@@ -50,19 +58,34 @@ def install_sigterm_handler() -> None:
     signal.signal(signal.SIGTERM, lambda number, _: _received_signals.append(number))
 
 
-def stop_notice() -> str | None:
-    """Why this worker must stop soon, or None: SIGTERM, or its node is being drained."""
-    if _received_signals:
-        return "a worker received SIGTERM"
-    return "a node is being drained" if is_preemption_announced() else None
+class StopNotices:
+    """Why this worker must stop soon: SIGTERM, or its node is being drained."""
+
+    def __init__(self) -> None:
+        self._node_id = ray.get_runtime_context().get_node_id()
+        self._is_drained = False
+        # A request to the cluster, which may take long; no step waits for it.
+        self._thread = PollingThread("drain", DRAIN_POLL_S, self._poll)
+
+    def read(self) -> str | None:
+        """The reason, or None."""
+        if _received_signals:
+            return "a worker received SIGTERM"
+        return "a node is being drained" if self._is_drained else None
+
+    def close(self) -> None:
+        """End the thread."""
+        self._thread.close()
+
+    def _poll(self) -> None:
+        # Of many kinds, while the cluster's control service does not answer.
+        with contextlib.suppress(Exception):
+            self._is_drained = self._node_id in draining_nodes()
 
 
 def reset_process() -> None:
-    """Release what an earlier run left in a worker process that is reused."""
-    import torch
-
-    if torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()
+    """Release what an earlier run left in this process, which trains another one next."""
+    _received_signals.clear()
     # An error that ended it refers to its models and batches in a cycle.
     gc.collect()
     if torch.cuda.is_available():
@@ -71,11 +94,13 @@ def reset_process() -> None:
     ctypes.CDLL(None).malloc_trim(0)
 
 
-class _ServiceBackend(TorchBackend):  # type: ignore[misc]
+_TorchBackend: Any = TorchConfig().backend_cls
+
+
+class _ServiceBackend(_TorchBackend):  # type: ignore[misc]
     """Ray's torch backend, with each worker process prepared before it."""
 
     def on_start(self, worker_group: Any, backend_config: Any) -> None:  # noqa: ANN401 - Ray's
-        worker_group.execute(reset_process)
         worker_group.execute(choose_interface)
         worker_group.execute(install_sigterm_handler)
         super().on_start(worker_group, backend_config)

@@ -8,7 +8,7 @@ import mlflow
 from data_pipeline.files import write_atomically
 from service.build import BuiltJob, build_job
 from service.cluster.address import check_address
-from service.cluster.launch import connect
+from service.cluster.connection import connect
 from service.plan import build_models_on_meta
 from service.provenance import provenance_tags
 from service.run.claim import check_inputs, claim_run_folder, forget_rejected, has_started
@@ -41,7 +41,7 @@ from service.sweep.study import STUDY_NAME, Search
 from service.sweep.trials import SearchTrials, trial_spec
 from service.tracking.job_check import check_tracking
 from service.tracking.mlflow_run import tracking_uri
-from service.trials.capacity import plan_concurrency
+from service.trials.capacity import plan_concurrency, trial_resources
 from service.trials.run_trackers import RunTrackers, find_parent
 from service.trials.runner import run_trials
 from service.trials.source import FixedTrials
@@ -216,10 +216,10 @@ class SweepRun:
         return not comparison.left_out
 
     def _run_trials(self, trials: SearchTrials | FixedTrials) -> None:
+        resources = self._sweep.resources or self._sweep.base.resources
         if self._concurrency == 0 and not self._signals.is_set:
             connect()
             self._signals.install()
-            resources = self._sweep.resources or self._sweep.base.resources
             self._concurrency = plan_concurrency(resources, self._sweep.concurrency)
             print_now(f"{self._concurrency} trials at a time")
         if not self._signals.is_set:
@@ -229,6 +229,7 @@ class SweepRun:
                 concurrency=self._concurrency,
                 max_failures=self._sweep.max_failures,
                 must_stop=lambda: self._signals.is_set,
+                resources=trial_resources(resources),
             )
         if self._signals.is_set:
             # What follows may take longer than the time that is left.

@@ -3,9 +3,10 @@
 import math
 import shutil
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
-from service.cluster.placement import clear_placement, is_placed, release_placement
+from service.cluster.waiting import release_room
 from service.run.durations import durations
 from service.run.folder import TRIALS_NAME, write_spec
 from service.spec.job import JobSpec
@@ -15,6 +16,7 @@ from service.sweep.space import with_values
 from service.sweep.spec import SweepSpec
 from service.sweep.study import Search, TrialEnd
 from service.training.checkpoint import checkpoint_paths
+from service.trials.open_runs import is_open
 from service.trials.run_trackers import RunTrackers
 from service.trials.source import TrialState, request_stop_of_all
 
@@ -54,14 +56,10 @@ class SearchTrials:
         self._num_failures: dict[int, int] = {}
         folder = sweep.sweep_path / TRIALS_NAME
         # Including trials that an earlier submission did not clean up before it stopped.
-        self._pending_cleanup = [
-            folder / trial_name(record.number)
-            for record in search.records()
-            if record.state in ("finished", "stopped")
-        ]
-        for run_path in self._pending_cleanup:
-            # Resources recorded here were released when that submission ended.
-            clear_placement(run_path)
+        for record in search.records():
+            if record.state in ("finished", "stopped"):
+                _remove_checkpoints(folder / trial_name(record.number))
+        self._pending_cleanup: list[Path] = []
 
     def next(self) -> tuple[int, JobSpec] | None:
         """Number and spec of the next trial, whose folder exists."""
@@ -82,12 +80,9 @@ class SearchTrials:
         return self._search.report(number, epoch, score)
 
     def failed(self, number: int) -> None:
-        """Count the failure and release the resources that the failed trial still holds."""
+        """Count the failure and release what the failed trial was waiting for."""
         self._num_failures[number] = self._num_failures.get(number, 0) + 1
-        # The failed process may have been about to reuse the workers of a trial that has ended,
-        # which are recorded in that trial's folder. Other processes start new workers instead.
-        for run_path in [self._specs[number].run_path, *self._pending_cleanup]:
-            release_placement(run_path)
+        release_room(self._specs[number].run_path)
 
     def end(self, number: int, state: TrialState, error: str | None) -> None:
         """Record how a trial ended."""
@@ -98,23 +93,21 @@ class SearchTrials:
         self._trackers.end(spec, state)
         if state != "failed":
             self._pending_cleanup.append(spec.run_path)
-        self.clean_up()
+        for run_path in [path for path in self._pending_cleanup if not is_open(path)]:
+            _remove_checkpoints(run_path)
+            self._pending_cleanup.remove(run_path)
 
     def stop(self) -> None:
         """Request that the running trials save and exit."""
         request_stop_of_all(self._specs.values())
 
     def close(self) -> None:
-        """Release the resources of all trials, after they have ended or were stopped."""
-        stopped = [spec.run_path for spec in self._specs.values()]
-        for run_path in [*self._pending_cleanup, *stopped]:
-            release_placement(run_path)
-        self.clean_up()
+        """Remove what is left of trials that have ended; no process trains any more."""
+        for run_path in self._pending_cleanup:
+            _remove_checkpoints(run_path)
 
-    def clean_up(self) -> None:
-        """Remove the checkpoints of trials that have ended and whose workers are released."""
-        for run_path in list(self._pending_cleanup):
-            if not is_placed(run_path):
-                for path in checkpoint_paths(run_path):
-                    shutil.rmtree(path, ignore_errors=True)
-                self._pending_cleanup.remove(run_path)
+
+def _remove_checkpoints(run_path: Path) -> None:
+    """Remove the checkpoints of a trial that has ended, as far as the storage allows."""
+    for path in checkpoint_paths(run_path):
+        shutil.rmtree(path, ignore_errors=True)

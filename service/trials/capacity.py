@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 import ray
 
+from service.cluster.waiting import resources_per_worker
 from service.spec.errors import BadInputError, Problem
 from service.spec.sections import Resources
 
@@ -47,6 +48,17 @@ def plan_concurrency(resources: Resources, requested: int | None) -> int:
         )
         raise BadInputError("sweep", [problem])
     return requested or min(num_fitting, num_drivers)
+
+
+def trial_resources(resources: Resources) -> dict[str, float]:
+    """What Ray reserves for the process of each trial.
+
+    The one worker of a trial is that process. Several workers reserve their own resources, and
+    their driver memory only: otherwise drivers that wait for workers could hold the CPUs that the
+    workers need.
+    """
+    worker = resources_per_worker(resources) if resources.max_workers == 1 else {}
+    return {"memory": TRIAL_DRIVER_BYTES, **worker}
 
 
 def max_trial_drivers(nodes: list[Mapping[str, float]]) -> int:

@@ -7,7 +7,7 @@ and when one stops; its state persists after this process.
 import logging
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +17,13 @@ from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
+from service.cluster.crashes import read_crash
+from service.cluster.failures import HANG_TEXT, crash_line
 from service.cluster.ray_internals import set_trial_stop_timeout
 from service.spec.job import JobSpec
-from service.trials.capacity import TRIAL_DRIVER_BYTES
 from service.trials.source import TrialSource, TrialState
 from service.trials.trainable import STOP_TIMEOUT_S, Trial
+from service.trials.watchdog import has_hung
 
 TUNE_NAME = ".tune"
 # Effectively unlimited: the source ends the search.
@@ -45,6 +47,7 @@ def run_trials(
     concurrency: int,
     max_failures: int,
     must_stop: Callable[[], bool],
+    resources: Mapping[str, float],
     trainable: type[tune.Trainable] = Trial,
 ) -> None:
     """Run the trials of ``source`` until there are no more, or ``must_stop`` returns True.
@@ -57,6 +60,7 @@ def run_trials(
         concurrency: maximum number of trials that run at the same time.
         max_failures: times that a failed trial is retried.
         must_stop: polled by Tune several times a second.
+        resources: what Ray reserves for each trial's process.
         trainable: the class that Tune runs for each trial.
     """
     # Tune's own state is not used: the source stores the state of the trials.
@@ -65,9 +69,7 @@ def run_trials(
     logging.getLogger("ray.tune").setLevel(logging.ERROR)
     callback = _SourceCallback(source)
     tuner = tune.Tuner(
-        # The trial's workers reserve their own resources. Its driver reserves memory only:
-        # otherwise drivers that wait for workers could hold the CPUs that the workers need.
-        tune.with_resources(trainable, {"memory": TRIAL_DRIVER_BYTES}),
+        tune.with_resources(trainable, tune.PlacementGroupFactory([dict(resources)])),
         tune_config=TuneConfig(
             search_alg=_SourceSearcher(source, concurrency, callback),
             scheduler=_SourceScheduler(callback),
@@ -223,6 +225,11 @@ def _is_last(trial: TuneTrial) -> bool:
 
 def _error_text(trial: TuneTrial) -> str:
     """The error that the trial raised, on one line."""
+    run_path = JobSpec.model_validate_json(trial.config["spec"]).run_path
+    if has_hung(run_path):
+        return HANG_TEXT
+    if (crash := read_crash(run_path, 0)) is not None:
+        return crash_line(crash)
     try:
         lines = [line.strip() for line in Path(trial.error_file).read_text().splitlines()]
     except (OSError, TypeError):

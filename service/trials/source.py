@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Literal, Protocol
 
-from service.cluster.placement import release_placement
+from service.cluster.waiting import release_room
 from service.result import read_result
 from service.run.control import request_stop
 from service.run.folder import has_spec, read_spec, write_spec
@@ -107,11 +107,8 @@ class FixedTrials:
         return False
 
     def failed(self, number: int) -> None:
-        """Release the resources that the failed job still holds."""
-        # Also those of jobs that have ended, whose workers it may have been about to reuse.
-        for other, spec in enumerate(self._specs):
-            if other == number or other not in self._running:
-                release_placement(spec.run_path)
+        """Release what the failed job was waiting for."""
+        release_room(self._specs[number].run_path)
 
     def end(self, number: int, state: TrialState, error: str | None) -> None:
         """Report how a job ended."""

@@ -8,13 +8,15 @@ from typing import Any
 from ray import tune
 from ray.train import TrainingFailedError
 
+from service.cluster.failures import failure_text
 from service.cluster.launch import run_training
-from service.cluster.policies import failure_text
-from service.cluster.reusable_workers import ReusableWorkerGroup
+from service.cluster.worker_process import install_sigterm_handler
 from service.result import collect_result
 from service.run.control import clear_abort, clear_request, read_abort_reason, request_stop
 from service.run.journal import JOURNAL_NAME, Event, JournalReader
 from service.spec.job import JobSpec
+from service.trials.local_run import train_here
+from service.trials.open_runs import mark_closed, mark_open
 
 POLL_S = 0.2
 # Workers finish their step and save a checkpoint before they stop.
@@ -41,9 +43,15 @@ class TrialRun:
 
     def _train(self) -> None:
         try:
-            run_training(self._spec, in_process=True)
+            mark_open(self._spec.run_path)
+            if self._spec.resources.max_workers == 1:
+                train_here(self._spec)
+            else:
+                run_training(self._spec)
         except Exception as error:
             self._failure = error
+        finally:
+            mark_closed(self._spec.run_path)
 
     def next_evaluation(self) -> dict[str, Any]:
         """Wait for the next evaluation: its epoch and metrics, and ``done``, True for the last one.
@@ -112,6 +120,7 @@ class Trial(tune.Trainable):  # type: ignore[misc]
         """Store the trial's spec. The run starts or resumes in the first step, because only errors
         in a step count as failures of the trial and are retried.
         """
+        install_sigterm_handler()
         self._next_spec: JobSpec | None = JobSpec.model_validate_json(config["spec"])
 
     def step(self) -> dict[str, Any]:
@@ -124,14 +133,11 @@ class Trial(tune.Trainable):  # type: ignore[misc]
         return self._run.next_evaluation()
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
-        """Switch to another trial in this process, which reuses the workers of the previous one."""
+        """Switch to another trial in this process."""
         self.setup(new_config)
         return True
 
     def cleanup(self) -> None:
-        """Stop the run and release the workers."""
-        try:
-            if self._run is not None:
-                self._run.close()
-        finally:
-            ReusableWorkerGroup.shutdown_idle()
+        """Stop the run."""
+        if self._run is not None:
+            self._run.close()

@@ -31,7 +31,7 @@ from service.sweep.spec import SweepSpec
 from service.sweep.study import Search
 from service.sweep.trials import SearchTrials
 from service.tracking.mlflow_run import tracking_uri
-from service.trials.capacity import plan_concurrency
+from service.trials.capacity import plan_concurrency, trial_resources
 from service.trials.run_trackers import RunTrackers, find_parent
 from service.trials.runner import run_trials
 from service.trials.trainable import Trial
@@ -178,6 +178,7 @@ def run(sweep: SweepSpec, trainable: type[tune.Trainable] = Trial) -> Measured:
         concurrency=concurrency,
         max_failures=0,
         must_stop=lambda: False,
+        resources=trial_resources(sweep.base.resources),
         trainable=trainable,
     )
     wall_s = time.perf_counter() - start_s

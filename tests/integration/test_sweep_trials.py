@@ -1,12 +1,11 @@
 """Trials under Ray Tune: how many run at a time, failures, and resources after a stop.
 
-Most are stubs that train nothing; others are runs of Ray Train, with workers that are reused.
+Most are stubs that train nothing; others train, in their own process or with two workers.
 """
 
 import os
 import signal
 import sys
-import threading
 import time
 
 import psutil
@@ -26,6 +25,7 @@ from service.sweep.loading import parse_sweep
 from service.sweep.study import Search
 from service.sweep.trials import TRIALS_NAME, SearchTrials, trial_name
 from service.training.checkpoint import is_intact, newest_checkpoint
+from service.trials.capacity import trial_resources
 from service.trials.run_trackers import RunTrackers
 from service.trials.runner import run_trials
 from service.trials.source import TrialState
@@ -35,6 +35,7 @@ pytestmark = pytest.mark.slow
 NUM_CPUS = 2
 LIMIT_S = 120
 UNREACHABLE = "http://127.0.0.1:9"
+STUB = {"memory": 5e8}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -125,7 +126,13 @@ def make_source(make_content):
 
 def run_stubs(source, folder, must_stop=lambda: False):
     run_trials(
-        source, folder, concurrency=2, max_failures=1, must_stop=must_stop, trainable=StubTrial
+        source,
+        folder,
+        concurrency=2,
+        max_failures=1,
+        must_stop=must_stop,
+        resources=STUB,
+        trainable=StubTrial,
     )
 
 
@@ -196,79 +203,134 @@ def trial_path(sweep, number):
     return sweep.sweep_path / TRIALS_NAME / trial_name(number)
 
 
-def processes_named(name):
-    return [
-        process
-        for process in psutil.process_iter(["cmdline"])
-        if name in " ".join(process.info["cmdline"] or [])
-    ]
-
-
-def kill_trial_driver(journal_path):
-    """Send SIGKILL to the trial's driver process after its second evaluation."""
-    deadline_s = time.monotonic() + LIMIT_S
-    while sum(event.kind == "evaluation" for event in read_events(journal_path)) < 2:
-        assert time.monotonic() < deadline_s
-        time.sleep(0.02)
-    for process in processes_named("Trainable"):
-        process.kill()
-
-
-def assert_resumed_from_a_checkpoint(events):
-    first, second = (event.text for event in events if event.kind == "start")
-    assert first == "training on 2 workers, from step 0"
-    assert int(second.rpartition(" ")[2]) in {e.step for e in events if e.kind == "checkpoint"}
-
-
-def test_workers_are_reused_and_train_as_new_ones_do(make_sweep_content):
-    """By trials after one that finished, one that was stopped, and not after a worker was killed.
-
-    The driver of the last trial is killed while its workers hold the CPUs.
-    """
-    base = {
-        "resources": {"num_workers": 2, "cpus_per_worker": 1},
-        "tracking": {"uri": UNREACHABLE, "log_every_steps": 3},
-        "schedule": {"num_epochs": 12, "milestones": []},
-    }
-    fields = {"budget": {"trials": 4}, "algorithm": {"kind": "random"}}
-    search, trackers, trials, sweep = make_search(
-        make_sweep_content(base=base, scheduler={"kind": "none"}, **fields)
+def run_search(trials, sweep):
+    """Run the trials one after the other."""
+    run_trials(
+        trials,
+        sweep.sweep_path,
+        concurrency=1,
+        max_failures=1,
+        must_stop=lambda: False,
+        resources=trial_resources(sweep.base.resources),
     )
-    report, worker_pids = trials.report, {}
 
-    def report_and_record(number, epoch, metrics):
-        workers = processes_named("RayTrainWorker")
-        worker_pids.setdefault(number, {process.pid for process in workers})
-        if number == 2 and epoch == 12:
-            # This was the last epoch: the run is over.
-            workers[0].kill()
-        return report(number, epoch, metrics) or number == 1
 
-    trials.report = report_and_record
-    journal_path = trial_path(sweep, 3) / JOURNAL_NAME
-    killer = threading.Thread(target=kill_trial_driver, args=(journal_path,))
-    killer.start()
-    run_trials(trials, sweep.sweep_path, concurrency=1, max_failures=1, must_stop=lambda: False)
-    killer.join()
-    trials.close()
-    trackers.close()
+def student_of(run_path):
+    return load_file(run_path / STUDENT_NAME)
 
-    states = [(record.state, record.num_failures) for record in search.records()]
-    assert states == [("finished", 0), ("stopped", 0), ("finished", 0), ("finished", 1)]
-    assert [epoch for epoch, _ in search.records()[3].curve] == list(range(1, 13))
-    assert_resumed_from_a_checkpoint(read_events(journal_path))
-    assert len(worker_pids[0]) == 2
-    assert worker_pids[0] == worker_pids[1] == worker_pids[2]
-    assert worker_pids[3].isdisjoint(worker_pids[0])
-    assert_resources_are_released()
-    alone = read_spec(trial_path(sweep, 2)).model_copy(update={"name": "alone"})
+
+def trained_alone(spec):
+    """The student of the same run by itself, trained by Ray Train."""
+    alone = spec.model_copy(update={"name": f"alone-{spec.name}"})
     alone.run_path.mkdir()
     write_spec(alone)
     run_training(alone)
     collect_result(alone.run_path, alone.schedule.num_epochs)
-    students = [load_file(p / STUDENT_NAME) for p in (alone.run_path, trial_path(sweep, 2))]
-    assert students[0].keys() == students[1].keys()
-    assert all(torch.equal(tensor, students[1][name]) for name, tensor in students[0].items())
+    return student_of(alone.run_path)
+
+
+def assert_equal_students(found, expected):
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in found.items())
+
+
+class Injector:
+    """Does something to a trial's process at an evaluation, of which its report tells."""
+
+    def __init__(self, trials, faults):
+        self._trials, self._report, self._faults = trials, trials.report, faults
+        self.pids = {}
+        trials.report = self.report
+
+    def report(self, number, epoch, metrics):
+        (process,) = trial_processes()
+        self.pids.setdefault(number, []).append(process.pid)
+        fault = self._faults.pop((number, epoch), None)
+        if fault == "stop":
+            self._report(number, epoch, metrics)
+            return True
+        if fault is not None:
+            process.send_signal(fault)
+        return self._report(number, epoch, metrics)
+
+
+def trial_processes():
+    """Ray names a process after the actor, or after its method that runs."""
+    return [
+        process
+        for process in psutil.process_iter(["cmdline"])
+        if " ".join(process.info["cmdline"] or []).startswith(("ray::Trial", "ray::ResourceTrai"))
+    ]
+
+
+def starts(journal_path):
+    return [event.text for event in read_events(journal_path) if event.kind == "start"]
+
+
+def test_trials_of_one_worker_train_in_one_process_as_jobs_do(make_sweep_content):
+    """One finishes, one is stopped, one receives SIGTERM, one hangs, one is killed.
+
+    Each trains as a job of its own does: in a process that others have used, and resumed.
+    """
+    base = {
+        "resources": {"num_workers": 1, "cpus_per_worker": 1, "heartbeat_timeout_s": 5},
+        "tracking": {"uri": UNREACHABLE, "log_every_steps": 3},
+        "schedule": {"num_epochs": 6, "milestones": []},
+    }
+    fields = {"budget": {"trials": 5}, "algorithm": {"kind": "random"}}
+    search, trackers, trials, sweep = make_search(
+        make_sweep_content(base=base, scheduler={"kind": "none"}, **fields)
+    )
+    faults = {
+        (1, 3): "stop",
+        (2, 2): signal.SIGTERM,
+        (3, 2): signal.SIGSTOP,
+        (4, 2): signal.SIGKILL,
+    }
+    injector = Injector(trials, faults)
+    run_search(trials, sweep)
+    trials.close()
+    trackers.close()
+
+    records = search.records()
+    assert [record.state for record in records] == ["finished", "stopped", *["finished"] * 3]
+    assert [record.num_failures for record in records] == [0, 0, 0, 1, 1]
+    for number in (0, 2, 3, 4):
+        assert [epoch for epoch, _ in records[number].curve] == list(range(1, 7))
+    # SIGTERM ends no process: it saves, and goes on.
+    assert len({pid for number in (0, 1, 2) for pid in injector.pids[number]}) == 1
+    resumed = {number: starts(trial_path(sweep, number) / JOURNAL_NAME) for number in range(5)}
+    assert [len(texts) for texts in resumed.values()] == [1, 1, 2, 2, 2]
+    assert_resources_are_released()
+    for number in (2, 3, 4):
+        path = trial_path(sweep, number)
+        assert_equal_students(student_of(path), trained_alone(read_spec(path)))
+
+
+def test_trials_of_two_workers_train_as_jobs_do(make_sweep_content):
+    """The driver of the second is killed while its workers hold the CPUs."""
+    base = {
+        "resources": {"num_workers": 2, "cpus_per_worker": 1},
+        "tracking": {"uri": UNREACHABLE, "log_every_steps": 3},
+        "schedule": {"num_epochs": 6, "milestones": []},
+    }
+    fields = {"budget": {"trials": 2}, "algorithm": {"kind": "random"}}
+    search, trackers, trials, sweep = make_search(
+        make_sweep_content(base=base, scheduler={"kind": "none"}, **fields)
+    )
+    Injector(trials, {(1, 2): signal.SIGKILL})
+    run_search(trials, sweep)
+    trials.close()
+    trackers.close()
+
+    states = [(record.state, record.num_failures) for record in search.records()]
+    assert states == [("finished", 0), ("finished", 1)]
+    assert [epoch for epoch, _ in search.records()[1].curve] == list(range(1, 7))
+    texts = starts(trial_path(sweep, 1) / JOURNAL_NAME)
+    assert [text.rpartition(",")[0] for text in texts] == ["training on 2 workers"] * 2
+    assert_resources_are_released()
+    path = trial_path(sweep, 1)
+    assert_equal_students(student_of(path), trained_alone(read_spec(path)))
 
 
 def test_trial_that_is_stopped_between_evaluations_saves_a_checkpoint(make_sweep_content):
@@ -291,7 +353,14 @@ def test_trial_that_is_stopped_between_evaluations_saves_a_checkpoint(make_sweep
             requested_s.append(time.monotonic())
         return bool(requested_s)
 
-    run_trials(trials, sweep.sweep_path, concurrency=1, max_failures=1, must_stop=must_stop)
+    run_trials(
+        trials,
+        sweep.sweep_path,
+        concurrency=1,
+        max_failures=1,
+        must_stop=must_stop,
+        resources=trial_resources(sweep.base.resources),
+    )
     trackers.close()
 
     assert time.monotonic() - requested_s[0] < 30

@@ -10,7 +10,7 @@ from data_pipeline.beton import BetonError
 from data_pipeline.manifest import read_manifest
 from data_pipeline.staging import StagingError, read_manifest_at
 from service.cluster.crashes import read_crash, record_crash
-from service.cluster.placement import release_placement
+from service.cluster.waiting import recorded_placement
 from service.result import read_result
 from service.run.claim import claim_run_folder, has_started
 from service.run.control import AbortReason, read_abort_reason
@@ -58,7 +58,7 @@ DOING_WITHOUT = {
     "abort.json": (abort_text, None),
     "confirm.json": (read_comparison, None),
     "crash_rank0.txt": (lambda folder: read_crash(folder, 0), None),
-    ".placement_group": (release_placement, None),
+    ".placement_group": (recorded_placement, None),
 }
 """What must return this, by the file that is read."""
 

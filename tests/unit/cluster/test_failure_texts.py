@@ -5,18 +5,12 @@ import subprocess
 import sys
 
 import pytest
-from ray.train import FailureConfig, WorkerGroupError
-from ray.train.v2._internal.exceptions import (
-    WorkerGroupStartupTimeoutError,
-    WorkerHealthCheckFailedError,
-)
-from ray.train.v2.api.exceptions import ControllerError
+from ray.exceptions import RayActorError
+from ray.train import WorkerGroupError
+from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
 
 from service.cluster.crashes import read_crash, record_crash
-from service.cluster.policies import FailurePolicy, failure_text
-from service.cluster.ray_internals import FailureDecision
-from service.run.control import request_stop
-from service.run.journal import FAILURES_NAME
+from service.cluster.failures import failure_text
 
 DEAD = WorkerHealthCheckFailedError("the worker is dead", RuntimeError("it died"))
 TIMED_OUT = RuntimeError("[gloo] Timed out waiting 3000ms for recv operation to complete")
@@ -98,11 +92,7 @@ def test_broken_connections_are_no_cause_beside_a_timeout(tmp_path):
     assert text == "worker 1: another worker did not respond for resources.collective_timeout_s"
 
 
-def test_no_room_in_time_is_no_failure(tmp_path):
-    policy = FailurePolicy(FailureConfig(max_failures=0, controller_failure_limit=0), tmp_path)
-    error = ControllerError(WorkerGroupStartupTimeoutError(2))
-
-    assert [policy.make_decision(error) for _ in range(3)] == [FailureDecision.RETRY] * 3
-    request_stop(tmp_path)
-    assert policy.make_decision(error) == FailureDecision.RAISE
-    assert not (tmp_path / FAILURES_NAME).exists()
+def test_death_of_the_process_that_watches_is_named(tmp_path):
+    assert failure_text(RayActorError(), tmp_path).startswith(
+        "the process that watches the workers"
+    )

@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from service.cluster import launch
+from service.cluster import connection
 
 
 @pytest.mark.parametrize("code", [errno.EACCES, errno.EROFS, errno.ENOTDIR])
@@ -21,9 +21,8 @@ def test_token_is_passed_in_the_environment(monkeypatch, code):
     monkeypatch.setenv("RAY_AUTH_TOKEN", "before")
     monkeypatch.delenv("RAY_AUTH_TOKEN")
     monkeypatch.setenv("RAY_ADDRESS", "local")
-    monkeypatch.setattr(launch.ray, "init", init)
-    monkeypatch.setattr(launch, "keep_sigterm_handler", lambda: None)
-    launch.connect()
+    monkeypatch.setattr(connection.ray, "init", init)
+    connection.connect()
     assert tokens[0] is None
     assert len(tokens[1]) == 64
     assert len(tokens) == 2
@@ -36,8 +35,7 @@ def test_other_failures_are_not_retried_with_another_token(monkeypatch, code):
 
     monkeypatch.setenv("RAY_AUTH_TOKEN", "before")
     monkeypatch.setenv("RAY_ADDRESS", "local")
-    monkeypatch.setattr(launch.ray, "init", init)
-    monkeypatch.setattr(launch, "keep_sigterm_handler", lambda: None)
+    monkeypatch.setattr(connection.ray, "init", init)
     with pytest.raises(OSError, match=os.strerror(code)):
-        launch.connect()
+        connection.connect()
     assert os.environ["RAY_AUTH_TOKEN"] == "before"

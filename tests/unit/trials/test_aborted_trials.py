@@ -11,7 +11,7 @@ from service.trials import trainable
 def test_evaluation_of_an_unusable_student_is_no_result(make_content, monkeypatch):
     spec = parse_spec(make_content())
 
-    def train(spec, *, in_process):
+    def train(spec):
         journal = Journal(spec.run_path / JOURNAL_NAME, limit_bytes=10**6)
         journal.append("evaluation", 8, spec.schedule.num_epochs, {"val/top1": 0.9})
         with pytest.raises(RunAbortedError):

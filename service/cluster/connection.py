@@ -1,0 +1,75 @@
+"""Joins a cluster, or starts one here, and checks that it has what a job needs."""
+
+import errno
+import logging
+import os
+import secrets
+from concurrent.futures import ThreadPoolExecutor
+
+import ray
+from ray.exceptions import AuthenticationError
+
+from service.cluster.address import check_address, token_error
+from service.spec.errors import BadInputError, Problem
+from service.spec.sections import Resources
+
+# Of a home directory that another user owns, is on a read-only disk, or is no directory.
+UNWRITABLE = (errno.EACCES, errno.EROFS, errno.ENOTDIR)
+
+
+def connect() -> None:
+    """Join the cluster of this Ray job, of RAY_ADDRESS or of this machine, or start one here.
+
+    Raises:
+        BadInputError: no cluster answers at RAY_ADDRESS, or it rejects the token.
+    """
+    check_address()
+    address = os.environ.get("RAY_ADDRESS") or "of this machine"
+    try:
+        try:
+            _init_ray()
+        except OSError as error:
+            if error.errno not in UNWRITABLE:
+                raise
+            # Ray stores the token of a cluster that it starts in the home directory, which cannot
+            # be written; the processes of the cluster inherit this one.
+            os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+            _init_ray()
+    except (ConnectionError, AuthenticationError) as error:
+        raise token_error(address) from error
+
+
+def _init_ray() -> None:
+    """Call ``ray.init()`` on another thread, where it leaves the handler of SIGTERM alone.
+
+    Its own handler ends the process, with a status of 1. It warns that it installs none.
+    """
+    with ThreadPoolExecutor(1, thread_name_prefix="ray-init") as pool:
+        # Workers log through the journal; what they print stays in Ray's own logs.
+        pool.submit(ray.init, log_to_driver=False, logging_level="ERROR").result()
+    logging.getLogger("ray").setLevel(logging.WARNING)
+
+
+def check_cluster(resources: Resources) -> None:
+    """Refuse resources that the cluster as it is can never provide.
+
+    Raises:
+        BadInputError: naming the resource that is short.
+    """
+    total = ray.cluster_resources()
+    needed = {"CPU": resources.min_workers * resources.cpus_per_worker}
+    if resources.gpu:
+        needed["GPU"] = resources.min_workers
+    fields = {"CPU": "resources.cpus_per_worker", "GPU": "resources.gpu"}
+    problems = [
+        Problem(
+            fields[kind],
+            f"{resources.min_workers} workers need {count} {kind}s, the cluster has "
+            f"{total.get(kind, 0):g}",
+            "request less in resources, or add nodes",
+        )
+        for kind, count in needed.items()
+        if count > total.get(kind, 0)
+    ]
+    if problems:
+        raise BadInputError("spec", problems)

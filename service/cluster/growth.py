@@ -1,0 +1,56 @@
+"""Requests a resize of a run that has fewer workers than it may have, once more of them fit."""
+
+import contextlib
+import time
+
+from ray.util.placement_group import PlacementGroup, remove_placement_group
+
+from service.cluster.waiting import reserve, resources_per_worker, workers_per_node
+from service.run.control import request_resize
+from service.run.polling import PollingThread
+from service.spec.job import JobSpec
+
+
+class GrowthWatcher:
+    """Watches while ``num_workers`` train; they save and stop, and start again in a larger number.
+
+    A placement group for all that are missing tells an autoscaler about them; it is released as
+    soon as there is room for one.
+    """
+
+    def __init__(self, spec: JobSpec, num_workers: int):
+        self._spec = spec
+        self._checked_s = time.monotonic()
+        self._demand: PlacementGroup | None = None
+        self._thread: PollingThread | None = None
+        num_missing = spec.resources.max_workers - num_workers
+        if num_missing > 0:
+            self._demand = reserve(spec.run_path, self._per_worker, num_missing)
+            interval_s = min(1.0, spec.resources.resize_interval_s)
+            self._thread = PollingThread("growth", interval_s, self._poll)
+
+    def close(self) -> None:
+        """End the thread, and what it waits for."""
+        if self._thread is not None:
+            self._thread.close()
+        self._release()
+
+    @property
+    def _per_worker(self) -> dict[str, float]:
+        return resources_per_worker(self._spec.resources)
+
+    def _poll(self) -> None:
+        now_s = time.monotonic()
+        if now_s - self._checked_s < self._spec.resources.resize_interval_s:
+            return
+        self._checked_s = now_s
+        has_room = self._demand is not None and self._demand.wait(0)
+        if has_room or any(workers_per_node(self._per_worker).values()):
+            self._release()
+            with contextlib.suppress(OSError):
+                request_resize(self._spec.run_path)
+
+    def _release(self) -> None:
+        if self._demand is not None:
+            remove_placement_group(self._demand)
+            self._demand = None
