@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from data_pipeline.beton import MODE_JPEG
 from data_pipeline.compiled.compilation import compiled
 from data_pipeline.compiled.counter_rng import rectangle, sample_key, uniform
-from data_pipeline.native import library_path
+from data_pipeline.native import library, library_path
 
 # Kinds of crop.
 CENTER_CROP, RANDOM_RESIZED_CROP, PAD_AND_CROP = 0, 1, 2
@@ -32,6 +32,8 @@ RATIO_ATTEMPTS = 10
 FLIP_COUNTER = 4 * RATIO_ATTEMPTS
 
 llvmlite.binding.load_library_permanently(str(library_path()))
+# The same library, whose decoder is checked here.
+library()
 
 # Pointers are passed as integers of their size.
 _view_jpeg = types.ExternalFunction(

@@ -7,6 +7,8 @@ import ctypes
 import functools
 from pathlib import Path
 
+from data_pipeline.native.self_check import check_decoder
+
 
 def library_path() -> Path:
     """Path of the compiled library.
@@ -25,9 +27,11 @@ def library_path() -> Path:
 
 @functools.cache
 def library() -> ctypes.CDLL:
-    """The library for calls from Python, which release the GIL.
+    """The library for calls from Python, which release the GIL; checks its decoder once.
 
     Raises:
         ImportError: it was not built.
     """
-    return ctypes.CDLL(str(library_path()))
+    found = ctypes.CDLL(str(library_path()))
+    check_decoder(found)
+    return found

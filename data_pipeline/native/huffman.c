@@ -1,5 +1,9 @@
+/* dladdr */
+#define _GNU_SOURCE
+
 #include "huffman.h"
 
+#include <dlfcn.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -231,6 +235,19 @@ int fast_huffman_applies(j_decompress_ptr info) {
     return !info->progressive_mode && !info->arith_code && info->restart_interval == 0 &&
            info->comps_in_scan == info->num_components && info->data_precision == 8 &&
            closing_marker(info->src->next_input_byte, info->src->bytes_in_buffer);
+}
+
+/* Where the library that has this function is loaded; NULL if no library has it. */
+static const void *library_of(const void *function) {
+    Dl_info found;
+    return dladdr(function, &found) ? found.dli_fbase : NULL;
+}
+
+int fast_huffman_knows_layout(j_decompress_ptr info) {
+    const void *libjpeg = library_of((const void *)(uintptr_t)jpeg_start_decompress);
+    const struct jpeg_entropy_decoder *entropy = info->entropy;
+    return libjpeg && library_of((const void *)(uintptr_t)entropy->start_pass) == libjpeg &&
+           library_of((const void *)(uintptr_t)entropy->decode_mcu) == libjpeg;
 }
 
 FastHuffman *fast_huffman_install(j_decompress_ptr info, void (*on_anomaly)(j_common_ptr)) {

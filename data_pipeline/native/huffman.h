@@ -16,6 +16,10 @@ typedef struct FastHuffman FastHuffman;
  * marker at its end, no restart markers. libjpeg decodes such a file whatever its data is. */
 int fast_huffman_applies(j_decompress_ptr info);
 
+/* Whether libjpeg's private structure is laid out as this file supposes, after
+ * jpeg_start_decompress: its functions are libjpeg's. */
+int fast_huffman_knows_layout(j_decompress_ptr info);
+
 /* Replaces libjpeg's Huffman decoder where it applies; otherwise returns NULL and changes nothing.
  * `on_anomaly` is called, and must not return, if the data is damaged: the caller then decodes the
  * file with libjpeg's own decoder. */

@@ -8,6 +8,7 @@ repeated until there are enough for a measurement.
 
 import argparse
 import importlib.util
+import logging
 import os
 import sys
 import tempfile
@@ -26,6 +27,8 @@ from table import Comparison, add_json_option, compare, report
 
 from data_pipeline.convert import convert
 from data_pipeline.encode import Encoding
+from data_pipeline.native import library
+from data_pipeline.native.self_check import check_decoder
 from data_pipeline.selection import Selection
 from data_pipeline.sources import open_source
 from service.training.distributed import keep_freed_memory
@@ -101,8 +104,25 @@ def loading(folder: Path, beton: Path) -> list[Comparison]:
             1.03,
             is_cost=True,
         ),
+        Comparison(
+            "crops / with libjpeg's Huffman decoder",
+            normalized,
+            lambda: with_libjpegs_decoder(normalized),
+            1.1,
+        ),
         Comparison("uint8 crops / stock FFCV", pixels, stock_ffcv(beton, normalized=False), None),
     ]
+
+
+def with_libjpegs_decoder(pipeline: ServicePipeline) -> float:
+    """Images per second where the self-check has found that the fast decoder does not agree."""
+    logging.disable(logging.WARNING)
+    check_decoder(library(), expected=b"")
+    try:
+        return pipeline()
+    finally:
+        check_decoder(library())
+        logging.disable(logging.NOTSET)
 
 
 def service_conversion(folder: Path, temporary: Path) -> float:

@@ -2,6 +2,7 @@
  * conversion call them; built with sanitizers. For each input a line is expected: its number of
  * bytes, and the height and width to ask for; then its bytes. A byte is answered: the status of the
  * full decode, or 1 where its image is too large for this program.
+ * The first one must be a JPEG that the fast decoder agrees about with libjpeg's own.
  *
  * With the argument "arithmetic", one JPEG is read and written again with arithmetic coding. */
 
@@ -32,6 +33,7 @@ int32_t pixels_view_raw(const uint8_t *, int64_t, const View *, int32_t, uint8_t
 int32_t pixels_measure_jpeg(const uint8_t *, int64_t, int64_t, int64_t, uint64_t *);
 int32_t pixels_check_jpeg(const uint8_t *, int64_t, int64_t, int64_t);
 int32_t pixels_describe_jpeg(const uint8_t *, int64_t, int64_t *);
+int32_t pixels_check_decoder(const uint8_t *, int64_t, const uint8_t *, int64_t, int64_t, int64_t);
 
 static void require(int condition, const char *fault) {
     if (condition) return;
@@ -149,6 +151,7 @@ static int32_t decode_all(const uint8_t *data, int64_t num_bytes, int64_t height
 
 static int decode_inputs(void) {
     int64_t num_bytes, height, width;
+    int is_first = 1;
     while (scanf("%" SCNd64 "%" SCNd64 "%" SCNd64, &num_bytes, &height, &width) == 3) {
         getchar();
         /* Of exactly this size, so that reading past its end is found. */
@@ -158,6 +161,11 @@ static int decode_inputs(void) {
         for (int64_t i = 0; i < num_bytes; i++) random_state = 31 * random_state + data[i] + 1;
         random_state |= 1;
         size_t before = __sanitizer_get_current_allocated_bytes();
+        if (is_first) {
+            int32_t agrees = pixels_check_decoder(data, num_bytes, data, num_bytes, height, width);
+            require(agrees == PIXELS_OK, "the fast decoder is not used");
+            is_first = 0;
+        }
         int32_t status = decode_all(data, num_bytes, height, width);
         require(__sanitizer_get_current_allocated_bytes() == before, "memory is not freed");
         free(data);

@@ -7,6 +7,8 @@ import tomllib
 from pathlib import Path
 from typing import Self
 
+from data_pipeline.native.self_check import HEIGHT, JPEG, WIDTH
+
 ROOT = Path(__file__).resolve().parents[2]
 PROGRAM = Path(__file__).with_name("decode_inputs.c")
 BUILD_PATH = ROOT / "build" / "fuzz"
@@ -81,6 +83,7 @@ class Program:
                 stderr=subprocess.PIPE,
                 env={**os.environ, "ASAN_OPTIONS": options, "UBSAN_OPTIONS": "print_stacktrace=1"},
             )
+            self.decode(JPEG, HEIGHT, WIDTH)
 
     def decode(self, data: bytes, height: int, width: int) -> int:
         """The status of a full decode: see decode_inputs.c.

@@ -13,6 +13,7 @@ from support.image_makers import jpeg_bytes, noisy_image, smooth_image
 from torchvision.transforms.v2 import functional
 
 from data_pipeline.native import library
+from data_pipeline.native.self_check import HEIGHT, JPEG, WIDTH, check_decoder
 
 OK, DAMAGED = 0, -1
 SIZES = [(1, 1), (7, 5), (8, 8), (16, 17), (33, 64), (95, 61)]
@@ -208,3 +209,27 @@ def test_measured_sums_equal_those_of_the_pixels(kind):
     assert library().pixels_measure_jpeg(*jpeg_arguments(data, 61, 95), address(sums)) == OK
     pixels = pillow(data).reshape(-1, 3).astype(np.uint64)
     assert np.array_equal(sums, [pixels.sum(axis=0), (pixels**2).sum(axis=0)])
+
+
+def test_decoder_that_disagrees_is_not_used(caplog):
+    """Given another image to agree with, the self-check leaves decoding to libjpeg."""
+    data = jpeg_bytes(noisy_image(95, 61))
+    expected = pillow(data)
+    other = jpeg_bytes(smooth_image(WIDTH, HEIGHT))
+    try:
+        assert not check_decoder(library(), expected=other)
+        (message,) = caplog.messages
+        assert "libjpeg, whose own decoder is used" in message
+        status, found = decode(data, 61, 95)
+        assert status == OK
+        assert np.array_equal(found, expected)
+    finally:
+        assert check_decoder(library())
+    assert len(caplog.messages) == 1
+    assert np.array_equal(decode(data, 61, 95)[1], expected)
+
+
+def test_self_check_decodes_what_pillow_does():
+    status, found = decode(JPEG, HEIGHT, WIDTH)
+    assert status == OK
+    assert np.array_equal(found, pillow(JPEG))
