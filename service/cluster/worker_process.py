@@ -3,7 +3,6 @@
 import contextlib
 import ctypes
 import gc
-import os
 import signal
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +10,6 @@ from typing import Any
 import ray
 import ray.train
 import torch
-from ray.train.constants import TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S
 from ray.train.torch import TorchConfig, get_device
 
 from service.cluster.crashes import record_crash
@@ -106,11 +104,7 @@ class _ServiceBackend(_TorchBackend):  # type: ignore[misc]
         super().on_start(worker_group, backend_config)
 
     def on_shutdown(self, worker_group: Any, backend_config: Any) -> None:  # noqa: ANN401 - Ray's
-        # A hanging worker does not answer; Ray reads this in the controller's process.
-        os.environ.setdefault(TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S, "5")
-        # Ray expects some of the ways in which a worker can be dead, but not out of memory.
-        with contextlib.suppress(ray.exceptions.RayError):
-            super().on_shutdown(worker_group, backend_config)
+        """Nothing: Ray kills the processes next, and one that hangs would not answer."""
 
 
 @dataclass
