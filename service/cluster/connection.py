@@ -4,7 +4,8 @@ import errno
 import logging
 import os
 import secrets
-from concurrent.futures import ThreadPoolExecutor
+import threading
+from concurrent.futures import Future
 
 import ray
 from ray.exceptions import AuthenticationError
@@ -42,11 +43,23 @@ def connect() -> None:
 def _init_ray() -> None:
     """Call ``ray.init()`` on another thread, where it leaves the handler of SIGTERM alone.
 
-    Its own handler ends the process, with a status of 1. It warns that it installs none.
+    Its own handler ends the process, with a status of 1. It warns that it installs none. The thread
+    goes on: processes that Ray starts end with the thread that started them.
     """
-    with ThreadPoolExecutor(1, thread_name_prefix="ray-init") as pool:
-        # Workers log through the journal; what they print stays in Ray's own logs.
-        pool.submit(ray.init, log_to_driver=False, logging_level="ERROR").result()
+    outcome: Future[None] = Future()
+
+    def init_and_stay() -> None:
+        try:
+            # Workers log through the journal; what they print stays in Ray's own logs.
+            ray.init(log_to_driver=False, logging_level="ERROR")
+        except BaseException as error:
+            outcome.set_exception(error)
+            return
+        outcome.set_result(None)
+        threading.Event().wait()
+
+    threading.Thread(target=init_and_stay, name="ray-init", daemon=True).start()
+    outcome.result()
     logging.getLogger("ray").setLevel(logging.WARNING)
 
 

@@ -5,7 +5,12 @@ import time
 
 from ray.util.placement_group import PlacementGroup, remove_placement_group
 
-from service.cluster.waiting import reserve, resources_per_worker, workers_per_node
+from service.cluster.waiting import (
+    recorded_placement,
+    reserve,
+    resources_per_worker,
+    workers_per_node,
+)
 from service.run.control import request_resize
 from service.run.polling import PollingThread
 from service.spec.job import JobSpec
@@ -21,11 +26,11 @@ class GrowthWatcher:
     def __init__(self, spec: JobSpec, num_workers: int):
         self._spec = spec
         self._checked_s = time.monotonic()
+        self._has_requested = False
         self._demand: PlacementGroup | None = None
         self._thread: PollingThread | None = None
-        num_missing = spec.resources.max_workers - num_workers
-        if num_missing > 0:
-            self._demand = reserve(spec.run_path, self._per_worker, num_missing)
+        self._num_missing = spec.resources.max_workers - num_workers
+        if self._num_missing > 0:
             interval_s = min(1.0, spec.resources.resize_interval_s)
             self._thread = PollingThread("growth", interval_s, self._poll)
 
@@ -41,12 +46,19 @@ class GrowthWatcher:
 
     def _poll(self) -> None:
         now_s = time.monotonic()
+        if recorded_placement(self._spec.run_path) is None:
+            # What is free now is what the workers are about to get.
+            self._checked_s = now_s
+            return
+        if self._demand is None and not self._has_requested:
+            self._demand = reserve(self._spec.run_path, self._per_worker, self._num_missing)
         if now_s - self._checked_s < self._spec.resources.resize_interval_s:
             return
         self._checked_s = now_s
         has_room = self._demand is not None and self._demand.wait(0)
         if has_room or any(workers_per_node(self._per_worker).values()):
             self._release()
+            self._has_requested = True
             with contextlib.suppress(OSError):
                 request_resize(self._spec.run_path)
 
