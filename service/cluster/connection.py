@@ -11,6 +11,7 @@ import ray
 from ray.exceptions import AuthenticationError
 
 from service.cluster.address import check_address, token_error
+from service.cluster.waiting import resources_per_worker
 from service.spec.errors import BadInputError, Problem
 from service.spec.sections import Resources
 
@@ -70,14 +71,13 @@ def check_cluster(resources: Resources) -> None:
         BadInputError: naming the resource that is short.
     """
     total = ray.cluster_resources()
-    needed = {"CPU": resources.min_workers * resources.cpus_per_worker}
-    if resources.gpu:
-        needed["GPU"] = resources.min_workers
+    per_worker = resources_per_worker(resources)
+    needed = {kind: resources.min_workers * count for kind, count in per_worker.items()}
     fields = {"CPU": "resources.cpus_per_worker", "GPU": "resources.gpu"}
     problems = [
         Problem(
             fields[kind],
-            f"{resources.min_workers} workers need {count} {kind}s, the cluster has "
+            f"{resources.min_workers} workers need {count:g} {kind}s, the cluster has "
             f"{total.get(kind, 0):g}",
             "request less in resources, or add nodes",
         )

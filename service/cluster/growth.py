@@ -25,8 +25,7 @@ class GrowthWatcher:
 
     def __init__(self, spec: JobSpec, num_workers: int):
         self._spec = spec
-        self._checked_s = time.monotonic()
-        self._has_requested = False
+        self._checked_s = 0.0
         self._demand: PlacementGroup | None = None
         self._thread: PollingThread | None = None
         self._num_missing = spec.resources.max_workers - num_workers
@@ -38,31 +37,28 @@ class GrowthWatcher:
         """End the thread, and what it waits for."""
         if self._thread is not None:
             self._thread.close()
-        self._release()
+        if self._demand is not None:
+            remove_placement_group(self._demand)
 
     @property
     def _per_worker(self) -> dict[str, float]:
         return resources_per_worker(self._spec.resources)
 
     def _poll(self) -> None:
-        now_s = time.monotonic()
-        if recorded_placement(self._spec.run_path) is None:
-            # What is free now is what the workers are about to get.
-            self._checked_s = now_s
-            return
-        if self._demand is None and not self._has_requested:
-            self._demand = reserve(self._spec.run_path, self._per_worker, self._num_missing)
-        if now_s - self._checked_s < self._spec.resources.resize_interval_s:
-            return
-        self._checked_s = now_s
-        has_room = self._demand is not None and self._demand.wait(0)
-        if has_room or any(workers_per_node(self._per_worker).values()):
-            self._release()
-            self._has_requested = True
-            with contextlib.suppress(OSError):
-                request_resize(self._spec.run_path)
+        # Of many kinds, while the cluster's control service does not answer, or the storage.
+        with contextlib.suppress(Exception):
+            self._request_if_more_fit()
 
-    def _release(self) -> None:
-        if self._demand is not None:
+    def _request_if_more_fit(self) -> None:
+        if self._demand is None:
+            # Before it, what is free is what the workers are about to get.
+            if recorded_placement(self._spec.run_path) is not None:
+                self._demand = reserve(self._spec.run_path, self._per_worker, self._num_missing)
+                self._checked_s = time.monotonic()
+            return
+        if time.monotonic() - self._checked_s < self._spec.resources.resize_interval_s:
+            return
+        self._checked_s = time.monotonic()
+        if self._demand.wait(0) or any(workers_per_node(self._per_worker).values()):
             remove_placement_group(self._demand)
-            self._demand = None
+            request_resize(self._spec.run_path)

@@ -14,7 +14,7 @@ from ray.train.torch import TorchTrainer
 
 from service.cluster.growth import GrowthWatcher
 from service.cluster.retries import Retries
-from service.cluster.waiting import resources_per_worker, wait_for_room
+from service.cluster.waiting import release_room, resources_per_worker, wait_for_room
 from service.cluster.worker_process import ServiceTorchConfig, train_on_worker
 from service.run.waiting import clear_waiting
 from service.spec.job import JobSpec
@@ -44,6 +44,7 @@ def run_training(spec: JobSpec) -> None:
             pass
     finally:
         clear_waiting(spec.run_path)
+        release_room(spec.run_path)
 
 
 def _attempt(spec: JobSpec, retries: Retries) -> bool:

@@ -130,10 +130,12 @@ def workers_per_node(per_worker: Mapping[str, float]) -> dict[str, int]:
         # Ray raises errors of many kinds while its control service restarts.
         logger.warning("the cluster does not report its resources now: %s", error)
         return {}
-    return {
-        node: min(int(free.get(kind, 0) // count) for kind, count in per_worker.items() if count)
-        for node, free in resources.items()
-    }
+    return {node: workers_that_fit(per_worker, free) for node, free in resources.items()}
+
+
+def workers_that_fit(per_worker: Mapping[str, float], available: Mapping[str, float]) -> int:
+    """The number of workers that fit into these resources of one node."""
+    return min(int(available.get(kind, 0.0) // count) for kind, count in per_worker.items())
 
 
 def _check_must_go_on(run_path: Path) -> None:

@@ -60,7 +60,6 @@ class StopNotices:
     """Why this worker must stop soon: SIGTERM, or its node is being drained."""
 
     def __init__(self) -> None:
-        self._node_id = ray.get_runtime_context().get_node_id()
         self._is_drained = False
         # A request to the cluster, which may take long; no step waits for it.
         self._thread = PollingThread("drain", DRAIN_POLL_S, self._poll)
@@ -76,9 +75,15 @@ class StopNotices:
         self._thread.close()
 
     def _poll(self) -> None:
-        # Of many kinds, while the cluster's control service does not answer.
-        with contextlib.suppress(Exception):
-            self._is_drained = self._node_id in draining_nodes()
+        self._is_drained = is_node_drained()
+
+
+def is_node_drained() -> bool:
+    """Whether the node of this process is being drained, as far as the cluster answers."""
+    # Errors of many kinds, while the cluster's control service does not answer.
+    with contextlib.suppress(Exception):
+        return ray.get_runtime_context().get_node_id() in draining_nodes()
+    return False
 
 
 def reset_process() -> None:

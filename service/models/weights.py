@@ -208,7 +208,7 @@ def _beside(file: WeightsFile, found: Mapping[str, str], expected: Container[str
 
     What is in other ones is something else, such as an optimizer's state.
     """
-    container_of = {name: c for c, names in file.containers.items() for name in names}
+    container_of = file.container_of
     own = {container_of[original] for name, original in found.items() if name in expected}
     return {
         name
@@ -222,7 +222,7 @@ def _unused_note(
 ) -> str | None:
     """What to say about other tensors beside the network's, such as those of a normalization."""
     used = set(names.values())
-    container_of = {name: c for c, inner in file.containers.items() for name in inner}
+    container_of = file.container_of
     unused = [
         name
         for container in {container_of[name] for name in used}

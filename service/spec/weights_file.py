@@ -35,6 +35,11 @@ class WeightsFile(NamedTuple):
     storages: Mapping[str, StorageRange] | None
 
     @property
+    def container_of(self) -> dict[str, str]:
+        """By tensor: the name of the dictionary that it is directly in."""
+        return {name: container for container, names in self.containers.items() for name in names}
+
+    @property
     def is_safetensors(self) -> bool:
         """Whether it is a safetensors file, which does not keep the order of tensors."""
         return self.storages is None

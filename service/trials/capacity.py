@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import ray
 
-from service.cluster.waiting import resources_per_worker
+from service.cluster.waiting import resources_per_worker, workers_that_fit
 from service.spec.errors import BadInputError, Problem
 from service.spec.sections import Resources
 
@@ -72,10 +72,7 @@ def trials_that_fit(resources: Resources, nodes: list[Mapping[str, float]]) -> i
     The workers of a trial may be on several nodes. Elastic trials count with their maximum number
     of workers; 1 is returned if only a trial with fewer workers fits.
     """
-    needed = {"CPU": float(resources.cpus_per_worker)} | ({"GPU": 1.0} if resources.gpu else {})
-    num_workers = sum(
-        min(int(node.get(kind, 0.0) // count) for kind, count in needed.items()) for node in nodes
-    )
+    num_workers = sum(workers_that_fit(resources_per_worker(resources), node) for node in nodes)
     if num_workers < resources.min_workers:
         return 0
     return max(1, num_workers // resources.max_workers)

@@ -6,18 +6,19 @@ trains for.
 
 import time
 
-import ray
 import torch
 from ray.train import WorkerGroupError
 
-from service.cluster.ray_internals import draining_nodes
 from service.cluster.retries import Retries
-from service.cluster.worker_process import reset_process, train_as
+from service.cluster.worker_process import (
+    DRAIN_POLL_S,
+    is_node_drained,
+    reset_process,
+    train_as,
+)
 from service.run.control import GracefulStop, pending_request
 from service.spec.job import JobSpec
 from service.trials.watchdog import Watchdog
-
-DRAIN_POLL_S = 1.0
 
 
 def train_here(spec: JobSpec) -> None:
@@ -25,6 +26,7 @@ def train_here(spec: JobSpec) -> None:
 
     Raises:
         WorkerGroupError: the spec's failure budget is spent, or the run was aborted or stopped.
+        GracefulStop: it was stopped while it waited for the end of its node.
     """
     device = torch.device("cuda", 0) if spec.resources.gpu else torch.device("cpu")
     retries = Retries(spec)
@@ -45,17 +47,12 @@ def train_here(spec: JobSpec) -> None:
 
 
 def _wait_while_drained(spec: JobSpec) -> None:
-    """Train nothing on a node that is about to end; Tune then starts the trial on another one."""
-    node_id = ray.get_runtime_context().get_node_id()
-    while node_id in _draining_nodes():
+    """Train nothing on a node that is about to end; Tune then starts the trial on another one.
+
+    Raises:
+        GracefulStop: a stop was requested.
+    """
+    while is_node_drained():
         if pending_request(spec.run_path) == "stop":
             raise GracefulStop("a stop was requested on a node that is being drained")
         time.sleep(DRAIN_POLL_S)
-
-
-def _draining_nodes() -> set[str]:
-    try:
-        return draining_nodes()
-    # Of many kinds, while the cluster's control service does not answer.
-    except Exception:
-        return set()

@@ -17,13 +17,11 @@ from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
-from service.cluster.crashes import read_crash
-from service.cluster.failures import HANG_TEXT, crash_line
 from service.cluster.ray_internals import set_trial_stop_timeout
 from service.spec.job import JobSpec
 from service.trials.source import TrialSource, TrialState
 from service.trials.trainable import STOP_TIMEOUT_S, Trial
-from service.trials.watchdog import has_hung
+from service.trials.watchdog import death_text
 
 TUNE_NAME = ".tune"
 # Effectively unlimited: the source ends the search.
@@ -224,17 +222,12 @@ def _is_last(trial: TuneTrial) -> bool:
 
 
 def _error_text(trial: TuneTrial) -> str:
-    """The error that the trial raised, on one line."""
-    run_path = JobSpec.model_validate_json(trial.config["spec"]).run_path
-    if has_hung(run_path):
-        return HANG_TEXT
-    if (crash := read_crash(run_path, 0)) is not None:
-        return crash_line(crash)
+    """The error that the trial raised, or how its process died, on one line."""
     try:
         lines = [line.strip() for line in Path(trial.error_file).read_text().splitlines()]
     except (OSError, TypeError):
         return "it failed, and Ray reports no reason"
     last = next((line for line in reversed(lines) if line), "")
-    if "Error: " not in last:
-        return "its process was killed or crashed; if not on purpose, check its memory"
-    return last.rpartition("TrialFailedError: ")[2]
+    if "Error: " in last:
+        return last.rpartition("TrialFailedError: ")[2]
+    return death_text(JobSpec.model_validate_json(trial.config["spec"]).run_path)

@@ -10,6 +10,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from service.cluster.crashes import read_crash
+from service.cluster.failures import HANG_TEXT, KILLED_TEXT, crash_line
 from service.run.polling import PollingThread
 
 HANG_NAME = ".hang"
@@ -31,10 +33,12 @@ finally:
 class Watchdog:
     """Watches this process until it is closed; ``timeout_s``: without a sign of life.
 
-    Where it ends the process, ``has_hung`` of the run's folder is True afterwards.
+    Where it ends the process, it leaves a file in the run's folder, for ``death_text``.
     """
 
     def __init__(self, run_path: Path, timeout_s: float):
+        with contextlib.suppress(OSError):
+            (run_path / HANG_NAME).unlink(missing_ok=True)
         command = [sys.executable, "-I", "-S", "-c", PROGRAM]
         self._process = subprocess.Popen(
             [*command, str(os.getpid()), str(timeout_s), str(run_path / HANG_NAME)],
@@ -58,9 +62,9 @@ class Watchdog:
             os.write(self._process.stdin.fileno(), b".")
 
 
-def has_hung(run_path: Path) -> bool:
-    """Whether the last process that trained the run was ended because it hung; asks only once."""
-    with contextlib.suppress(OSError):
-        (run_path / HANG_NAME).unlink()
-        return True
-    return False
+def death_text(run_path: Path) -> str:
+    """How the process that trained the run last died, on one line."""
+    if (run_path / HANG_NAME).exists():
+        return HANG_TEXT
+    crash = read_crash(run_path, 0)
+    return KILLED_TEXT if crash is None else crash_line(crash)

@@ -7,7 +7,8 @@ import time
 
 import pytest
 
-from service.trials.watchdog import has_hung
+from service.cluster.failures import HANG_TEXT, KILLED_TEXT
+from service.trials.watchdog import Watchdog, death_text
 
 TIMEOUT_S = 1.5
 PROGRAM = """
@@ -39,5 +40,19 @@ def test_process_that_hangs_is_killed(tmp_path, act):
     start_s = time.monotonic()
     assert process.wait(timeout=50) == expected
     assert time.monotonic() - start_s < 40
-    assert has_hung(tmp_path) == (expected != 0)
-    assert not has_hung(tmp_path)
+    assert death_text(tmp_path) == (HANG_TEXT if expected else KILLED_TEXT)
+    # The next process of the run may die in another way.
+    Watchdog(tmp_path, 60.0).close()
+    assert death_text(tmp_path) == KILLED_TEXT
+
+
+def test_crash_is_named_by_what_the_process_left(tmp_path):
+    program = (
+        "import ctypes, sys; from pathlib import Path; from service.cluster.crashes import *\n"
+        "with record_crash(Path(sys.argv[1]), 0): ctypes.string_at(0)"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path)], capture_output=True, check=False
+    )
+    assert result.returncode == -signal.SIGSEGV
+    assert "crashed in native code (Segmentation fault)" in death_text(tmp_path)
