@@ -1,14 +1,17 @@
 """Trials that train, in their own process or with two workers, end as jobs of their own do."""
 
+import os
 import signal
+import sys
 import time
 
-import psutil
 import pytest
+import ray
 import torch
 from safetensors.torch import load_file
 from support.trial_cluster import assert_resources_are_released, local_cluster
 
+from service.cluster import worker_process
 from service.cluster.launch import run_training
 from service.cluster.waiting import PLACEMENT_NAME
 from service.result import collect_result
@@ -18,17 +21,23 @@ from service.sweep.loading import parse_sweep
 from service.sweep.study import Search
 from service.sweep.trials import TRIALS_NAME, SearchTrials, trial_name
 from service.training.checkpoint import is_intact, newest_checkpoint
+from service.training.trainer import Trainer
 from service.trials.capacity import trial_resources
 from service.trials.run_trackers import RunTrackers
 from service.trials.runner import run_trials
+from service.trials.trainable import Trial
 
 pytestmark = pytest.mark.slow
 
 UNREACHABLE = "http://127.0.0.1:9"
+# In the second of six epochs.
+FAULT_STEP = 5
 
 
 @pytest.fixture(scope="module", autouse=True)
 def cluster():
+    # Workers cannot import a test.
+    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
     with local_cluster():
         yield
 
@@ -55,6 +64,7 @@ def run_search(trials, sweep):
         max_failures=1,
         must_stop=lambda: False,
         resources=trial_resources(sweep.base.resources),
+        trainable=FaultyTrial,
     )
 
 
@@ -77,33 +87,51 @@ def assert_equal_students(found, expected):
     assert all(torch.equal(tensor, expected[name]) for name, tensor in found.items())
 
 
-class Injector:
-    """Does something to a trial's process at an evaluation, of which its report tells."""
+class FaultyTrial(Trial):
+    """Records its process, which gets a signal in a step, or as a driver after an evaluation."""
 
-    def __init__(self, trials, faults):
-        self._trials, self._report, self._faults = trials, trials.report, faults
-        self.pids = {}
-        trials.report = self.report
+    def setup(self, config):
+        super().setup(config)
+        self._run_path = self._next_spec.run_path
+        with (self._run_path / "pids").open("a") as file:
+            print(os.getpid(), file=file)
+        original = getattr(Trainer.step, "original", Trainer.step)
 
-    def report(self, number, epoch, metrics):
-        (process,) = trial_processes()
-        self.pids.setdefault(number, []).append(process.pid)
-        fault = self._faults.pop((number, epoch), None)
-        if fault == "stop":
-            self._report(number, epoch, metrics)
-            return True
-        if fault is not None:
-            process.send_signal(fault)
-        return self._report(number, epoch, metrics)
+        def step_or_fault(trainer, batch):
+            if trainer.progress.step == FAULT_STEP:
+                suffer(trainer._spec.run_path / "step_fault")
+            return original(trainer, batch)
+
+        step_or_fault.original = original
+        Trainer.step = step_or_fault
+
+    def step(self):
+        result = super().step()
+        if result["epoch"] == 2:
+            suffer(self._run_path / "driver_fault")
+        return result
 
 
-def trial_processes():
-    """Ray names a process after the actor, or after its method that runs."""
-    return [
-        process
-        for process in psutil.process_iter(["cmdline"])
-        if " ".join(process.info["cmdline"] or []).startswith(("ray::Trial", "ray::ResourceTrai"))
-    ]
+def suffer(path):
+    """Send this process the signal that the file has, once."""
+    if path.exists():
+        number = int(path.read_text())
+        path.unlink()
+        os.kill(os.getpid(), number)
+        while number == signal.SIGTERM and not worker_process._received_signals:
+            time.sleep(0.01)
+
+
+def plan_faults(trials, kind, faults):
+    """Let the trials have faults, by their numbers."""
+    start_next = trials.next
+
+    def next_with_fault():
+        if (trial := start_next()) is not None and trial[0] in faults:
+            (trial[1].run_path / kind).write_text(str(int(faults.pop(trial[0]))))
+        return trial
+
+    trials.next = next_with_fault
 
 
 def starts(journal_path):
@@ -124,13 +152,14 @@ def test_trials_of_one_worker_train_in_one_process_as_jobs_do(make_sweep_content
     search, trackers, trials, sweep = make_search(
         make_sweep_content(base=base, scheduler={"kind": "none"}, **fields)
     )
-    faults = {
-        (1, 3): "stop",
-        (2, 2): signal.SIGTERM,
-        (3, 2): signal.SIGSTOP,
-        (4, 2): signal.SIGKILL,
-    }
-    injector = Injector(trials, faults)
+    faults = {2: signal.SIGTERM, 3: signal.SIGSTOP, 4: signal.SIGKILL}
+    plan_faults(trials, "step_fault", faults)
+    report = trials.report
+
+    def report_and_stop(number, epoch, metrics):
+        return report(number, epoch, metrics) or (number, epoch) == (1, 3)
+
+    trials.report = report_and_stop
     run_search(trials, sweep)
     trials.close()
     trackers.close()
@@ -141,7 +170,8 @@ def test_trials_of_one_worker_train_in_one_process_as_jobs_do(make_sweep_content
     for number in (0, 2, 3, 4):
         assert [epoch for epoch, _ in records[number].curve] == list(range(1, 7))
     # SIGTERM ends no process: it saves, and goes on.
-    assert len({pid for number in (0, 1, 2) for pid in injector.pids[number]}) == 1
+    pids = [(trial_path(sweep, number) / "pids").read_text().split() for number in range(3)]
+    assert pids == 3 * [pids[0][:1]]
     resumed = {number: starts(trial_path(sweep, number) / JOURNAL_NAME) for number in range(5)}
     assert [len(texts) for texts in resumed.values()] == [1, 1, 2, 2, 2]
     assert_resources_are_released()
@@ -161,7 +191,7 @@ def test_trials_of_two_workers_train_as_jobs_do(make_sweep_content):
     search, trackers, trials, sweep = make_search(
         make_sweep_content(base=base, scheduler={"kind": "none"}, **fields)
     )
-    Injector(trials, {(1, 2): signal.SIGKILL})
+    plan_faults(trials, "driver_fault", {1: signal.SIGKILL})
     run_search(trials, sweep)
     trials.close()
     trackers.close()
