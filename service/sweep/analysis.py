@@ -94,7 +94,7 @@ def _loss(record: TrialRecord, maximizes: bool) -> float:
     return -score if maximizes else score
 
 
-def fastest_front(records: list[TrialRecord], *, maximizes: bool) -> list[TrialRecord]:
+def fastest_front(records: Sequence[TrialRecord], *, maximizes: bool) -> list[TrialRecord]:
     """The Pareto front of metric and time: finished trials, fastest first."""
     finished = [r for r in records if r.state == "finished" and finite_score(r) is not None]
     front: list[TrialRecord] = []
@@ -104,7 +104,9 @@ def fastest_front(records: list[TrialRecord], *, maximizes: bool) -> list[TrialR
     return front
 
 
-def importances(records: list[TrialRecord], space: SearchSpace, epoch: int) -> Mapping[str, float]:
+def importances(
+    records: Sequence[TrialRecord], space: SearchSpace, epoch: int
+) -> Mapping[str, float]:
     """Share of the metric's variance that each parameter explains, by path.
 
     ``epoch``: the metric after this many epochs is used. Only parameters that all trials have are

@@ -1,4 +1,4 @@
-"""Writes a sweep's files: the best settings as a job, the table of trials, page and pictures."""
+"""Writes the files of a sweep: best settings as a job, table of trials, and page."""
 
 import csv
 import io
@@ -9,19 +9,24 @@ from typing import NamedTuple
 
 from data_pipeline.files import is_regular, write_atomically
 from service.spec.job import JobSpec
-from service.sweep.analysis import TrialRecord, best_of, fastest_front, importances, states_text
+from service.sweep.analysis import (
+    STATE_WORDS,
+    TrialRecord,
+    best_first,
+    best_of,
+    fastest_front,
+    states_text,
+)
 from service.sweep.comparison import COMPARISON_NAME, Comparison, read_comparison
-from service.sweep.pages.page import render_page
-from service.sweep.pages.pictures import SweepFacts, draw_all, png
+from service.sweep.page import render_sweep_page
 from service.sweep.progress import CANNOT_TELL, cannot_tell, point_text, score_text
-from service.sweep.space import Point, SearchSpace, given_content, with_values
+from service.sweep.space import Point, given_content, with_values
 from service.sweep.spec import SWEEP_NAME, SweepSpec
 
 BEST_NAME = "best.json"
 FRONT_NAME = "front.json"
 TABLE_NAME = "trials.csv"
 PAGE_NAME = "sweep.html"
-PICTURES_NAME = "pictures"
 
 
 class Outcome(NamedTuple):
@@ -59,51 +64,17 @@ def write_outcome(sweep: SweepSpec, records: Sequence[TrialRecord]) -> Outcome:
             for r in front
         ]
         write_atomically(folder / FRONT_NAME, json.dumps(content, indent=1) + "\n")
-    pictures = draw_pictures(sweep, records)
-    if (folder / PICTURES_NAME).is_symlink():
-        (folder / PICTURES_NAME).unlink()
-    (folder / PICTURES_NAME).mkdir(exist_ok=True)
-    for name, image in pictures.items():
-        write_atomically(folder / PICTURES_NAME / f"{name}.png", image)
-    page = render_page(
-        f"Sweep {sweep.name}",
-        page_summary(sweep, outcome),
-        records,
-        sweep.metric_name,
-        sweep.maximizes,
-        pictures,
-        str(outcome.comparison or ""),
-    )
+    comparison, rows = str(outcome.comparison or ""), table(sweep, ranked(sweep, records))
+    page = render_sweep_page(sweep, records, page_summary(sweep, outcome), comparison, front, rows)
     write_atomically(folder / PAGE_NAME, page)
     return outcome
-
-
-def draw_pictures(sweep: SweepSpec, records: Sequence[TrialRecord]) -> dict[str, bytes]:
-    """The pictures of a sweep: PNG images by name."""
-    epoch = importance_epoch(sweep)
-    facts = SweepFacts(
-        records,
-        sweep.metric_name,
-        sweep.maximizes,
-        frozenset(path for path, parameter in sweep.space.items() if parameter.log is not None),
-        importances(list(records), SearchSpace(sweep.space), epoch),
-        epoch,
-        time_front(sweep, records),
-    )
-    return {name: png(figure) for name, figure in draw_all(facts).items()}
 
 
 def time_front(sweep: SweepSpec, records: Sequence[TrialRecord]) -> list[TrialRecord] | None:
     """The Pareto front of metric and time; None unless time is minimized."""
     if not sweep.minimize_time:
         return None
-    return fastest_front(list(records), maximizes=sweep.maximizes)
-
-
-def importance_epoch(sweep: SweepSpec) -> int:
-    """The epoch of the metric for importances: the last before which no trial is stopped early."""
-    stops = sweep.scheduler.kind != "none"
-    return sweep.min_epochs if stops else sweep.base.schedule.num_epochs
+    return fastest_front(records, maximizes=sweep.maximizes)
 
 
 def page_summary(sweep: SweepSpec, outcome: Outcome) -> list[tuple[str, str]]:
@@ -131,6 +102,13 @@ def page_summary(sweep: SweepSpec, outcome: Outcome) -> list[tuple[str, str]]:
         if cannot_tell(outcome.records):
             rows.append(("Note", CANNOT_TELL))
     return rows
+
+
+def ranked(sweep: SweepSpec, records: Sequence[TrialRecord]) -> list[TrialRecord]:
+    """By state, finished first; within a state by score, best first."""
+    states = list(STATE_WORDS)
+    best = best_first(records, sweep.maximizes)
+    return sorted(best, key=lambda record: states.index(record.state))
 
 
 def table(sweep: SweepSpec, records: Sequence[TrialRecord]) -> str:
@@ -164,6 +142,4 @@ def table(sweep: SweepSpec, records: Sequence[TrialRecord]) -> str:
 def artifacts(folder: Path) -> list[Path]:
     """The existing files of a sweep's folder that are logged to MLflow; no links."""
     names = (BEST_NAME, FRONT_NAME, TABLE_NAME, PAGE_NAME, SWEEP_NAME, COMPARISON_NAME)
-    files = [folder / name for name in names]
-    files += sorted((folder / PICTURES_NAME).glob("*.png"))
-    return [path for path in files if is_regular(path)]
+    return [path for name in names if is_regular(path := folder / name)]

@@ -1,4 +1,4 @@
-"""Logs a sweep to MLflow: best settings, table and pictures; and registers the best student."""
+"""Logs a sweep to MLflow: best settings, table and page; and registers the best student."""
 
 import contextlib
 import json
@@ -26,7 +26,7 @@ from service.run.folder import (
 from service.spec.mlflow_rules import MAX_PARAM_LENGTH
 from service.sweep.analysis import counts_text
 from service.sweep.confirm import CONFIRM_NAME
-from service.sweep.outcome import PICTURES_NAME, Outcome, artifacts, write_outcome
+from service.sweep.outcome import Outcome, artifacts, write_outcome
 from service.sweep.progress import summary
 from service.sweep.resuming import read_sweep
 from service.sweep.spec import SWEEP_NAME, SweepSpec
@@ -161,8 +161,7 @@ def _log_outcome(
         client.log_batch(parent.run_id, metrics=metrics)
     parent.set_tags(all_tags)
     for path in artifacts(sweep.sweep_path):
-        artifact_folder = PICTURES_NAME if path.parent.name == PICTURES_NAME else None
-        client.log_artifact(parent.run_id, str(path), artifact_folder)
+        client.log_artifact(parent.run_id, str(path))
 
 
 def register_best_student(sweep: SweepSpec, outcome: Outcome) -> None:

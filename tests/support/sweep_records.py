@@ -5,13 +5,6 @@ import random
 from service.sweep.analysis import TrialRecord
 
 TEMPERATURE, ALPHA, KIND = "method.base_temperature", "method.alpha", "schedule.kind"
-NAMES = [
-    "metric_by_parameter",
-    "temperature_alpha_map",
-    "parallel_coordinates",
-    "learning_curves",
-    "importance",
-]
 ATTACK = "</td><script>alert('x')</script><img src=\"http://evil.example/a.png\">"
 
 

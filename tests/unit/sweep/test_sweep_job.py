@@ -52,7 +52,7 @@ def cluster(monkeypatch):
         monkeypatch.setattr(job_module, name, lambda *_, **__: None)
     monkeypatch.setattr(job_module, "plan_concurrency", lambda *_: 1)
     # Drawing takes seconds.
-    monkeypatch.setattr("service.sweep.outcome.draw_pictures", lambda *_: {})
+    monkeypatch.setattr("service.sweep.outcome.render_sweep_page", lambda *_: "")
     return cluster
 
 

@@ -1,17 +1,32 @@
 import base64
+import gzip
 import json
+import re
 from html.parser import HTMLParser
 
 import pytest
-from support.sweep_records import ATTACK, make_records
+from plotly.offline import get_plotlyjs
+from support.sweep_records import ALPHA, ATTACK, KIND, TEMPERATURE, make_records
 
 from service.sweep.analysis import TrialRecord
-from service.sweep.pages.page import render_page
+from service.sweep.outcome import ranked, table
+from service.sweep.page import render_sweep_page
+from service.sweep.spec import SweepSpec
 
 
 @pytest.fixture(scope="module")
 def records():
     return make_records()
+
+
+@pytest.fixture
+def sweep(make_sweep_content):
+    space = {
+        TEMPERATURE: {"log": [1, 16]},
+        ALPHA: {"linear": [0, 1]},
+        KIND: {"choice": ["cosine", "linear", "step"]},
+    }
+    return SweepSpec.model_validate(make_sweep_content(space=space))
 
 
 class Page(HTMLParser):
@@ -20,7 +35,7 @@ class Page(HTMLParser):
     def __init__(self, text):
         super().__init__()
         self.tags, self.rows, self.sources, self.policy = [], [], [], ""
-        self.in_cell = False
+        self.scripts, self.captions, self.inside = [], [], None
         self.feed(text)
 
     def handle_starttag(self, tag, attrs):
@@ -33,71 +48,89 @@ class Page(HTMLParser):
             self.rows.append([])
         if tag in ("td", "th"):
             self.rows[-1].append("")
-            self.in_cell = True
+        if tag == "script":
+            self.scripts.append([values.get("type"), ""])
+        self.inside = tag
 
     def handle_endtag(self, tag):
-        self.in_cell = self.in_cell and tag not in ("td", "th")
+        self.inside = None
 
     def handle_data(self, data):
-        if self.in_cell:
+        if self.inside in ("td", "th"):
             self.rows[-1][-1] += data
+        if self.inside == "script":
+            self.scripts[-1][1] += data
+        if self.inside == "figcaption":
+            self.captions.append(data)
 
 
-def page_of(records, **changes):
-    arguments = {
-        "title": "Sweep",
-        "summary": [("best", "trial 4")],
-        "metric": "held_out/top1",
-        "maximizes": True,
-        "figures": {"importance": b"picture"},
-    } | changes
-    return render_page(records=records, **arguments)
+def page_of(sweep, records, comparison="", front=None, summary=(("best", "trial 4"),)):
+    rows = table(sweep, ranked(sweep, records))
+    return render_sweep_page(sweep, records, summary, comparison, front, rows)
 
 
-def test_table_lists_every_trial_by_state_and_score(records):
-    header, *rows = Page(page_of(records)).rows
+def test_table_lists_every_trial_by_state_and_score(sweep, records):
+    header, *rows = Page(page_of(sweep, records)).rows
     assert header[:6] == ["trial", "state", "held_out/top1", "epochs", "seconds", "failures"]
     assert header[-1] == "error"
     order = ["finished", "stopped", "failed"]
     expected = sorted(records, key=lambda r: (order.index(r.state), -r.score))
     assert [int(row[0]) for row in rows] == [record.number for record in expected]
     assert rows[0][1] == "finished (best)"
-    assert rows[0][2] == f"{expected[0].score:.2%}"
+    assert float(rows[0][2]) == pytest.approx(expected[0].score, rel=1e-4)
     assert {row[-1] for row in rows[-6:]} == {"out of memory"}
 
 
-def test_parameters_that_do_not_apply_are_empty_cells(records):
-    header, *rows = Page(page_of(records)).rows
-    column = header.index("schedule.step_epochs")
-    unused = {r.number for r in records if "schedule.step_epochs" not in r.params}
-    assert {int(row[0]) for row in rows if row[column] == ""} == unused
+def test_pictures_are_in_order(sweep, records):
+    front = [record for record in records if record.state == "finished"][:1]
+    captions = Page(page_of(sweep, records, front=front)).captions
+    starts = ("Finished trials", "Trials stopped", "Darker", "Each line", "Every", "fANOVA")
+    assert len(captions) == len(starts)
+    assert all(map(str.startswith, captions, starts))
+    assert not any(c.startswith("Finished trials") for c in Page(page_of(sweep, records)).captions)
 
 
-def test_untrusted_text_is_escaped_everywhere():
-    params = {ATTACK: ATTACK, "list": [ATTACK]}
+def test_a_sweep_without_trials_has_a_page(sweep):
+    page = Page(page_of(sweep, []))
+    assert page.captions == []
+    assert len(page.rows) == 1
+
+
+def test_untrusted_text_is_escaped_everywhere(sweep):
+    params = {ATTACK: ATTACK, ALPHA: ATTACK}
     record = TrialRecord(0, "failed", params, None, (), 1.0, 1, ATTACK)
-    changes = {"title": ATTACK, "summary": [(ATTACK, ATTACK)], "metric": ATTACK, "confirm": ATTACK}
-    text = page_of([record], figures={ATTACK: b""}, **changes)
+    text = page_of(sweep, [record], comparison=ATTACK, summary=[(ATTACK, ATTACK)])
     page = Page(text)
-    assert page.tags.count("script") == 1
-    assert page.tags.count("img") == 1
+    kinds = [kind for kind, _ in page.scripts]
+    assert kinds.count(None) == 1
+    assert set(kinds) == {None, "application/json", "text/plain"}
+    assert "img" not in page.tags
     assert page.rows[1][-1] == ATTACK
-    assert page.rows[1][page.rows[0].index("list")] == json.dumps([ATTACK])
+    assert page.rows[1][page.rows[0].index(ALPHA)] == ATTACK
 
 
-def test_page_loads_nothing_from_a_server(records):
-    text = page_of(records)
+def test_figures_are_those_of_plotly(sweep, records):
+    """What the page's script draws: the library as it is, and a figure's data in JSON."""
+    page = Page(page_of(sweep, records))
+    (packed,) = (content for kind, content in page.scripts if kind == "text/plain")
+    assert gzip.decompress(base64.b64decode(packed)).decode() == get_plotlyjs()
+    figures = [json.loads(text) for kind, text in page.scripts if kind == "application/json"]
+    assert len(figures) == 4 + 4
+    assert all(figure["data"] and figure["layout"]["title"]["text"] for figure in figures)
+
+
+def test_page_loads_nothing_from_a_server(sweep, records):
+    text = page_of(sweep, records)
     page = Page(text)
-    assert page.sources == ["data:image/png;base64," + base64.b64encode(b"picture").decode()]
-    assert "http://" not in text
-    assert "https://" not in text
-    assert "url(" not in text
+    assert page.sources == []
+    assert not re.search(r"https?://|url\(", re.sub(r'(?s)"text/plain".*?</script>', "", text))
     directives = dict(part.strip().split(" ", 1) for part in page.policy.split(";"))
     assert directives["default-src"] == "'none'"
-    assert directives["img-src"] == "data:"
-    assert directives["script-src"].startswith("'sha256-")
+    assert directives["img-src"] == "data: blob:"
+    assert re.fullmatch(r"('sha256-\S+' ?){2}", directives["script-src"])
+    assert len(text) < 3_000_000
 
 
-def test_confirmation_commands_are_shown_only_if_given(records):
-    assert "<pre>run &amp; see</pre>" in page_of(records, confirm="run & see")
-    assert "<pre>" not in page_of(records)
+def test_comparison_is_shown_only_if_given(sweep, records):
+    assert "<pre>run &amp; see</pre>" in page_of(sweep, records, comparison="run & see")
+    assert "<pre>" not in page_of(sweep, records)

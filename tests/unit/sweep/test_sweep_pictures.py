@@ -1,23 +1,14 @@
-import itertools
 import math
-import struct
+from html import unescape
 
 import numpy as np
 import pytest
-from matplotlib.collections import LineCollection
-from matplotlib.colors import to_rgba
-from matplotlib.contour import ContourSet
-from support.sweep_records import ALPHA, KIND, NAMES, TEMPERATURE, make_records
+from support.sweep_records import ALPHA, KIND, TEMPERATURE, make_records
 
 from service.sweep.analysis import TrialRecord
-from service.sweep.pages.pictures import SweepFacts, draw_all, png
+from service.sweep.pictures import SweepPictures
 
-
-def make_facts(records, **changes):
-    importances = {TEMPERATURE: 0.6, ALPHA: 0.3, KIND: 0.1}
-    log_params = frozenset({TEMPERATURE})
-    facts = SweepFacts(records, "held_out/top1", True, log_params, importances, 3)
-    return facts._replace(**changes)
+SHARES = {ALPHA: 0.3, TEMPERATURE: 0.6, KIND: 0.1}
 
 
 @pytest.fixture(scope="module")
@@ -25,158 +16,205 @@ def records():
     return make_records()
 
 
+def pictures_of(records, metric="held_out/top1", maximizes=True):
+    return SweepPictures(records, metric, maximizes, {TEMPERATURE})
+
+
 @pytest.fixture(scope="module")
-def figures(records):
-    return draw_all(make_facts(records))
+def pictures(records):
+    return pictures_of(records)
 
 
-def marks(axes, label):
-    """The points drawn under a label, as a set of rounded pairs."""
-    offsets = [
-        tuple(point)
-        for collection in axes.collections
-        if collection.get_label() == label
-        for point in collection.get_offsets()
+def named(figure, name):
+    return next(trace for trace in figure.data if trace.name and trace.name.startswith(name))
+
+
+def points(figure, name):
+    """The points drawn under a name, as a set of rounded pairs."""
+    pairs = [
+        pair
+        for trace in figure.data
+        if trace.name == name
+        for pair in zip(trace.x, trace.y, strict=True)
     ]
-    return {(round(float(x), 9), round(float(y), 9)) for x, y in offsets}
-
-
-def panel(figure, name):
-    return next(axes for axes in figure.axes if axes.get_xlabel().startswith(name))
-
-
-def star(axes):
-    line = next(line for line in axes.lines if line.get_marker() == "*")
-    return line.get_xdata()[0], line.get_ydata()[0]
+    return {(round(float(x), 9), round(float(y), 9)) for x, y in pairs}
 
 
 def of_state(records, state):
     return [record for record in records if record.state == state]
 
 
-def test_pictures_are_in_order_and_count_trials_by_state(figures):
-    assert list(figures) == NAMES
-    for figure in figures.values():
-        title = figure.get_suptitle()
-        assert "24 settings tried: 6 finished, 12 stopped early, 6 failed" in title
+def all_figures(pictures):
+    front = sorted(of_state(pictures.records, "finished"), key=lambda record: record.seconds)[:1]
+    figures = [pictures.by_parameter(path) for path in pictures.paths]
+    figures += [pictures.by_time(front), pictures.parallel_coordinates()]
+    figures += [pictures.learning_curves(), pictures.importances(SHARES, 3)]
+    if (figure := pictures.temperature_map()) is not None:
+        figures.append(figure)
+    return figures
 
 
-@pytest.mark.parametrize(("path", "scale"), [(TEMPERATURE, "log"), (ALPHA, "linear")])
-def test_scored_trials_are_drawn_at_their_value_and_metric(records, figures, path, scale):
-    axes = panel(figures["metric_by_parameter"], path)
-    assert axes.get_xscale() == scale
-    for state, label in (("finished", "finished"), ("stopped", "stopped early")):
+def test_every_title_counts_the_trials_by_state(pictures):
+    for figure in all_figures(pictures):
+        assert (
+            "24 settings tried: 6 finished, 12 stopped early, 6 failed" in figure.layout.title.text
+        )
+
+
+def test_hovering_over_a_trial_shows_its_settings(records, pictures):
+    for figure in (pictures.by_parameter(ALPHA), pictures.parallel_coordinates()):
+        texts = {entry[0] for trace in figure.data for entry in trace.customdata}
+        for record in records:
+            (text,) = (text for text in texts if text.startswith(f"trial {record.number},"))
+            lines = unescape(text).split("<br>")
+            assert f"{ALPHA}: {record.params[ALPHA]:.6g}" in lines
+            assert f"{KIND}: {record.params[KIND]}" in lines
+        assert all(trace.hovertemplate.startswith("%{customdata[0]}") for trace in figure.data)
+
+
+@pytest.mark.parametrize(("path", "scale"), [(TEMPERATURE, "log"), (ALPHA, None)])
+def test_scored_trials_are_drawn_at_their_value_and_metric(records, pictures, path, scale):
+    figure = pictures.by_parameter(path)
+    assert figure.layout.xaxis.type == scale
+    for state, name in (("finished", "finished"), ("stopped", "stopped early")):
         expected = {
             (round(record.params[path], 9), round(record.score, 9))
             for record in of_state(records, state)
         }
-        assert marks(axes, label) == expected
+        assert points(figure, name) == expected
 
 
-def test_time_and_metric_are_drawn_with_the_pareto_front(records):
-    """The front is a step line: its metric holds until a slower trial is better."""
-    finished = of_state(records, "finished")
-    front = sorted(finished, key=lambda record: record.score)[-2:]
-    figure = draw_all(make_facts(records, front=front))["metric_by_time"]
-    (axes,) = figure.axes
-
-    assert marks(axes, "finished") == {
-        (round(record.seconds, 9), round(record.score, 9)) for record in finished
+def test_states_are_told_apart(pictures):
+    figure = pictures.by_parameter(ALPHA)
+    looks = {
+        (named(figure, name).marker.symbol, named(figure, name).marker.color)
+        for name in ("finished", "stopped early", "failed", "best")
     }
-    line = next(line for line in axes.lines if line.get_drawstyle() == "steps-post")
-    assert list(zip(*line.get_data(), strict=True)) == [(r.seconds, r.score) for r in front]
+    assert len(looks) == 4
+    assert len({symbol for symbol, _ in looks}) == 4
 
 
-def test_time_is_drawn_only_if_it_is_an_objective(figures):
-    assert "metric_by_time" not in figures
-
-
-@pytest.mark.parametrize(("count", "is_warned"), [(24, True), (80, False)])
-def test_importances_of_few_trials_come_with_a_warning(count, is_warned):
-    figure = draw_all(make_facts(make_records(count)))["importance"]
-
-    assert ("a rough estimate" in figure.axes[0].get_title(loc="right")) == is_warned
-
-
-def test_failed_trials_are_marked_on_the_bottom_edge(records, figures):
-    axes = panel(figures["metric_by_parameter"], TEMPERATURE)
-    failed = next(c for c in axes.collections if c.get_label() == "failed")
-    values = sorted(record.params[TEMPERATURE] for record in of_state(records, "failed"))
-    assert sorted(failed.get_offsets()[:, 0]) == pytest.approx(values)
-    low, high = axes.get_ylim()
-    pixels = failed.get_offset_transform().transform(failed.get_offsets())
-    heights = axes.transAxes.inverted().transform(pixels)[:, 1]
+def test_failed_trials_are_below_all_scores(records, pictures):
+    drawn = points(pictures.by_parameter(TEMPERATURE), "failed")
+    values = {round(record.params[TEMPERATURE], 9) for record in of_state(records, "failed")}
+    assert {x for x, _ in drawn} == values
     least = min(record.score for record in records if record.state != "failed")
-    assert heights.max() < (least - low) / (high - low)
-    assert heights.min() >= 0
+    assert max(y for _, y in drawn) < least
 
 
-def test_categories_are_strips_around_their_labels(records, figures):
-    axes = panel(figures["metric_by_parameter"], KIND)
-    labels = [label.get_text() for label in axes.get_xticklabels()]
-    assert labels == ["cosine", "linear", "step"]
-    by_metric = {y: x for x, y in marks(axes, "finished") | marks(axes, "stopped early")}
+def test_categories_are_strips_around_their_labels(records, pictures):
+    figure = pictures.by_parameter(KIND)
+    labels = dict(zip(figure.layout.xaxis.tickvals, figure.layout.xaxis.ticktext, strict=True))
+    assert sorted(labels.values()) == ["cosine", "linear", "step"]
+    by_metric = {y: x for x, y in points(figure, "finished") | points(figure, "stopped early")}
     for record in of_state(records, "finished") + of_state(records, "stopped"):
         position = by_metric[round(record.score, 9)]
         assert labels[round(position)] == record.params[KIND]
         assert abs(position - round(position)) < 0.3
 
 
+def test_number_of_trials_that_used_a_parameter_is_said(records, pictures):
+    path = "schedule.step_epochs"
+    num_users = sum(path in record.params for record in records)
+    title = pictures.by_parameter(path).layout.xaxis.title.text
+    assert f"used by {num_users} trials" in title
+
+
+def test_time_and_metric_are_drawn_with_the_pareto_front(records, pictures):
+    """The front is a step line: its metric holds until a slower trial is better."""
+    finished = of_state(records, "finished")
+    front = sorted(finished, key=lambda record: record.score)[-2:]
+    figure = pictures.by_time(front)
+
+    assert points(figure, "finished") == {
+        (round(record.seconds, 9), round(record.score, 9)) for record in finished
+    }
+    line = named(figure, "Pareto front")
+    assert line.line.shape == "hv"
+    assert list(zip(line.x, line.y, strict=True)) == [(r.seconds, r.score) for r in front]
+
+
+@pytest.mark.parametrize(("count", "is_warned"), [(24, True), (80, False)])
+def test_importances_of_few_trials_come_with_a_warning(count, is_warned):
+    figure = pictures_of(make_records(count)).importances(SHARES, 3)
+    num_compared = count * 3 // 4
+    warning = f"(a rough estimate, from {num_compared} trials only)"
+    text = figure.layout.title.text.replace("<br>", " ")
+    assert (warning in text) == is_warned
+    assert "after 3 epochs" in text
+
+
+def test_importances_are_bars_with_the_largest_on_top(pictures):
+    (bars,) = pictures.importances(SHARES, 3).data
+    assert dict(zip(bars.y, bars.x, strict=True)) == SHARES
+    assert list(bars.y) == [KIND, ALPHA, TEMPERATURE]
+
+
 @pytest.mark.parametrize(("maximizes", "choose"), [(True, max), (False, min)])
 def test_the_star_is_on_the_best_finished_trial(records, maximizes, choose):
-    figures = draw_all(make_facts(records, metric="held_out/loss", maximizes=maximizes))
+    pictures = pictures_of(records, "held_out/loss", maximizes)
     best = choose(of_state(records, "finished"), key=lambda record: record.score)
-    axes = panel(figures["metric_by_parameter"], ALPHA)
-    assert star(axes) == (best.params[ALPHA], best.score)
-    assert star(figures["learning_curves"].axes[0]) == best.curve[-1]
-    map_axes = figures["temperature_alpha_map"].axes[0]
-    assert star(map_axes) == (best.params[TEMPERATURE], best.params[ALPHA])
+    name = f"best (trial {best.number})"
+
+    def star(figure):
+        return list(zip(named(figure, name).x, named(figure, name).y, strict=True))
+
+    assert star(pictures.by_parameter(ALPHA)) == [(best.params[ALPHA], best.score)]
+    assert star(pictures.learning_curves()) == [best.curve[-1]]
+    assert star(pictures.temperature_map()) == [(best.params[TEMPERATURE], best.params[ALPHA])]
 
 
-def test_every_trial_has_one_curve_with_its_points(records, figures):
-    axes = figures["learning_curves"].axes[0]
-    drawn = [
-        [tuple(point) for point in segment]
-        for collection in axes.collections
-        if isinstance(collection, LineCollection)
-        for segment in collection.get_segments()
-    ]
-    drawn += [
-        list(zip(line.get_xdata(), line.get_ydata(), strict=True))
-        for line in axes.lines
-        if line.get_marker() != "*"
-    ]
+def test_every_trial_has_one_curve_with_its_points(records, pictures):
+    lines = [trace for trace in pictures.learning_curves().data if trace.mode != "markers"]
+    drawn = [list(zip(line.x, line.y, strict=True)) for line in lines]
     assert sorted(drawn) == sorted(list(record.curve) for record in records)
-    ends = {(3.0, round(record.score, 9)) for record in of_state(records, "stopped")}
-    assert marks(axes, "stopped early") == ends
+    ends = {tuple(record.curve[-1]) for record in of_state(records, "stopped")}
+    assert {(trace.x[-1], trace.y[-1]) for trace in lines if trace.name == "stopped early"} == ends
 
 
-def test_map_shows_all_trials_and_better_ones_are_darker(records, figures):
-    axes = figures["temperature_alpha_map"].axes[0]
-    assert axes.get_xscale() == "log"
-    for state, label in (("finished", "finished"), ("stopped", "stopped early"), ("failed",) * 2):
+def test_map_shows_all_trials_and_better_ones_are_darker(records, pictures):
+    figure = pictures.temperature_map()
+    assert figure.layout.xaxis.type == "log"
+    for state, name in (("finished", "finished"), ("stopped", "stopped early"), ("failed",) * 2):
         placed = {
             (round(record.params[TEMPERATURE], 9), round(record.params[ALPHA], 9))
             for record in of_state(records, state)
         }
-        assert marks(axes, label) == placed
-    finished = next(c for c in axes.collections if c.get_label() == "finished")
-    brightness = finished.get_facecolors()[:, :3].sum(axis=1)
+        assert points(figure, name) == placed
+    scores = {record.params[ALPHA]: record.score for record in of_state(records, "finished")}
+    trace = named(figure, "finished")
+    assert [scores[y] for y in trace.y] == list(trace.marker.color)
+    colors = [color for _, color in figure.layout.coloraxis.colorscale]
+    brightness = [sum(map(int, color[4:-1].split(","))) for color in colors]
+    assert brightness == sorted(brightness, reverse=True)
+
+
+def test_colors_cover_the_finished_trials_without_the_worst_tenth(records, pictures):
     scores = [record.score for record in of_state(records, "finished")]
-    assert list(np.argsort(-brightness)) == list(np.argsort(scores))
-
-
-def test_stopped_trials_are_hollow_on_the_map(figures):
-    axes = figures["temperature_alpha_map"].axes[0]
-    stopped = next(c for c in axes.collections if c.get_label() == "stopped early")
-    assert {tuple(face[:3]) for face in stopped.get_facecolors()} == {to_rgba("white")[:3]}
+    colors = pictures.temperature_map().layout.coloraxis
+    assert (colors.cmin, colors.cmax) == (pytest.approx(np.quantile(scores, 0.1)), max(scores))
+    colors = pictures_of(records, "held_out/loss", False).temperature_map().layout.coloraxis
+    assert (colors.cmin, colors.cmax) == (min(scores), pytest.approx(np.quantile(scores, 0.9)))
 
 
 @pytest.mark.parametrize(("num_finished", "is_filled"), [(5, False), (6, True)])
 def test_map_has_a_background_with_at_least_six_finished_trials(records, num_finished, is_filled):
     chosen = of_state(records, "finished")[:num_finished] + of_state(records, "stopped")
-    axes = draw_all(make_facts(chosen))["temperature_alpha_map"].axes[0]
-    assert any(isinstance(c, ContourSet) for c in axes.collections) == is_filled
+    figure = pictures_of(chosen).temperature_map()
+    assert any(trace.type == "contour" for trace in figure.data) == is_filled
+
+
+def test_background_of_a_plane_is_that_plane():
+    """Scores that are linear in log temperature and alpha, on a regular grid."""
+    records = [
+        TrialRecord(4 * i + j, "finished", {TEMPERATURE: 2.0**i, ALPHA: j / 3}, i + j, (), 1.0)
+        for i in range(4)
+        for j in range(4)
+    ]
+    figure = pictures_of(records, "held_out/loss").temperature_map()
+    contour = next(trace for trace in figure.data if trace.type == "contour")
+    expected = np.log2(contour.x)[None, :] + 3 * np.array(contour.y)[:, None]
+    assert np.abs(np.array(contour.z) - expected)[1:-1, 1:-1].max() < 0.2
 
 
 @pytest.mark.parametrize("alphas", [[0.5] * 8, [0.1 * n for n in range(8)], [0.1, 0.9] * 4])
@@ -186,8 +224,9 @@ def test_map_is_drawn_for_collinear_points_grids_and_equal_scores(alphas, scores
         TrialRecord(n, "finished", {TEMPERATURE: 2.0 * 2 ** (n // 2), ALPHA: alpha}, score, (), 1.0)
         for n, (alpha, score) in enumerate(zip(alphas, scores, strict=True))
     ]
-    axes = draw_all(make_facts(records))["temperature_alpha_map"].axes[0]
-    assert len(marks(axes, "finished")) == len({tuple(r.params.values()) for r in records})
+    figure = pictures_of(records).temperature_map()
+    drawn = points(figure, "finished")
+    assert len(drawn) == len({tuple(record.params.values()) for record in records})
 
 
 @pytest.mark.parametrize("missing", [TEMPERATURE, ALPHA])
@@ -196,28 +235,25 @@ def test_there_is_no_map_unless_both_parameters_were_searched(records, missing):
         record._replace(params={p: v for p, v in record.params.items() if p != missing})
         for record in records
     ]
-    assert "temperature_alpha_map" not in draw_all(make_facts(fewer))
+    assert pictures_of(fewer).temperature_map() is None
 
 
-def test_parallel_lines_pass_every_axis_at_the_trials_value(records, figures):
-    axes = figures["parallel_coordinates"].axes[0]
-    drawn = sorted(
-        tuple(round(float(y), 6) for y in line.get_ydata())
-        for line in axes.lines
-        if len(line.get_xdata()) == 5
-    )
+def test_parallel_lines_pass_every_axis_at_the_trials_value(records, pictures):
+    figure = pictures.parallel_coordinates()
+    drawn = {
+        int(line.customdata[0][0].split(",")[0].split()[1]): [round(float(y), 6) for y in line.y]
+        for line in figure.data
+    }
     paths = list(dict.fromkeys(path for record in records for path in record.params))
     columns = [[record.params.get(path) for record in records] for path in paths]
     columns.append([None if record.state == "failed" else record.score for record in records])
-    (absent,) = {line[-1] for line in drawn if line[-1] < 0}
-    expected = zip(
-        *(
-            _heights(column, path, absent)
-            for column, path in zip(columns, [*paths, ""], strict=True)
-        ),
-        strict=True,
-    )
-    assert drawn == sorted(expected)
+    absent = min(y for heights in drawn.values() for y in heights)
+    assert absent < 0
+    heights = [
+        _heights(column, path, absent) for column, path in zip(columns, [*paths, ""], strict=True)
+    ]
+    expected = zip(*heights, strict=True)
+    assert drawn == {r.number: list(line) for r, line in zip(records, expected, strict=True)}
 
 
 def _heights(column, path, absent):
@@ -231,31 +267,18 @@ def _heights(column, path, absent):
     return [absent if p is None else round((p - low) / (high - low), 6) for p in positions]
 
 
-def test_importances_are_bars_in_descending_order(figures):
-    axes = figures["importance"].axes[0]
-    widths = {
-        label.get_text(): bar.get_width()
-        for label, bar in zip(axes.get_yticklabels(), axes.patches, strict=True)
-    }
-    assert widths == pytest.approx({TEMPERATURE: 60, ALPHA: 30, KIND: 10})
-    assert list(widths) == [KIND, ALPHA, TEMPERATURE]
-
-
-def test_importances_that_are_nan_are_left_out(records):
-    assert "importance" not in draw_all(make_facts(records, importances={ALPHA: math.nan}))
-
-
-def test_png_is_complete_and_deterministic(records, figures):
-    image = png(figures["importance"])
-    assert image.startswith(b"\x89PNG\r\n\x1a\n")
-    assert image.endswith(b"IEND\xaeB`\x82")
-    width, height = struct.unpack(">II", image[16:24])
-    assert (width, height) == tuple(int(side) for side in figures["importance"].bbox.size * 1.1)
-    assert png(draw_all(make_facts(records))["importance"]) == image
+def test_best_line_is_the_widest_and_failed_ones_are_dotted(pictures):
+    figure = pictures.parallel_coordinates()
+    widths = {trace.name: trace.line.width for trace in figure.data if trace.line.dash is None}
+    assert max(widths, key=widths.get).startswith("best (trial ")
+    assert widths["finished"] > widths["stopped early or running"]
+    assert named(figure, "failed").line.dash == "dot"
+    legend = [trace.name for trace in figure.data if trace.showlegend]
+    assert len(legend) == len(set(legend)) == 4
 
 
 def odd_records():
-    values = [[1, 2], {"a": "$x$ and $y"}, None, True, "ünï$", 3, 0.5, "long " * 20]
+    values = [[1, 2], {"a": "<b>x</b> & y"}, None, True, "ünï$", 3, 0.5, "long " * 20]
     names = ["a.b.c.list_of_a_very_long_name_indeed", "one", "same.number"]
     return [
         TrialRecord(
@@ -267,25 +290,18 @@ def odd_records():
 
 def test_odd_settings_are_drawn_without_a_warning(recwarn):
     failed = [r._replace(state="failed", score=None, curve=()) for r in make_records(4)]
-    unmeasured = [r._replace(state="waiting", score=math.nan, curve=()) for r in make_records(3)]
+    curve = ((1, math.nan),)
+    unmeasured = [r._replace(state="waiting", score=math.nan, curve=curve) for r in make_records(3)]
     for records in (failed, unmeasured, make_records(1), odd_records()):
-        for figure in draw_all(make_facts(records, importances={})).values():
-            figure.draw_without_rendering()
+        pictures = pictures_of(records)
+        figures = [pictures.by_parameter(path) for path in pictures.paths]
+        for figure in [*figures, pictures.parallel_coordinates(), pictures.temperature_map()]:
+            assert figure is None or figure.to_json()
     assert not recwarn.list
 
 
-def test_no_trials_give_no_pictures():
-    assert draw_all(make_facts([], importances={})) == {}
-
-
-def test_axis_names_do_not_overlap():
-    params = {f"section.part.a_rather_long_parameter_{n}": 0.1 * n for n in range(8)}
-    records = [
-        TrialRecord(n, "finished", {p: v + n for p, v in params.items()}, n / 9, (), 1.0)
-        for n in range(3)
-    ]
-    figure = draw_all(make_facts(records))["parallel_coordinates"]
-    figure.draw_without_rendering()
-    labels = figure.axes[0].get_xticklabels()
-    boxes = [label.get_window_extent() for label in labels]
-    assert all(one.x1 <= two.x0 for one, two in itertools.pairwise(boxes))
+def test_texts_of_settings_are_not_read_as_tags():
+    figure = pictures_of(odd_records()).by_parameter("a.b.c.list_of_a_very_long_name_indeed")
+    texts = [entry[0] for trace in figure.data for entry in trace.customdata]
+    assert not any("<b>" in text for text in [*texts, *figure.layout.xaxis.ticktext])
+    assert any("&lt;b&gt;" in text for text in texts)

@@ -1,1 +1,0 @@
-"""Renders the HTML page of a sweep and its pictures."""
