@@ -7,9 +7,9 @@ import numpy as np
 from data_pipeline.facts import DatasetFacts, dataset_facts
 from data_pipeline.files import is_remote
 from data_pipeline.selection import num_held_out_per_class
-from service.spec.data_sections import Dataset
+from service.spec.data_sections import Augmentation, Dataset
 from service.spec.errors import Problem
-from service.spec.job import JobSpec
+from service.spec.sections import Training
 
 
 def read_facts(dataset: Dataset) -> tuple[dict[str, DatasetFacts], list[Problem]]:
@@ -29,27 +29,32 @@ def read_facts(dataset: Dataset) -> tuple[dict[str, DatasetFacts], list[Problem]
     return facts, problems
 
 
-def check_data(spec: JobSpec, facts: Mapping[str, DatasetFacts]) -> Iterator[Problem]:
+def check_data(
+    facts: Mapping[str, DatasetFacts],
+    dataset: Dataset,
+    augmentation: Augmentation | None,
+    training: Training | None,
+) -> Iterator[Problem]:
     """Labels within the classes, enough images of the size that is needed, a cache where one is.
 
-    ``facts`` are those of the splits that can be read.
+    ``facts`` are those of the splits that can be read; a section is None if it is not valid.
     """
     for split in ("train", "val"):
-        location = getattr(spec.dataset, split)
+        location = getattr(dataset, split)
         where = f"dataset.{split}"
-        if is_remote(location) and spec.dataset.cache is None:
+        if is_remote(location) and dataset.cache is None:
             yield Problem(
                 "dataset.cache",
                 f"is absent, but {where} is {location}",
                 'give a folder on the nodes\' own disks, as in {"path": "/scratch/datasets"}',
             )
         if split in facts:
-            yield from _check_labels(where, location, facts[split], spec.dataset.num_classes)
+            yield from _check_labels(where, location, facts[split], dataset.num_classes)
     if "train" in facts:
-        yield from _check_train_images(spec, spec.dataset.train, facts["train"])
+        yield from _check_train_images(facts["train"], dataset, augmentation, training)
     if len(facts) == 2:
         yield from _check_classes(facts["train"], facts["val"])
-        yield from _check_cache(spec, facts)
+        yield from _check_cache(dataset, facts)
 
 
 def _check_classes(train: DatasetFacts, val: DatasetFacts) -> Iterator[Problem]:
@@ -68,8 +73,8 @@ def _check_classes(train: DatasetFacts, val: DatasetFacts) -> Iterator[Problem]:
     )
 
 
-def _check_cache(spec: JobSpec, facts: Mapping[str, DatasetFacts]) -> Iterator[Problem]:
-    cache = spec.dataset.cache
+def _check_cache(dataset: Dataset, facts: Mapping[str, DatasetFacts]) -> Iterator[Problem]:
+    cache = dataset.cache
     if cache is None:
         return
     existing = next(path for path in (cache.path, *cache.path.parents) if path.exists())
@@ -101,29 +106,34 @@ def _check_labels(
         )
 
 
-def _check_train_images(spec: JobSpec, location: str, facts: DatasetFacts) -> Iterator[Problem]:
-    augmentation, training = getattr(spec, "augmentation", None), getattr(spec, "training", None)
-    num_images, held_out = facts.num_images, spec.dataset.held_out
+def _check_train_images(
+    train: DatasetFacts,
+    dataset: Dataset,
+    augmentation: Augmentation | None,
+    training: Training | None,
+) -> Iterator[Problem]:
+    num_images, held_out = train.num_images, dataset.held_out
     if held_out is not None:
         num_images -= held_out.num_images
         try:
-            num_held_out_per_class(np.array(facts.num_per_label), held_out.num_images)
+            num_held_out_per_class(np.array(train.num_per_label), held_out.num_images)
         except ValueError as error:
             yield _problem("dataset.held_out.num_images", str(error))
             return
     if training and num_images < training.global_batch_size:
         yield Problem(
             "training.global_batch_size",
-            f"is {training.global_batch_size} but {location} has {num_images} images to train on",
+            f"is {training.global_batch_size} but {dataset.train} has {num_images} images to "
+            "train on",
             "make it no larger than the training set",
         )
     if augmentation is None:
         return
-    size, low, high = augmentation.size, facts.min_side, facts.max_side
+    size, low, high = augmentation.size, train.min_side, train.max_side
     if augmentation.crop == "pad_and_crop" and (low, high) != (size, size):
         span = str(low) if low == high else f"{low} to {high}"
         yield Problem(
             "augmentation.size",
-            f"is {size} but {location} has images of {span} pixels",
+            f"is {size} but {dataset.train} has images of {span} pixels",
             "pad_and_crop needs images of exactly that size; use it or random_resized",
         )

@@ -3,8 +3,9 @@
 Answers within a second or two: neither torch nor ray is imported.
 """
 
+import contextlib
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,25 +13,15 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
 from data_pipeline.facts import DatasetFacts
-from data_pipeline.files import is_remote
 from data_pipeline.json_files import UnusableFileError
 from data_pipeline.json_files import read_json as read_json_file
 from service.spec.data_rules import check_data, read_facts
-from service.spec.data_sections import Dataset
 from service.spec.errors import MAX_PROBLEMS, BadInputError, Problem
-from service.spec.fields import Section
 from service.spec.job import JobSpec
-from service.spec.paths import (
-    absolute_path,
-    absolute_uri,
-    home_problem,
-    path_remedy,
-    refused_path,
-    sqlite_path,
-)
-from service.spec.rules import RULES
+from service.spec.paths import absolute_path, path_remedy
+from service.spec.rules import check_rules
 from service.spec.secrets import environment_problems, secret_problems, without_secrets
-from service.spec.sections import is_file_source
+from service.spec.section_paths import absolute_paths, home_problems, refused_paths
 from service.spec.suggestions import nearest_field, nearest_value
 from service.spec.weights_metadata import check_weights_cards
 
@@ -78,22 +69,27 @@ def parse_job(content: Any, subject: str = "spec") -> LoadedJob:  # noqa: ANN401
         JobSpec.model_validate(content)
     except ValidationError as error:
         problems += problems_of(error, JobSpec)
-    spec = _valid_part(content)
-    problems += home_problems(spec)
-    spec = with_absolute_paths(spec)
-    problems += _remove_refused_paths(spec)
-    for needs, rule in RULES:
-        if all(hasattr(spec, section) for section in needs):
-            problems += rule(spec)
+    sections = _valid_sections(content)
+    problems += home_problems(sections)
+    sections |= absolute_paths(sections)
+    refused = refused_paths(sections)
+    problems += refused
+    for problem in refused:
+        # No rule can check a section with such a path.
+        sections.pop(problem.where.partition(".")[0], None)
+    problems += check_rules(sections)
     facts: dict[str, DatasetFacts] = {}
-    if hasattr(spec, "dataset"):
-        facts, unreadable = read_facts(spec.dataset)
-        problems += [*unreadable, *check_data(spec, facts)]
-    if "train" in facts and all(hasattr(spec, role) for role in ("student", "teacher")):
-        problems += check_weights_cards(spec, facts["train"].classes)
+    if dataset := sections.get("dataset"):
+        facts, unreadable = read_facts(dataset)
+        others = sections.get("augmentation"), sections.get("training")
+        problems += [*unreadable, *check_data(facts, dataset, *others)]
+    if "train" in facts and {"student", "teacher"} <= sections.keys():
+        models = sections["student"], sections["teacher"]
+        problems += check_weights_cards(*models, facts["train"].classes)
     if problems:
         raise BadInputError(subject, problems)
-    return LoadedJob(spec, facts["train"], facts["val"])
+    given = {name: one for name, one in sections.items() if name in content}
+    return LoadedJob(JobSpec.model_validate(given), facts["train"], facts["val"])
 
 
 def read_json(path: Path) -> Any:  # noqa: ANN401 - any JSON value
@@ -115,103 +111,19 @@ def read_json(path: Path) -> Any:  # noqa: ANN401 - any JSON value
     raise BadInputError(str(path), [problem])
 
 
-def _valid_part(content: Mapping[str, Any]) -> JobSpec:
-    """A spec with only the sections that are valid, so that rules can check what there is."""
+def _valid_sections(content: Mapping[str, Any]) -> dict[str, Any]:
+    """The sections and fields of a spec that are valid, whatever the others are."""
     sections: dict[str, Any] = {}
-    invalid = set()
     for name, field in JobSpec.model_fields.items():
-        if name in content:
-            try:
-                sections[name] = TypeAdapter(field.rebuild_annotation()).validate_python(
-                    content[name]
-                )
-            except ValidationError:
-                invalid.add(name)
-        elif field.is_required():
-            invalid.add(name)
-    spec = JobSpec.model_construct(set(sections), **sections)
-    for name in invalid:
-        spec.__dict__.pop(name, None)
-    return spec
+        if name not in content:
+            if not field.is_required():
+                sections[name] = field.get_default()
+            continue
+        with contextlib.suppress(ValidationError):
+            adapter = TypeAdapter[Any](field.rebuild_annotation())
+            sections[name] = adapter.validate_python(content[name])
+    return sections
 
-
-def with_absolute_paths(spec: JobSpec) -> JobSpec:
-    """The spec with absolute paths: workers run in another directory.
-
-    Sections that are missing, because they are invalid, are left out.
-    """
-    changes: dict[str, Section] = {}
-    if checkpoints := getattr(spec, "checkpoints", None):
-        path = absolute_path(checkpoints.storage_path)
-        changes["checkpoints"] = checkpoints.model_copy(update={"storage_path": path})
-    if dataset := getattr(spec, "dataset", None):
-        changes["dataset"] = _with_absolute_locations(dataset)
-    for name in ("teacher", "student"):
-        model = getattr(spec, name, None)
-        if model and model.weights and is_file_source(model.weights.source):
-            source = str(absolute_path(model.weights.source))
-            weights = model.weights.model_copy(update={"source": source})
-            changes[name] = model.model_copy(update={"weights": weights})
-    tracking = getattr(spec, "tracking", None)
-    if tracking and tracking.uri is not None:
-        changes["tracking"] = tracking.model_copy(update={"uri": absolute_uri(tracking.uri)})
-    return spec.model_copy(update=changes)
-
-
-def home_problems(spec: JobSpec) -> Iterator[Problem]:
-    """Paths that start with the home directory of a user who does not exist."""
-    for where, path in _paths(spec).items():
-        if problem := home_problem(where, path):
-            yield problem
-
-
-def _remove_refused_paths(spec: JobSpec) -> list[Problem]:
-    """A problem for each path that the system refuses, whose section no rule can check then."""
-    paths = _paths(spec)
-    tracking = getattr(spec, "tracking", None)
-    if tracking and tracking.uri and (database := sqlite_path(tracking.uri)):
-        paths["tracking.uri"] = database
-    problems = []
-    for where, path in paths.items():
-        longest = path
-        if where == "checkpoints.storage_path" and hasattr(spec, "name"):
-            longest = spec.run_path / LONGEST_NAME
-        if not is_remote(str(path)) and (reason := refused_path(longest)):
-            spec.__dict__.pop(where.partition(".")[0], None)
-            problems.append(Problem(where, f"{path}: {reason}", "give another path"))
-    return problems
-
-
-def _paths(spec: JobSpec) -> dict[str, Path | str]:
-    """The paths in the sections of a spec that are valid, by field; URIs of weights are not."""
-    paths: dict[str, Path | str] = {}
-    if checkpoints := getattr(spec, "checkpoints", None):
-        paths["checkpoints.storage_path"] = checkpoints.storage_path
-    if dataset := getattr(spec, "dataset", None):
-        paths |= {"dataset.train": dataset.train, "dataset.val": dataset.val}
-        if dataset.cache:
-            paths["dataset.cache.path"] = dataset.cache.path
-    for name in ("teacher", "student"):
-        model = getattr(spec, name, None)
-        if model and model.weights and is_file_source(model.weights.source):
-            paths[f"{name}.weights.source"] = model.weights.source
-    return paths
-
-
-def _with_absolute_locations(dataset: Dataset) -> Dataset:
-    locations: dict[str, object] = {
-        split: str(absolute_path(location))
-        for split in ("train", "val")
-        if not is_remote(location := getattr(dataset, split))
-    }
-    if dataset.cache:
-        path = absolute_path(dataset.cache.path)
-        locations["cache"] = dataset.cache.model_copy(update={"path": path})
-    return dataset.model_copy(update=locations)
-
-
-LONGEST_NAME = "x" * 200
-"""As long as the path of any file within a run's folder."""
 
 UNION_TAGS = ("sgd", "adamw", "number", "range")
 """What pydantic adds to a location where a field has alternatives; the user did not write it."""

@@ -1,14 +1,17 @@
-"""Rules that involve several sections of a spec, or the files that it names.
+"""Rules about the sections of a spec that are valid each, and about the files that they name.
 
-Each rule gets a spec whose required sections are valid, and yields every problem.
+A rule's parameters are the sections that it needs, by name; one with a default need not be valid.
+It yields every problem.
 """
 
+import inspect
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
+from service.spec.data_sections import Augmentation, Dataset
 from service.spec.errors import Problem
-from service.spec.job import JobSpec
+from service.spec.fields import Section
 from service.spec.mlflow_rules import (
     alias_problem,
     experiment_problem,
@@ -17,33 +20,58 @@ from service.spec.mlflow_rules import (
 )
 from service.spec.model_names import model_name_problem
 from service.spec.paths import SQLITE, absolute_uri, output_problem, sqlite_path
-from service.spec.sections import is_file_source, is_mlflow_source
+from service.spec.sections import (
+    AdamW,
+    Checkpoints,
+    Evaluation,
+    Method,
+    Resources,
+    Schedule,
+    Sgd,
+    Student,
+    Teacher,
+    Tracking,
+    Training,
+    is_file_source,
+    is_mlflow_source,
+)
 from service.spec.weights_metadata import weights_problems
 
 SOURCES = "give the path of a weights file, models:/NAME@ALIAS, runs:/ID/PATH or torchvision:ENUM"
-Rule = Callable[[JobSpec], Iterator[Problem]]
+Rule = Callable[..., Iterator[Problem]]
 
 
-def check_models(spec: JobSpec) -> Iterator[Problem]:
+def check_rules(sections: Mapping[str, Section | None]) -> Iterator[Problem]:
+    """Every problem that the rules find; ``sections``: those that are valid, by name."""
+    for rule in RULES:
+        parameters = inspect.signature(rule).parameters
+        needed = {name for name, one in parameters.items() if one.default is one.empty}
+        if needed <= sections.keys():
+            yield from rule(**{name: sections[name] for name in parameters if name in sections})
+
+
+def check_models(
+    student: Student, teacher: Teacher | None, dataset: Dataset | None = None
+) -> Iterator[Problem]:
     """Names on the allow-list; class counts that agree."""
-    for role, model in (("student", spec.student), ("teacher", spec.teacher)):
+    for role, model in (("student", student), ("teacher", teacher)):
         if model and (found := model_name_problem(model.model)):
             yield Problem(f"{role}.model", *found)
-    dataset = getattr(spec, "dataset", None)
-    if not dataset or not spec.teacher or spec.teacher.num_classes is None:
+    if not dataset or not teacher or teacher.num_classes is None:
         return
-    if spec.teacher.num_classes != dataset.num_classes:
+    if teacher.num_classes != dataset.num_classes:
         yield Problem(
             "teacher.num_classes",
-            f"is {spec.teacher.num_classes} but dataset.num_classes is {dataset.num_classes}",
+            f"is {teacher.num_classes} but dataset.num_classes is {dataset.num_classes}",
             "use a teacher trained on the dataset's classes",
         )
 
 
-def check_weights(spec: JobSpec) -> Iterator[Problem]:
+def check_weights(
+    student: Student, teacher: Teacher | None, dataset: Dataset | None = None
+) -> Iterator[Problem]:
     """Weights that exist, for the model and the dataset's classes."""
-    dataset = getattr(spec, "dataset", None)
-    for role, model in (("student", spec.student), ("teacher", spec.teacher)):
+    for role, model in (("student", student), ("teacher", teacher)):
         if model is None or model.weights is None:
             continue
         weights, where = model.weights, f"{role}.weights"
@@ -57,12 +85,11 @@ def check_weights(spec: JobSpec) -> Iterator[Problem]:
             yield from weights_problems(where, model.model, weights, num_classes)
 
 
-def check_method(spec: JobSpec) -> Iterator[Problem]:
+def check_method(method: Method | None, teacher: Teacher | None) -> Iterator[Problem]:
     """Loss weights that train something, and a teacher where they need one."""
-    method = spec.method
     if method is None:
         return
-    if spec.teacher is None and (method.alpha > 0 or method.beta > 0):
+    if teacher is None and (method.alpha > 0 or method.beta > 0):
         yield Problem(
             "method",
             "weighs distillation losses without a teacher",
@@ -74,10 +101,9 @@ def check_method(spec: JobSpec) -> Iterator[Problem]:
         )
 
 
-def check_batches(spec: JobSpec) -> Iterator[Problem]:
+def check_batches(training: Training, resources: Resources) -> Iterator[Problem]:
     """A global batch is cut into micro-batches, of which every worker has at least one."""
-    batch, resources = spec.training.global_batch_size, spec.resources
-    workers, micro = resources.max_workers, spec.training.micro_batch_size
+    batch, workers, micro = _batches(training, resources)
     if resources.min_workers > workers:
         yield Problem(
             "resources.num_workers",
@@ -111,9 +137,13 @@ def check_batches(spec: JobSpec) -> Iterator[Problem]:
         )
 
 
-def check_schedule(spec: JobSpec) -> Iterator[Problem]:
+def _batches(training: Training, resources: Resources) -> tuple[int, int, int | None]:
+    """Images of a step, workers, and images of a forward pass where the spec says so."""
+    return training.global_batch_size, resources.max_workers, training.micro_batch_size
+
+
+def check_schedule(schedule: Schedule) -> Iterator[Problem]:
     """Milestones in order and within the training; warm-up shorter than it."""
-    schedule = spec.schedule
     if schedule.kind == "multistep":
         milestones = list(schedule.milestones)
         if milestones != sorted(set(milestones)):
@@ -136,16 +166,16 @@ def check_schedule(spec: JobSpec) -> Iterator[Problem]:
         )
 
 
-def check_optimizer(spec: JobSpec) -> Iterator[Problem]:
+def check_optimizer(optimizer: Sgd | AdamW) -> Iterator[Problem]:
     """Nesterov's momentum needs momentum."""
-    optimizer = spec.optimizer
     if optimizer.kind == "sgd" and optimizer.nesterov and optimizer.momentum == 0:
         yield Problem("optimizer.nesterov", "is on with momentum 0", "set momentum, such as 0.9")
 
 
-def check_augmentation(spec: JobSpec) -> Iterator[Problem]:
+def check_augmentation(
+    augmentation: Augmentation, schedule: Schedule | None = None
+) -> Iterator[Problem]:
     """Ranges in order; stages that can be reached; a mixture of something."""
-    augmentation = spec.augmentation
     ranges = {"scale": augmentation.scale, "ratio": augmentation.ratio}
     if augmentation.erasing:
         ranges["erasing.scale"] = augmentation.erasing.scale
@@ -153,7 +183,7 @@ def check_augmentation(spec: JobSpec) -> Iterator[Problem]:
     for name, (low, high) in ranges.items():
         if low > high:
             yield Problem(f"augmentation.{name}", f"is ({low}, {high})", "give the smaller first")
-    yield from _check_size_stages(spec)
+    yield from _check_size_stages(augmentation, schedule)
     mixing = augmentation.mixing
     if mixing and mixing.mixup_alpha == mixing.cutmix_alpha == 0:
         yield Problem(
@@ -163,9 +193,9 @@ def check_augmentation(spec: JobSpec) -> Iterator[Problem]:
         )
 
 
-def _check_size_stages(spec: JobSpec) -> Iterator[Problem]:
-    stages = spec.augmentation.size_stages
-    if stages and spec.augmentation.crop == "pad_and_crop":
+def _check_size_stages(augmentation: Augmentation, schedule: Schedule | None) -> Iterator[Problem]:
+    stages = augmentation.size_stages
+    if stages and augmentation.crop == "pad_and_crop":
         yield Problem(
             "augmentation.size_stages",
             "are given with crop pad_and_crop, whose size is the images' own",
@@ -178,7 +208,6 @@ def _check_size_stages(spec: JobSpec) -> Iterator[Problem]:
             f"start at epochs {epochs}",
             "give them in ascending order, each once",
         )
-    schedule = getattr(spec, "schedule", None)
     if epochs and schedule and epochs[-1] >= schedule.num_epochs:
         yield Problem(
             "augmentation.size_stages",
@@ -187,26 +216,24 @@ def _check_size_stages(spec: JobSpec) -> Iterator[Problem]:
         )
 
 
-def check_mixing(spec: JobSpec) -> Iterator[Problem]:
+def check_mixing(
+    augmentation: Augmentation, training: Training, resources: Resources
+) -> Iterator[Problem]:
     """Pairs lie within a micro-batch, so micro-batches must be even."""
-    if spec.augmentation.mixing is None or check_batches_fails(spec):
+    if augmentation.mixing is None or any(check_batches(training, resources)):
         return
-    if spec.micro_batch_size % 2:
+    batch, workers, micro = _batches(training, resources)
+    num_images = batch // workers if micro is None else micro
+    if num_images % 2:
         yield Problem(
             "augmentation.mixing",
-            f"mixes pairs, but a forward pass has {spec.micro_batch_size} images",
+            f"mixes pairs, but a forward pass has {num_images} images",
             "set an even training.micro_batch_size",
         )
 
 
-def check_batches_fails(spec: JobSpec) -> bool:
-    """Whether the batch sizes do not fit each other, so that other rules cannot be checked."""
-    return any(True for _ in check_batches(spec))
-
-
-def check_evaluation(spec: JobSpec) -> Iterator[Problem]:
+def check_evaluation(evaluation: Evaluation) -> Iterator[Problem]:
     """A crop that fits in what it is cut from."""
-    evaluation = spec.evaluation
     if evaluation.crop_size > evaluation.resize_size:
         yield Problem(
             "evaluation.crop_size",
@@ -215,9 +242,9 @@ def check_evaluation(spec: JobSpec) -> Iterator[Problem]:
         )
 
 
-def check_storage(spec: JobSpec) -> Iterator[Problem]:
+def check_storage(checkpoints: Checkpoints) -> Iterator[Problem]:
     """A storage path that is, or can become, a folder."""
-    path = spec.checkpoints.storage_path
+    path = checkpoints.storage_path
     if problem := output_problem("checkpoints.storage_path", path):
         yield problem
     existing = next((parent for parent in (path, *path.parents) if parent.exists()), Path("/"))
@@ -228,21 +255,21 @@ def check_storage(spec: JobSpec) -> Iterator[Problem]:
         yield Problem("checkpoints.storage_path", wrong, "give a folder that you may write")
 
 
-def check_tracking(spec: JobSpec) -> Iterator[Problem]:
+def check_tracking(tracking: Tracking) -> Iterator[Problem]:
     """An alias needs a registered model; names and addresses that MLflow accepts."""
     for field, find_problem in (
         ("experiment", experiment_problem),
         ("register_as", registered_model_problem),
         ("alias", alias_problem),
     ):
-        name = getattr(spec.tracking, field)
+        name = getattr(tracking, field)
         if name is not None and (found := find_problem(name)):
             yield Problem(f"tracking.{field}", *found)
-    if spec.tracking.alias and not spec.tracking.register_as:
+    if tracking.alias and not tracking.register_as:
         yield Problem(
             "tracking.alias", "is set but register_as is not", "name the registered model"
         )
-    uri = spec.tracking.uri
+    uri = tracking.uri
     if uri is not None and not uri.startswith(("http://", "https://", SQLITE)):
         yield Problem(
             "tracking.uri", f"is {uri!r}", "give http(s)://host:port or sqlite:///path/mlflow.db"
@@ -254,25 +281,15 @@ def check_tracking(spec: JobSpec) -> Iterator[Problem]:
             yield problem
 
 
-def check_cache(spec: JobSpec) -> Iterator[Problem]:
+def check_cache(dataset: Dataset) -> Iterator[Problem]:
     """A cache that Ray does not remove."""
-    cache = spec.dataset.cache
+    cache = dataset.cache
     if cache and (problem := output_problem("dataset.cache.path", cache.path)):
         yield problem
 
 
-RULES: tuple[tuple[tuple[str, ...], Rule], ...] = (
-    (("student", "teacher"), check_models),
-    (("student", "teacher"), check_weights),
-    (("method", "teacher"), check_method),
-    (("training", "resources"), check_batches),
-    (("schedule",), check_schedule),
-    (("optimizer",), check_optimizer),
-    (("augmentation",), check_augmentation),
-    (("augmentation", "training", "resources"), check_mixing),
-    (("evaluation",), check_evaluation),
-    (("checkpoints",), check_storage),
-    (("tracking",), check_tracking),
-    (("dataset",), check_cache),
+RULES: tuple[Rule, ...] = (
+    *(check_models, check_weights, check_method, check_batches, check_schedule, check_optimizer),
+    *(check_augmentation, check_mixing, check_evaluation, check_storage, check_tracking),
+    check_cache,
 )
-"""Every rule with the sections that it must find valid."""

@@ -21,7 +21,7 @@ from service.spec.published_weights import (
     published_problems,
 )
 from service.spec.safetensors_header import read_safetensors_header
-from service.spec.sections import Weights, is_file_source, is_mlflow_source
+from service.spec.sections import Student, Teacher, Weights, is_file_source, is_mlflow_source
 from service.spec.state_dicts import (
     CLASSIFIER,
     Choice,
@@ -217,12 +217,14 @@ def read_card(path: Path) -> dict[str, Any]:
     return {**metadata, **values} if "architecture" in metadata else {}
 
 
-def check_weights_cards(spec: JobSpec, classes: tuple[str, ...] | None) -> Iterator[Problem]:
+def check_weights_cards(
+    student: Student, teacher: Teacher | None, classes: tuple[str, ...] | None
+) -> Iterator[Problem]:
     """Files of students of this service, that are of another network or another class order.
 
     ``classes``: names of the training set's classes by label, if they are known.
     """
-    for role, model in (("student", spec.student), ("teacher", spec.teacher)):
+    for role, model in (("student", student), ("teacher", teacher)):
         if model is None or model.weights is None:
             continue
         if is_file_source(model.weights.source):

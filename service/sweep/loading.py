@@ -7,8 +7,9 @@ from typing import Any, NamedTuple
 from pydantic import ValidationError
 
 from service.spec.errors import BadInputError, Problem
-from service.spec.loading import LoadedJob, problems_of, read_json, with_absolute_paths
+from service.spec.loading import LoadedJob, problems_of, read_json
 from service.spec.secrets import environment_problems, secret_problems, without_secrets
+from service.spec.section_paths import absolute_paths
 from service.sweep.rules import check_sweep
 from service.sweep.spec import SweepSpec
 
@@ -65,7 +66,8 @@ def _parse(content: Any, subject: str) -> LoadedSweep:  # noqa: ANN401 - it is J
     if problems:
         # Without pydantic's error, which repeats what the spec contains.
         raise BadInputError(subject, problems)
-    sweep = sweep.model_copy(update={"base": with_absolute_paths(sweep.base)})
+    base_spec = sweep.base.model_copy(update=absolute_paths(dict(sweep.base)))
+    sweep = sweep.model_copy(update={"base": base_spec})
     base, problems = check_sweep(sweep)
     if problems or base is None:
         raise BadInputError(subject, problems)

@@ -3,7 +3,7 @@
 import pytest
 
 from service.models.build import build_model
-from service.plan import format_plan, make_plan
+from service.plan import WORKER_BASE_BYTES, format_plan, make_plan
 from service.spec.loading import parse_job
 
 
@@ -44,3 +44,93 @@ def test_plan_of_a_range_of_workers(make_content):
     plan = make_plan(parse_job(make_content(resources={"num_workers": [1, 3]})))
     assert "1 to 3 workers share 4 micro-batches of 16 images per step" in format_plan(plan)
     assert any("no multiple of 3 workers" in warning for warning in plan.warnings)
+
+
+def memory_of(make_content, **sections):
+    return make_plan(parse_job(make_content(**sections))).memory_bytes
+
+
+@pytest.fixture
+def parameter_bytes():
+    """float32 parameters of the student of make_content."""
+    return 4 * sum(p.numel() for p in build_model("cifar:tiny_cnn", 4).parameters())
+
+
+@pytest.mark.parametrize(
+    ("sections", "num_copies"),
+    [
+        # Weights, gradients and momentum are counted always; Adam has two moments.
+        ({"training": {"ema_decay": 0.99}}, 1),
+        ({"optimizer": {"kind": "adamw", "learning_rate": 0.001}}, 1),
+        ({"optimizer": {"kind": "adamw"}, "training": {"ema_decay": 0.99}}, 2),
+    ],
+)
+def test_memory_counts_copies_of_the_parameters(
+    make_content, parameter_bytes, sections, num_copies
+):
+    added = memory_of(make_content, **sections) - memory_of(make_content)
+    assert added == num_copies * parameter_bytes
+
+
+def test_memory_has_the_teachers_weights(make_content, teacher):
+    added = memory_of(make_content, teacher=teacher) - memory_of(make_content)
+    assert added == 4 * sum(p.numel() for p in build_model("cifar:resnet8", 4).parameters())
+
+
+def test_activations_in_bfloat16_are_half_as_large(make_content, parameter_bytes):
+    fixed = WORKER_BASE_BYTES + 3 * parameter_bytes
+    full = memory_of(make_content) - fixed
+    half = memory_of(make_content, training={"precision": "bfloat16"}) - fixed
+    assert half == full // 2
+    # Nothing but parameters and activations: those of twice the micro-batch are twice as large.
+    assert memory_of(make_content, training={"micro_batch_size": 32}) - fixed == 2 * full
+
+
+def test_held_out_images_are_evaluated_and_not_trained_on(make_content):
+    content = make_content()
+    content["dataset"]["held_out"] = {"num_images": 56}
+    plan = make_plan(parse_job(content))
+    assert (plan.num_train_images, plan.num_evaluated_images) == (200, 56)
+    # 200 images in batches of 64, the last of which is incomplete.
+    assert plan.num_steps_per_epoch == 3 + (not plan.spec.training.drop_last)
+    assert "200 train and 56 held-out images" in format_plan(plan).replace("_", "-")
+
+
+def test_rates_of_a_cosine_after_a_warmup(make_content):
+    schedule = {"kind": "cosine", "num_epochs": 8, "warmup_epochs": 1, "milestones": []}
+    content = make_content(schedule=schedule, optimizer={"learning_rate": 0.4})
+    rates = dict(make_plan(parse_job(content)).rates)
+    assert list(rates) == [0.0, 1.0, 2.0, 4.0, 6.0, 8.0]
+    assert rates[0.0] == pytest.approx(0.4 / 4)
+    assert rates[1.0] == pytest.approx(0.4, rel=0.1)
+    assert rates[8.0] < rates[6.0] < rates[4.0] < rates[2.0] < rates[1.0]
+
+
+@pytest.mark.parametrize(
+    ("sections", "warning", "is_warned"),
+    [
+        ({"method": {"alpha": 0, "beta": 0}}, "the teacher is not used", True),
+        ({"method": {"alpha": 0, "beta": 0.5}}, "the teacher is not used", False),
+        ({"method": {"alpha": 0.5, "beta": 0}}, "the teacher is not used", False),
+        ({"method": {"warmup_epochs": 2}}, "never reaches its full weight", True),
+        ({"method": {"warmup_epochs": 1}}, "never reaches its full weight", False),
+        ({"training": {"micro_batch_size": None}}, "micro_batch_size is not set", True),
+        ({"training": {"micro_batch_size": 16}}, "micro_batch_size is not set", False),
+        ({"training": {"global_batch_size": 96, "micro_batch_size": 32}}, "no multiple of", True),
+        ({"training": {"micro_batch_size": 32}}, "no multiple of 2 workers", False),
+    ],
+)
+def test_warnings_at_their_bounds(make_content, teacher, sections, warning, is_warned):
+    resources = {"num_workers": 2}
+    plan = make_plan(parse_job(make_content(teacher=teacher, resources=resources, **sections)))
+    assert any(warning in text for text in plan.warnings) == is_warned
+
+
+def test_plan_says_what_each_worker_needs(make_content):
+    plan = make_plan(parse_job(make_content()))
+    text = format_plan(plan)
+    assert f"about {plan.memory_bytes / 1e9:.1f} GB of memory" in text
+    (cost,) = plan.models
+    assert f"{cost.num_parameters / 1e6:.2f} M parameters" in text
+    assert "4 steps of 64 images" not in text
+    assert "2 epochs x 4 steps = 8 steps of 64 images" in text

@@ -248,7 +248,7 @@ def test_cards_that_are_none_say_nothing(text, make_content, tmp_path):
     spec = parse_spec(
         make_content(teacher={"model": "cifar:resnet8", "weights": {"source": str(path)}})
     )
-    assert list(check_weights_cards(spec, ("a", "b", "c", "d"))) == []
+    assert list(check_weights_cards(spec.student, spec.teacher, ("a", "b", "c", "d"))) == []
 
 
 @pytest.mark.parametrize("is_zip", [True, False])
