@@ -1,14 +1,28 @@
 #!/bin/bash
 # Creates .venv with the locked packages. Safe to run again, also after an interruption. If everything
-# is installed, it exits at once.
+# is installed, it exits at once. PYTHON=... chooses the Python: 3.11, 3.12 or 3.13.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
 lock=deploy/requirements.lock
 stamp=.venv/installed
-expected=$(cat "$lock" pyproject.toml deploy/local/setup.sh data_pipeline/native/*.[ch] | sha256sum)
-
 debian_packages=(libjpeg62-turbo-dev libturbojpeg0-dev libopencv-dev pkg-config g++ dataset-fashion-mnist)
+
+is_supported() {
+    "$1" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null
+}
+
+# PYTHON if it is given, else that of .venv, else the first that runs; nothing if none does.
+find_python() {
+    local candidate
+    for candidate in ${PYTHON:-.venv/bin/python python3.13 python3.12 python3.11}; do
+        if is_supported "$candidate"; then
+            "$candidate" -c 'import sys
+print("%s/bin/python%d.%d" % (sys.base_prefix, *sys.version_info[:2]))'
+            return
+        fi
+    done
+}
 
 missing_debian_packages() {
     local package
@@ -16,11 +30,22 @@ missing_debian_packages() {
         [ "$(dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null)" = installed ] ||
             echo "$package"
     done
+    if [ -z "$python" ]; then
+        echo python3 python3-venv python3-dev
+        return
+    fi
     # A Python that is not from Debian includes these.
-    python3.11 -c 'import ensurepip, venv' 2>/dev/null || echo python3.11-venv
-    python3.11 -c 'import pathlib, sysconfig, sys
+    local name
+    name=$("$python" -c 'import sys; print("python%d.%d" % sys.version_info[:2])')
+    "$python" -c 'import ensurepip, venv' 2>/dev/null || echo "$name-venv"
+    "$python" -c 'import pathlib, sysconfig, sys
 sys.exit(not pathlib.Path(sysconfig.get_path("include"), "Python.h").exists())' 2>/dev/null ||
-        echo python3.11-dev
+        echo "$name-dev"
+}
+
+# What is installed, as a digest.
+expected() {
+    { "$python" -V && cat "$lock" pyproject.toml deploy/local/setup.sh data_pipeline/native/*.[ch]; } | sha256sum
 }
 
 install_debian_packages() {
@@ -43,10 +68,11 @@ install_debian_packages() {
 }
 
 install_python_packages() {
-    if ! .venv/bin/python -m pip --version >/dev/null 2>&1; then
-        echo "setup: creating .venv"
+    if [ "$(.venv/bin/python -V 2>&1)" != "$("$python" -V)" ] ||
+        ! .venv/bin/python -m pip --version >/dev/null 2>&1; then
+        echo "setup: creating .venv with $("$python" -V)"
         rm -rf .venv
-        python3.11 -m venv .venv
+        "$python" -m venv .venv
     fi
     local pip=(.venv/bin/python -m pip --disable-pip-version-check -q)
     # The lock is complete, so pip does not resolve dependencies. ffcv is compiled and comes last.
@@ -61,9 +87,21 @@ install_python_packages() {
     .venv/bin/python -m data_pipeline.warm_up
 }
 
-if [ "$(cat $stamp 2>/dev/null)" != "$expected" ] || [ -n "$(missing_debian_packages)" ]; then
+python=$(find_python)
+if [ -z "$python" ] && [ -n "${PYTHON:-}" ]; then
+    echo "setup: PYTHON=$PYTHON is no Python 3.11, 3.12 or 3.13; give the path of one, or leave PYTHON out" >&2
+    exit 2
+fi
+if [ -n "$(missing_debian_packages)" ]; then
     install_debian_packages
+    python=$(find_python)
+    if [ -z "$python" ]; then
+        echo "setup: Debian has no Python 3.11, 3.12 or 3.13; set PYTHON to the path of one" >&2
+        exit 2
+    fi
+fi
+if [ "$(cat $stamp 2>/dev/null)" != "$(expected)" ]; then
     install_python_packages
-    echo "$expected" >$stamp
+    expected >$stamp
     echo "setup: done"
 fi

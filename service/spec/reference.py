@@ -2,15 +2,30 @@
 
 import json
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from itertools import zip_longest
 from typing import Annotated, Any, NamedTuple, get_args, get_origin
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-WIDTH = 100
-INDENT = " " * 4
+WIDTHS = {"field": 40, "default": 18, "unit": 6, "meaning": 54}
+"""Columns of the table, in characters."""
+UNITS = {
+    "_s": "s",
+    "_minutes": "min",
+    "_bytes": "bytes",
+    "from_epoch": "epoch",
+    "_epochs": "epochs",
+    "milestones": "epochs",
+    "_steps": "steps",
+    "_images": "images",
+    "batch_size": "images",
+    "size": "px",
+    "padding": "px",
+}
+"""Units by how a field's name ends; the first that fits."""
 
 
 class FieldEntry(NamedTuple):
@@ -20,15 +35,29 @@ class FieldEntry(NamedTuple):
     default: str
     description: str
 
+    @property
+    def unit(self) -> str:
+        """The unit of its values; empty for what has none."""
+        return next((unit for end, unit in UNITS.items() if self.path.endswith(end)), "")
+
 
 def format_fields(model: type[BaseModel]) -> str:
-    """Every field of a spec with its default and its meaning, one paragraph each."""
-    paragraphs = []
+    """Every field of a spec with its default, its unit and its meaning, as a table."""
+    lines = [_row(WIDTHS), _row(["-" * width for width in WIDTHS.values()])]
     for entry in fields_of(model):
-        lines = textwrap.wrap(entry.description, WIDTH - len(INDENT))
-        head = f"{entry.path}  [{entry.default}]"
-        paragraphs.append("\n".join([head, *(INDENT + line for line in lines)]))
-    return "\n".join(paragraphs)
+        cells = (entry.path, entry.default, entry.unit, entry.description)
+        columns = map(_wrapped, cells, WIDTHS.values())
+        lines += map(_row, zip_longest(*columns, fillvalue=""))
+    return "\n".join(lines)
+
+
+def _wrapped(text: str, width: int) -> list[str]:
+    return textwrap.wrap(text, width, break_on_hyphens=False)
+
+
+def _row(cells: Iterable[str]) -> str:
+    padded = (f"{cell:{width}}" for cell, width in zip(cells, WIDTHS.values(), strict=True))
+    return "  ".join(padded).rstrip()
 
 
 def json_schema(model: type[BaseModel]) -> str:

@@ -8,7 +8,7 @@ from support.image_makers import converted, write_folder
 from jobs.distill import main
 from service.spec.job import JobSpec
 from service.spec.loading import parse_spec
-from service.spec.reference import fields_of, json_schema
+from service.spec.reference import fields_of, format_fields, json_schema
 from service.sweep.spec import SweepSpec
 
 
@@ -103,6 +103,31 @@ def test_reference_shows_defaults_and_alternatives():
     assert entries["optimizer[sgd].learning_rate"] == "0.2"
     assert entries["optimizer[adamw].weight_decay"] == "0.05"
     assert entries["augmentation.size_stages[].size"] == "required"
+
+
+@pytest.mark.parametrize("model", [JobSpec, SweepSpec])
+def test_reference_is_a_table_with_defaults_and_units(model):
+    header, rule, *lines = format_fields(model).splitlines()
+
+    starts = [0] + [at + 2 for at in range(len(rule) - 1) if rule[at : at + 2] == "  "]
+    assert [header[start:].split()[0] for start in starts] == [
+        "field",
+        "default",
+        "unit",
+        "meaning",
+    ]
+    assert max(map(len, lines)) <= len(rule)
+    # Of each field, the cells are on the line of its name and on those that follow.
+    cells = [
+        [line[start:end].strip() for start, end in zip(starts, [*starts[1:], None], strict=True)]
+        for line in lines
+    ]
+    words = " ".join(cell for row in cells for cell in row)
+    for entry in fields_of(model):
+        assert entry.path.rpartition(".")[2] in words
+    for row in cells:
+        if row[0].endswith(("_s", "_bytes")):
+            assert row[2] == row[0].rpartition("_")[2]
 
 
 def test_reference_of_a_sweep_does_not_repeat_the_jobs_fields():
