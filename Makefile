@@ -1,4 +1,4 @@
-.PHONY: help setup demo demo-down lint test test-fast fuzz golden bench
+.PHONY: help setup demo demo-down lint test test-fast fuzz mutants golden bench
 
 VENV := .venv/bin/python
 
@@ -20,8 +20,9 @@ lint: setup  ## check style, types and layers
 	@$(VENV) -m mypy
 	@.venv/bin/lint-imports --no-logo
 
+# A process waits for a cluster most of the time, so three of them keep two cores busy.
 test: lint  ## check style, types and layers, and run all tests
-	@$(VENV) -m pytest
+	@$(VENV) -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 test-fast: setup  ## run the tests that need no cluster and train nothing, in under 2 minutes
 	@$(VENV) -m pytest tests/unit -m "not slow"
@@ -29,6 +30,11 @@ test-fast: setup  ## run the tests that need no cluster and train nothing, in un
 fuzz: setup  ## read damaged and hostile files: INPUTS=20000 or MINUTES=10, TARGET=name, SEED=n
 	@$(VENV) tests/fuzz/run.py $(if $(INPUTS),--inputs $(INPUTS)) $(if $(MINUTES),--minutes $(MINUTES)) \
 		$(if $(TARGET),--target $(TARGET)) $(if $(SEED),--seed $(SEED))
+
+mutants: setup  ## change the code at random; the unit tests must notice: COUNT=150, SEED=0, FILE=path
+	@$(VENV) -m pip install -q 'cosmic-ray>=8.7,<9'
+	@$(VENV) tests/mutants/run.py $(if $(COUNT),--count $(COUNT)) $(if $(SEED),--seed $(SEED)) \
+		$(if $(FILE),--file $(FILE))
 
 golden: setup  ## train small specs with revision BASE and with this tree, and compare bit for bit
 	@$(VENV) tests/golden/compare.py $(BASE) $(if $(TOLERANCE),--tolerance $(TOLERANCE))

@@ -157,7 +157,7 @@ def test_sparse_file_is_read_up_to_a_limit(head, tmp_path):
 KINDS = {
     "lfs": (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "run git lfs pull"),
     "page": (b"\n <!DOCTYPE html><html></html>", "download the file"),
-    "gzip": (gzip.compress(torch_file({"fc.bias": torch.zeros(4)})), "decompress it"),
+    "gzip": (gzip.compress(torch_file({"fc.bias": torch.zeros(4)}), mtime=0), "decompress it"),
     "nothing": (b"", "copy or make the file again"),
     "zip of a file": (archive(b"").replace(b"data.pkl", b"data.pth"), "unpack it"),
     "pickle": (pickle.dumps({"fc.bias": torch.zeros(4)}), "not written by torch.save"),
