@@ -69,7 +69,7 @@ def run_job(job: LoadedJob) -> int:
     spec, uri = job.spec, tracking_uri(job.spec)
     mlflow.set_tracking_uri(uri)
     signals = StopSignals()
-    with signals.handled(), claim_run_folder(spec):
+    with signals.installed(), claim_run_folder(spec):
         check_resumable(job)
         result = read_result(spec.run_path)
         if result is None:
@@ -122,7 +122,7 @@ def _prepare(job: LoadedJob, signals: StopSignals) -> tuple[dict[str, str], JobS
     check_address()
     signals.check()
     check_tracking(job)
-    with signals.interrupting():
+    with signals.interruptible():
         built = build_job(spec)
     check_inputs(spec, built.digests)
     signals.check()
@@ -145,7 +145,7 @@ def _train(spec: JobSpec, signals: StopSignals) -> RunResult | UnfinishedRun:
     try:
         clear_abort(spec.run_path)
         # The workers save a checkpoint and exit.
-        with signals.requesting(lambda: _request_stop(spec)):
+        with signals.on_first_signal(lambda: _request_stop(spec)):
             run_training(spec)
         result = _collect_result(spec)
         if result is not None:
@@ -205,7 +205,7 @@ def _request_stop(spec: JobSpec) -> None:
 def _publish(result: RunResult, spec: JobSpec, run: MlflowRun | None, signals: StopSignals) -> int:
     """Publish the result if MLflow answers and no signal arrives; the job is done in any case."""
     if run is not None:
-        with contextlib.suppress(JobStoppedError), signals.interrupting():
+        with contextlib.suppress(JobStoppedError), signals.interruptible():
             try_to_publish(result, spec, run)
     print(result.summary, flush=True)
     if not result.is_published:

@@ -166,18 +166,18 @@ def explain(location: str, error: OSError) -> StagingError:
     text = str(error)
     if isinstance(error, PermissionError) or any(mark in text for mark in _REFUSED):
         return StagingError(
-            f"{location}: access refused ({_brief(text)}); {_access_remedy(location)}"
+            f"{location}: access refused ({_cause_of(text)}); {_access_remedy(location)}"
         )
     if any(mark in text for mark in _UNREACHABLE):
         return StagingError(
-            f"{location}: the store does not answer ({_brief(text)}); check the network and the "
+            f"{location}: the store does not answer ({_cause_of(text)}); check the network and the "
             f"endpoint ({_endpoint_variable(location)})"
         )
     if any(mark in text for mark in _OTHER_REGION):
         return StagingError(
             f"{location}: the bucket is in another region; set AWS_REGION to the bucket's region"
         )
-    return StagingError(f"{location} cannot be read ({_brief(text)}); fix that and start again")
+    return StagingError(f"{location} cannot be read ({_cause_of(text)}); fix that and start again")
 
 
 def _access_remedy(location: str) -> str:
@@ -195,7 +195,7 @@ def _endpoint_variable(location: str) -> str:
     return "AWS_ENDPOINT_URL" if location.startswith("s3://") else "STORAGE_EMULATOR_HOST"
 
 
-def _brief(text: str) -> str:
+def _cause_of(text: str) -> str:
     """The cause, which is last in a client's chain of messages; at most 200 characters."""
     text = text.split(" error_info=")[0]
     for mark in ("Details: ", "last message of ", "AWS Error "):

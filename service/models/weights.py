@@ -191,7 +191,7 @@ def _by_name(
         if name.startswith(prefix) and not any(map(name.startswith, choice.within))
     }
     missing = required - found.keys()
-    beside = _beside(file, found, expected)
+    beside = _tensors_beside_network(file, found, expected)
     unknown = {
         name
         for name in found.keys() - expected.keys()
@@ -203,7 +203,9 @@ def _by_name(
     return choice, {name: found[name] for name in expected if name in found}
 
 
-def _beside(file: WeightsFile, found: Mapping[str, str], expected: Container[str]) -> set[str]:
+def _tensors_beside_network(
+    file: WeightsFile, found: Mapping[str, str], expected: Container[str]
+) -> set[str]:
     """Names of the tensors with a shape that are in the same dictionaries as the network's.
 
     What is in other ones is something else, such as an optimizer's state.

@@ -16,8 +16,8 @@ class StopSignals:
     """Whether the job must stop.
 
     A signal by itself interrupts nothing: files, databases and clusters would be left half-written.
-    The job calls ``check`` between its parts; ``interrupting`` and ``requesting`` are for parts
-    that take long.
+    The job calls ``check`` between its parts; ``interruptible`` and ``on_first_signal`` are for
+    parts that take long.
     """
 
     def __init__(self) -> None:
@@ -27,7 +27,7 @@ class StopSignals:
         self._request: Callable[[], None] | None = None
 
     @contextlib.contextmanager
-    def handled(self) -> Iterator[None]:
+    def installed(self) -> Iterator[None]:
         """Handle the signals; the handlers before are restored when the context ends."""
         before = {number: signal.getsignal(number) for number in SIGNALS}
         self.install()
@@ -52,7 +52,7 @@ class StopSignals:
             raise JobStoppedError
 
     @contextlib.contextmanager
-    def interrupting(self) -> Iterator[None]:
+    def interruptible(self) -> Iterator[None]:
         """A part that may be interrupted anywhere.
 
         Raises:
@@ -67,7 +67,7 @@ class StopSignals:
             self._interrupts = False
 
     @contextlib.contextmanager
-    def requesting(self, request: Callable[[], None]) -> Iterator[None]:
+    def on_first_signal(self, request: Callable[[], None]) -> Iterator[None]:
         """A part that ends early after ``request`` was called, on the first signal."""
         self._request = request
         try:

@@ -35,7 +35,7 @@ from service.sweep.progress import (
 from service.sweep.publish import adopt_tracking, publish_sweep
 from service.sweep.resuming import check_same_sweep, has_other_scheduler
 from service.sweep.rules import boundary_points
-from service.sweep.space import SearchSpace, own_point
+from service.sweep.space import SearchSpace, point_of_job
 from service.sweep.spec import SWEEP_NAME, SweepSpec
 from service.sweep.study import STUDY_NAME, Search
 from service.sweep.trials import SearchTrials, trial_spec
@@ -61,7 +61,7 @@ def run_sweep(loaded: LoadedSweep, num_seeds: int = 0) -> int:
     mlflow.set_tracking_uri(tracking_uri(sweep.base))
     check_models(sweep)
     spec, signals = sweep.as_job(), StopSignals()
-    with signals.handled(), claim_run_folder(spec):
+    with signals.installed(), claim_run_folder(spec):
         try:
             base, digests = _prepare(loaded, signals)
         except JobStoppedError:
@@ -98,7 +98,7 @@ def _prepare(loaded: LoadedSweep, signals: StopSignals) -> BuiltJob:
         check_address()
     signals.check()
     check_tracking(loaded.base._replace(spec=spec))
-    with signals.interrupting():
+    with signals.interruptible():
         built = build_job(spec)
     check_inputs(spec, built.digests)
     signals.check()
@@ -189,7 +189,7 @@ class SweepRun:
         """Train and compare; returns whether all runs have ended well, unless the sweep stops."""
         assert outcome.best is not None, "the caller checks it"
         point = dict(outcome.best.params)
-        if point == own_point(self._sweep.base, SearchSpace(self._sweep.space)):
+        if point == point_of_job(self._sweep.base, SearchSpace(self._sweep.space)):
             print_now("the best settings are the base's own: no comparison is run")
             return True
         specs = confirm_specs(self._sweep, self._base, point, num_seeds)
@@ -243,7 +243,7 @@ class SweepRun:
     def _publish(self, outcome: Outcome, *, is_confirmed: bool) -> int:
         sweep = self._sweep
         is_stopped, address = self._signals.is_set, None
-        may_stop = nullcontext() if is_stopped else self._signals.interrupting()
+        may_stop = nullcontext() if is_stopped else self._signals.interruptible()
         with suppress(JobStoppedError), may_stop:
             address = publish_sweep(sweep, self._tags, outcome, is_stopped=is_stopped)
         print_now(f"sweep: {address or 'not in MLflow yet'}")

@@ -19,7 +19,7 @@ from service.sweep.analysis import (
 )
 from service.sweep.comparison import COMPARISON_NAME, Comparison, read_comparison
 from service.sweep.page import render_sweep_page
-from service.sweep.progress import CANNOT_TELL, cannot_tell, point_text, score_text
+from service.sweep.progress import ONE_FINISHED_NOTE, has_one_finished_only, point_text, score_text
 from service.sweep.space import Point, given_content, with_values
 from service.sweep.spec import SWEEP_NAME, SweepSpec
 
@@ -99,8 +99,8 @@ def page_summary(sweep: SweepSpec, outcome: Outcome) -> list[tuple[str, str]]:
             ),
             ("Best settings", point_text(best)),
         ]
-        if cannot_tell(outcome.records):
-            rows.append(("Note", CANNOT_TELL))
+        if has_one_finished_only(outcome.records):
+            rows.append(("Note", ONE_FINISHED_NOTE))
     return rows
 
 

@@ -24,7 +24,7 @@ from service.sweep.study import Search
 NUM_BEST = 5
 STATUS_INTERVAL_S = 5.0
 
-CANNOT_TELL = "only this trial finished: the search cannot tell which settings are better"
+ONE_FINISHED_NOTE = "only this trial finished: the search cannot tell which settings are better"
 
 # Into a file or a pipe, print() alone would keep lines back until its buffer is full.
 print_now = partial(print, flush=True)
@@ -131,7 +131,7 @@ def progress_table(
     ]
     num_others = len(records) - len(shown)
     widths = [max(len(row[column]) for row in rows) for column in range(4)]
-    lines = [_headline(sweep, records, num_trials, seconds)]
+    lines = [_progress_summary(sweep, records, num_trials, seconds)]
     for row in rows:
         cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=False)]
         lines.append("  " + "  ".join([*cells, row[4]]).rstrip())
@@ -140,7 +140,7 @@ def progress_table(
     return "\n".join(lines)
 
 
-def _headline(
+def _progress_summary(
     sweep: SweepSpec, records: Sequence[TrialRecord], num_trials: int, seconds: float
 ) -> str:
     ended = num_ended(records)
@@ -172,7 +172,7 @@ def point_text(record: TrialRecord) -> str:
     return ", ".join(values)
 
 
-def cannot_tell(records: Sequence[TrialRecord]) -> bool:
+def has_one_finished_only(records: Sequence[TrialRecord]) -> bool:
     """Whether only one of several trials finished, so that no two can be compared."""
     return len(records) > 1 and sum(record.state == "finished" for record in records) == 1
 
@@ -186,7 +186,7 @@ def summary(sweep: SweepSpec, records: Sequence[TrialRecord]) -> str:
         f"{counts_text(records)}",
         f"the best is trial {best.number}, {sweep.metric_name} {score_text(sweep, best.score)}:",
     ]
-    if cannot_tell(records):
-        lines.append(CANNOT_TELL)
+    if has_one_finished_only(records):
+        lines.append(ONE_FINISHED_NOTE)
     lines += [f"  {path} = {json.dumps(value)}" for path, value in best.params.items()]
     return "\n".join(lines)

@@ -49,4 +49,4 @@ def read_sweep(sweep_path: Path) -> SweepSpec:
     """
     sweep = read_stored(sweep_path / SWEEP_NAME, SweepSpec, lambda: written_by(sweep_path))
     job = located(sweep.as_job(), sweep_path)
-    return sweep if job == sweep.as_job() else sweep.located_as(job)
+    return sweep if job == sweep.as_job() else sweep.moved_to(job)

@@ -199,7 +199,7 @@ def with_values(content: Mapping[str, Any], point: Mapping[str, Any]) -> dict[st
     return changed
 
 
-def own_point(spec: JobSpec, space: SearchSpace) -> Point | None:
+def point_of_job(spec: JobSpec, space: SearchSpace) -> Point | None:
     """The point with a job's own settings; None if they are outside the space."""
     content = spec.model_dump(mode="json")
     content["method"] = spec.effective_method().model_dump(mode="json")

@@ -143,7 +143,7 @@ class SweepSpec(Section):
         """The job spec that represents the sweep: the base under the sweep's name."""
         return self._job or self.base.model_copy(update={"name": self.name})
 
-    def located_as(self, job: JobSpec) -> "SweepSpec":
+    def moved_to(self, job: JobSpec) -> "SweepSpec":
         """The same sweep in the folder of ``job``, which is ``as_job`` in another place."""
         sweep = self.model_copy(
             update={"base": self.base.model_copy(update={"checkpoints": job.checkpoints})}

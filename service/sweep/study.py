@@ -25,7 +25,7 @@ from service.run.state_files import damaged
 from service.spec.errors import BadInputError
 from service.sweep.analysis import TrialRecord
 from service.sweep.halving import NoiseAwareHalving
-from service.sweep.space import Point, SearchSpace, decoded, encoded, own_point
+from service.sweep.space import Point, SearchSpace, decoded, encoded, point_of_job
 from service.sweep.spec import SweepSpec
 from service.trials.source import TrialState
 
@@ -123,7 +123,7 @@ class Search:
         """A point that is not sampled: of the grid, or the base's own settings as trial 0."""
         if self._grid:
             return self._grid[number]
-        return own_point(self._sweep.base, self._space) if number == 0 else None
+        return point_of_job(self._sweep.base, self._space) if number == 0 else None
 
     def _suggest(self, trial: optuna.Trial) -> Suggestion:
         with warnings.catch_warnings():

@@ -63,7 +63,7 @@ def remedy_of(error: Exception) -> str:
     return REMEDIES.get(getattr(error, "error_code", ""), DEFAULT_REMEDY)
 
 
-def trouble_text(error: Exception) -> str:
+def server_error_text(error: Exception) -> str:
     """How a log line says what is wrong: the server refuses, or does not answer, and why."""
     verb = "refuses the run" if is_refusal(error) else "does not answer"
     return f"{verb} ({reason_of(error)})"

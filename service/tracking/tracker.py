@@ -26,7 +26,7 @@ from service.spec.errors import BadInputError
 from service.spec.job import JobSpec
 from service.tracking.destination import SENT_NAME, set_destination
 from service.tracking.mlflow_run import TRACKING_ERRORS, MlflowRun
-from service.tracking.refusals import is_refusal, trouble_text
+from service.tracking.refusals import is_refusal, server_error_text
 from service.tracking.waiting_viewer import WaitingViewer
 
 logger = logging.getLogger(__name__)
@@ -198,7 +198,7 @@ class Tracker:
             logger.warning(
                 "MLflow at %s %s; training continues, and the journal keeps what it missed",
                 redacted(self._uri),
-                redacted(trouble_text(error)),
+                redacted(server_error_text(error)),
             )
 
 

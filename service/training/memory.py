@@ -17,7 +17,7 @@ class DeviceMemoryError(RuntimeError):
 
 
 @contextlib.contextmanager
-def naming_memory_field(world: World, where: str) -> Iterator[None]:
+def with_memory_field(world: World, where: str) -> Iterator[None]:
     """Raise ``where`` as a ``DeviceMemoryError`` in place of an error of the device's memory.
 
     ``where``: the text from ``training_text``, ``evaluation_text`` or ``model_text``.

@@ -37,8 +37,8 @@ from service.training.memory import (
     DeviceMemoryError,
     evaluation_text,
     model_text,
-    naming_memory_field,
     training_text,
+    with_memory_field,
 )
 from service.training.metrics import IntervalMetrics
 from service.training.nonfinite import dump_samples, stop_text, student_text
@@ -69,9 +69,9 @@ def train(spec: JobSpec, world: World, notice: StopNotice = lambda: None) -> Non
     """
     try:
         with contextlib.suppress(RunAbortedError):
-            with naming_memory_field(world, model_text(spec)):
+            with with_memory_field(world, model_text(spec)):
                 trainer = Trainer(spec, world, notice)
-            with trainer, naming_memory_field(world, training_text(spec)):
+            with trainer, with_memory_field(world, training_text(spec)):
                 trainer.run()
     except UndecodableSampleError as error:
         write_abort_reason(spec.run_path, f"{spec.name} failed: {error}", EXIT_FAILED)
@@ -237,7 +237,7 @@ class Trainer:
                 self._state.wait()
 
     def _evaluate(self, classify: Classifier, num_images: int | None = None) -> Accuracy:
-        with naming_memory_field(self._world, evaluation_text(self._spec)):
+        with with_memory_field(self._world, evaluation_text(self._spec)):
             return self._evaluator.evaluate(classify, num_images)
 
     def _evaluate_student(self) -> Accuracy:

@@ -15,7 +15,7 @@ from service.run.status import State
 from service.run.student_card import write_classes
 from service.spec.job import JobSpec
 from service.tracking.mlflow_run import RUN_STATUSES, TRACKING_ERRORS, MlflowRun
-from service.tracking.refusals import trouble_text
+from service.tracking.refusals import server_error_text
 from service.tracking.tracker import Tracker
 
 logger = logging.getLogger(__name__)
@@ -33,7 +33,7 @@ def find_parent(spec: JobSpec, uri: str) -> MlflowRun | None:
         logger.warning(
             "MLflow at %s %s; %s continues, and python jobs/sync.py sends its data later",
             uri,
-            trouble_text(error),
+            server_error_text(error),
             spec.name,
         )
         return None

@@ -18,7 +18,7 @@ def send(kind):
 def test_signal_interrupts_nothing_by_itself(kind):
     before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
     signals = StopSignals()
-    with signals.handled():
+    with signals.installed():
         signals.check()
         send(kind)
         assert signals.is_set
@@ -39,16 +39,16 @@ def test_second_signal_does_not_interrupt_the_cleanup(kind):
             send(kind)
             parts.append("cleanup")
 
-    with signals.handled(), pytest.raises(JobStoppedError), signals.interrupting():
+    with signals.installed(), pytest.raises(JobStoppedError), signals.interruptible():
         work()
     assert parts == ["cleanup"]
 
 
 def test_part_that_may_be_interrupted_does_not_begin_after_a_signal():
     signals, parts = StopSignals(), []
-    with signals.handled():
+    with signals.installed():
         send(signal.SIGTERM)
-        with pytest.raises(JobStoppedError), signals.interrupting():
+        with pytest.raises(JobStoppedError), signals.interruptible():
             parts.append("begun")
     assert parts == []
 
@@ -57,10 +57,10 @@ def test_stop_is_requested_once_also_for_a_signal_that_came_before():
     requests = []
     for sends_before in (True, False):
         signals = StopSignals()
-        with signals.handled():
+        with signals.installed():
             if sends_before:
                 send(signal.SIGTERM)
-            with signals.requesting(lambda early=sends_before: requests.append(early)):
+            with signals.on_first_signal(lambda early=sends_before: requests.append(early)):
                 send(signal.SIGINT)
                 send(signal.SIGTERM)
     assert requests == [True, False]

@@ -6,7 +6,7 @@ from service.sweep.loading import parse_sweep
 from service.sweep.outcome import Outcome, page_summary
 from service.sweep.progress import summary
 
-CANNOT_TELL = "only this trial finished: the search cannot tell which settings are better"
+ONE_FINISHED_NOTE = "only this trial finished: the search cannot tell which settings are better"
 
 
 def texts(sweep, records):
@@ -22,6 +22,6 @@ def test_page_and_log_say_where_only_one_trial_finished(make_sweep_content):
     assert [record.state for record in records].count("finished") == 2
     # Trial 0 is the base's own; the others were stopped or failed.
     for text in texts(sweep, records[:4]):
-        assert CANNOT_TELL in text
+        assert ONE_FINISHED_NOTE in text
     for text in (*texts(sweep, records), *texts(sweep, records[:1])):
-        assert CANNOT_TELL not in text
+        assert ONE_FINISHED_NOTE not in text

@@ -12,7 +12,7 @@ from service.sweep.space import (
     is_integer,
     is_numeric,
     leaf_types,
-    own_point,
+    point_of_job,
     with_values,
 )
 from service.sweep.spec import Parameter
@@ -115,18 +115,18 @@ def test_setting_values_does_not_change_the_content():
 def test_own_settings_are_a_point_of_a_space_that_contains_them(make_content, teacher):
     spec = parse_spec(make_content(teacher=teacher, method={"base_temperature": 2}))
 
-    assert own_point(spec, SearchSpace({"method.base_temperature": Parameter(log=(1, 8))})) == {
+    assert point_of_job(spec, SearchSpace({"method.base_temperature": Parameter(log=(1, 8))})) == {
         "method.base_temperature": 2
     }
     outside = SearchSpace({"method.base_temperature": Parameter(log=(3, 8))})
-    assert own_point(spec, outside) is None
+    assert point_of_job(spec, outside) is None
 
 
 def test_own_settings_include_defaults_that_the_job_leaves_out(make_content, teacher):
     spec = parse_spec(make_content(teacher=teacher))
     space = SearchSpace({"method.alpha": Parameter(linear=(0, 4))})
 
-    assert own_point(spec, space) == {"method.alpha": 3.0}
+    assert point_of_job(spec, space) == {"method.alpha": 3.0}
 
 
 def test_sections_are_encoded_as_plain_values():
