@@ -83,3 +83,14 @@ def test_label_smoothing_mixes_in_the_uniform_distribution():
     expected = -(1 - smoothing) * math.log(q[0]) - smoothing / 3 * sum(map(math.log, q))
     found = cross_entropy(torch.tensor([logits]), torch.tensor([0]), smoothing)
     assert found.item() == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("loss", [dtkd_loss, kd_loss])
+def test_losses_of_half_precision_under_autocast_are_computed_in_float32(loss, logits):
+    """Half-precision logits are exact in float32: so is the loss, whatever autocast is on."""
+    u, v = (torch.tensor(part, dtype=torch.bfloat16) for part in logits)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = loss(u, v, 4.0)
+    assert found.dtype == torch.float32
+    expected = loss(u.double(), v.double(), 4.0)
+    assert found.item() == pytest.approx(expected.item(), rel=1e-5)

@@ -10,8 +10,10 @@ from service.distillation.objective import (
     DistillationTask,
     FrozenTeacher,
     PixelNormalizer,
+    TaskOutput,
     sample_telemetry,
 )
+from service.distillation.temperature import Temperatures
 from service.spec.data_sections import Normalization
 from service.spec.sections import Method
 
@@ -98,3 +100,80 @@ def test_telemetry_measures_the_gap(batch):
     assert columns["gap_after"][~output.temperatures.clamped].max() < 1e-5
     agreement = (u.argmax(1) == v.argmax(1)).float()
     torch.testing.assert_close(columns["agreement"], agreement)
+
+
+@pytest.mark.parametrize(("alpha", "beta"), [(0.5, 0.0), (0.0, 0.5), (0.5, 0.25)])
+def test_gradient_is_that_of_the_weighted_sum(batch, alpha, beta):
+    """Also with weights below 1; the loss of weight 0 has none."""
+    task = make_task(Method(alpha=alpha, beta=beta, gamma=0.5, base_temperature=3.0))
+    task(*batch, warmup=0.8).loss.backward()
+    found = task.student.fc.weight.grad.clone()
+    task.student.zero_grad()
+    v = task.student(task.normalizer(batch[0]))
+    u = task.teacher(batch[0])
+    distillation = alpha * dtkd_loss(u, v, 3.0) + beta * kd_loss(u, v, 3.0)
+    (0.8 * distillation + 0.5 * nn.functional.cross_entropy(v, batch[1])).backward()
+    torch.testing.assert_close(found, task.student.fc.weight.grad)
+
+
+def test_temperatures_are_constants_in_the_gradient_if_detached(batch):
+    gradients = []
+    for detach in (False, True):
+        task = make_task(Method(alpha=1.0, beta=0.0, gamma=0.0, detach=detach))
+        task(*batch, warmup=1.0).loss.backward()
+        gradients.append(task.student.fc.weight.grad)
+        u, v = task.teacher(batch[0]), task.student(task.normalizer(batch[0]))
+        task.student.zero_grad()
+        dtkd_loss(u, v, 4.0, detach=detach).backward()
+        torch.testing.assert_close(gradients[-1], task.student.fc.weight.grad)
+    assert not torch.allclose(*gradients)
+
+
+def test_label_smoothing_and_precision_are_those_of_the_task(batch):
+    student = Linear(1).eval()
+    task = DistillationTask(
+        student,
+        PixelNormalizer(NORMALIZATION),
+        None,
+        Method(alpha=0.0, beta=0.0),
+        label_smoothing=0.3,
+        autocast_dtype=torch.bfloat16,
+    )
+    output = task(*batch, warmup=1.0)
+    assert output.student_logits.dtype == torch.bfloat16
+    assert output.loss.dtype == torch.float32
+    logits = output.student_logits.double()
+    expected = nn.functional.cross_entropy(logits, batch[1], label_smoothing=0.3)
+    assert output.loss.item() == pytest.approx(expected.item(), rel=1e-5)
+    with torch.no_grad():
+        exact = student(task.normalizer(batch[0]))
+    assert not torch.equal(exact, output.student_logits.float())
+
+
+def test_teacher_is_frozen_and_keeps_no_graph(batch):
+    task = make_task(Method())
+    output = task(*batch, warmup=1.0)
+    assert not any(parameter.requires_grad for parameter in task.teacher.parameters())
+    assert not task.teacher.model.training
+    assert not output.teacher_logits.requires_grad
+    assert not output.teacher_logits.is_inference()
+
+
+def test_share_of_clamped_samples_is_reported(batch):
+    """Both pairs of a logit of the teacher that is far larger than the student's are clamped."""
+    task = make_task(Method(floor=0.4))
+    with torch.no_grad():
+        task.teacher.model.fc.weight.mul_(100)
+    output = task(*batch, warmup=1.0)
+    expected = output.temperatures.clamped.double().mean().item()
+    assert expected > 0.0
+    assert output.parts["clamped_share"].item() == pytest.approx(expected)
+
+
+def test_agreement_needs_valid_logits_of_both():
+    u = torch.tensor([[2.0, 0.0], [2.0, 0.0], [0.0, 2.0], [torch.nan, 0.0]])
+    v = torch.tensor([[1.0, 0.0], [0.0, 1.0], [torch.inf, 3.0], [1.0, 0.0]])
+    temperatures = Temperatures(torch.ones(4, 1), torch.ones(4, 1), torch.zeros(4, 1).bool())
+    telemetry = sample_telemetry(TaskOutput(u.sum(), {}, v, u, temperatures), 1.0)
+    agreement = telemetry[:, TELEMETRY_COLUMNS.index("agreement")]
+    assert agreement.tolist() == [1.0, 0.0, 0.0, 0.0]

@@ -1,0 +1,139 @@
+"""The gradient of a step against that of the mean loss over its whole batch."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from data_pipeline.loader import Batch
+from service.distillation.objective import DistillationTask, PixelNormalizer
+from service.run.progress import Progress
+from service.spec.data_sections import Normalization
+from service.spec.loading import parse_spec
+from service.spec.sections import Method
+from service.training.batchnorm import RunningStatistics
+from service.training.data import StepShare
+from service.training.distributed import World
+from service.training.gradient import GradientComputer
+from service.training.metrics import IntervalMetrics
+
+CPU = torch.device("cpu")
+UNIT = Normalization(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+
+
+class Network(nn.Module):
+    """A linear classifier of 4 x 4 pixels, with dropout if it is asked for."""
+
+    def __init__(self, dropout=0.0):
+        super().__init__()
+        torch.manual_seed(5)
+        self.dropout, self.fc = nn.Dropout(dropout), nn.Linear(48, 4)
+
+    def forward(self, images):
+        return self.fc(self.dropout(images.flatten(1)))
+
+
+@pytest.fixture
+def batch():
+    generator = torch.Generator().manual_seed(1)
+    pixels = torch.randint(0, 256, (20, 4, 4, 3), dtype=torch.uint8, generator=generator)
+    return Batch(pixels, torch.arange(20) % 4, np.arange(20))
+
+
+def computer(make_content, world=None, dropout=0.0, **sections):
+    sections.setdefault("training", {"global_batch_size": 24, "micro_batch_size": 8})
+    spec = parse_spec(make_content(resources={"num_workers": 2}, **sections))
+    world = world or World(0, 1, CPU, 1)
+    network = Network(dropout).train()
+    task = DistillationTask(
+        network,
+        PixelNormalizer(UNIT),
+        None,
+        Method(alpha=0, beta=0),
+        label_smoothing=0.0,
+        autocast_dtype=None,
+    )
+    metrics = IntervalMetrics(world, 4.0)
+    statistics = RunningStatistics(network, world.size)
+    return GradientComputer(spec, world, task, statistics, metrics), network, metrics
+
+
+def mean_gradient(batch):
+    """Of the mean cross-entropy over all images at once."""
+    network = Network()
+    images = ((batch.images.double() / 255 - 0.5) / 0.5).permute(0, 3, 1, 2).float()
+    loss = nn.functional.cross_entropy(network(images), batch.labels)
+    loss.backward()
+    return network.fc.weight.grad, loss.item()
+
+
+def part_of(batch, part):
+    return Batch(batch.images[part], batch.labels[part], batch.indices[part])
+
+
+def test_gradient_of_unequal_micro_batches_is_that_of_the_mean_loss(make_content, batch):
+    gradient, network, metrics = computer(make_content)
+    found = gradient.compute(batch, StepShare(20, 20, 0), Progress(step=3, epoch=0))
+    expected, loss = mean_gradient(batch)
+    torch.testing.assert_close(network.fc.weight.grad, expected)
+    assert found.loss.item() == pytest.approx(loss, rel=1e-5)
+    values = metrics.read(found.output)
+    assert values["train/loss"] == pytest.approx(loss, rel=1e-5)
+    # The last micro-batch has the 4 images that are left over.
+    assert len(found.output.student_logits) == 4
+
+
+def test_mean_over_two_workers_is_the_gradient_of_the_mean_loss(make_content, batch):
+    shares = [(slice(0, 16), StepShare(16, 20, 0)), (slice(16, 20), StepShare(4, 20, 2))]
+    gradients, losses = [], []
+    for rank, (part, share) in enumerate(shares):
+        gradient, network, _ = computer(make_content, World(rank, 2, CPU, 1))
+        found = gradient.compute(part_of(batch, part), share, Progress())
+        gradients.append(network.fc.weight.grad)
+        losses.append(found.loss.item())
+    expected, loss = mean_gradient(batch)
+    torch.testing.assert_close(torch.stack(gradients).mean(0), expected)
+    assert sum(losses) / 2 == pytest.approx(loss, rel=1e-5)
+
+
+def test_images_of_a_worker_without_a_share_do_not_count(make_content, batch):
+    gradient, network, _ = computer(make_content, World(1, 2, CPU, 1))
+    found = gradient.compute(part_of(batch, slice(0, 8)), StepShare(0, 8, 1), Progress())
+    assert torch.equal(network.fc.weight.grad, torch.zeros_like(network.fc.weight))
+    assert found.loss.item() == 0.0
+
+
+def test_dropout_depends_on_the_place_in_the_global_batch_only(make_content, batch):
+    """Two workers draw what one draws; every step and every seed draws anew."""
+
+    def gradient_of(share, part, step=0, seed=7):
+        gradient, network, _ = computer(make_content, dropout=0.5, seed=seed)
+        gradient.compute(part_of(batch, part), share, Progress(step=step))
+        return network.fc.weight.grad
+
+    whole = gradient_of(StepShare(16, 16, 0), slice(0, 16))
+    halves = [
+        gradient_of(StepShare(8, 16, 0), slice(0, 8)),
+        gradient_of(StepShare(8, 16, 1), slice(8, 16)),
+    ]
+    torch.testing.assert_close(halves[0] + halves[1], whole)
+    again = gradient_of(StepShare(8, 16, 0), slice(8, 16))
+    assert not torch.allclose(again, halves[1])
+    assert not torch.allclose(gradient_of(StepShare(16, 16, 0), slice(0, 16), step=1), whole)
+    assert not torch.allclose(gradient_of(StepShare(16, 16, 0), slice(0, 16), seed=8), whole)
+
+
+def test_gradient_of_a_loss_that_is_not_finite_is_nan_everywhere(make_content, batch):
+    gradient, network, _ = computer(make_content)
+    with torch.no_grad():
+        network.fc.bias[0] = torch.inf
+    gradient.compute(batch, StepShare(20, 20, 0), Progress())
+    assert torch.isnan(network.fc.bias.grad).all()
+
+
+def test_mixed_images_and_labels_are_trained_on(make_content, batch):
+    mixing = {"mixup_alpha": 1.0, "probability": 1.0}
+    gradient, network, _ = computer(make_content, augmentation={"mixing": mixing})
+    gradient.compute(batch, StepShare(20, 20, 0), Progress())
+    mixed = network.fc.weight.grad
+    assert not torch.allclose(mixed, mean_gradient(batch)[0], rtol=1e-2)
