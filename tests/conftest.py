@@ -6,6 +6,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+# Before torch and numpy are imported, here and in what tests start: for networks this small,
+# threads that wait for each other take more time than the work.
+os.environ |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+
 import pytest
 import torch
 from safetensors.torch import save_file

@@ -61,6 +61,7 @@ def test_failing_workers_and_drivers_lose_nothing(cluster, workload):
     assert all(seconds < limit for seconds, limit in zip(noticed, limits, strict=True)), noticed
     texts = [text for _, text in run.failures]
     assert "was killed;" in texts[0]
+    assert "check its memory" in texts[0]
     assert "resources.heartbeat_timeout_s" in texts[1]
     # The signal reaches the process in that step or in the next one.
     assert re.search(r"received SIGTERM; everything up to step (12|13) is saved", texts[2])

@@ -9,13 +9,12 @@ import pytest
 import ray
 import torch
 from safetensors.torch import load_file
+from support.training_runs import final, run_alone, run_together
 from support.trial_cluster import assert_resources_are_released, local_cluster
 
 from service.cluster import worker_process
-from service.cluster.launch import run_training
 from service.cluster.waiting import PLACEMENT_NAME
-from service.result import collect_result
-from service.run.folder import STUDENT_NAME, read_spec, write_spec
+from service.run.folder import STUDENT_NAME, read_spec
 from service.run.journal import JOURNAL_NAME, read_events
 from service.sweep.loading import parse_sweep
 from service.sweep.study import Search
@@ -72,14 +71,14 @@ def student_of(run_path):
     return load_file(run_path / STUDENT_NAME)
 
 
-def trained_alone(spec):
-    """The student of the same run by itself, trained by Ray Train."""
+def trained_alone(spec, tmp_path):
+    """The student of the same run by itself, trained without Ray."""
     alone = spec.model_copy(update={"name": f"alone-{spec.name}"})
-    alone.run_path.mkdir()
-    write_spec(alone)
-    run_training(alone)
-    collect_result(alone.run_path, alone.schedule.num_epochs)
-    return student_of(alone.run_path)
+    if spec.resources.max_workers == 1:
+        run_alone(alone)
+    else:
+        run_together(alone.model_dump(mode="json"), spec.resources.max_workers, tmp_path)
+    return final(alone)[0]
 
 
 def assert_equal_students(found, expected):
@@ -138,7 +137,7 @@ def starts(journal_path):
     return [event.text for event in read_events(journal_path) if event.kind == "start"]
 
 
-def test_trials_of_one_worker_train_in_one_process_as_jobs_do(make_sweep_content):
+def test_trials_of_one_worker_train_in_one_process_as_jobs_do(make_sweep_content, tmp_path):
     """One finishes, one is stopped, one receives SIGTERM, one hangs, one is killed.
 
     Each trains as a job of its own does: in a process that others have used, and resumed.
@@ -177,10 +176,10 @@ def test_trials_of_one_worker_train_in_one_process_as_jobs_do(make_sweep_content
     assert_resources_are_released()
     for number in (2, 3, 4):
         path = trial_path(sweep, number)
-        assert_equal_students(student_of(path), trained_alone(read_spec(path)))
+        assert_equal_students(student_of(path), trained_alone(read_spec(path), tmp_path))
 
 
-def test_trials_of_two_workers_train_as_jobs_do(make_sweep_content):
+def test_trials_of_two_workers_train_as_jobs_do(make_sweep_content, tmp_path):
     """The driver of the second is killed while its workers hold the CPUs."""
     base = {
         "resources": {"num_workers": 2, "cpus_per_worker": 1},
@@ -204,7 +203,7 @@ def test_trials_of_two_workers_train_as_jobs_do(make_sweep_content):
     assert_resources_are_released()
     path = trial_path(sweep, 1)
     assert not (path / PLACEMENT_NAME).exists()
-    assert_equal_students(student_of(path), trained_alone(read_spec(path)))
+    assert_equal_students(student_of(path), trained_alone(read_spec(path), tmp_path))
 
 
 def test_trial_that_is_stopped_between_evaluations_saves_a_checkpoint(make_sweep_content):

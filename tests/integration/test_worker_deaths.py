@@ -15,7 +15,7 @@ from service.run.status import read_status
 from service.spec.errors import EXIT_BAD_INPUT, EXIT_DONE, EXIT_STOPPED
 
 ROOT = Path(__file__).parents[2]
-LIMIT_S = 120.0
+LIMIT_S = 300.0
 
 pytestmark = pytest.mark.slow
 
@@ -97,37 +97,35 @@ def failure_texts(run_path):
 
 
 def test_waiting_is_no_failure_and_each_death_has_its_name(start_job, plan_folder):
-    plan(plan_folder, (0, 1, "abort"), (1, 3, "crash"), (1, 5, "kill"))
+    plan(plan_folder, (0, 1, "abort"), (0, 3, "crash"))
     occupant = Occupant.remote()
     ray.get(occupant.is_here.remote())
-    driver, run_path, log_path = start_job("deaths", max_failures=3)
+    driver, run_path, log_path = start_job("deaths", max_failures=2, num_workers=1)
     stopped, stopped_path, stopped_log = start_job("stopped", num_workers=[1, 2])
-    text = "waiting for 2 CPUs, 0 of 2 free, waited 0:00:"
+    text = "waiting for 1 CPU, 0 of 2 free, waited 0:00:"
     wait_for(lambda: text in log_path.read_text(), text, log_path)
-    elastic_text = "waiting for 1 CPU, 0 of 2 free, waited 0:00:"
-    wait_for(lambda: elastic_text in stopped_log.read_text(), elastic_text, stopped_log)
+    wait_for(lambda: text in stopped_log.read_text(), text, stopped_log)
     stopped.terminate()
     assert stopped.wait(LIMIT_S) == EXIT_STOPPED
     assert (failure_texts(stopped_path), read_status(stopped_path).state) == ([], "stopped")
     status = read_status(run_path)
     assert (status.state, status.restarts, status.last_failure) == ("waiting", 0, None)
-    assert status.waiting.startswith("waiting for 2 CPUs, 0 of 2 free")
+    assert status.waiting.startswith("waiting for 1 CPU, 0 of 2 free")
     assert failure_texts(run_path) == []
 
     ray.kill(occupant)
     assert driver.wait(LIMIT_S) == EXIT_DONE, log_path.read_text()
 
     texts = failure_texts(run_path)
-    assert len(texts) == 3
+    assert len(texts) == 2
     assert texts[0].startswith("worker 0: its process was aborted (SIGABRT)")
-    assert texts[1].startswith("worker 1: its process crashed in native code (Segmentation fault)")
-    assert texts[2].startswith("worker 1: its process was killed")
-    assert all(("check its memory" in text) == (text is texts[2]) for text in texts)
-    crash = (run_path / "crash_rank1.txt").read_text()
+    assert texts[1].startswith("worker 0: its process crashed in native code (Segmentation fault)")
+    assert not any("check its memory" in text for text in texts)
+    crash = (run_path / "crash_rank0.txt").read_text()
     assert "Segmentation fault" in crash
     assert "injector.py" in crash
     status = read_status(run_path)
-    assert (status.state, status.restarts, status.waiting) == ("finished", 3, None)
+    assert (status.state, status.restarts, status.waiting) == ("finished", 2, None)
 
 
 def test_full_gpu_names_the_field_and_is_not_retried(start_job, plan_folder):

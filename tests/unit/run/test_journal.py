@@ -7,8 +7,18 @@ import subprocess
 
 import pytest
 
-from service.run.journal import JOURNAL_NAME, Event, Journal, JournalReader, read_events
+from service.run.journal import (
+    JOURNAL_NAME,
+    MAX_JOURNAL_BYTES,
+    MAX_UNWRITTEN,
+    Event,
+    Journal,
+    JournalReader,
+    last_number,
+    read_events,
+)
 from service.run.status import Status
+from service.spec.errors import BadInputError
 
 
 def test_journal_records_each_event_once(tmp_path):
@@ -162,3 +172,102 @@ def test_line_garbled_by_a_power_loss_is_skipped(tmp_path):
         file.write(bytes(100) + b"\n")
     fill(Journal(path, 10**6), [2])
     assert [event.step for event in read_events(path)] == [1, 2]
+
+
+@pytest.mark.parametrize(("num_bytes", "is_thinned"), [(0, False), (-1, True)])
+def test_journal_is_thinned_above_its_limit_only(tmp_path, num_bytes, is_thinned):
+    """The limit is the size that 40 events have, or a byte less."""
+    path = tmp_path / JOURNAL_NAME
+    fill(Journal(path, 10**6), range(10, 50))
+    limit = path.stat().st_size + num_bytes
+    path.unlink()
+    fill(Journal(path, limit), range(10, 50))
+    steps = [event.step for event in read_events(path)]
+    assert (len(steps) < 40) == is_thinned
+    if is_thinned:
+        # Every other one, and the newest.
+        assert steps == list(range(11, 50, 2))
+
+
+def test_thinned_journal_leaves_room_before_it_is_thinned_again(tmp_path):
+    path = tmp_path / JOURNAL_NAME
+    journal, sizes = Journal(path, 20_000), []
+    for step in range(1000):
+        fill(journal, [step])
+        sizes.append(path.stat().st_size)
+    drops = [after for before, after in itertools.pairwise(sizes) if after < before]
+    assert drops
+    assert max(drops) <= 0.75 * 20_000
+    assert min(drops) >= 0.75 * 20_000 / 2 - 200
+    assert max(sizes) <= 20_000
+
+
+def test_few_progress_lines_are_kept_and_other_events_are_dropped(tmp_path):
+    path = tmp_path / JOURNAL_NAME
+    journal = Journal(path, 6_000)
+    journal.append("teacher", 0, 0, {"teacher/top1": 0.5})
+    fill(journal, [1, 2, 3])
+    for step in range(10, 100):
+        journal.append("evaluation", step, 0, {"val/top1": 0.5})
+    kinds = [event.kind for event in read_events(path)]
+    assert kinds.count("teacher") == 1
+    assert kinds[-1] == "evaluation"
+    assert 5 < kinds.count("evaluation") < 60
+
+
+def test_events_are_numbered_from_one_over_restarts(tmp_path):
+    path = tmp_path / JOURNAL_NAME
+    assert last_number(path) == 0
+    fill(Journal(path, 10**6), [1, 2])
+    journal = Journal(path, 10**6)
+    journal.note("copying")
+    fill(journal, [3])
+    assert [event.number for event in read_events(path)] == [1, 2, 3, 4]
+    assert last_number(path) == 4
+    assert read_events(path)[2].text == "copying"
+
+
+def test_starts_and_notes_are_repeated_and_steps_are_not(tmp_path):
+    path = tmp_path / JOURNAL_NAME
+    journal = Journal(path, 10**6)
+    for _ in range(2):
+        journal.append("start", 5, 1, {})
+        journal.append("note", 0, 0, {})
+        journal.append("checkpoint", 5, 1, {})
+        journal.append("checkpoint", 4, 1, {})
+    kinds = [event.kind for event in read_events(path)]
+    assert [kinds.count(kind) for kind in ("start", "note", "checkpoint")] == [2, 2, 1]
+
+
+def test_memory_of_events_that_cannot_be_written_is_limited(tmp_path):
+    journal = Journal(tmp_path / "missing" / JOURNAL_NAME, 10**6)
+    fill(journal, range(5000))
+    (tmp_path / "missing").mkdir()
+    journal.sync()
+    steps = [event.step for event in read_events(tmp_path / "missing" / JOURNAL_NAME)]
+    assert 500 <= len(steps) <= MAX_UNWRITTEN
+    assert steps[-1] == 4999
+    assert steps == sorted(steps)
+
+
+def test_journal_that_is_too_large_to_be_one_is_refused(tmp_path):
+    path = tmp_path / JOURNAL_NAME
+    with path.open("wb") as file:
+        file.truncate(2 * MAX_JOURNAL_BYTES)
+    assert read_events(path) == []
+    with path.open("wb") as file:
+        file.truncate(2 * MAX_JOURNAL_BYTES + 1)
+    with pytest.raises(BadInputError, match="has more than 256,000,000 bytes"):
+        read_events(path)
+
+
+def test_reader_waits_for_the_end_of_a_line(tmp_path):
+    path = tmp_path / JOURNAL_NAME
+    fill(Journal(path, 10**6), [1, 2])
+    lines = path.read_bytes()
+    reader = JournalReader(path, 0)
+    path.write_bytes(lines[:-10])
+    assert [event.step for event in reader.read()] == [1]
+    with path.open("ab") as file:
+        file.write(lines[-10:])
+    assert [event.step for event in reader.read()] == [2]

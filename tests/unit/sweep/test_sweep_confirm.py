@@ -1,11 +1,15 @@
+import dataclasses
 import math
 
 import numpy as np
 import pytest
 from scipy import stats
 
+from service.result import RunResult
+from service.run.journal import JOURNAL_NAME, Journal
+from service.run.progress import Progress
 from service.sweep.comparison import Comparison, read_comparison, welch
-from service.sweep.confirm import confirm_specs
+from service.sweep.confirm import compare, confirm_specs
 from service.sweep.loading import parse_sweep
 from service.trials.source import FixedTrials
 
@@ -89,3 +93,74 @@ def test_runs_with_other_best_settings_are_not_reused(make_sweep_content):
         for spec in specs.values():
             spec.run_path.mkdir(parents=True, exist_ok=True)
             (spec.run_path / "spec.json").write_text(spec.model_dump_json())
+
+
+def finish(spec, *scores):
+    """A finished run with these accuracies after its evaluations."""
+    spec.run_path.mkdir(parents=True)
+    journal = Journal(spec.run_path / JOURNAL_NAME, 10**6)
+    for epoch, score in enumerate(scores):
+        journal.append("evaluation", epoch + 1, epoch, {"val/top1": score})
+    journal.append("note", 0, 0, {})
+    RunResult(Progress(step=9, epoch=9), "val", 1.0, 0.0, 1).write(spec.run_path)
+
+
+def test_seeds_that_finished_with_both_settings_are_compared(make_sweep_content):
+    sweep = parse_sweep(make_sweep_content(base={"seed": 4}))
+    specs = confirm_specs(sweep, sweep.base, {"method.alpha": 1.5}, num_seeds=4)
+    assert compare(sweep, specs, 12) is None
+    for seed, best, default in ((4, 0.8, 0.7), (6, 0.9, 0.5)):
+        finish(specs["best", seed], 0.1, best)
+        finish(specs["default", seed], 0.95, default)
+    # A run with each of the other seeds failed.
+    finish(specs["best", 5], 0.99)
+    finish(specs["default", 7], 0.99)
+    found = compare(sweep, specs, 12)
+    assert found.best == {4: 0.8, 6: 0.9}
+    assert found.default == {4: 0.7, 6: 0.5}
+    assert found.difference == pytest.approx(0.85 - 0.6)
+    assert found.left_out == (5, 7)
+    assert (found.num_tried, found.metric, found.maximizes) == (12, "val/top1", True)
+    assert (found.interval, found.p_value) == welch([0.8, 0.9], [0.7, 0.5])
+    assert "left out, because a run with it failed: seed 5, 7" in str(found)
+
+
+def test_best_length_and_the_sweeps_resources_are_those_of_its_runs(make_sweep_content):
+    content = make_sweep_content(base={"tracking": {"register_as": "m", "alias": "a"}})
+    resources = {"num_workers": 1, "cpus_per_worker": 1}
+    sweep = parse_sweep({**content, "resources": resources})
+    best = {"schedule.num_epochs": 5}
+    specs = confirm_specs(sweep, sweep.base, best, num_seeds=1)
+    assert specs["best", 0].evaluation.every_epochs == 5
+    assert specs["default", 0].evaluation.every_epochs == 9
+    assert {spec.resources.max_workers for spec in specs.values()} == {1}
+    for spec in specs.values():
+        assert (spec.tracking.register_as, spec.tracking.alias) == (None, None)
+        assert spec.run_path.parent == sweep.sweep_path / "confirm"
+
+
+@pytest.mark.parametrize(("p_value", "verdict"), [(0.05, "no more than noise"), (0.049, "better")])
+def test_significance_is_five_percent(p_value, verdict):
+    found = dataclasses.replace(comparison(), p_value=p_value)
+    assert verdict in found.verdict
+
+
+def test_text_of_a_loss_is_not_in_percent():
+    losses = comparison({0: 1.5, 1: 1.7}, {0: 2.0, 1: 2.25}, maximizes=False)
+    text = str(losses)
+    assert "best     1.60" in text
+    assert "difference -0.52 (95 % interval" in text
+    low, high = losses.interval
+    assert f"{low:+.2f} to {high:+.2f}" in text
+    assert f"p = {losses.p_value:.3f})" in text
+    alone = str(comparison({0: 0.8}, {0: 0.7}))
+    assert "best     80.00       -" in alone
+    assert "interval" not in alone
+
+
+def test_scores_without_variance_have_no_interval():
+    assert welch([0.5, 0.5], [0.6, 0.6]) == (None, None)
+    interval, p_value = welch([0.5, 0.5], [0.6, 0.7])
+    assert interval is not None
+    assert p_value is not None
+    assert welch([0.5], [0.6, 0.7]) == (None, None)
