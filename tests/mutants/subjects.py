@@ -1,23 +1,40 @@
 """The files that are mutated, each with the unit tests of its subject."""
 
+_DISTILLATION = ("distillation",)
+_CONFIRM = ("sweep/test_sweep_confirm.py",)
+_SPEC = (
+    "spec/test_spec.py",
+    "spec/test_spec_data.py",
+    "spec/test_spec_paths.py",
+    "spec/test_milestones.py",
+    "spec/test_mlflow_rules.py",
+)
+
 SUBJECTS: dict[str, tuple[str, ...]] = {
-    "service/distillation/logits.py": ("distillation",),
-    "service/distillation/losses.py": ("distillation",),
-    "service/distillation/objective.py": ("distillation",),
-    "service/distillation/temperature.py": ("distillation",),
-    "data_pipeline/order.py": ("data_pipeline/test_order.py", "data_pipeline/test_held_out.py"),
-    "service/training/gradient.py": ("training",),
-    "service/training/batchnorm.py": ("training",),
-    "service/training/checkpoint.py": ("training", "test_moved_folders.py"),
-    "service/training/metrics.py": ("training",),
-    "service/run/journal.py": ("run",),
+    "service/distillation/logits.py": _DISTILLATION,
+    "service/distillation/losses.py": _DISTILLATION,
+    "service/distillation/objective.py": _DISTILLATION,
+    "service/distillation/temperature.py": _DISTILLATION,
+    "data_pipeline/order.py": ("data_pipeline/test_order.py",),
+    "service/training/gradient.py": ("training/test_gradient.py",),
+    "service/training/batchnorm.py": ("training/test_training_parts.py",),
+    "service/training/checkpoint.py": (
+        "training/test_training_parts.py",
+        "training/test_checkpoints.py",
+    ),
+    "service/training/metrics.py": (
+        "training/test_metrics.py",
+        "training/test_lost_process_group.py",
+    ),
+    "service/run/journal.py": ("run/test_journal.py",),
     "service/plan.py": ("test_plan.py",),
-    "service/sweep/study.py": ("sweep",),
-    "service/sweep/halving.py": ("sweep",),
-    "service/sweep/confirm.py": ("sweep",),
-    "service/sweep/comparison.py": ("sweep",),
-    "service/models/weights.py": ("models",),
-    "service/spec/rules.py": ("spec",),
-    "service/spec/data_rules.py": ("spec",),
-    "service/sweep/rules.py": ("sweep",),
+    "service/sweep/study.py": ("sweep/test_sweep_search.py",),
+    "service/sweep/halving.py": ("sweep/test_sweep_halving.py", "sweep/test_sweep_search.py"),
+    "service/sweep/confirm.py": _CONFIRM,
+    "service/sweep/comparison.py": _CONFIRM,
+    "service/models/weights.py": ("models/test_weights_choice.py", "models/test_models.py"),
+    "service/spec/rules.py": _SPEC,
+    "service/spec/data_rules.py": _SPEC,
+    "service/sweep/rules.py": ("sweep/test_sweep_spec.py", "sweep/test_sweep_space.py"),
 }
+"""Paths of tests are within tests/unit."""
