@@ -17,7 +17,7 @@ demo-down:  ## stop what the demo started
 lint: setup  ## check style, types and layers
 	@$(VENV) -m ruff format --check .
 	@$(VENV) -m ruff check .
-	@$(VENV) -m mypy
+	@$(VENV) -m mypy --num-workers 2
 	@.venv/bin/lint-imports --no-logo
 
 # A process waits for a cluster most of the time, so three of them keep two cores busy.

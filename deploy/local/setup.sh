@@ -76,17 +76,17 @@ install_python_packages() {
     fi
     local pip=(.venv/bin/python -m pip --disable-pip-version-check -q)
     # The lock is complete, so pip does not resolve dependencies, and two of it can run at once. ffcv is
-    # compiled, with what they install.
-    echo "setup: 1 of 2, torch and all other packages (about a minute, 7 GB)"
+    # compiled, with other packages but without torch.
+    echo "setup: 1 of 2, installing torch (7 GB), and all other packages"
     "${pip[@]}" install --no-deps -r <(grep -E '^(torch|torchvision|nvidia-[^=]*|triton)==' "$lock") &
     local torch=$!
     trap "kill $torch 2>/dev/null || true" EXIT
     "${pip[@]}" install --no-deps \
         -r <(grep -vE '^(torch|torchvision|nvidia-[^=]*|triton|ffcv|fastargs|assertpy)==' "$lock")
+    "${pip[@]}" install --no-deps --no-build-isolation -r <(grep -E '^(ffcv|fastargs|assertpy)==' "$lock")
     wait $torch
     trap - EXIT
-    echo "setup: 2 of 2, compiling ffcv and the inner loops"
-    "${pip[@]}" install --no-deps --no-build-isolation -r <(grep -E '^(ffcv|fastargs|assertpy)==' "$lock")
+    echo "setup: 2 of 2, compiling the inner loops"
     "${pip[@]}" install --no-deps --no-build-isolation -e .
     # Compiled here so that the first job does not have to.
     .venv/bin/python -m data_pipeline.warm_up

@@ -181,14 +181,20 @@ def places_of(text, folder):
     ]
 
 
-def test_a_submitted_job_leaves_no_secret(folder, environment, dataset, mlflow_uri, dashboard):
+@pytest.fixture(scope="module")
+def submitted(folder, environment, dataset, mlflow_uri, dashboard):
+    """Exit status and output of a job that was submitted and has ended."""
     spec = write_spec(folder, dataset, "submitted", mlflow_uri)
     command = ["ray", "job", "submit", f"--address={dashboard}", "--", sys.executable]
     command = [*command, f"{ROOT}/jobs/distill.py", str(spec)]
     deadline_s, output = time.monotonic() + START_LIMIT_S, NOT_READY
     while NOT_READY in output and time.monotonic() < deadline_s:
         status, output = run(folder, environment, "submitted", command)
+    return status, output
 
+
+def test_a_submitted_job_leaves_no_secret(folder, mlflow_uri, dashboard, submitted):
+    status, output = submitted
     assert status == 0, output
     assert "student, last" in output
     result = json.loads((folder / "runs" / "submitted" / "result.json").read_text())
@@ -205,17 +211,18 @@ def test_a_submitted_job_leaves_no_secret(folder, environment, dataset, mlflow_u
 
 @pytest.mark.parametrize("failure", ["password", "server", "userinfo"])
 def test_a_job_that_fails_leaves_no_secret(
-    folder, environment, dataset, mlflow_uri, dashboard, failure
+    folder, environment, dataset, mlflow_uri, submitted, failure
 ):
-    changes = {}
-    uri = mlflow_uri
+    name, changes, uri = failure, {}, mlflow_uri
     if failure == "password":
         changes = {"MLFLOW_TRACKING_PASSWORD": f"{CANARY}-wrong"}
     elif failure == "server":
+        # Of a run that has finished: it trains nothing, and only has to be sent.
+        name = "submitted"
         uri = f"http://127.0.0.1:{free_port()}"
     else:
         changes = {"MLFLOW_TRACKING_URI": f"http://{USER}:{MLFLOW_PASSWORD}@127.0.0.1:1"}
-    spec = write_spec(folder, dataset, failure, uri)
+    spec = write_spec(folder, dataset, name, uri)
     command = [sys.executable, f"{ROOT}/jobs/distill.py", str(spec)]
     status, output = run(folder, {**environment, **changes}, failure, command)
 

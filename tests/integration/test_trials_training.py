@@ -180,28 +180,28 @@ def test_trials_of_one_worker_train_in_one_process_as_jobs_do(make_sweep_content
 
 
 def test_trials_of_two_workers_train_as_jobs_do(make_sweep_content, tmp_path):
-    """The driver of the second is killed while its workers hold the CPUs."""
+    """Also if the trial's driver is killed while its workers hold the CPUs."""
     base = {
         "resources": {"num_workers": 2, "cpus_per_worker": 1},
         "tracking": {"uri": UNREACHABLE, "log_every_steps": 3},
         "schedule": {"num_epochs": 6, "milestones": []},
     }
-    fields = {"budget": {"trials": 2}, "algorithm": {"kind": "random"}}
+    fields = {"budget": {"trials": 1}, "algorithm": {"kind": "random"}}
     search, trackers, trials, sweep = make_search(
         make_sweep_content(base=base, scheduler={"kind": "none"}, **fields)
     )
-    plan_faults(trials, "driver_fault", {1: signal.SIGKILL})
+    plan_faults(trials, "driver_fault", {0: signal.SIGKILL})
     run_search(trials, sweep)
     trials.close()
     trackers.close()
 
-    states = [(record.state, record.num_failures) for record in search.records()]
-    assert states == [("finished", 0), ("finished", 1)]
-    assert [epoch for epoch, _ in search.records()[1].curve] == list(range(1, 7))
-    texts = starts(trial_path(sweep, 1) / JOURNAL_NAME)
+    (record,) = search.records()
+    assert (record.state, record.num_failures) == ("finished", 1)
+    assert [epoch for epoch, _ in record.curve] == list(range(1, 7))
+    texts = starts(trial_path(sweep, 0) / JOURNAL_NAME)
     assert [text.rpartition(",")[0] for text in texts] == ["training on 2 workers"] * 2
     assert_resources_are_released()
-    path = trial_path(sweep, 1)
+    path = trial_path(sweep, 0)
     assert not (path / PLACEMENT_NAME).exists()
     assert_equal_students(student_of(path), trained_alone(read_spec(path), tmp_path))
 
