@@ -40,7 +40,7 @@ FIELD = np.dtype(
 IMAGE = np.dtype([("mode", "<u1"), ("width", "<u2"), ("height", "<u2"), ("data_ptr", "<u8")])
 SAMPLE = np.dtype([("image", IMAGE), ("label", "<i8")], align=True)
 DIGEST_MAGIC = b"SHA256/8"
-# Of the bytes that the file stores, and of those that the source had.
+# Digests of an image: of the bytes stored in this file, and of the bytes of its source.
 DIGEST = np.dtype([("stored", "<u8"), ("source", "<u8")])
 ALLOCATION = np.dtype([("sample_id", "<u8"), ("ptr", "<u8"), ("size", "<u8")])
 

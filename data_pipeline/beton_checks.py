@@ -71,7 +71,7 @@ def _fault_of_images(
             tables.is_raw & (sizes != 3 * num_pixels),
             "has raw pixels whose number of bytes is not that of its width and height",
         ),
-        # The first and the last byte differ in their low bits alone.
+        # Pages are powers of two: within one, the first and last byte differ in the low bits only.
         (
             (starts ^ (starts + sizes - np.uint64(1))) >= tables.page_size,
             f"is not within one page of {tables.page_size:,} bytes",

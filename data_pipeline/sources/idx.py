@@ -93,7 +93,7 @@ def _read_array(path: Path, file: IO[bytes] | gzip.GzipFile) -> NDArray[np.uint8
     if len(magic) < 4 or magic[:3] != b"\x00\x00\x08" or magic[3] not in (1, 3):
         raise SourceError(f"{path} is not an IDX file of unsigned bytes; give one like MNIST's")
     head = file.read(4 * magic[3])
-    # Python's integers: the product of liars wraps 64 bits.
+    # As Python's integers: the product of false lengths may exceed 64 bits.
     shape = [int(length) for length in np.frombuffer(head[: len(head) // 4 * 4], ">u4")]
     num_bytes = math.prod(shape)
     if max(num_bytes, *shape, 0) > MAX_BYTES:

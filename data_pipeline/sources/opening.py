@@ -123,7 +123,7 @@ def _open_file(path: Path, labels: Path | None) -> Source:
         return open_flat_tar(path, members, labels)
     refuse_labels(path, labels)
     if "cls" in suffixes:
-        # Which counts what it skips itself.
+        # It counts and reports what it skips.
         return open_shards(path, [path])
     skipped.log(path)
     if "tar" in suffixes:

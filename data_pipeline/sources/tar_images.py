@@ -105,7 +105,7 @@ class TarIndex:
 
     def __init__(self, tars: TarFiles) -> None:
         self._tars = tars
-        # Tar, offset, size and label of one image after the other.
+        # Four numbers for each image: tar, offset, size and label.
         self._numbers = array("q")
         self._names: list[str] = []
         self._keys = array("Q")

@@ -61,7 +61,7 @@ def _check_answer(address: str, given: str) -> None:
                 raise _no_answer(address, given) from error
             time.sleep(RETRY_PAUSE_S)
     if os.environ.get("RAY_USE_TLS", "0") != "0":
-        # Whether it is Ray that listens, ray.init finds out.
+        # With TLS, ray.init() checks that it is Ray that listens.
         return
     # No proxy is meant for the nodes of a cluster.
     channel = grpc.insecure_channel(address, options=[("grpc.enable_http_proxy", 0)])

@@ -15,7 +15,7 @@ from service.cluster.waiting import resources_per_worker
 from service.spec.errors import BadInputError, Problem
 from service.spec.sections import Resources
 
-# Of a home directory that another user owns, is on a read-only disk, or is no directory.
+# Errors of writing to a home directory of another user, on a read-only disk, or that is a file.
 UNWRITABLE = (errno.EACCES, errno.EROFS, errno.ENOTDIR)
 
 

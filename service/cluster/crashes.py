@@ -17,7 +17,7 @@ from data_pipeline.json_files import UnusableFileError, read_bounded
 
 # A line of this form precedes what a worker leaves; what follows the last one is its newest crash.
 START_PREFIX = "worker process"
-# How faulthandler begins, "Fatal Python error: " without it, where the signal is SIGABRT.
+# How the first line of faulthandler begins, and what follows there for SIGABRT.
 FATAL_PREFIX = "Fatal Python error: "
 ABORTED = "Aborted"
 LIMIT_BYTES = 16_000_000

@@ -10,7 +10,7 @@ from service.cluster.crashes import Crash, read_crash
 from service.cluster.ray_internals import is_dead_worker, is_silent_worker
 from service.run.control import GracefulStop
 
-# Errors of a collective operation, which break off where a peer does.
+# Words in the errors of workers that lost the connection to one that failed.
 ECHO_WORDS = ("gloo", "NCCL", "Connection", "DistBackend")
 TIMEOUT_WORDS = "Timed out"
 HANG_TEXT = "did not answer for resources.heartbeat_timeout_s: it hangs, or its network is down"

@@ -51,7 +51,7 @@ class GrowthWatcher:
 
     def _request_if_more_fit(self) -> None:
         if self._demand is None:
-            # Before it, what is free is what the workers are about to get.
+            # Until the workers hold their resources, these still count as free.
             if recorded_placement(self._spec.run_path) is not None:
                 self._demand = reserve(self._spec.run_path, self._per_worker, self._num_missing)
                 self._checked_s = time.monotonic()

@@ -22,7 +22,7 @@ from service.spec.sections import Resources
 
 # How soon Ray notices that a worker has ended, well or not.
 HEALTH_CHECK_INTERVAL_S = 0.5
-# There was room just before; after it, the run waits for room again.
+# Resources were free just before. If others took them, the run waits again after this time.
 PLACEMENT_TIMEOUT_S = 20
 NCCL_TIMEOUT_FACTOR = 2
 

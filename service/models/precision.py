@@ -17,7 +17,7 @@ def keep_last_layer_in_float32(model: nn.Module, image_size: int) -> None:
     """
     layer = _last_layer(model, image_size)
     kind = type(layer)
-    # A class of its own, not a changed method: copies of the model, such as an EMA, keep it.
+    # A changed class, not a changed method, is kept by copies of the model such as an EMA.
     layer.__class__ = type(f"Float32{kind.__name__}", (_Float32Layer, kind), {})
 
 

@@ -78,7 +78,7 @@ def claim_run_folder(spec: JobSpec) -> Iterator[None]:
                 "give a folder on storage that can be written and locked",
             )
             raise BadInputError("spec", [problem]) from error
-        # The lock is held: what processes that were killed left is nobody's any more.
+        # While the lock is held, partial files can only be those of processes that were killed.
         remove_partials(spec.run_path)
         try:
             yield
@@ -201,7 +201,7 @@ def forget_rejected(spec: JobSpec) -> None:
     try:
         is_other = bool(fixed_differences(read_spec(run_path), spec))
     except BadInputError:
-        # Damaged, or of another version: nothing depends on it yet.
+        # The spec is damaged, or of another version; no checkpoint depends on it yet.
         is_other = True
     if is_other:
         for pattern in RECORDS:

@@ -244,7 +244,7 @@ _HANDLERS: dict[str, Callable[[_Machine, Any], None]] = {
     "NEWOBJ_EX": _Machine._new_with_keywords,
     "INST": _Machine._instance,
     "OBJ": _Machine._object,
-    # The state of an object, which is not needed: state dicts and tensors have none.
+    # Drops the state of an object: state dicts and tensors have none.
     "BUILD": _Machine._drop,
     "PERSID": _Machine._reference,
     "BINPERSID": _Machine._reference_on_stack,

@@ -17,7 +17,7 @@ from service.spec.tensor_info import TensorInfo
 TRANSFORM_KEY = "transform_input"
 """Of the metadata of a safetensors file: true or false, as JSON."""
 
-# Before dots in names of modules meant something.
+# Names of tensors in old files, from before torch split module names at dots.
 OLD_DENSE_LAYER = re.compile(r"(.*denselayer\d+\.(?:norm|relu|conv))\.([12]\..*)")
 OLD_VIT_LAYER = re.compile(r"(.*\.mlp)\.linear_([12])(\..*)")
 NEW_VIT_LAYERS = {"1": ".0", "2": ".3"}

@@ -71,7 +71,7 @@ def read_safetensors_header(path: Path) -> SafetensorsHeader:
             raise _HeaderError("has metadata other than strings")
         tensors = _tensors(entries, file_bytes - LENGTH_BYTES - num_bytes)
     except (ValueError, TypeError, KeyError, RecursionError) as error:
-        # Messages of Python itself are about Python.
+        # Messages of other exceptions say nothing about the file.
         cause = f" ({error})" if isinstance(error, _HeaderError) else ""
         wrong = f"is damaged: its header cannot be read{cause}"
         raise UnreadableWeightsError(wrong, COPY_AGAIN) from error

@@ -75,7 +75,7 @@ def prefixes_of_classifiers(names: Iterable[str]) -> list[str]:
     """The prefixes under which ``names`` seems to have a network, where it is not known which."""
     names = list(names)
     found = dict.fromkeys(m["prefix"] for n in names if (m := CLASSIFIER.fullmatch(n)))
-    # Layers within the network may have such names too.
+    # A layer within a network may be named like a classifier.
     outer = [p for p in found if not any(o in found for o in _prefixes(p[:-1]) if o)]
     sizes = Counter(p for name in names for p in _prefixes(name) if p in found)
     if "" in sizes:

@@ -66,7 +66,7 @@ def format_spec(spec: JobSpec) -> str:
     """JSON text with every field that has a value of its own; lists are on one line."""
     content = spec.model_dump(mode="json", exclude_none=True)
     if spec.schedule.has_default_milestones:
-        # So that num_epochs can be changed alone.
+        # Left out, they follow num_epochs when a user changes it.
         del content["schedule"]["milestones"]
     if spec.teacher is not None:
         content["method"] = spec.effective_method().model_dump(mode="json")

@@ -175,7 +175,7 @@ def _read_legacy(file: IO[bytes]) -> TorchFile:
     claims: dict[str, _Storage] = {}
 
     def persistent(reference: Any) -> Any:  # noqa: ANN401 - any pickled value
-        # The class of a whole model, with its source code.
+        # torch.save of a whole model refers to its class like this, with the source code.
         if reference[0] == "module":
             return reference[1]
         storage = _storage_of(reference)
@@ -240,5 +240,5 @@ def _make(path: str, arguments: tuple[Any, ...]) -> Any:  # noqa: ANN401 - any s
             raise PickleError("has a tensor whose sizes are no numbers")
         place = Place(storage.key, storage.offset + offset, tuple(stride))
         return TensorInfo(storage.dtype, tuple(shape), place)
-    # Types that came later, and subclasses.
+    # Functions that newer torch versions add, and those of tensor subclasses.
     return TensorInfo("of a special type", ()) if name.startswith("_rebuild") else Record(path)

@@ -232,7 +232,7 @@ class SweepRun:
                 resources=trial_resources(resources),
             )
         if self._signals.is_set:
-            # What follows may take longer than the time that is left.
+            # Now: the process may be killed before the page and MLflow have been updated.
             self._file.status.state = "stopped"
             self._file.write()
 

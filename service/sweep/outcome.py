@@ -44,7 +44,7 @@ class Outcome(NamedTuple):
 def job_with(sweep: SweepSpec, point: Point, name: str) -> JobSpec:
     """The base with a point's settings as a job called ``name``, without held-out images."""
     content = with_values(given_content(sweep.base), point)
-    # Without its files, which are not needed: the sweep has read them.
+    # The files that it names are not read again: the sweep has checked them.
     return JobSpec.model_validate({**content, "name": name})
 
 

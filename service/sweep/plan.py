@@ -65,7 +65,7 @@ def _scheduler_text(sweep: SweepSpec) -> str:
     text = f"after epoch {epochs}, the best 1 / {scheduler.reduction_factor} of the trials continue"
     if not sweep.maximizes:
         return text
-    # That of the difference of two accuracies near one half.
+    # The standard error of the difference of two accuracies.
     margin = math.sqrt(2) * 100 * sweep.standard_error
     return f"{text}, and those that are worse by no more than about {margin:.1f} points of accuracy"
 

@@ -120,7 +120,7 @@ def _move_runs(sweep: SweepSpec, uri: str) -> None:
     """Send runs that were tracked elsewhere."""
     for run_path in run_folders(sweep):
         if not is_destination(read_spec(run_path), uri):
-            # Where the sweep itself is tracked.
+            # To the server and experiment of the sweep itself.
             sync_run(run_path, SyncDestination(uri, is_named=True))
 
 

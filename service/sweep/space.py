@@ -179,7 +179,7 @@ def given_content(spec: JobSpec) -> dict[str, Any]:
     """A spec as JSON data without default values, because some defaults depend on other fields."""
     content = spec.model_dump(mode="json", exclude_unset=True)
     if spec.schedule.has_default_milestones:
-        # A stored spec has them in full.
+        # A stored spec lists the default milestones too.
         content.get("schedule", {}).pop("milestones", None)
     return content
 

@@ -86,7 +86,7 @@ class JournalForwarder:
         while not self._closing.is_set():
             backoff_s = POLL_S if self._forward() else min(2 * backoff_s, MAX_BACKOFF_S)
             self._closing.wait(backoff_s)
-        # A server that does not answer is not waited for twice.
+        # Retried only after fast failures: waiting for a server that does not answer takes long.
         for _ in range(NUM_LAST_ATTEMPTS):
             start_s = time.monotonic()
             if self._forward() or time.monotonic() - start_s > FAST_FAILURE_S:

@@ -106,5 +106,5 @@ class _StepAverage:
     ) -> None:
         if self._buffers and kind is None:
             torch._foreach_copy_(self._buffers, self._sums)
-            # The layers counted forward passes; a step is one update, however it is cut.
+            # The layers counted each forward pass, but a step is one update.
             torch._foreach_sub_(self._counters, len(self._weights) - 1)

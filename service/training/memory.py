@@ -80,7 +80,7 @@ def _smaller(size: int) -> str:
 def _memory_text(world: World) -> str:
     text = f"worker {world.rank}, {world.device}"
     if world.device.type == "cuda":
-        # A device that cannot even be asked has no memory for that.
+        # On a full device, the query itself may fail.
         with contextlib.suppress(RuntimeError):
             free, total = torch.cuda.mem_get_info(world.device)
             text += f", {free / 2**30:.1f} of {total / 2**30:.1f} GiB free"

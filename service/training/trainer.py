@@ -137,7 +137,7 @@ class Trainer:
                 self.save_or_stop()
             self.finish_epoch()
         if self.progress.last_nonfinite:
-            # Also where the run is submitted again.
+            # Also reached when an aborted run is submitted again.
             text = student_text(self._spec, self.progress)
             abort_run(self._spec.run_path, self._world.rank, text, EXIT_FAILED)
 
@@ -318,6 +318,6 @@ class Trainer:
         self._data.close()
         if self._requests is not None:
             self._requests.close()
-        # An error in the context is more important than a checkpoint that it spoiled.
+        # Report the error that ended training, not that of the checkpoint that it interrupted.
         with contextlib.suppress(CheckpointError) if kind else nullcontext():
             self._state.wait()
