@@ -208,3 +208,23 @@ def test_bad_arguments_are_named(options, word):
 def test_different_shapes_are_refused():
     with pytest.raises(ValueError, match="one shape"):
         matched_temperatures(torch.ones(2, 3), torch.ones(2, 4), TAU)
+
+
+@pytest.mark.parametrize(
+    ("u", "v", "teacher"),
+    [
+        ([0.0, 0.0, 0.0], [0.0, 0.0, 0.0], TAU),
+        ([math.inf, 0.0, 0.0], [1.0, 0.0, 0.0], TAU),
+        ([1.0, 0.0, 0.0], [math.nan, 0.0, 0.0], TAU),
+        # No share within the floor makes a flat student as sharp as the teacher, or the reverse.
+        ([9000.0, 0.0, 0.0], [1.0, 0.0, 0.0], 2 * TAU * 0.95),
+        ([1.0, 0.0, 0.0], [9000.0, 0.0, 0.0], 2 * TAU * 0.05),
+    ],
+)
+def test_samples_without_a_root_are_guarded_and_reported(u, v, teacher):
+    found = matched_temperatures(
+        torch.tensor([u]), torch.tensor([v]), TAU, sharpness="logsumexp", floor=0.05
+    )
+    assert found.clamped.tolist() == [True]
+    assert found.teacher.item() == pytest.approx(teacher, rel=1e-5)
+    assert found.student.item() == pytest.approx(2 * TAU - teacher, rel=1e-5)

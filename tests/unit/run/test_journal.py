@@ -271,3 +271,16 @@ def test_reader_waits_for_the_end_of_a_line(tmp_path):
     with path.open("ab") as file:
         file.write(lines[-10:])
     assert [event.step for event in reader.read()] == [2]
+
+
+def test_reader_starts_again_where_the_file_became_shorter(tmp_path):
+    """As after a restore from a backup: the same file with fewer, newer events."""
+    path, other = tmp_path / JOURNAL_NAME, tmp_path / "other.jsonl"
+    fill(Journal(path, 10**6), [1, 2, 3])
+    reader = JournalReader(path, 0)
+    assert len(reader.read()) == 3
+    assert reader.read() == []
+    fill(Journal(other, 10**6), [1, 2, 3, 4])
+    path.write_bytes(b"".join(other.read_bytes().splitlines(keepends=True)[3:]))
+    assert [event.step for event in reader.read()] == [4]
+    assert reader.read() == []

@@ -200,3 +200,17 @@ def test_trials_differ_from_the_base_only_in_searched_and_held_out_fields(make_s
         update={"method": None, "dataset": sweep.base.dataset, "tracking": sweep.base.tracking}
     )
     assert same == sweep.base
+
+
+@pytest.mark.parametrize(("points", "is_refused"), [((100, 100), False), ((73, 137), True)])
+def test_grid_has_at_most_ten_thousand_points(make_sweep_content, points, is_refused):
+    space = {
+        path: {"linear": [1, 2], "points": count}
+        for path, count in zip(("method.alpha", "method.beta"), points, strict=True)
+    }
+    fields = {"algorithm": {"kind": "grid"}, "scheduler": {"kind": "none"}, "space": space}
+    content = make_sweep_content(**fields)
+    if is_refused:
+        assert "more than 10,000 points" in problems(content)["algorithm.kind"]
+    else:
+        assert parse_sweep(content).algorithm.kind == "grid"

@@ -10,6 +10,7 @@ import sys
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from service.result import IncompleteRunError, collect_result
 from service.run.folder import FENCE_NAME, FencedError, FencingToken
@@ -20,7 +21,9 @@ from service.training import checkpoint
 from service.training.checkpoint import (
     Snapshot,
     checkpoint_paths,
+    final_student_path,
     is_intact,
+    load_checkpoint,
     mean_of_ranks,
     newest_checkpoint,
     quarantine_damaged,
@@ -293,3 +296,35 @@ def test_run_without_its_last_checkpoint_has_no_result(make_content):
     with pytest.raises(IncompleteRunError, match="epoch 0"):
         collect_result(spec.run_path, spec.schedule.num_epochs)
     assert not (spec.run_path / "result.json").exists()
+
+
+def test_average_is_saved_and_is_the_final_student(saver, tmp_path):
+    with_average = snapshot(1)._replace(ema={"weight": torch.full((3, 4), 7.0)})
+    saver.save(with_average)
+    saver.wait()
+    path = newest_checkpoint(tmp_path)
+    assert torch.equal(load_file(final_student_path(path))["weight"], torch.full((3, 4), 7.0))
+    save_all(saver, 2)
+    path = newest_checkpoint(tmp_path)
+    assert torch.equal(load_file(final_student_path(path))["weight"], torch.full((3, 4), 2.0))
+
+
+class Planted:
+    """What a pickle executes when it is loaded."""
+
+    def __reduce__(self):
+        return os.mkdir, (PLANTED,)
+
+
+PLANTED = "planted-by-a-pickle"
+
+
+def test_nothing_in_a_checkpoint_is_executed(saver, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    save_all(saver, 1)
+    path = newest_checkpoint(tmp_path)
+    torch.save({"state": Planted()}, path / "optimizer.pt")
+    model = torch.nn.Linear(4, 3, bias=False)
+    with pytest.raises(Exception, match=r"weights_only|WeightsUnpickler|Unsupported"):
+        load_checkpoint(path, model, None, torch.optim.SGD(model.parameters(), lr=1.0))
+    assert not (tmp_path / PLANTED).exists()

@@ -193,3 +193,60 @@ def test_unfinished_save_is_not_a_checkpoint(trained):
     (run_path / checkpoint_name(20)).rename(run_path / f".{checkpoint_name(20)}.partial")
     assert newest_checkpoint(run_path).name == checkpoint_name(10)
     assert newest_checkpoint(run_path / "missing") is None
+
+
+def test_statistics_are_averaged_over_the_workers(monkeypatch):
+    """The other worker's running mean is 3 higher, and its variance is 2 higher."""
+
+    def add_other_worker(flat):
+        flat += flat + torch.tensor([3.0, 3.0, 2.0, 2.0])
+
+    model = nn.BatchNorm1d(2)
+    model.running_mean.fill_(1.0)
+    monkeypatch.setattr("torch.distributed.all_reduce", add_other_worker)
+    RunningStatistics(model, 1).synchronize()
+    assert model.running_mean.tolist() == [1.0, 1.0]
+    RunningStatistics(model, 2).synchronize()
+    assert model.running_mean.tolist() == [2.5, 2.5]
+    assert model.running_var.tolist() == [2.0, 2.0]
+    assert model.num_batches_tracked.item() == 0
+
+
+def test_one_full_micro_batch_is_a_plain_step():
+    torch.manual_seed(0)
+    images, models = torch.randn(8, 3), [nn.BatchNorm1d(3), nn.BatchNorm1d(3)]
+    models[0](images)
+    with RunningStatistics(models[1], 1).step([1.0]) as running:
+        models[1](images)
+        running.micro_batch_done()
+    assert torch.equal(models[0].running_mean, models[1].running_mean)
+    assert models[1].num_batches_tracked.item() == 1
+
+
+def test_statistics_of_a_step_that_failed_are_not_averaged():
+    model = nn.BatchNorm1d(3)
+    with pytest.raises(RuntimeError, match="injected"), RunningStatistics(model, 1).step([0.5] * 2):
+        raise RuntimeError("injected")
+    assert torch.equal(model.running_mean, torch.zeros(3))
+    assert model.num_batches_tracked.item() == 0
+
+
+def test_a_step_counts_once_and_momentum_is_the_layers():
+    torch.manual_seed(0)
+    model = nn.BatchNorm1d(3, momentum=0.4)
+    parts = list(torch.randn(2, 8, 3))
+    with RunningStatistics(model, 1).step([0.5, 0.5]) as running:
+        for images in parts:
+            model(images)
+            running.micro_batch_done()
+    assert model.num_batches_tracked.item() == 1
+    torch.testing.assert_close(model.running_mean, 0.4 * torch.cat(parts).mean(0))
+
+
+def test_state_of_statistics_is_restored():
+    torch.manual_seed(0)
+    model, other = nn.BatchNorm1d(3), nn.BatchNorm1d(3)
+    model(torch.randn(8, 3))
+    RunningStatistics(other, 1).restore(RunningStatistics(model, 1).state())
+    assert torch.equal(other.running_var, model.running_var)
+    assert other.num_batches_tracked.item() == 1
