@@ -7,8 +7,9 @@ import sys
 from pathlib import Path
 
 # Before torch and numpy are imported, here and in what tests start: for networks this small,
-# threads that wait for each other take more time than the work.
-os.environ |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+# threads that wait for each other take more time than the work. Ray's processes get their share of
+# the CPUs beside other programs; by default they would be the last to run.
+os.environ |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "RAY_worker_niceness": "0"}
 
 import pytest
 import torch

@@ -12,11 +12,21 @@ is_supported() {
     "$1" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null
 }
 
+# With what building needs, or from Debian, which has the rest in packages.
+is_complete() {
+    "$1" -c 'import pathlib, sys, sysconfig
+if not sys.base_prefix == "/usr":
+    import ensurepip, venv
+    sys.exit(not pathlib.Path(sysconfig.get_path("include"), "Python.h").exists())' 2>/dev/null
+}
+
 # PYTHON if it is given, else that of .venv, else the first that runs; nothing if none does.
 find_python() {
     local candidate
-    for candidate in ${PYTHON:-.venv/bin/python python3.13 python3.12 python3.11}; do
-        if is_supported "$candidate"; then
+    local -a candidates=(.venv/bin/python python3.13 python3.12 python3.11)
+    [ -z "${PYTHON:-}" ] || candidates=("$PYTHON")
+    for candidate in "${candidates[@]}"; do
+        if is_supported "$candidate" && is_complete "$candidate"; then
             "$candidate" -c 'import sys
 print("%s/bin/python%d.%d" % (sys.base_prefix, *sys.version_info[:2]))'
             return
@@ -45,7 +55,7 @@ sys.exit(not pathlib.Path(sysconfig.get_path("include"), "Python.h").exists())' 
 
 # What is installed, as a digest.
 expected() {
-    { "$python" -V && cat "$lock" pyproject.toml deploy/local/setup.sh data_pipeline/native/*.[ch]; } | sha256sum
+    { echo "$python" && "$python" -V && cat "$lock" pyproject.toml deploy/local/setup.sh data_pipeline/native/*.[ch]; } | sha256sum
 }
 
 install_debian_packages() {
@@ -68,7 +78,8 @@ install_debian_packages() {
 }
 
 install_python_packages() {
-    if [ "$(.venv/bin/python -V 2>&1)" != "$("$python" -V)" ] ||
+    if [ "$(.venv/bin/python -c 'import sys; print(sys.base_prefix, sys.version)' 2>&1)" != \
+        "$("$python" -c 'import sys; print(sys.base_prefix, sys.version)')" ] ||
         ! .venv/bin/python -m pip --version >/dev/null 2>&1; then
         echo "setup: creating .venv with $("$python" -V)"
         rm -rf .venv
@@ -94,7 +105,7 @@ install_python_packages() {
 
 python=$(find_python)
 if [ -z "$python" ] && [ -n "${PYTHON:-}" ]; then
-    echo "setup: PYTHON=$PYTHON is no Python 3.11, 3.12 or 3.13; give the path of one, or leave PYTHON out" >&2
+    echo "setup: PYTHON=$PYTHON is no Python 3.11, 3.12 or 3.13 with venv and headers; give the path of one, or leave PYTHON out" >&2
     exit 2
 fi
 if [ -n "$(missing_debian_packages)" ]; then
@@ -105,7 +116,7 @@ if [ -n "$(missing_debian_packages)" ]; then
         exit 2
     fi
 fi
-if [ "$(cat $stamp 2>/dev/null)" != "$(expected)" ]; then
+if [ "$(cat $stamp 2>/dev/null)" != "$(expected)" ] || ! .venv/bin/python -V >/dev/null 2>&1; then
     install_python_packages
     expected >$stamp
     echo "setup: done"

@@ -68,8 +68,8 @@ def picture(figures: Sequence[go.Figure], caption: str, *, is_wide: bool = False
 
 
 def table(heading: str, note: str, rows: pd.DataFrame) -> str:
-    """A table that is sorted by a click on a column's heading."""
-    body = rows.to_html(index=False, na_rep="", border=0, float_format="{:.5g}".format)
+    """A table of texts that is sorted by a click on a column's heading."""
+    body = rows.to_html(index=False, border=0)
     return (
         f"<h2>{escape(heading)}</h2>\n<p>{escape(note)}. Click a column's heading to sort by it."
         f'</p>\n<div class="table">{body}</div>\n'

@@ -10,7 +10,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-WIDTHS = {"field": 40, "default": 18, "unit": 6, "meaning": 54}
+WIDTHS = {"field": 39, "default": 19, "unit": 6, "meaning": 42}
 """Columns of the table, in characters."""
 UNITS = {
     "_s": "s",
@@ -19,6 +19,8 @@ UNITS = {
     "from_epoch": "epoch",
     "_epochs": "epochs",
     "milestones": "epochs",
+    ".epochs": "epochs",
+    ".hours": "h",
     "_steps": "steps",
     "_images": "images",
     "batch_size": "images",
@@ -109,12 +111,6 @@ def _default(field: FieldInfo) -> str:
         return "required"
     if field.default is None:
         return "absent"
-    return "defaults below" if isinstance(field.default, BaseModel) else _as_json(field.default)
-
-
-def _as_json(value: Any) -> str:  # noqa: ANN401 - any default
-    if isinstance(value, dict):
-        return json.dumps(
-            {key: inner.model_dump(exclude_none=True) for key, inner in value.items()}
-        )
-    return json.dumps(value)
+    if isinstance(field.default, dict):
+        return "see below"
+    return "defaults below" if isinstance(field.default, BaseModel) else json.dumps(field.default)

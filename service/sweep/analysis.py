@@ -116,7 +116,9 @@ def importances(
     Hyperparameter Importance", ICML 2014.
     """
     scored = [
-        (record, dict(record.curve)[epoch]) for record in records if epoch in dict(record.curve)
+        (record, score)
+        for record in records
+        if math.isfinite(score := dict(record.curve).get(epoch, math.nan))
     ]
     if len(scored) < MIN_FOR_IMPORTANCE or len({score for _, score in scored}) < 2:
         return {}

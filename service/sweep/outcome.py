@@ -1,11 +1,11 @@
 """Writes the files of a sweep: best settings as a job, table of trials, and page."""
 
-import csv
-import io
 import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
+
+import pandas as pd
 
 from data_pipeline.files import is_regular, write_atomically
 from service.spec.job import JobSpec
@@ -53,7 +53,7 @@ def write_outcome(sweep: SweepSpec, records: Sequence[TrialRecord]) -> Outcome:
     folder = sweep.sweep_path
     best = best_of(sweep, records)
     outcome = Outcome(tuple(records), best, read_comparison(folder))
-    write_atomically(folder / TABLE_NAME, table(sweep, records))
+    write_atomically(folder / TABLE_NAME, _as_csv(table(sweep, records)))
     if outcome.best is not None:
         job = job_with(sweep, dict(outcome.best.params), f"{sweep.name}-best")
         write_atomically(folder / BEST_NAME, job.model_dump_json(indent=1) + "\n")
@@ -111,32 +111,29 @@ def ranked(sweep: SweepSpec, records: Sequence[TrialRecord]) -> list[TrialRecord
     return sorted(best, key=lambda record: states.index(record.state))
 
 
-def table(sweep: SweepSpec, records: Sequence[TrialRecord]) -> str:
-    """All trials, including failed and stopped ones, as CSV."""
-    paths = list(sweep.space)
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(
-        ["trial", "state", sweep.metric_name, "epochs", "seconds", "failures", *paths, "error"]
-    )
-    for record in records:
-        values = [
-            value if isinstance(value := record.params.get(path, ""), str) else json.dumps(value)
-            for path in paths
+def table(sweep: SweepSpec, records: Sequence[TrialRecord]) -> pd.DataFrame:
+    """All trials, including failed and stopped ones, a row each; empty texts where values lack."""
+    names = ["trial", "state", sweep.metric_name, "epochs", "seconds", "failures"]
+    rows = [
+        [
+            record.number,
+            record.state,
+            "" if record.score is None else record.score,
+            record.curve[-1][0] if record.curve else 0,
+            round(record.seconds, 1),
+            record.num_failures,
+            *(record.params.get(path, "") for path in sweep.space),
+            # A progress bar's text has carriage returns, which CSV takes for ends of rows.
+            (record.error or "").replace("\r", "\n"),
         ]
-        writer.writerow(
-            [
-                record.number,
-                record.state,
-                "" if record.score is None else record.score,
-                record.curve[-1][0] if record.curve else 0,
-                f"{record.seconds:.1f}",
-                record.num_failures,
-                *values,
-                record.error or "",
-            ]
-        )
-    return text.getvalue()
+        for record in records
+    ]
+    return pd.DataFrame(rows, columns=[*names, *sweep.space, "error"], dtype=object)
+
+
+def _as_csv(table: pd.DataFrame) -> str:
+    cells = table.map(lambda value: value if isinstance(value, str) else json.dumps(value))
+    return str(cells.to_csv(index=False, lineterminator="\n"))
 
 
 def artifacts(folder: Path) -> list[Path]:

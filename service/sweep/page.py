@@ -1,12 +1,17 @@
 """The page of a sweep: its outcome, pictures and trials."""
 
-import io
 from collections.abc import Iterator, Sequence
 
 import pandas as pd
 
 from service.pages import page
-from service.sweep.analysis import TrialRecord, best_so_far, counts_text, importances
+from service.sweep.analysis import (
+    TrialRecord,
+    best_so_far,
+    counts_text,
+    importances,
+    value_text,
+)
 from service.sweep.pictures import SweepPictures
 from service.sweep.space import SearchSpace
 from service.sweep.spec import SweepSpec
@@ -18,22 +23,22 @@ def render_sweep_page(
     summary: Sequence[tuple[str, str]],
     comparison: str,
     front: Sequence[TrialRecord] | None,
-    table: str,
+    table: pd.DataFrame,
 ) -> str:
     """The page as HTML.
 
     ``summary``: labels and texts. ``comparison``: of the best settings with the default, may be
-    empty. ``front``: see ``outcome.time_front``. ``table``: all trials as CSV.
+    empty. ``front``: see ``outcome.time_front``. ``table``: all trials, a row each.
     """
     parts = [page.facts(summary)]
     if comparison:
         parts.append(page.preformatted("Best and default settings, by seed", comparison))
     if records:
         parts += _pictures(sweep, records, front)
-    rows = pd.read_csv(io.StringIO(table), keep_default_na=False)
     best = best_so_far(records, sweep.maximizes)
-    rows.loc[rows["trial"] == (best and best.number), "state"] += " (best)"
-    parts.append(page.table("All trials", counts_text(records), rows))
+    if best is not None:
+        table.loc[table["trial"] == best.number, "state"] += " (best)"
+    parts.append(page.table("All trials", counts_text(records), table.map(value_text)))
     return page.render_page(f"Sweep {sweep.name}", parts)
 
 
@@ -53,8 +58,8 @@ def _pictures(
         yield page.picture([figure], caption)
     caption = "Each line is a trial, to the metric at the last epoch reached. Darker is better."
     yield page.picture([pictures.parallel_coordinates()], caption, is_wide=True)
-    if any(record.curve for record in records):
-        yield page.picture([pictures.learning_curves()], "Every evaluation of every trial.")
+    if (figure := pictures.learning_curves()) is not None:
+        yield page.picture([figure], "Every evaluation of every trial.")
     epoch = importance_epoch(sweep)
     if shares := importances(records, SearchSpace(sweep.space), epoch):
         caption = "fANOVA, at an epoch before which no trial is stopped early."

@@ -26,6 +26,8 @@ BY_STATE = {
     "color_discrete_map": COLORS,
     "category_orders": {"state": STATES},
     "custom_data": ["hover", "number"],
+    # Above 1,000 points, Plotly would need WebGL.
+    "render_mode": "svg",
 }
 LAYOUT = {
     "template": "none",
@@ -100,8 +102,10 @@ class SweepPictures:
         if not {TEMPERATURE, ALPHA} <= {*self.paths} - {*self.categories}:
             return None
         figure = self._scatter(self.trials, TEMPERATURE, ALPHA, "by base temperature and alpha")
-        for trace in figure.data[:-1] if self.best else figure.data:
-            scores = self.trials.loc[[number for _, number in trace.customdata], self.metric]
+        shown = self.trials.dropna(subset=[TEMPERATURE, ALPHA])
+        for trace in figure.data:
+            # In the order of the trials, as Plotly groups them.
+            scores = shown[self.metric][shown["state"] == trace.name]
             if scores.notna().any():
                 trace.marker.update(color=scores, coloraxis="coloraxis")
         figure.add_traces(self._surface())
@@ -117,12 +121,13 @@ class SweepPictures:
             BELOW
         )
         for record in self.ranked[::-1]:
-            hover = [[self.trials["hover"][record.number]]] * len(columns)
+            hover = [[self.trials["hover"][record.number]]]
             y = heights.loc[record.number]
             figure.add_scatter(x=columns, y=y, customdata=hover, **self._line_style(record))
         for name in columns:
             for height, text in self._ticks(name):
-                figure.add_annotation(x=name, y=height, text=text, showarrow=False, bgcolor="white")
+                label = {"text": _wrapped(text, 18), "showarrow": False, "bgcolor": "white"}
+                figure.add_annotation(x=name, y=height, **label)
         # One entry of the legend for all lines of a name.
         figure.update_traces(showlegend=False)
         for trace in {trace.name: trace for trace in figure.data}.values():
@@ -130,19 +135,21 @@ class SweepPictures:
         figure.update_yaxes(visible=False)
         return self._finish(figure, "and parameters, one line per trial")
 
-    def learning_curves(self) -> go.Figure:
-        """The metric after each evaluated epoch."""
+    def learning_curves(self) -> go.Figure | None:
+        """The metric after each evaluated epoch; None before the first that is finite."""
         rows = [
             {**self._row(record), "epochs done": epoch, self.metric: value}
             for record in self.records
             for epoch, value in record.curve
             if math.isfinite(value)
         ]
+        if not rows:
+            return None
         lines = {"x": "epochs done", "y": self.metric, "line_group": "number", "markers": True}
         figure = px.line(pd.DataFrame(rows), **lines, **BY_STATE)
         if analysis.is_accuracy(self.metric):
             figure.update_yaxes(tickformat=PERCENT)
-        if self.best is not None:
+        if self.best is not None and self.best.curve:
             self._add_star(figure, *self.best.curve[-1])
         return self._finish(figure, "by epoch")
 
@@ -188,7 +195,7 @@ class SweepPictures:
         # In a category, trials are spread by their numbers.
         spread = (table["number"] * 0.618034 % 1 - 0.5) / 2
         table[path] = table[path].map(texts.index, na_action="ignore") + spread
-        labels = [escape(text[:18], quote=False) for text in texts]
+        labels = [_wrapped(text, 18) for text in texts]
         figure = self._scatter(table, path, self.metric, title)
         return figure.update_xaxes(axis, tickvals=[*range(len(texts))], ticktext=labels)
 
@@ -216,7 +223,11 @@ class SweepPictures:
         text = _wrapped(f"{self.metric} {title}", 46)
         text += f"<br><sub>{_wrapped(analysis.counts_text(self.records), 60)}</sub>"
         figure.update_layout(LAYOUT, title_text=text, margin_t=50 + 18 * text.count("<br>"))
-        return figure.update_traces(hovertemplate="%{customdata[0]}<extra></extra>")
+        for trace in figure.data:
+            texts = [row[0] for row in trace.customdata] if trace.customdata is not None else []
+            # A text that is the same at all points is stored once.
+            trace.update(hovertext=texts[0] if len({*texts}) == 1 else texts, customdata=None)
+        return figure.update_traces(hovertemplate="%{hovertext}<extra></extra>")
 
     def _surface(self) -> list[go.Contour]:
         """A smooth surface fitted to the finished trials, within their convex hull."""

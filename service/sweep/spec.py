@@ -111,7 +111,8 @@ class SweepSpec(Section):
     """The job whose settings are searched: a job spec, or the path of its file, relative to the
     current directory. Its tracking.register_as and tracking.alias apply to the best student."""
     space: Annotated[dict[str, Parameter], Field(max_length=100)] = DEFAULT_SPACE
-    """The parameters that are searched, by the dotted path of the field that they set."""
+    """The parameters that are searched, by the dotted path of the field that they set. Left out:
+    method.base_temperature from 1 to 8 (log), alpha from 0 to 4, beta from 0 to 2."""
     held_out: HeldOut
     """Images of train that trials are scored on and not trained on. Val is not evaluated."""
     metric: Literal["top1", "top5", "loss"] = "top1"

@@ -1,6 +1,7 @@
 import base64
 import gzip
 import json
+import math
 import re
 from html.parser import HTMLParser
 
@@ -134,3 +135,21 @@ def test_page_loads_nothing_from_a_server(sweep, records):
 def test_comparison_is_shown_only_if_given(sweep, records):
     assert "<pre>run &amp; see</pre>" in page_of(sweep, records, comparison="run & see")
     assert "<pre>" not in page_of(sweep, records)
+
+
+def test_rows_of_the_table_are_whole_whatever_an_error_says(sweep, records):
+    error = "progress 10%\rprogress 20%\rdone"
+    changed = [record._replace(error=error, seconds=123456.78) for record in records]
+    rows = Page(page_of(sweep, changed)).rows
+    assert len(rows) == 1 + len(records)
+    assert rows[1][1] == "finished (best)"
+    assert {row[4] for row in rows[1:]} == {"123457"}
+
+
+@pytest.mark.parametrize("score", [math.nan, math.inf])
+def test_page_of_scores_that_are_not_finite(sweep, records, score):
+    curve = tuple((epoch, score) for epoch in range(1, 10))
+    changed = [record._replace(score=score, curve=curve) for record in records]
+    assert len(Page(page_of(sweep, changed)).rows) == 1 + len(records)
+    mixed = [*records[:8], records[8]._replace(score=score, curve=curve)]
+    assert len(Page(page_of(sweep, mixed)).captions) >= 4

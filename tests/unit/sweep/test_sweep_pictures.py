@@ -40,6 +40,10 @@ def points(figure, name):
     return {(round(float(x), 9), round(float(y), 9)) for x, y in pairs}
 
 
+def hover_texts(figure):
+    return {text for trace in figure.data for text in np.atleast_1d(trace.hovertext).tolist()}
+
+
 def of_state(records, state):
     return [record for record in records if record.state == state]
 
@@ -63,13 +67,13 @@ def test_every_title_counts_the_trials_by_state(pictures):
 
 def test_hovering_over_a_trial_shows_its_settings(records, pictures):
     for figure in (pictures.by_parameter(ALPHA), pictures.parallel_coordinates()):
-        texts = {entry[0] for trace in figure.data for entry in trace.customdata}
+        texts = hover_texts(figure)
         for record in records:
             (text,) = (text for text in texts if text.startswith(f"trial {record.number},"))
             lines = unescape(text).split("<br>")
             assert f"{ALPHA}: {record.params[ALPHA]:.6g}" in lines
             assert f"{KIND}: {record.params[KIND]}" in lines
-        assert all(trace.hovertemplate.startswith("%{customdata[0]}") for trace in figure.data)
+        assert all(trace.hovertemplate.startswith("%{hovertext}") for trace in figure.data)
 
 
 @pytest.mark.parametrize(("path", "scale"), [(TEMPERATURE, "log"), (ALPHA, None)])
@@ -241,7 +245,7 @@ def test_there_is_no_map_unless_both_parameters_were_searched(records, missing):
 def test_parallel_lines_pass_every_axis_at_the_trials_value(records, pictures):
     figure = pictures.parallel_coordinates()
     drawn = {
-        int(line.customdata[0][0].split(",")[0].split()[1]): [round(float(y), 6) for y in line.y]
+        int(line.hovertext.split(",")[0].split()[1]): [round(float(y), 6) for y in line.y]
         for line in figure.data
     }
     paths = list(dict.fromkeys(path for record in records for path in record.params))
@@ -302,6 +306,29 @@ def test_odd_settings_are_drawn_without_a_warning(recwarn):
 
 def test_texts_of_settings_are_not_read_as_tags():
     figure = pictures_of(odd_records()).by_parameter("a.b.c.list_of_a_very_long_name_indeed")
-    texts = [entry[0] for trace in figure.data for entry in trace.customdata]
+    texts = hover_texts(figure)
     assert not any("<b>" in text for text in [*texts, *figure.layout.xaxis.ticktext])
     assert any("&lt;b&gt;" in text for text in texts)
+
+
+def test_many_points_need_no_webgl():
+    records = make_records(300)
+    curves = [r._replace(curve=tuple((e, 0.5) for e in range(9))) for r in records]
+    pictures = pictures_of(curves)
+    for figure in (pictures.learning_curves(), pictures.by_parameter(ALPHA)):
+        assert {trace.type for trace in figure.data} == {"scatter"}
+
+
+def test_choices_that_are_sections_are_told_apart():
+    values = [{"kind": "sgd", "learning_rate": rate} for rate in (0.1, 0.2)]
+    records = [
+        TrialRecord(n, "finished", {"optimizer": value}, 0.5, ((1, 0.5),), 1.0)
+        for n, value in enumerate(values)
+    ]
+    labels = pictures_of(records).by_parameter("optimizer").layout.xaxis.ticktext
+    assert len({*labels}) == 2
+
+
+def test_curves_without_a_finite_value_are_not_drawn():
+    records = [r._replace(curve=((1, math.nan),), score=math.nan) for r in make_records(3)]
+    assert pictures_of(records).learning_curves() is None
