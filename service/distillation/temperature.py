@@ -74,14 +74,13 @@ def matched_temperatures(
         raise ValueError(f"floor is {floor}; it must lie between 0 and 0.5, for example 0.05")
     if sharpness not in get_args(Sharpness):
         raise ValueError(f"sharpness is {sharpness!r}; choose one of {get_args(Sharpness)}")
-    with torch.autocast(device_type=student_logits.device.type, enabled=False):
-        teacher = at_least_float32(teacher_logits.detach())
-        student = at_least_float32(student_logits)
-        if sharpness == "logsumexp":
-            shares, clamped = _logsumexp_shares(teacher, student, base_temperature, floor)
-        else:
-            shares, clamped = _closed_form_shares(teacher, student, sharpness, floor)
-        temperatures = (2.0 * base_temperature * shares).to(student.dtype)
+    teacher = at_least_float32(teacher_logits.detach())
+    student = at_least_float32(student_logits)
+    if sharpness == "logsumexp":
+        shares, clamped = _logsumexp_shares(teacher, student, base_temperature, floor)
+    else:
+        shares, clamped = _closed_form_shares(teacher, student, sharpness, floor)
+    temperatures = (2.0 * base_temperature * shares).to(student.dtype)
     return Temperatures(temperatures[0][:, None], temperatures[1][:, None], clamped)
 
 

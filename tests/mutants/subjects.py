@@ -8,6 +8,8 @@ _SPEC = (
     "spec/test_spec_paths.py",
     "spec/test_milestones.py",
     "spec/test_mlflow_rules.py",
+    "spec/test_weights_files.py",
+    "spec/test_published_weights.py",
 )
 
 SUBJECTS: dict[str, tuple[str, ...]] = {
@@ -38,3 +40,12 @@ SUBJECTS: dict[str, tuple[str, ...]] = {
     "service/sweep/rules.py": ("sweep/test_sweep_spec.py", "sweep/test_sweep_space.py"),
 }
 """Paths of tests are within tests/unit."""
+
+EQUIVALENT = {
+    "deepcopy=": "whether Optuna copies what is only read",
+    "strict=True)": "whether lengths that are equal are checked; of JSON, see test_journal.py",
+    "@dataclass(frozen=True)": "whether an assignment that does not occur is an error",
+    "assert ": "an invariant",
+    "ignore_errors=True": "whether what is not there can be removed",
+}
+"""Lines in which a change cannot be noticed, and what it would change."""

@@ -4,6 +4,7 @@ import itertools
 import json
 import math
 import subprocess
+from pathlib import Path
 
 import pytest
 
@@ -284,3 +285,37 @@ def test_reader_starts_again_where_the_file_became_shorter(tmp_path):
     path.write_bytes(b"".join(other.read_bytes().splitlines(keepends=True)[3:]))
     assert [event.step for event in reader.read()] == [4]
     assert reader.read() == []
+
+
+def test_lines_with_values_of_other_types_are_skipped(tmp_path):
+    path = tmp_path / JOURNAL_NAME
+    fill(Journal(path, 10**6), [1, 2])
+    first, second = path.read_text().splitlines()
+    text = second.replace('"step": 2', '"step": "2"')
+    assert text != second
+    path.write_text(f"{first}\n{text}\n")
+    assert [event.step for event in read_events(path)] == [1]
+
+
+def test_events_without_a_number_count_as_older_than_all(tmp_path):
+    path = tmp_path / JOURNAL_NAME
+    fill(Journal(path, 10**6), [1])
+    line = json.loads(path.read_text())
+    del line["number"], line["text"], line["eta_s"]
+    path.write_text(json.dumps(line) + "\n")
+    (event,) = read_events(path)
+    assert (event.number, event.text, event.eta_s) == (0, "", None)
+    assert JournalReader(path, 0).read() == []
+
+
+def test_sync_flushes_the_file_if_there_is_one(tmp_path, monkeypatch):
+    path, flushed = tmp_path / JOURNAL_NAME, []
+    monkeypatch.setattr(
+        "os.fsync", lambda number: flushed.append(Path(f"/proc/self/fd/{number}").readlink())
+    )
+    journal = Journal(path, 10**6)
+    journal.sync()
+    assert flushed == []
+    fill(journal, [1])
+    journal.sync()
+    assert flushed == [path]

@@ -3,7 +3,9 @@
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 from data_pipeline.loader import Batch
 from service.distillation.objective import DistillationTask, PixelNormalizer
@@ -137,3 +139,37 @@ def test_mixed_images_and_labels_are_trained_on(make_content, batch):
     gradient.compute(batch, StepShare(20, 20, 0), Progress())
     mixed = network.fc.weight.grad
     assert not torch.allclose(mixed, mean_gradient(batch)[0], rtol=1e-2)
+
+
+def test_gradients_are_exchanged_with_the_last_micro_batch_only(
+    make_content, batch, tmp_path, monkeypatch
+):
+    """The real DDP, with one process; each context without an exchange is counted."""
+    contexts, no_sync = [], DistributedDataParallel.no_sync
+
+    def counted(model):
+        contexts.append(model)
+        return no_sync(model)
+
+    monkeypatch.setattr(DistributedDataParallel, "no_sync", counted)
+    store = f"file://{tmp_path / 'store'}"
+    dist.init_process_group("gloo", init_method=store, rank=0, world_size=1)
+    try:
+        gradient, network, _ = computer(make_content)
+        exchanged = []
+        wrapped = DistributedDataParallel(network)
+        wrapped.register_comm_hook(None, lambda _, bucket: _exchange(bucket, exchanged))
+        gradient._task.student = wrapped
+        gradient.compute(batch, StepShare(20, 20, 0), Progress())
+    finally:
+        dist.destroy_process_group()
+    assert len(contexts) == 2
+    assert len(exchanged) == 1
+    torch.testing.assert_close(network.fc.weight.grad, mean_gradient(batch)[0])
+
+
+def _exchange(bucket, exchanged):
+    exchanged.append(bucket.index())
+    future = torch.futures.Future()
+    future.set_result(bucket.buffer())
+    return future
