@@ -4,6 +4,7 @@ import os
 import signal
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import ray
@@ -43,6 +44,8 @@ class StubTrial(tune.Trainable):
         self._epoch += 1
         folder = self._spec.run_path
         (folder / f"running-{self._epoch}").touch()
+        if (folder / "meets").exists():
+            wait_until(Path((folder / "meets").read_text()).exists)
         time.sleep(0.2)
         (folder / f"running-{self._epoch}").unlink()
         fault = (folder / "fault").read_text() if (folder / "fault").exists() else ""
@@ -55,6 +58,13 @@ class StubTrial(tune.Trainable):
                 return {"failure": "injected", "done": True}
             os.kill(os.getpid(), signal.SIGKILL)
         return {"epoch": self._epoch, "score": 0.1 * self._epoch, "done": self._epoch == 3}
+
+
+def wait_until(condition):
+    """Wait for two minutes at most."""
+    deadline_s = time.monotonic() + 120
+    while not condition() and time.monotonic() < deadline_s:
+        time.sleep(0.05)
 
 
 class RecordingSource:
@@ -82,6 +92,8 @@ class RecordingSource:
     def on_tick(self) -> None:
         num_running = sum(any(spec.run_path.glob("running-*")) for spec in self.specs)
         self.max_running = max(self.max_running, num_running)
+        if num_running == 2:
+            (self.specs[0].run_path / "met").touch()
 
     def stop(self) -> None:
         self.is_stopped = True
@@ -126,6 +138,9 @@ def test_trials_finish_stop_fail_and_are_retried(make_source, tmp_path):
         aborted="abort always",
         last="",
     )
+    # The first two run until both were seen to run.
+    for spec in source.specs[:2]:
+        (spec.run_path / "meets").write_text(str(source.specs[0].run_path / "met"))
     run_stubs(source, tmp_path)
 
     states = {source.specs[number].name: end for number, end in source.ends.items()}

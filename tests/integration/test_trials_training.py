@@ -143,7 +143,7 @@ def test_trials_of_one_worker_train_in_one_process_as_jobs_do(make_sweep_content
     Each trains as a job of its own does: in a process that others have used, and resumed.
     """
     base = {
-        "resources": {"num_workers": 1, "cpus_per_worker": 1, "heartbeat_timeout_s": 5},
+        "resources": {"num_workers": 1, "cpus_per_worker": 1, "heartbeat_timeout_s": 15},
         "tracking": {"uri": UNREACHABLE, "log_every_steps": 3},
         "schedule": {"num_epochs": 6, "milestones": []},
     }
