@@ -3,6 +3,7 @@
 _DISTILLATION = ("distillation",)
 _CONFIRM = ("sweep/test_sweep_confirm.py",)
 _SPEC = (
+    "spec/test_rule_bounds.py",
     "spec/test_spec.py",
     "spec/test_spec_data.py",
     "spec/test_spec_paths.py",

@@ -1,7 +1,10 @@
 """The plan's numbers against hand calculations."""
 
+import shutil
+
 import pytest
 
+from data_pipeline.manifest import manifest_path
 from service.models.build import build_model
 from service.plan import WORKER_BASE_BYTES, format_plan, make_plan
 from service.spec.loading import parse_job
@@ -134,3 +137,56 @@ def test_plan_says_what_each_worker_needs(make_content):
     assert f"{cost.num_parameters / 1e6:.2f} M parameters" in text
     assert "4 steps of 64 images" not in text
     assert "2 epochs x 4 steps = 8 steps of 64 images" in text
+
+
+@pytest.mark.parametrize(
+    ("sections", "warning", "is_warned"),
+    [
+        ({"resources": {"gpu": True}}, "bfloat16 is about twice as fast", True),
+        ({"resources": {"gpu": False}}, "bfloat16 is about twice as fast", False),
+        (
+            {"resources": {"gpu": True}, "training": {"precision": "bfloat16"}},
+            "bfloat16 is about twice as fast",
+            False,
+        ),
+        (
+            {"resources": {"num_workers": 1}, "training": {"micro_batch_size": None}},
+            "micro_batch_size is not set",
+            False,
+        ),
+        ({"training": {"global_batch_size": 64}}, "each epoch drops", False),
+        ({"training": {"global_batch_size": 96, "drop_last": False}}, "each epoch drops", False),
+    ],
+)
+def test_warnings_about_a_run_without_a_teacher(make_content, sections, warning, is_warned):
+    plan = make_plan(parse_job(make_content(**sections)))
+    assert any(warning in text for text in plan.warnings) == is_warned
+    assert not any("teacher" in text for text in plan.warnings)
+
+
+def test_warnings_about_the_datasets(make_content, data_folder, tmp_path):
+    for split in ("train", "val"):
+        shutil.copy(data_folder / f"{split}.beton", tmp_path)
+    path = str(tmp_path / "train.beton")
+    plan = make_plan(parse_job(make_content(dataset={"train": path, "val": path})))
+    texts = "\n".join(plan.warnings)
+    for split in ("train", "val"):
+        assert f"dataset.{split} has no manifest: damage would not be noticed" in texts
+    assert "its accuracy will say nothing" in texts or "are also in dataset.train" in texts
+    plan = make_plan(parse_job(make_content()))
+    assert ("no manifest" in "\n".join(plan.warnings)) == (
+        not manifest_path(data_folder / "train.beton").exists()
+    )
+
+
+def test_minimum_accuracy_of_the_teacher_is_recommended(make_content, teacher):
+    for min_top1, is_warned in ((None, True), (0.5, False)):
+        section = {**teacher, "min_top1": min_top1}
+        plan = make_plan(parse_job(make_content(teacher=section)))
+        assert any("min_top1 is not set" in text for text in plan.warnings) == is_warned
+
+
+def test_workers_share_micro_batches_unequally(make_content):
+    training = {"global_batch_size": 80, "micro_batch_size": 16}
+    plan = make_plan(parse_job(make_content(training=training, resources={"num_workers": 2})))
+    assert "2 workers x 2 or 3 micro-batches of 16 images per step" in format_plan(plan)

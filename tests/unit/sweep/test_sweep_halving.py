@@ -1,11 +1,14 @@
 """Successive halving on noisy curves, its default first rung, and changes when resumed."""
 
 import json
+import math
 
 import numpy as np
+import optuna
 import pytest
 
 from service.spec.errors import BadInputError
+from service.sweep.halving import NoiseAwareHalving
 from service.sweep.loading import load_sweep, parse_sweep
 from service.sweep.plan import format_plan
 from service.sweep.resuming import check_same_sweep
@@ -140,3 +143,52 @@ def test_held_out_space_and_base_may_not_change(check_resuming, changed, where):
     with pytest.raises(BadInputError) as caught:
         check_resuming({}, **changed)
     assert where in [problem.where for problem in caught.value.problems]
+
+
+def halving(values, num_images=None, direction="maximize", factor=2, rungs=(2,)):
+    """Whether the last of trials with these values after each epoch must stop."""
+    study = optuna.create_study(direction=direction)
+    for scores in values:
+        trial = study.ask()
+        for epoch, score in enumerate(scores, 1):
+            trial.report(score, epoch)
+    pruner = NoiseAwareHalving(rungs, factor, num_images)
+    return pruner.prune(study, study.get_trials()[-1])
+
+
+@pytest.mark.parametrize(
+    ("values", "must_stop"),
+    [
+        ([[0.1, 0.5], [0.1, 0.4]], True),
+        ([[0.1, 0.5], [0.1, 0.5]], False),
+        ([[0.1, 0.5], [0.1, 0.6]], False),
+        # Fewer trials than the factor say nothing, nor does an evaluation that is not at a rung.
+        ([[0.1, 0.4]], False),
+        ([[0.9, 0.9], [0.1]], False),
+        ([[0.1, 0.5, 0.9], [0.6, 0.6, 0.1]], False),
+        # A score that is NaN is the worst at a rung, and counts for no other.
+        ([[0.1, 0.5], [0.1, math.nan]], True),
+        ([[0.1, 0.5], [math.nan]], False),
+        ([[0.1, math.nan], [0.1, 0.4]], False),
+        ([[0.1, 0.5], [0.1, 0.3], [0.1, 0.4]], True),
+        ([[0.1, 0.5], [0.1, 0.6], [0.1, 0.7], [0.1, 0.6]], False),
+        ([[0.1, 0.5], [0.1, 0.6], [0.1, 0.7], [0.1, 0.59]], True),
+    ],
+)
+def test_half_of_the_trials_go_on_at_a_rung(values, must_stop):
+    assert halving(values) == must_stop
+
+
+def test_losses_are_minimized():
+    assert halving([[9.0, 1.0], [9.0, 2.0]], direction="minimize")
+    assert not halving([[9.0, 2.0], [9.0, 1.0]], direction="minimize")
+
+
+def test_a_trial_without_an_evaluation_goes_on():
+    assert not halving([[0.1, 0.5], []])
+
+
+@pytest.mark.parametrize(("score", "must_stop"), [(0.64, False), (0.62, True)])
+def test_worse_by_less_than_the_standard_error_is_no_reason_to_stop(score, must_stop):
+    """sqrt((0.7 0.3 + 0.63 0.37) / 100) is 0.067; the difference is 0.06 or 0.08."""
+    assert halving([[0.1, 0.7], [0.1, score]], num_images=100) == must_stop

@@ -5,7 +5,7 @@ import pytest
 from service.spec.errors import BadInputError
 from service.spec.loading import parse_spec
 from service.sweep.loading import load_sweep, parse_sweep
-from service.sweep.rules import trial_content
+from service.sweep.rules import boundary_points, trial_content
 from service.sweep.space import with_values
 
 
@@ -214,3 +214,35 @@ def test_grid_has_at_most_ten_thousand_points(make_sweep_content, points, is_ref
         assert "more than 10,000 points" in problems(content)["algorithm.kind"]
     else:
         assert parse_sweep(content).algorithm.kind == "grid"
+
+
+def test_at_most_five_problems_of_points_are_listed(make_sweep_content):
+    """Six fields with a value that each makes the job invalid, in six ways."""
+    values = {
+        "optimizer.momentum": [0.9, 2.0],
+        "optimizer.weight_decay": [0.0, -1.0],
+        "method.alpha": [1.0, -1.0],
+        "method.beta": [1.0, -2.0],
+        "training.label_smoothing": [0.0, 3.0],
+        "schedule.final_fraction": [0.0, 7.0],
+    }
+    space = {path: {"choice": pair} for path, pair in values.items()}
+    for count, expected in ((3, 3), (5, 5), (6, 5)):
+        some = dict(list(space.items())[:count])
+        assert len(problems(make_sweep_content(space=some))) == expected
+
+
+def test_points_of_a_large_space_are_sampled_and_of_a_small_one_complete(make_sweep_content):
+    """2^9 = 512 combinations of ends are all tried; of more, 512 at random."""
+    paths = ["alpha", "beta", "gamma", "base_temperature", "warmup_epochs"]
+    numbers = [f"method.{name}" for name in paths]
+    numbers += ["optimizer.momentum", "optimizer.weight_decay", "training.label_smoothing"]
+    numbers += ["schedule.decay_factor", "augmentation.flip_probability"]
+    for count, expected in ((9, 512), (10, 512)):
+        space = {path: {"choice": [0.25, 0.5]} for path in numbers[:count]}
+        points = list(boundary_points(parse_sweep(make_sweep_content(space=space))))
+        assert len(points) == expected
+        assert len({tuple(point.items()) for point in points}) >= 0.7 * expected
+    space = {path: {"choice": [0.25, 0.5]} for path in numbers[:9]}
+    points = list(boundary_points(parse_sweep(make_sweep_content(space=space))))
+    assert len({tuple(point.items()) for point in points}) == 512
