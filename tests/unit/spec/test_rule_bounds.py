@@ -43,7 +43,7 @@ MIXUP = {"mixup_alpha": 0.2}
         ({"training": {"micro_batch_size": 64}, "resources": {"num_workers": 1}}, None),
         ({"training": {"global_batch_size": 256, "micro_batch_size": 64}}, None),
         (
-            {"training": {"global_batch_size": 257, "micro_batch_size": 257}},
+            {"training": {"global_batch_size": 64, "micro_batch_size": 64}},
             "resources.num_workers",
         ),
         ({"augmentation": {**RESIZED, "scale": [0.5, 0.5], "ratio": [1.0, 1.0]}}, None),
