@@ -2,8 +2,9 @@
 
 import ctypes
 import datetime
+import inspect
 import warnings
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -76,6 +77,13 @@ def gather_from_all(value: Value, world: World, timeout_s: float) -> list[Value]
     return values
 
 
+# Older releases of torch have the option under another name.
+_DDP_OPTIONS = inspect.signature(DistributedDataParallel).parameters
+_NO_BUFFERS: dict[str, Any] = {
+    "forward_sync_buffers" if "forward_sync_buffers" in _DDP_OPTIONS else "broadcast_buffers": False
+}
+
+
 def wrap_ddp(student: nn.Module, world: World) -> nn.Module:
     """The student in DistributedDataParallel; as it is where there is only one worker.
 
@@ -94,7 +102,7 @@ def wrap_ddp(student: nn.Module, world: World) -> nn.Module:
     return DistributedDataParallel(
         student,
         device_ids=[world.device] if world.device.type == "cuda" else None,
-        forward_sync_buffers=False,
+        **_NO_BUFFERS,
         gradient_as_bucket_view=True,
         find_unused_parameters=True,
     )
