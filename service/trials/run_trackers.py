@@ -22,7 +22,9 @@ logger = logging.getLogger(__name__)
 
 PARENT_TAG = "mlflow.parentRunId"
 # Closing a tracker waits for the server, so it runs on these threads and not in the trials' loop.
-NUM_CLOSING_THREADS = 4
+# They live as long as the process: torch 2.11 crashes when it exports a model after a thread that
+# had exported another one has ended.
+_CLOSING = ThreadPoolExecutor(4, thread_name_prefix="mlflow")
 
 
 def find_parent(spec: JobSpec, uri: str) -> MlflowRun | None:
@@ -56,7 +58,6 @@ class RunTrackers:
         if parent is not None:
             self._tags[PARENT_TAG] = parent.run_id
         self._trackers: dict[Path, Tracker] = {}
-        self._pool = ThreadPoolExecutor(NUM_CLOSING_THREADS, thread_name_prefix="mlflow")
         self._closing: list[Future[None]] = []
 
     def start(self, spec: JobSpec, tags: Mapping[str, str]) -> None:
@@ -69,14 +70,13 @@ class RunTrackers:
     def end(self, spec: JobSpec, state: State) -> None:
         """Send the remaining data of a run that has ended, in the background."""
         tracker = self._trackers.pop(spec.run_path)
-        self._closing.append(self._pool.submit(_close, spec, tracker, state))
+        self._closing.append(_CLOSING.submit(_close, spec, tracker, state))
 
     def close(self) -> None:
         """Close all trackers and wait for them; trials that have not ended count as stopped."""
         for tracker in self._trackers.values():
-            self._closing.append(self._pool.submit(_close_stopped, tracker))
+            self._closing.append(_CLOSING.submit(_close_stopped, tracker))
         self._trackers.clear()
-        self._pool.shutdown(wait=True)
         for future in self._closing:
             future.result()
 
