@@ -30,7 +30,7 @@ SUBJECTS: dict[str, tuple[str, ...]] = {
         "training/test_lost_process_group.py",
     ),
     "service/run/journal.py": ("run/test_journal.py",),
-    "service/plan.py": ("test_plan.py",),
+    "service/plan.py": ("test_plan.py", "models/test_weights_choice.py"),
     "service/sweep/study.py": ("sweep/test_sweep_search.py",),
     "service/sweep/halving.py": ("sweep/test_sweep_halving.py", "sweep/test_sweep_search.py"),
     "service/sweep/confirm.py": _CONFIRM,
@@ -48,5 +48,7 @@ EQUIVALENT = {
     "@dataclass(frozen=True)": "whether an assignment that does not occur is an error",
     "assert ": "an invariant",
     "ignore_errors=True": "whether what is not there can be removed",
+    "warn_independent_sampling=": "whether Optuna warns, which is suppressed",
+    "exclude_unset=True": "whether defaults are written out",
 }
 """Lines in which a change cannot be noticed, and what it would change."""

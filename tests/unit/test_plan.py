@@ -8,6 +8,7 @@ from data_pipeline.manifest import manifest_path
 from service.models.build import build_model
 from service.plan import WORKER_BASE_BYTES, format_plan, make_plan
 from service.spec.loading import parse_job
+from service.training.optimizers import learning_rate
 
 
 def test_steps_rates_and_costs(make_content):
@@ -106,6 +107,8 @@ def test_rates_of_a_cosine_after_a_warmup(make_content):
     assert list(rates) == [0.0, 1.0, 2.0, 4.0, 6.0, 8.0]
     assert rates[0.0] == pytest.approx(0.4 / 4)
     assert rates[1.0] == pytest.approx(0.4, rel=0.1)
+    schedule = parse_job(content).spec.schedule
+    assert rates[8.0] == learning_rate(schedule, 0.4, 8 * 4 - 1, 4)
     assert rates[8.0] < rates[6.0] < rates[4.0] < rates[2.0] < rates[1.0]
 
 

@@ -123,3 +123,10 @@ def test_all_orders_of_few_samples_are_equally_likely():
     # Chi-squared with 5 degrees of freedom: 20.5 is its 0.999 quantile.
     assert sum((count - 1000) ** 2 / 1000 for count in counts.values()) < 20.5
     assert len(counts) == 6
+
+
+def test_order_of_an_epoch_is_that_of_every_release():
+    """Known answers: a run that is resumed with another release continues with the same order."""
+    assert epoch_permutation(10, 3, 2).tolist() == [0, 3, 5, 2, 6, 4, 9, 7, 8, 1]
+    assert epoch_permutation(10, 4, 2).tolist() == [2, 6, 3, 8, 1, 5, 9, 4, 7, 0]
+    assert epoch_permutation(10, 3, 3).tolist() == [0, 2, 5, 6, 9, 1, 7, 4, 3, 8]
