@@ -246,3 +246,17 @@ def test_points_of_a_large_space_are_sampled_and_of_a_small_one_complete(make_sw
     space = {path: {"choice": [0.25, 0.5]} for path in numbers[:9]}
     points = list(boundary_points(parse_sweep(make_sweep_content(space=space))))
     assert len({tuple(point.items()) for point in points}) == 512
+
+
+@pytest.mark.parametrize(("num_epochs", "is_right"), [(1, True), (2, False), (3, True)])
+def test_trials_are_compared_before_their_last_epoch(make_sweep_content, num_epochs, is_right):
+    """Trials of one epoch cannot be stopped early; of two, not after the second."""
+    min_epochs = 1 if num_epochs == 1 else 2
+    content = make_sweep_content(
+        base={"schedule": {"num_epochs": num_epochs, "milestones": []}},
+        scheduler={"kind": "asha", "min_epochs": min_epochs},
+    )
+    if is_right:
+        assert parse_sweep(content).min_epochs == min_epochs
+    else:
+        assert "scheduler.min_epochs" in problems(content)
