@@ -193,3 +193,11 @@ def test_workers_share_micro_batches_unequally(make_content):
     training = {"global_batch_size": 80, "micro_batch_size": 16}
     plan = make_plan(parse_job(make_content(training=training, resources={"num_workers": 2})))
     assert "2 workers x 2 or 3 micro-batches of 16 images per step" in format_plan(plan)
+
+
+def test_plan_says_what_an_image_costs(make_content):
+    plan = make_plan(parse_job(make_content(student={"model": "cifar:resnet20"})))
+    (cost,) = plan.models
+    assert f"{cost.flops_per_image / 1e9:.3f} GFLOPs per image of 16 px" in format_plan(plan)
+    assert cost.flops_per_image > 5_000_000
+    assert not any("will say nothing" in warning for warning in plan.warnings)

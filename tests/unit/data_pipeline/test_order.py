@@ -130,3 +130,13 @@ def test_order_of_an_epoch_is_that_of_every_release():
     assert epoch_permutation(10, 3, 2).tolist() == [0, 3, 5, 2, 6, 4, 9, 7, 8, 1]
     assert epoch_permutation(10, 4, 2).tolist() == [2, 6, 3, 8, 1, 5, 9, 4, 7, 0]
     assert epoch_permutation(10, 3, 3).tolist() == [0, 2, 5, 6, 9, 1, 7, 4, 3, 8]
+
+
+def test_rank_without_samples_gets_as_many_as_its_slice():
+    """Of 10 samples in batches of 8, the second rank's slice of the last batch is empty."""
+    batches = list(train_batches(10, 8, seed=1, epoch=0, local=slice(4, 8), drop_last=False))
+    order = epoch_permutation(10, 1, 0)
+    assert batches[0].tolist() == order[4:8].tolist()
+    assert batches[1].tolist() == order[8:10].tolist()
+    batches = list(train_batches(13, 8, seed=1, epoch=0, local=slice(6, 8), drop_last=False))
+    assert batches[1].tolist() == epoch_permutation(13, 1, 0)[8:10].tolist()

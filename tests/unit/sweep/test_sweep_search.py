@@ -338,3 +338,17 @@ def test_algorithms_that_learn_try_more_settings_near_the_best(make_search, kind
         search.end(suggestion.number, TrialEnd("finished", 1.0))
     share = np.mean(np.abs(np.array(alphas[30:]) - 3) < 0.5)
     assert (share > 0.5) == concentrates, share
+
+
+def test_interrupted_trials_are_resumed_in_order_with_their_last_score(make_search):
+    fields = {"scheduler": {"kind": "none"}, "budget": {"trials": 3}}
+    search = make_search(**fields)
+    first, second = search.next(), search.next()
+    for epoch, value in ((1, 0.1), (2, 0.3), (3, 0.2)):
+        search.report(first.number, epoch, value)
+    search.stop()
+    resumed = make_search(**fields)
+    assert resumed.records()[0].score == 0.2
+    assert resumed.records()[0].num_failures == 0
+    assert [resumed.next() for _ in range(2)] == [first, second]
+    assert resumed.next().number == 2

@@ -338,3 +338,15 @@ def test_copies_on_the_cpu_share_no_memory():
     tensor.zero_()
     assert found["a"].tolist() == found["list"][0].tolist() == [1, 1]
     assert (found["list"][1], found["pair"], found["number"]) == (3, (0.9, 0.99), 1.5)
+
+
+def test_every_file_of_a_checkpoint_is_flushed_before_it_gets_its_name(
+    saver, tmp_path, monkeypatch
+):
+    flushed = []
+    monkeypatch.setattr(checkpoint, "sync_to_disk", flushed.append)
+    save_all(saver, 3)
+    path = newest_checkpoint(tmp_path)
+    names = {flushed_path.name for flushed_path in flushed}
+    assert {file.name for file in path.iterdir()} <= names
+    assert flushed[-1] == tmp_path
