@@ -23,6 +23,9 @@ from service.tracking.mlflow_run import UI_MODE
 
 SOURCE = Path("/usr/share/datasets/fashion-mnist")
 NUM_IMAGES_PER_CLASS = 100
+# What Ray's dashboard says while the process that starts jobs is not there yet, on a busy machine.
+NOT_READY = "No available agent to submit job"
+START_S = 120.0
 SEEDS = (0, 1, 2)
 NUM_CONCURRENT_JOBS = 2
 GRAY = {"mean": [0.286] * 3, "std": [0.353] * 3}
@@ -150,15 +153,25 @@ def submit(stack: Stack, name: str, spec: dict[str, Any], runs: Path, experiment
     command += ["python", "jobs/distill.py", str(path)]
     start_s = time.monotonic()
     log_path = path.with_suffix(".log")
-    with log_path.open("w") as log:
-        status = subprocess.run(
-            command, cwd=ROOT, env=stack.environment(), stdout=log, stderr=log, check=False
-        ).returncode
+    status = run_logged(command, stack, log_path)
+    while (
+        status != 0 and NOT_READY in log_path.read_text() and time.monotonic() < start_s + START_S
+    ):
+        time.sleep(1)
+        status = run_logged(command, stack, log_path)
     if status != 0:
         raise SystemExit(f"{' '.join(command)}\nfailed with status {status}; see {log_path}")
     outcome = read_outcome(stack, name, runs, time.monotonic() - start_s)
     print(f"  {name}: top-1 {outcome.top1:.2%} in {outcome.seconds:.0f} s", flush=True)
     return outcome
+
+
+def run_logged(command: Sequence[str], stack: Stack, log_path: Path) -> int:
+    """Run a command with its output in a file; returns its exit status."""
+    with log_path.open("w") as log:
+        return subprocess.run(
+            command, cwd=ROOT, env=stack.environment(), stdout=log, stderr=log, check=False
+        ).returncode
 
 
 def read_outcome(stack: Stack, name: str, runs: Path, seconds: float) -> Outcome:
