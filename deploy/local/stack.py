@@ -65,7 +65,7 @@ def up() -> Stack:
     token_path.unlink(missing_ok=True)
     with os.fdopen(os.open(token_path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
         file.write(secrets.token_hex(32))
-    gcs_port, dashboard_port, client_port, mlflow_port = _free_ports(4)
+    gcs_port, dashboard_port, agent_port, client_port, mlflow_port = _free_ports(5)
     stack = Stack(
         f"{RAY_HOST}:{gcs_port}",
         f"http://127.0.0.1:{dashboard_port}",
@@ -75,6 +75,7 @@ def up() -> Stack:
     ray = [
         "ray", "start", "--head", "--block", "--node-ip-address=" + RAY_HOST,
         f"--port={gcs_port}", "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard_port}",
+        f"--dashboard-agent-listen-port={agent_port}",
         f"--ray-client-server-port={client_port}", f"--num-cpus={NUM_RAY_CPUS}",
         "--object-store-memory=200000000",
     ]  # fmt: skip
