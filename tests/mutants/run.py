@@ -126,7 +126,7 @@ def changed_line(before: str, after: str) -> str:
     return next((f"{a.strip()}  ->  {b.strip()}" for a, b in pairs if a != b), "")
 
 
-def test_mutant(mutant: Mutant, tree: Path, timeout_s: float) -> Result:
+def try_mutant(mutant: Mutant, tree: Path, timeout_s: float) -> Result:
     """Change a file of a tree, run its tests, and restore it."""
     operator = cosmic_ray.plugins.get_operator(mutant.operator)()
     with use_mutation(tree / mutant.path, operator, mutant.occurrence) as (before, after):
@@ -142,14 +142,14 @@ def run(mutants: list[Mutant], num_jobs: int) -> Iterator[Result]:
             trees.put(copy_tree(Path(folder) / str(number)))
         timeouts_s = {path: _timeout_s(trees, path) for path in sorted({m.path for m in mutants})}
 
-        def test(mutant: Mutant) -> Result:
+        def try_in_a_free_tree(mutant: Mutant) -> Result:
             tree = trees.get()
             try:
-                return test_mutant(mutant, tree, timeouts_s[mutant.path])
+                return try_mutant(mutant, tree, timeouts_s[mutant.path])
             finally:
                 trees.put(tree)
 
-        yield from pool.map(test, mutants)
+        yield from pool.map(try_in_a_free_tree, mutants)
 
 
 def _timeout_s(trees: "SimpleQueue[Path]", path: str) -> float:

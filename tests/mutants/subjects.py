@@ -31,7 +31,7 @@ SUBJECTS: dict[str, tuple[str, ...]] = {
     ),
     "service/run/journal.py": ("run/test_journal.py",),
     "service/plan.py": ("test_plan.py", "models/test_weights_choice.py"),
-    "service/sweep/study.py": ("sweep/test_sweep_search.py",),
+    "service/sweep/study.py": ("sweep/test_sweep_search.py", "sweep/test_search_algorithms.py"),
     "service/sweep/halving.py": ("sweep/test_sweep_halving.py", "sweep/test_sweep_search.py"),
     "service/sweep/confirm.py": _CONFIRM,
     "service/sweep/comparison.py": _CONFIRM,

@@ -39,15 +39,14 @@ def batch():
     return pixels, torch.tensor([0, 1, 2, 3, 4, 0])
 
 
-def make_task(method, teacher=True):
-    student = Linear(1).eval()
+def make_task(method, teacher=True, label_smoothing=0.0, autocast_dtype=None):
     return DistillationTask(
-        student,
+        Linear(1).eval(),
         PixelNormalizer(NORMALIZATION),
         FrozenTeacher(Linear(2), OTHER) if teacher else None,
         method,
-        label_smoothing=0.0,
-        autocast_dtype=None,
+        label_smoothing=label_smoothing,
+        autocast_dtype=autocast_dtype,
     )
 
 
@@ -130,15 +129,8 @@ def test_temperatures_are_constants_in_the_gradient_if_detached(batch):
 
 
 def test_label_smoothing_and_precision_are_those_of_the_task(batch):
-    student = Linear(1).eval()
-    task = DistillationTask(
-        student,
-        PixelNormalizer(NORMALIZATION),
-        None,
-        Method(alpha=0.0, beta=0.0),
-        label_smoothing=0.3,
-        autocast_dtype=torch.bfloat16,
-    )
+    method = Method(alpha=0.0, beta=0.0)
+    task = make_task(method, teacher=False, label_smoothing=0.3, autocast_dtype=torch.bfloat16)
     output = task(*batch, warmup=1.0)
     assert output.student_logits.dtype == torch.bfloat16
     assert output.loss.dtype == torch.float32
@@ -146,7 +138,7 @@ def test_label_smoothing_and_precision_are_those_of_the_task(batch):
     expected = nn.functional.cross_entropy(logits, batch[1], label_smoothing=0.3)
     assert output.loss.item() == pytest.approx(expected.item(), rel=1e-5)
     with torch.no_grad():
-        exact = student(task.normalizer(batch[0]))
+        exact = task.student(task.normalizer(batch[0]))
     assert not torch.equal(exact, output.student_logits.float())
 
 

@@ -319,27 +319,6 @@ def test_no_trials_give_no_importances(make_sweep_content):
     assert importances([], SearchSpace(sweep.space), NUM_EPOCHS) == {}
 
 
-@pytest.mark.parametrize(
-    ("kind", "concentrates"), [("random", False), ("tpe", True), ("cmaes", True)]
-)
-def test_algorithms_that_learn_try_more_settings_near_the_best(make_search, kind, concentrates):
-    """The best alpha is 3; without learning, a quarter of 0 to 4 is tried within 2.5 to 3.5."""
-    search = make_search(
-        algorithm={"kind": kind, "seed": 1},
-        space={"method.alpha": {"linear": [0, 4]}, "method.beta": {"linear": [0, 2]}},
-        scheduler={"kind": "none"},
-        budget={"trials": 80},
-    )
-    alphas = []
-    while (suggestion := search.next()) is not None:
-        alpha, beta = (suggestion.point[f"method.{name}"] for name in ("alpha", "beta"))
-        alphas.append(alpha)
-        search.report(suggestion.number, 9, 0.9 - 0.1 * (alpha - 3) ** 2 - 0.1 * (beta - 1) ** 2)
-        search.end(suggestion.number, TrialEnd("finished", 1.0))
-    share = np.mean(np.abs(np.array(alphas[30:]) - 3) < 0.5)
-    assert (share > 0.5) == concentrates, share
-
-
 def test_interrupted_trials_are_resumed_in_order_with_their_last_score(make_search):
     fields = {"scheduler": {"kind": "none"}, "budget": {"trials": 3}}
     search = make_search(**fields)

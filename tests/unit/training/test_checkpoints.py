@@ -21,7 +21,6 @@ from service.training import checkpoint
 from service.training.checkpoint import (
     Snapshot,
     checkpoint_paths,
-    copied_to_cpu,
     final_student_path,
     is_intact,
     load_checkpoint,
@@ -329,15 +328,6 @@ def test_nothing_in_a_checkpoint_is_executed(saver, tmp_path, monkeypatch):
     with pytest.raises(Exception, match=r"weights_only|WeightsUnpickler|Unsupported"):
         load_checkpoint(path, model, None, torch.optim.SGD(model.parameters(), lr=1.0))
     assert not (tmp_path / PLANTED).exists()
-
-
-def test_copies_on_the_cpu_share_no_memory():
-    tensor = torch.ones(2)
-    tree = {"a": tensor, "list": [tensor, 3], "pair": (0.9, 0.99), "number": 1.5}
-    found = copied_to_cpu(tree)
-    tensor.zero_()
-    assert found["a"].tolist() == found["list"][0].tolist() == [1, 1]
-    assert (found["list"][1], found["pair"], found["number"]) == (3, (0.9, 0.99), 1.5)
 
 
 def test_every_file_of_a_checkpoint_is_flushed_before_it_gets_its_name(

@@ -250,3 +250,12 @@ def test_state_of_statistics_is_restored():
     RunningStatistics(other, 1).restore(RunningStatistics(model, 1).state())
     assert torch.equal(other.running_var, model.running_var)
     assert other.num_batches_tracked.item() == 1
+
+
+def test_copies_on_the_cpu_share_no_memory():
+    tensor = torch.ones(2)
+    tree = {"a": tensor, "list": [tensor, 3], "pair": (0.9, 0.99), "number": 1.5}
+    found = copied_to_cpu(tree)
+    tensor.zero_()
+    assert found["a"].tolist() == found["list"][0].tolist() == [1, 1]
+    assert (found["list"][1], found["pair"], found["number"]) == (3, (0.9, 0.99), 1.5)
