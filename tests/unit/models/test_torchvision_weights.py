@@ -191,6 +191,17 @@ def test_weights_that_a_job_fetches_keep_their_variant(published, make_content):
     assert build_with_weights("teacher", "googlenet", 1000, stored).transform_input
 
 
+def test_transform_of_published_weights_can_be_switched_off(published):
+    source = "torchvision:IMAGENET1K_V1"
+    published("googlenet", "IMAGENET1K_V1", False, Variant(transform_input=True))
+    for given, is_expected in ((None, True), (True, True), (False, False)):
+        weights = Weights(source=source, transform_input=given)
+        network = build_with_weights("teacher", "googlenet", 1000, weights)
+        assert network.transform_input == is_expected
+    published("mnasnet0_75", "IMAGENET1K_V1", True, Variant())
+    assert stated_variant("mnasnet0_75", Weights(source=source)) == Variant()
+
+
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_checkpoint_of_a_network_that_asks_for_its_version(tmp_path):
     """Student, EMA and optimizer; the optimizer's tensors are still the network's."""

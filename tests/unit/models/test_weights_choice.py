@@ -265,6 +265,13 @@ def test_tensor_too_much_is_to_be_removed(raw, tmp_path):
         load(path)
 
 
+def test_names_that_are_all_other_ones_are_listed(tmp_path):
+    """Where nothing is the network's, each tensor with a shape may be what was meant for it."""
+    path = save({"stem.kernel": torch.zeros(3), "steps": torch.tensor(1)}, tmp_path, "zip")
+    with pytest.raises(BadInputError, match=r"and has unknown stem\.kernel;"):
+        load(path)
+
+
 @pytest.mark.parametrize("kind", ["zip", "safetensors"])
 def test_averages_alone_are_said(kind, average, tmp_path, make_content):
     path = save({"model_ema": average}, tmp_path, kind)
