@@ -92,7 +92,7 @@ def repeated(photos: Path, folder: Path, num_images: int) -> Path:
 
 
 def dense_photos(folder: Path, dense: Path) -> Path:
-    """The photos with about as many bits per pixel as ImageNet's train set, which has 4.5."""
+    """The photos encoded like most of ImageNet: 4.5 bits per pixel, Huffman tables of their own."""
     (dense / "photos").mkdir(parents=True)
     encoded: dict[Path, Path] = {}
     for link in sorted((folder / "photos").iterdir()):
@@ -100,7 +100,8 @@ def dense_photos(folder: Path, dense: Path) -> Path:
         if photo in encoded:
             path.symlink_to(encoded[photo])
         else:
-            Image.open(photo).convert("RGB").save(path, "JPEG", quality=98, subsampling=0)
+            image = Image.open(photo).convert("RGB")
+            image.save(path, "JPEG", quality=98, subsampling=0, optimize=True)
             encoded[photo] = path
     return dense
 
@@ -137,7 +138,7 @@ def decoding(beton: Path, dense_beton: Path) -> list[Comparison]:
             functools.partial(with_libjpegs_decoder, pipeline),
             goal,
         )
-        for name, pipeline, goal in (("", given, None), (" as dense as ImageNet's", dense, 1.1))
+        for name, pipeline, goal in (("", given, None), (" encoded like ImageNet", dense, 1.1))
     ]
 
 
