@@ -5,8 +5,12 @@ from functools import partial
 
 from torch import Tensor, nn
 
+from service.models.bottleneck import BottleneckResNet
 from service.models.layers import conv3x3, init_convolutions
+from service.models.mobilenet import HalfMobileNetV2
 from service.models.resnet import ResNet, WideResNet
+from service.models.shufflenet import ShuffleNetV1, ShuffleNetV2
+from service.models.vgg import VGG8_STAGES, VGG13_STAGES, Vgg
 
 
 class PlainCnn(nn.Module):
@@ -45,6 +49,12 @@ NETWORKS: dict[str, Callable[[int], nn.Module]] = {
         for depth in (16, 40)
         for width in (1, 2)
     },
+    "resnet50": BottleneckResNet,
+    "vgg8": partial(Vgg, VGG8_STAGES),
+    "vgg13": partial(Vgg, VGG13_STAGES),
+    "mobilenet_v2": HalfMobileNetV2,
+    "shufflenet_v1": ShuffleNetV1,
+    "shufflenet_v2": ShuffleNetV2,
     "tiny_cnn": partial(PlainCnn, 8),
     "small_cnn": partial(PlainCnn, 32),
 }
