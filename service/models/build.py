@@ -10,11 +10,15 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from service.models.cifar import build_cifar_model
+from service.models.mobilenet import MobileNetV1
 from service.models.weights import check_finite, check_shapes, fill, find_weights, read_weights
 from service.spec.errors import BadInputError, Problem
-from service.spec.model_names import AUXILIARY_HEADS, CIFAR_PREFIX, TIMM_PREFIX
+from service.spec.model_names import AUXILIARY_HEADS, CIFAR_PREFIX, IMAGENET_PREFIX, TIMM_PREFIX
 from service.spec.network_variants import USUAL_VARIANT, Variant
 from service.spec.sections import Weights
+
+IMAGENET_NETWORKS = {"mobilenet_v1": MobileNetV1}
+"""Those of ``service.spec.model_names.IMAGENET_MODELS``: torchvision lacks them."""
 
 
 def build_model(name: str, num_classes: int, variant: Variant = USUAL_VARIANT) -> nn.Module:
@@ -27,6 +31,8 @@ def build_model(name: str, num_classes: int, variant: Variant = USUAL_VARIANT) -
     """
     if name.startswith(CIFAR_PREFIX):
         return build_cifar_model(name.removeprefix(CIFAR_PREFIX), num_classes)
+    if name.startswith(IMAGENET_PREFIX):
+        return IMAGENET_NETWORKS[name.removeprefix(IMAGENET_PREFIX)](num_classes)
     if name.startswith(TIMM_PREFIX):
         return _build_timm_model(name.removeprefix(TIMM_PREFIX), num_classes)
     return _build_torchvision_model(name, num_classes, variant)

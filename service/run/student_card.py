@@ -14,7 +14,7 @@ from data_pipeline.sources.image_labels import human_names
 from service.run.folder import STUDENT_NAME
 from service.run.state_files import read_state
 from service.spec.job import JobSpec
-from service.spec.model_names import AUXILIARY_HEADS, CIFAR_PREFIX, TIMM_PREFIX
+from service.spec.model_names import AUXILIARY_HEADS, TORCHVISION_MODELS
 from service.spec.network_variants import TRANSFORM_KEY, Variant
 from service.spec.safetensors_header import LENGTH_BYTES, read_safetensors_header
 from service.spec.sections import Weights
@@ -90,7 +90,7 @@ def load_snippets(spec: JobSpec, variant: Variant, run_id: str | None) -> dict[s
         "from service.models.build import load_network\n"
         f'model = load_network(Path("{STUDENT_NAME}"), "{name}", num_classes={num_classes})',
     }
-    if not name.startswith((CIFAR_PREFIX, TIMM_PREFIX)):
+    if name in TORCHVISION_MODELS:
         snippets["torchvision"] = (
             "from safetensors.torch import load_file; from torchvision.models import get_model\n"
             f'model = get_model("{name}", weights=None, num_classes={num_classes}'

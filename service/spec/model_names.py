@@ -6,6 +6,7 @@ Imports no torch, so that a misspelt name is found before anything starts.
 import difflib
 
 CIFAR_PREFIX = "cifar:"
+IMAGENET_PREFIX = "imagenet:"
 TIMM_PREFIX = "timm:"
 
 
@@ -38,10 +39,14 @@ also have the option transform_input.
 
 CIFAR_MODELS = frozenset(
     words("""
-resnet8 resnet14 resnet20 resnet32 resnet44 resnet56 resnet110 resnet8x4 resnet32x4 wrn_16_1
-wrn_16_2 wrn_40_1 wrn_40_2 tiny_cnn small_cnn
+resnet8 resnet14 resnet20 resnet32 resnet44 resnet56 resnet110 resnet8x4 resnet32x4 resnet50
+wrn_16_1 wrn_16_2 wrn_40_1 wrn_40_2 vgg8 vgg13 mobilenet_v2 shufflenet_v1 shufflenet_v2 tiny_cnn
+small_cnn
 """)
 )
+
+IMAGENET_MODELS = frozenset({"mobilenet_v1"})
+"""Networks of the distillation literature for ImageNet that torchvision lacks."""
 
 
 def model_name_problem(name: str) -> tuple[str, str] | None:
@@ -51,13 +56,19 @@ def model_name_problem(name: str) -> tuple[str, str] | None:
     """
     if name.startswith(TIMM_PREFIX) and len(name) > len(TIMM_PREFIX):
         return None
-    known = sorted(TORCHVISION_MODELS) + sorted(CIFAR_PREFIX + model for model in CIFAR_MODELS)
+    known = sorted(TORCHVISION_MODELS)
+    known += sorted(CIFAR_PREFIX + model for model in CIFAR_MODELS)
+    known += sorted(IMAGENET_PREFIX + model for model in IMAGENET_MODELS)
     if name in known:
         return None
-    close = difflib.get_close_matches(name, known, n=3)
+    prefixed = [model for model in known if model.endswith(f":{name}")]
+    close = prefixed or difflib.get_close_matches(name, known, n=3)
     hint = (
         f"did you mean {' or '.join(close)}?"
         if close
-        else ("use a torchvision classifier (resnet18), cifar:NAME (cifar:resnet20) or timm:NAME")
+        else (
+            "use a torchvision classifier (resnet18), cifar:NAME (cifar:resnet20), "
+            "imagenet:mobilenet_v1 or timm:NAME"
+        )
     )
     return f"is {name!r}, not a known model", hint

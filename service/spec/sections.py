@@ -56,7 +56,8 @@ class Student(Section):
     """The network that is trained."""
 
     model: str
-    """torchvision classifier (resnet18), cifar:NAME (cifar:resnet20) or timm:NAME."""
+    """torchvision classifier (resnet18), cifar:NAME (cifar:resnet20), imagenet:mobilenet_v1 or
+    timm:NAME."""
     weights: Weights | None = None
     """Weights to start from; random ones if absent."""
 
@@ -65,7 +66,8 @@ class Teacher(Section):
     """The frozen network whose outputs the student learns from."""
 
     model: str
-    """torchvision classifier (resnet34), cifar:NAME (cifar:resnet56) or timm:NAME."""
+    """torchvision classifier (resnet34), cifar:NAME (cifar:resnet56), imagenet:mobilenet_v1 or
+    timm:NAME."""
     weights: Weights
     """The teacher's trained weights."""
     num_classes: Annotated[int, Field(ge=2)] | None = None

@@ -32,6 +32,12 @@ def bfloat16():
         ("mobilenet_v3_small", "classifier.3"),
         ("squeezenet1_1", "classifier.1"),
         ("cifar:tiny_cnn", "fc"),
+        ("cifar:vgg8", "fc"),
+        ("cifar:mobilenet_v2", "fc"),
+        ("cifar:shufflenet_v1", "fc"),
+        ("cifar:shufflenet_v2", "fc"),
+        ("cifar:resnet50", "fc"),
+        ("imagenet:mobilenet_v1", "fc"),
     ],
 )
 def test_logits_are_those_of_a_float32_layer_on_bfloat16_features(name, layer):

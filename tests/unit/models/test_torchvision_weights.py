@@ -27,7 +27,7 @@ from service.run.progress import Progress
 from service.run.student_card import student_card, write_with_card
 from service.spec import published_weights
 from service.spec.loading import parse_spec
-from service.spec.model_names import CIFAR_MODELS, TORCHVISION_MODELS
+from service.spec.model_names import CIFAR_MODELS, IMAGENET_MODELS, TORCHVISION_MODELS
 from service.spec.network_variants import Variant
 from service.spec.sections import Weights
 from service.spec.weights_metadata import stated_variant
@@ -38,7 +38,11 @@ from service.training.checkpoint import (
     save_checkpoint,
 )
 
-ALL_NAMES = [*sorted(TORCHVISION_MODELS), *(f"cifar:{name}" for name in sorted(CIFAR_MODELS))]
+ALL_NAMES = [
+    *sorted(TORCHVISION_MODELS),
+    *(f"cifar:{name}" for name in sorted(CIFAR_MODELS)),
+    *(f"imagenet:{name}" for name in sorted(IMAGENET_MODELS)),
+]
 TIMM_NAMES = ["timm:tf_efficientnet_lite0", "timm:vit_tiny_patch16_224", "timm:densenet121"]
 
 
