@@ -205,6 +205,28 @@ def cut_view(
 
 
 @compiled
+def is_mirrored(parameters: NDArray[np.float64], key: np.uint64) -> bool:
+    """Whether the sample of ``key`` is flipped; ``parameters`` [6]: see ``decode_samples``."""
+    return parameters[4] > 0.0 and uniform(key, FLIP_COUNTER) < parameters[4]
+
+
+@compiled
+def resized_view(
+    height: int, width: int, kind: int, parameters: NDArray[np.float64], key: np.uint64, size: int
+) -> NDArray[np.int64]:
+    """The view [10] of an image of ``height`` x ``width`` that gives ``size`` x ``size`` pixels.
+
+    ``kind``: RANDOM_RESIZED_CROP, or CENTER_CROP, which has no use for ``key``. ``parameters`` [6]:
+    see ``decode_samples``.
+    """
+    if kind == CENTER_CROP:
+        return center_view(height, width, int(parameters[5]), size)
+    scale, ratio = parameters[0:2], parameters[2:4]
+    top, left, box_height, box_width = random_box(height, width, scale, ratio, key)
+    return np.array([top, left, box_height, box_width, size, size, 0, 0, size, size])
+
+
+@compiled
 def decode_sample(
     stored: NDArray[np.uint8],
     row: NDArray[np.int64],
@@ -223,20 +245,13 @@ def decode_sample(
     mode, height, width = row[0], row[1], row[2]
     if mode != MODE_JPEG and len(stored) != height * width * 3:
         return DAMAGED
-    mirrored = parameters[4] > 0.0 and uniform(key, FLIP_COUNTER) < parameters[4]
+    mirrored = is_mirrored(parameters, key)
     if kind == PAD_AND_CROP:
         if height != out.shape[0] or width != out.shape[1]:
             return DAMAGED
         padding = int(parameters[5])
         return cut_window(stored, mode, height, width, padding, mirrored, key, out)
-    if kind == RANDOM_RESIZED_CROP:
-        top, left, box_height, box_width = random_box(
-            height, width, parameters[0:2], parameters[2:4], key
-        )
-        size = out.shape[0]
-        view = np.array([top, left, box_height, box_width, size, size, 0, 0, size, size])
-    else:
-        view = center_view(height, width, int(parameters[5]), out.shape[0])
+    view = resized_view(height, width, kind, parameters, key, out.shape[0])
     return cut_view(stored, mode, height, width, view, mirrored, out)
 
 

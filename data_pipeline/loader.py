@@ -19,10 +19,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from data_pipeline import decoders
+from data_pipeline import decoders, view_pairs
 from data_pipeline.augmentation.samples import Augmentations, augment_samples
 from data_pipeline.beton import BetonFile
-from data_pipeline.compiled.counter_rng import uniforms
+from data_pipeline.compiled.counter_rng import STRONG_VIEW, WEAK_VIEW, uniforms
 from data_pipeline.files import RETRY_PAUSES_S
 
 NUM_BATCHES_AHEAD = 3
@@ -34,12 +34,14 @@ SUBSTITUTE_STREAM = 1000
 class Batch(NamedTuple):
     """``images`` [B, H, W, 3] uint8 RGB, ``labels`` [B] int64, ``indices`` [B] of the samples.
 
+    ``strong_images`` [B, H, W, 3] uint8 RGB: the second view of the same samples, if asked for.
     A batch owns its memory and may be kept.
     """
 
     images: Tensor
     labels: Tensor
     indices: NDArray[np.int64]
+    strong_images: Tensor | None = None
 
 
 class Crop(NamedTuple):
@@ -79,12 +81,16 @@ class UndecodableSampleError(RuntimeError):
     """More stored images do not decode than are allowed; the message names them."""
 
 
-class _View(NamedTuple):
-    """Crop and augmentation of the samples of an iterator, apart from the seed."""
+class _Recipe(NamedTuple):
+    """Crop and augmentation of the samples of an iterator, apart from the seed.
+
+    ``strong``: augmentation of the second view; None if there is only one view.
+    """
 
     crop: Crop
     epoch: int
     augmentation: NDArray[np.float64] | None
+    strong: NDArray[np.float64] | None
 
 
 class _Work(NamedTuple):
@@ -148,8 +154,11 @@ class ImageLoader:
         epoch: int = 0,
         *,
         augmentations: Augmentations | None = None,
+        strong: Augmentations | None = None,
     ) -> Iterator[Batch]:
         """Yield one batch for each array [B] of indices, in order; closing it early is safe.
+
+        With ``strong``, batches have a second view of their samples, cropped anew and augmented so.
 
         Raises:
             UndecodableSampleError: more samples do not decode than are allowed; raised at the batch
@@ -158,76 +167,72 @@ class ImageLoader:
             MemoryError: there is no memory to decode a sample.
             ValueError: augmentations with values out of their range.
         """
-        view = _View(crop, epoch, augmentations.parameters() if augmentations else None)
+        weak_and_strong = (one.parameters() if one else None for one in (augmentations, strong))
+        recipe = _Recipe(crop, epoch, *weak_and_strong)
         pending: deque[_Work] = deque()
         try:
             for indices in index_batches:
-                pending.append(self._start(indices, view))
+                pending.append(self._start(indices, recipe))
                 if len(pending) > NUM_BATCHES_AHEAD:
-                    yield self._finish(pending.popleft(), view)
+                    yield self._finish(pending.popleft(), recipe)
             while pending:
-                yield self._finish(pending.popleft(), view)
+                yield self._finish(pending.popleft(), recipe)
         finally:
             for work in pending:
                 for future in work.futures:
                     future.cancel()
 
-    def _start(self, indices: NDArray[np.int64], view: _View) -> _Work:
-        shape = (len(indices), view.crop.size, view.crop.size, 3)
-        images = torch.empty(shape, dtype=torch.uint8, pin_memory=self._pin_memory)
+    def _start(self, indices: NDArray[np.int64], recipe: _Recipe) -> _Work:
         labels = torch.from_numpy(self._file.samples["label"][indices].astype(np.int64))
+        strong = None if recipe.strong is None else self._empty(len(indices), recipe.crop.size)
+        batch = Batch(self._empty(len(indices), recipe.crop.size), labels, indices, strong)
         statuses = np.zeros(len(indices), np.int8)
         bounds = np.linspace(0, len(indices), self._num_threads + 1).astype(int)
         futures = [
-            self._pool.submit(
-                self._decode, indices[low:high], view, images[low:high].numpy(), statuses[low:high]
-            )
+            self._pool.submit(self._decode, batch, statuses, slice(low, high), recipe)
             for low, high in itertools.pairwise(bounds)
             if high > low
         ]
-        return _Work(Batch(images, labels, indices), statuses, futures)
+        return _Work(batch, statuses, futures)
+
+    def _empty(self, num_images: int, size: int) -> Tensor:
+        shape = (num_images, size, size, 3)
+        return torch.empty(shape, dtype=torch.uint8, pin_memory=self._pin_memory)
 
     def _decode(
-        self,
-        indices: NDArray[np.int64],
-        view: _View,
-        out: NDArray[np.uint8],
-        statuses: NDArray[np.int8],
+        self, batch: Batch, statuses: NDArray[np.int8], part: slice, recipe: _Recipe
     ) -> None:
-        crop = view.crop
-        decoders.decode_samples(
-            self._descriptor,
-            self._file.storage(indices),
-            indices,
-            crop.kind,
-            crop.parameters(),
-            self._seed,
-            view.epoch,
-            out,
-            statuses,
-        )
-        if view.augmentation is not None:
-            augment_samples(out, indices, view.augmentation, self._seed, view.epoch)
+        """Fill the images and statuses [B] of a part of a batch."""
+        indices, images = batch.indices[part], batch.images[part].numpy()
+        crop, seed, epoch = recipe.crop, self._seed, recipe.epoch
+        source = (self._descriptor, self._file.storage(indices), indices)
+        how = (crop.kind, crop.parameters(), seed, epoch)
+        if batch.strong_images is None:
+            decoders.decode_samples(*source, *how, images, statuses[part])
+        else:
+            strong_images = batch.strong_images[part].numpy()
+            view_pairs.decode_pairs(*source, *how, images, strong_images, statuses[part])
+            augment_samples(strong_images, indices, recipe.strong, seed, epoch, STRONG_VIEW)
+        if recipe.augmentation is not None:
+            augment_samples(images, indices, recipe.augmentation, seed, epoch, WEAK_VIEW)
 
-    def _finish(self, work: _Work, view: _View) -> Batch:
+    def _finish(self, work: _Work, recipe: _Recipe) -> Batch:
         for future in work.futures:
             future.result()
-        self._retry_unreadable(work, view)
+        self._retry_unreadable(work, recipe)
         batch, failed = work.batch, np.flatnonzero(work.statuses)
         if len(failed) == 0:
             return batch
         for slot in failed:
             self._note_failure(int(batch.indices[slot]), int(work.statuses[slot]))
-        if view.crop.kind == decoders.CENTER_CROP:
-            keep = work.statuses == decoders.DECODED
-            chosen = torch.from_numpy(keep)
-            return Batch(batch.images[chosen], batch.labels[chosen], batch.indices[keep])
+        if recipe.crop.kind == decoders.CENTER_CROP:
+            return _chosen(batch, work.statuses == decoders.DECODED)
         batch = batch._replace(indices=batch.indices.copy())
         for slot in failed:
-            self._replace(batch, int(slot), view)
+            self._replace(batch, work.statuses, int(slot), recipe)
         return batch
 
-    def _retry_unreadable(self, work: _Work, view: _View) -> None:
+    def _retry_unreadable(self, work: _Work, recipe: _Recipe) -> None:
         """Retry samples that could not be read, unless the file was truncated."""
         for pause_s in RETRY_PAUSES_S:
             unreadable = np.flatnonzero(work.statuses == decoders.UNREADABLE)
@@ -236,9 +241,7 @@ class ImageLoader:
             time.sleep(pause_s)
             self._reopen()
             for slot in unreadable.tolist():
-                part = slice(slot, slot + 1)
-                images = work.batch.images[part].numpy()
-                self._decode(work.batch.indices[part], view, images, work.statuses[part])
+                self._decode(work.batch, work.statuses, slice(slot, slot + 1), recipe)
 
     def _is_cut_off(self, indices: NDArray[np.int64]) -> bool:
         """Whether the file ends before these samples do."""
@@ -279,22 +282,30 @@ class ImageLoader:
                 f"dataset.max_undecodable, which is {self._max_undecodable}"
             )
 
-    def _replace(self, batch: Batch, slot: int, view: _View) -> None:
-        """Replace a sample that does not decode by one that does."""
+    def _replace(
+        self, batch: Batch, statuses: NDArray[np.int8], slot: int, recipe: _Recipe
+    ) -> None:
+        """Replace a sample that does not decode by one that does, in every view."""
         part = slice(slot, slot + 1)
         numbers = uniforms(
-            batch.indices[part], self._seed, view.epoch, SUBSTITUTE_STREAM, NUM_SUBSTITUTES
+            batch.indices[part], self._seed, recipe.epoch, SUBSTITUTE_STREAM, NUM_SUBSTITUTES
         )[0]
-        status = np.empty(1, np.int8)
         positions = (numbers * len(self._substitutes)).astype(int)
         for index in self._substitutes[positions].tolist():
-            self._decode(np.array([index]), view, batch.images[part].numpy(), status)
-            if status[0] == decoders.DECODED:
-                batch.indices[slot] = index
+            batch.indices[slot] = index
+            self._decode(batch, statuses, part, recipe)
+            if statuses[slot] == decoders.DECODED:
                 batch.labels[slot] = int(self._file.samples["label"][index])
                 return
-            self._note_failure(index, int(status[0]))
+            self._note_failure(index, int(statuses[slot]))
         raise UndecodableSampleError(
             f"{self._file.path}: {NUM_SUBSTITUTES} samples chosen to replace one that does not "
             "decode do not decode either; convert it again"
         )
+
+
+def _chosen(batch: Batch, chosen: NDArray[np.bool_]) -> Batch:
+    """The samples of a batch where ``chosen`` [B] is true."""
+    rows = torch.from_numpy(chosen)
+    strong = None if batch.strong_images is None else batch.strong_images[rows]
+    return Batch(batch.images[rows], batch.labels[rows], batch.indices[chosen], strong)

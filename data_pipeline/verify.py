@@ -2,8 +2,9 @@
 
 import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple
 
@@ -94,10 +95,15 @@ def check_samples(path: Path, num_threads: int) -> None:
     file = open_beton(path)
     if file.digests is None:
         raise BetonError(f"{path} has no digests; convert it with jobs/convert.py")
-    _raise_first(path, find_damage(file, num_threads, decode=False))
+    # Its threads end here: if an error kept the generator, Python could end it, and wait for them,
+    # while another thread starts and holds the locks that their ending needs.
+    with closing(find_damage(file, num_threads, decode=False)) as damages:
+        _raise_first(path, damages)
 
 
-def find_damage(file: BetonFile, num_threads: int, *, decode: bool = True) -> Iterator[Damage]:
+def find_damage(
+    file: BetonFile, num_threads: int, *, decode: bool = True
+) -> Generator[Damage, None, None]:
     """Yield all faults of a file's content, in order; reads the complete file.
 
     Samples are compared with their digests, if the file has them, and, with ``decode``, decoded.

@@ -37,8 +37,10 @@ def warm_up() -> None:
         indices = list(train_batches(2, 2, seed=0, epoch=0))
         crop = Crop(decoders.RANDOM_RESIZED_CROP, SIDE)
         with ImageLoader(file, seed=0, num_threads=1) as loader:
-            for batch in loader.batches(indices, crop, augmentations=augmentations):
-                uniforms(batch.indices, 0, 0, 0, 1)
+            for strong in (None, augmentations):
+                batches = loader.batches(indices, crop, augmentations=augmentations, strong=strong)
+                for batch in batches:
+                    uniforms(batch.indices, 0, 0, 0, 1)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from data_pipeline.augmentation.color import COLOR_JITTER_STREAM, color_jitter
 from data_pipeline.augmentation.erasing import ERASING_STREAM, FILL_COLOR, FILL_NOISE, erase
 from data_pipeline.augmentation.rand_augment import MAX_MAGNITUDE, RAND_AUGMENT_STREAM, rand_augment
 from data_pipeline.compiled.compilation import compiled
-from data_pipeline.compiled.counter_rng import sample_key, stream_key
+from data_pipeline.compiled.counter_rng import WEAK_VIEW, sample_key, stream_key
 
 Color = tuple[int, int, int]
 Range = tuple[float, float]
@@ -118,11 +118,12 @@ def augment_samples(
     parameters: NDArray[np.float64],
     seed: int,
     epoch: int,
+    view: int = WEAK_VIEW,
 ) -> None:
     """Augment ``images`` [B, H, W, 3] uint8 of the samples ``indices`` [B] in place.
 
-    Pixels depend on the image, ``seed``, ``epoch``, the sample's index and ``parameters`` [18] (see
-    ``Augmentations.parameters``) alone.
+    Pixels depend on the image, ``seed``, ``epoch``, the sample's index, ``view`` (WEAK_VIEW or
+    STRONG_VIEW) and ``parameters`` [18] (see ``Augmentations.parameters``) alone.
     """
     num_ops, magnitude = int(parameters[0]), int(parameters[1])
     outside = parameters[2:5].astype(np.uint8)
@@ -131,7 +132,7 @@ def augment_samples(
     fill_kind, color = int(parameters[14]), parameters[15:18].astype(np.uint8)
     scratch = np.empty(images.shape[1:], np.uint8)
     for slot in range(len(indices)):
-        image, key = images[slot], sample_key(seed, epoch, indices[slot])
+        image, key = images[slot], sample_key(seed, epoch, indices[slot], view)
         stream = stream_key(key, RAND_AUGMENT_STREAM)
         rand_augment(image, num_ops, magnitude, outside, stream, scratch)
         color_jitter(image, strengths, stream_key(key, COLOR_JITTER_STREAM))

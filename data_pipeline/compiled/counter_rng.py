@@ -1,4 +1,4 @@
-"""Counter-based random numbers: a hash of (seed, epoch, sample, stream, counter), without state.
+"""Counter-based random numbers: a hash of (seed, epoch, sample, view, stream, counter), no state.
 
 A sample's numbers do not depend on which thread or worker computes them, on when, or on what was
 computed before. Every function is compiled and may be called from compiled code.
@@ -16,6 +16,10 @@ from data_pipeline.compiled.compilation import compiled
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
 MIX_2 = np.uint64(0x94D049BB133111EB)
+# Views of a sample. A view takes the bits above those of the sample's index, which is smaller than
+# 2**48: so no two samples' views have the same key in an epoch.
+WEAK_VIEW, STRONG_VIEW = 0, 1
+VIEW_SHIFT = np.uint64(48)
 
 
 @compiled
@@ -27,11 +31,14 @@ def mix(value: np.uint64) -> np.uint64:
 
 
 @compiled
-def sample_key(seed: int, epoch: int, index: int) -> np.uint64:
-    """Key of the random numbers of the sample ``index`` in one epoch."""
+def sample_key(seed: int, epoch: int, index: int, view: int = WEAK_VIEW) -> np.uint64:
+    """Key of the random numbers of one view of the sample ``index`` in one epoch.
+
+    What does not differ between views, such as the order of the samples, uses WEAK_VIEW.
+    """
     key = mix(np.uint64(seed) + GOLDEN)
     key = mix(key ^ (np.uint64(epoch) + GOLDEN))
-    return mix(key ^ (np.uint64(index) + GOLDEN))
+    return mix(key ^ (np.uint64(index) + (np.uint64(view) << VIEW_SHIFT) + GOLDEN))
 
 
 @compiled

@@ -42,6 +42,11 @@ typedef struct {
     uint8_t *out;
 } ViewRequest;
 
+typedef struct {
+    const ViewRequest *views;
+    int count;
+} ViewRequests;
+
 /* How a callback reports an error: damaged, or to be retried with libjpeg's own Huffman decoder,
  * which decides about unusual files. */
 enum { FAILED_DAMAGED = 1, FAILED_UNUSUAL = 2 };
@@ -106,12 +111,20 @@ static void read_rows(struct jpeg_decompress_struct *info, uint8_t *pixels, int6
     }
 }
 
-/* Rows above the view are skipped, rows below are not reached, and columns outside it are not
+static Extent union_of(Extent a, Extent b) {
+    return (Extent){a.top < b.top ? a.top : b.top, a.left < b.left ? a.left : b.left,
+                    a.bottom > b.bottom ? a.bottom : b.bottom,
+                    a.right > b.right ? a.right : b.right};
+}
+
+/* Rows above all views are skipped, rows below are not reached, and columns outside them are not
  * transformed. */
-static int32_t decode_view(Decoder *decoder, const void *request) {
-    const ViewRequest *wanted = request;
+static int32_t decode_views(Decoder *decoder, const void *request) {
+    const ViewRequests *wanted = request;
     struct jpeg_decompress_struct *info = &decoder->info;
-    Extent extent = view_extent(wanted->view);
+    Extent extent = view_extent(wanted->views[0].view);
+    for (int i = 1; i < wanted->count; i++)
+        extent = union_of(extent, view_extent(wanted->views[i].view));
     JDIMENSION left =
         extent.left > UPSAMPLING_MARGIN ? (JDIMENSION)extent.left - UPSAMPLING_MARGIN : 0;
     JDIMENSION right = (JDIMENSION)extent.right + UPSAMPLING_MARGIN;
@@ -124,7 +137,12 @@ static int32_t decode_view(Decoder *decoder, const void *request) {
     if (!decoder->pixels) return PIXELS_NO_MEMORY;
     read_rows(info, decoder->pixels, stride, num_rows);
     Region region = {decoder->pixels, stride, extent.top, left};
-    return resample(&region, wanted->view, wanted->mirrored, wanted->out);
+    int32_t status = PIXELS_OK;
+    for (int i = 0; i < wanted->count && status == PIXELS_OK; i++) {
+        const ViewRequest *one = &wanted->views[i];
+        status = resample(&region, one->view, one->mirrored, one->out);
+    }
+    return status;
 }
 
 static int32_t decode_full(Decoder *decoder, const void *request) {
@@ -164,7 +182,21 @@ PIXELS_API int32_t pixels_view_jpeg(const uint8_t *data, int64_t num_bytes, int6
                                     uint8_t *out) {
     Jpeg jpeg = {data, num_bytes, height, width};
     ViewRequest request = {view, mirrored, out};
-    return run(&jpeg, JCS_EXT_RGBX, decode_view, &request, fast_is_trusted);
+    ViewRequests requests = {&request, 1};
+    return run(&jpeg, JCS_EXT_RGBX, decode_views, &requests, fast_is_trusted);
+}
+
+/* Two views of a JPEG of the given size, which is decoded once: the part that covers both. Their
+ * pixels are those of pixels_view_jpeg. */
+PIXELS_API int32_t pixels_view_jpeg_twice(const uint8_t *data, int64_t num_bytes, int64_t height,
+                                          int64_t width, const View *views, int32_t first_mirrored,
+                                          int32_t second_mirrored, uint8_t *first_out,
+                                          uint8_t *second_out) {
+    Jpeg jpeg = {data, num_bytes, height, width};
+    ViewRequest both[2] = {{&views[0], first_mirrored, first_out},
+                           {&views[1], second_mirrored, second_out}};
+    ViewRequests requests = {both, 2};
+    return run(&jpeg, JCS_EXT_RGBX, decode_views, &requests, fast_is_trusted);
 }
 
 /* A full JPEG of the given size as RGB [height, width, 3]. */

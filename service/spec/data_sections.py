@@ -136,6 +136,17 @@ class Mixing(Section):
     """Probability that a pair is mixed."""
 
 
+class StrongView(Section):
+    """A second view of each training image; crop and flip are those of the first, drawn anew."""
+
+    rand_augment: RandAugment | None = RandAugment()
+    """null: none. These three are applied after the crop, in this order; at least one is needed."""
+    color_jitter: ColorJitter | None = None
+    """Absent: none."""
+    erasing: Erasing | None = None
+    """Absent: none."""
+
+
 class Augmentation(Section):
     """How training images are cropped and augmented; student and teacher get the same pixels."""
 
@@ -162,7 +173,10 @@ class Augmentation(Section):
     erasing: Erasing | None = None
     """Absent: none."""
     mixing: Mixing | None = None
-    """Absent: none."""
+    """Absent: none. With a strong view, both views of a pair are mixed alike."""
+    strong: StrongView | None = None
+    """A second, strongly augmented view of each training image, for losses that compare views.
+    Absent: none."""
 
     def size_at(self, epoch: int) -> int:
         """Side of the training images in an epoch, counted from 0, in pixels."""

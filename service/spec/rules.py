@@ -9,6 +9,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
+from service.spec.augmentation_rules import check_augmentation
 from service.spec.data_sections import Augmentation, Dataset
 from service.spec.errors import Problem
 from service.spec.fields import Section
@@ -170,50 +171,6 @@ def check_optimizer(optimizer: Sgd | AdamW) -> Iterator[Problem]:
     """Nesterov's momentum needs momentum."""
     if optimizer.kind == "sgd" and optimizer.nesterov and optimizer.momentum == 0:
         yield Problem("optimizer.nesterov", "is on with momentum 0", "set momentum, such as 0.9")
-
-
-def check_augmentation(
-    augmentation: Augmentation, schedule: Schedule | None = None
-) -> Iterator[Problem]:
-    """Ranges in order; stages that can be reached; a mixture of something."""
-    ranges = {"scale": augmentation.scale, "ratio": augmentation.ratio}
-    if augmentation.erasing:
-        ranges["erasing.scale"] = augmentation.erasing.scale
-        ranges["erasing.ratio"] = augmentation.erasing.ratio
-    for name, (low, high) in ranges.items():
-        if low > high:
-            yield Problem(f"augmentation.{name}", f"is ({low}, {high})", "give the smaller first")
-    yield from _check_size_stages(augmentation, schedule)
-    mixing = augmentation.mixing
-    if mixing and mixing.mixup_alpha == mixing.cutmix_alpha == 0:
-        yield Problem(
-            "augmentation.mixing",
-            "has mixup_alpha and cutmix_alpha 0",
-            "give at least one, such as 0.2 or 1, or leave mixing out",
-        )
-
-
-def _check_size_stages(augmentation: Augmentation, schedule: Schedule | None) -> Iterator[Problem]:
-    stages = augmentation.size_stages
-    if stages and augmentation.crop == "pad_and_crop":
-        yield Problem(
-            "augmentation.size_stages",
-            "are given with crop pad_and_crop, whose size is the images' own",
-            "use random_resized, or leave size_stages out",
-        )
-    epochs = [stage.from_epoch for stage in stages]
-    if epochs != sorted(set(epochs)):
-        yield Problem(
-            "augmentation.size_stages",
-            f"start at epochs {epochs}",
-            "give them in ascending order, each once",
-        )
-    if epochs and schedule and epochs[-1] >= schedule.num_epochs:
-        yield Problem(
-            "augmentation.size_stages",
-            f"start at epoch {epochs[-1]}, after the last of {schedule.num_epochs}",
-            "start every stage before the training ends",
-        )
 
 
 def check_mixing(

@@ -25,7 +25,7 @@ from service.run.control import abort_run
 from service.run.folder import read_tags
 from service.spec.job import JobSpec
 from service.training.distributed import World, gather_from_all
-from service.training.factory import augmentations, train_crop
+from service.training.factory import augmentations, strong_augmentations, train_crop
 
 # Copying a dataset may take hours on one node while the others wait for it.
 STAGING_TIMEOUT_S = 86_400.0
@@ -135,7 +135,13 @@ class WorkerData:
         )
         samples = (self._train_samples[places] for places in indices)
         crop = train_crop(spec.augmentation, spec.augmentation.size_at(epoch))
-        return self._train_loader.batches(samples, crop, epoch, augmentations=augmentations(spec))
+        return self._train_loader.batches(
+            samples,
+            crop,
+            epoch,
+            augmentations=augmentations(spec),
+            strong=strong_augmentations(spec),
+        )
 
     def _local_slice(self) -> slice:
         """This worker's places in each global batch."""
@@ -245,6 +251,9 @@ def prefetch_to_device(batches: Iterable[Batch], device: torch.device) -> Iterat
                 images=batch.images.to(device, non_blocking=True),
                 labels=batch.labels.to(device, non_blocking=True),
             )
+            if batch.strong_images is not None:
+                strong_images = batch.strong_images.to(device, non_blocking=True)
+                moved = moved._replace(strong_images=strong_images)
             has_arrived = copying.record_event()
         if upcoming is not None:
             yield _arrived(*upcoming, computing)
@@ -256,6 +265,7 @@ def prefetch_to_device(batches: Iterable[Batch], device: torch.device) -> Iterat
 def _arrived(batch: Batch, has_arrived: torch.cuda.Event, computing: torch.cuda.Stream) -> Batch:
     """Make the computing stream wait for the copy, and keep the memory until it is done."""
     computing.wait_event(has_arrived)
-    for tensor in (batch.images, batch.labels):
-        tensor.record_stream(computing)
+    for tensor in (batch.images, batch.labels, batch.strong_images):
+        if tensor is not None:
+            tensor.record_stream(computing)
     return batch

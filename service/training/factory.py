@@ -14,7 +14,7 @@ from data_pipeline.loader import Crop
 from service.distillation.objective import DistillationTask, FrozenTeacher, PixelNormalizer
 from service.models.build import build_with_weights
 from service.models.precision import keep_last_layer_in_float32
-from service.spec.data_sections import Augmentation
+from service.spec.data_sections import Augmentation, StrongView
 from service.spec.job import JobSpec
 
 
@@ -74,6 +74,16 @@ def augmentations(spec: JobSpec) -> Augmentations | None:
     wanted = spec.augmentation
     if not (wanted.rand_augment or wanted.color_jitter or wanted.erasing):
         return None
+    return _augmentations(wanted, spec)
+
+
+def strong_augmentations(spec: JobSpec) -> Augmentations | None:
+    """The same of the images' strong view; None if there is no such view."""
+    wanted = spec.augmentation.strong
+    return _augmentations(wanted, spec) if wanted is not None else None
+
+
+def _augmentations(wanted: Augmentation | StrongView, spec: JobSpec) -> Augmentations:
     red, green, blue = (round(255 * mean) for mean in spec.dataset.normalization.mean)
     mean_color = (red, green, blue)
     return Augmentations(

@@ -63,19 +63,37 @@ def mix(
     epoch: int,
 ) -> tuple[Tensor, Tensor]:
     """Mixed uint8 images [B, S, S, 3] and label distributions [B, K]; an odd last one stays."""
-    num_paired = len(indices) // 2 * 2
-    pairs = random_pairs(mixing, indices[:num_paired:2], images.shape[1], seed, epoch)
     targets = F.one_hot(labels, num_classes).float()
-    shares = torch.from_numpy(pairs.shares).float().repeat_interleave(2).to(images.device)
-    mixed_targets = _blend(targets[:num_paired], shares[:, None])
-    return (
-        torch.cat([_mix_pixels(images[:num_paired], shares, pairs), images[num_paired:]]),
-        torch.cat([mixed_targets, targets[num_paired:]]),
-    )
+    pairs = random_pairs(mixing, indices[:-1:2], images.shape[1], seed, epoch)
+    shares = _shares(pairs, images.device)
+    mixed_targets = _blend(targets[: len(shares)], shares[:, None])
+    return _mix_images(images, pairs), torch.cat([mixed_targets, targets[len(shares) :]])
 
 
-def _mix_pixels(images: Tensor, shares: Tensor, pairs: PairParams) -> Tensor:
+def mix_other_view(
+    mixing: Mixing, images: Tensor, indices: NDArray[np.int64], *, seed: int, epoch: int
+) -> Tensor:
+    """Another view's images [B, S, S, 3], mixed as ``mix`` mixes the samples' first view.
+
+    Pairs, shares and boxes are the same, so both views have the labels that ``mix`` returns.
+    """
+    pairs = random_pairs(mixing, indices[:-1:2], images.shape[1], seed, epoch)
+    return _mix_images(images, pairs)
+
+
+def _shares(pairs: PairParams, device: torch.device) -> Tensor:
+    """Shares of the labels of the images of all pairs, [2 P]."""
+    return torch.from_numpy(pairs.shares).float().repeat_interleave(2).to(device)
+
+
+def _mix_images(images: Tensor, pairs: PairParams) -> Tensor:
+    num_paired = 2 * len(pairs.shares)
+    return torch.cat([_mix_pixels(images[:num_paired], pairs), images[num_paired:]])
+
+
+def _mix_pixels(images: Tensor, pairs: PairParams) -> Tensor:
     device, size = images.device, images.shape[1]
+    shares = _shares(pairs, device)
     is_cut = torch.from_numpy(pairs.is_cut).repeat_interleave(2).to(device)
     opacity = torch.where(is_cut, 1.0, shares)[:, None, None, None]
     blended = _blend(images.float(), opacity).round().to(torch.uint8)

@@ -28,6 +28,8 @@ size_t __sanitizer_get_current_allocated_bytes(void);
 
 int32_t pixels_view_jpeg(const uint8_t *, int64_t, int64_t, int64_t, const View *, int32_t,
                          uint8_t *);
+int32_t pixels_view_jpeg_twice(const uint8_t *, int64_t, int64_t, int64_t, const View *, int32_t,
+                               int32_t, uint8_t *, uint8_t *);
 int32_t pixels_decode_jpeg(const uint8_t *, int64_t, int64_t, int64_t, uint8_t *);
 int32_t pixels_view_raw(const uint8_t *, int64_t, const View *, int32_t, uint8_t *);
 int32_t pixels_measure_jpeg(const uint8_t *, int64_t, int64_t, int64_t, uint64_t *);
@@ -113,6 +115,19 @@ static void cut_views(const uint8_t *data, int64_t num_bytes, int64_t height, in
     }
 }
 
+/* As view_pairs.py: two boxes of one image. */
+static void cut_view_pairs(const uint8_t *data, int64_t num_bytes, int64_t height, int64_t width) {
+    for (int i = 0; i < NUM_VIEWS / 2; i++) {
+        View views[2] = {box_view(height, width), box_view(height, width)};
+        Guarded first = guard((size_t)(3 * views[0].window_height * views[0].window_width));
+        Guarded second = guard((size_t)(3 * views[1].window_height * views[1].window_width));
+        pixels_view_jpeg_twice(data, num_bytes, height, width, views, i % 2, 1,
+                               guarded_bytes(&first), guarded_bytes(&second));
+        release(first);
+        release(second);
+    }
+}
+
 /* The input as raw pixels of the width that is asked for. */
 static void cut_raw_views(const uint8_t *data, int64_t num_bytes, int64_t width) {
     int64_t height = smaller(num_bytes / (3 * width), UINT16_MAX);
@@ -144,6 +159,7 @@ static int32_t decode_all(const uint8_t *data, int64_t num_bytes, int64_t height
     }
     if (height * width <= MAX_PIXELS) {
         cut_views(data, num_bytes, height, width, 0);
+        cut_view_pairs(data, num_bytes, height, width);
         cut_raw_views(data, num_bytes, width);
     }
     return status;

@@ -44,6 +44,16 @@ def view(data, height, width, box, resized, window, mirrored=False):
     return status, out
 
 
+def two_views(data, height, width, views, mirrored):
+    """Status and pixels of two parts of a JPEG; ``views``: (box, resized, window) of each."""
+    outs = [np.zeros((window[2], window[3], 3), np.uint8) for _, _, window in views]
+    numbers = np.array([[*box, *resized, *window] for box, resized, window in views], np.int64)
+    status = library().pixels_view_jpeg_twice(
+        *jpeg_arguments(data, height, width), address(numbers), *mirrored, *map(address, outs)
+    )
+    return status, outs
+
+
 def pillow(data):
     with Image.open(io.BytesIO(data)) as image:
         return np.asarray(image.convert("RGB"))
@@ -93,6 +103,32 @@ def test_part_of_an_image_equals_that_part_of_the_whole(data):
     status, pixels = view(jpeg, height, width, box, (rows, columns), window)
     assert status == OK
     assert np.array_equal(pixels, pillow(jpeg)[top : top + rows, left : left + columns])
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.data())
+def test_two_views_of_an_image_equal_those_that_are_cut_one_by_one(data):
+    width, height = data.draw(st.integers(9, 120)), data.draw(st.integers(9, 120))
+    options = {"subsampling": data.draw(st.integers(0, 2)), "progressive": data.draw(st.booleans())}
+    jpeg = jpeg_bytes(noisy_image(width, height, seed=width), **options)
+    views, mirrored = [], data.draw(st.tuples(st.booleans(), st.booleans()))
+    for size in (16, 30):
+        top, left = data.draw(st.integers(0, height - 1)), data.draw(st.integers(0, width - 1))
+        rows = data.draw(st.integers(1, height - top))
+        columns = data.draw(st.integers(1, width - left))
+        views.append(((top, left, rows, columns), (size, size), (0, 0, size, size)))
+    status, found = two_views(jpeg, height, width, views, mirrored)
+    assert status == OK
+    for pixels, one, flipped in zip(found, views, mirrored, strict=True):
+        assert np.array_equal(pixels, view(jpeg, height, width, *one, flipped)[1])
+
+
+def test_two_views_of_a_damaged_image_are_refused():
+    views = [((0, 0, 20, 20), (8, 8), (0, 0, 8, 8))] * 2
+    jpeg = jpeg_bytes(noisy_image(40, 24))
+    assert two_views(jpeg, 24, 40, views, (0, 0))[0] == OK
+    assert two_views(jpeg, 25, 40, views, (0, 0))[0] == DAMAGED
+    assert two_views(jpeg[: len(jpeg) // 4], 24, 40, views, (0, 0))[0] == DAMAGED
 
 
 @pytest.mark.parametrize("resized", [(24, 24), (50, 37), (90, 130), (7, 9)])

@@ -9,6 +9,7 @@ import torch
 from support.loading_helpers import CROP, EVERY_AUGMENTATION, epoch_batches
 
 from data_pipeline import loader as loader_module
+from data_pipeline.augmentation.samples import Augmentations
 from data_pipeline.loader import ImageLoader, UndecodableSampleError, center_crop
 from data_pipeline.order import evaluation_batches, train_batches
 
@@ -43,6 +44,16 @@ def test_evaluation_omits_up_to_max_undecodable_samples(jpeg_file):
     assert sum(len(batch.images) for batch in batches) == 10
 
 
+def test_evaluation_omits_both_views_of_an_undecodable_sample(jpeg_file):
+    crop = center_crop(24, 24)
+    damage(jpeg_file, 1)
+    with ImageLoader(jpeg_file, seed=0, num_threads=2, max_undecodable=1) as loader:
+        (batch,) = loader.batches([np.arange(4)], crop, strong=Augmentations())
+    assert batch.indices.tolist() == [0, 2, 3]
+    # Without random numbers, both views are the same.
+    assert torch.equal(batch.strong_images, batch.images)
+
+
 def test_training_replaces_up_to_max_undecodable_samples(jpeg_file):
     intact = epoch_batches(jpeg_file, 1, 1, 0)
     order = np.concatenate(list(train_batches(12, 4, seed=5, epoch=3)))
@@ -69,6 +80,33 @@ def test_training_replaces_up_to_max_undecodable_samples(jpeg_file):
     assert torch.equal(images, torch.cat([batch.images for batch in take(3)]))
 
 
+@pytest.mark.parametrize("threads", [1, 3])
+def test_both_views_of_an_undecodable_sample_are_those_of_one_substitute(jpeg_file, threads):
+    def take():
+        indices = train_batches(12, 4, seed=5, epoch=3)
+        with ImageLoader(jpeg_file, seed=5, num_threads=threads, max_undecodable=1) as loader:
+            batches = list(
+                loader.batches(indices, CROP, 3, augmentations=None, strong=EVERY_AUGMENTATION)
+            )
+        names = ("images", "strong_images", "labels")
+        columns = [torch.cat([getattr(batch, name) for batch in batches]) for name in names]
+        return np.concatenate([batch.indices for batch in batches]), *columns
+
+    order, *intact = take()
+    damage(jpeg_file, 5)
+    indices, *found = take()
+    (place,) = np.flatnonzero(indices != order)
+    assert order[place] == 5
+    # The same sample as in batches of one view.
+    with ImageLoader(jpeg_file, seed=5, num_threads=1, max_undecodable=1) as loader:
+        batches = loader.batches(train_batches(12, 4, seed=5, epoch=3), CROP, 3)
+        assert np.concatenate([batch.indices for batch in batches]).tolist() == indices.tolist()
+    # Both views of it are those at its own position of the epoch, and so is its label.
+    own_places = [int(np.flatnonzero(order == index)[0]) for index in indices]
+    for ours, expected in zip(found, intact, strict=True):
+        assert torch.equal(ours, expected[own_places])
+
+
 def test_more_than_max_undecodable_samples_are_an_error(jpeg_file):
     damage(jpeg_file, 2, 7)
     indices = evaluation_batches(12, 3, rank=0, world_size=1)
@@ -93,7 +131,7 @@ def test_file_truncated_while_it_is_open_is_an_error(jpeg_file):
 def test_file_that_cannot_be_read_is_reopened_and_read_again(jpeg_file, monkeypatch):
     monkeypatch.setattr(loader_module, "RETRY_PAUSES_S", (0.0, 0.0))
 
-    def take(*, is_broken):
+    def take(*, is_broken, strong):
         indices = iter(np.arange(12).reshape(3, 4))
         with ImageLoader(jpeg_file, seed=5, num_threads=2) as loader:
             if is_broken:
@@ -101,10 +139,18 @@ def test_file_that_cannot_be_read_is_reopened_and_read_again(jpeg_file, monkeypa
                 unreadable = os.open(jpeg_file.path, os.O_WRONLY)
                 os.dup2(unreadable, loader._descriptor)
                 os.close(unreadable)
-            return list(loader.batches(indices, CROP, 3, augmentations=EVERY_AUGMENTATION))
+            batches = loader.batches(
+                indices, CROP, 3, augmentations=EVERY_AUGMENTATION, strong=strong
+            )
+            return list(batches)
 
-    for ours, theirs in zip(take(is_broken=True), take(is_broken=False), strict=True):
-        assert torch.equal(ours.images, theirs.images)
+    for strong in (None, EVERY_AUGMENTATION):
+        after_failures, expected = (
+            take(is_broken=broken, strong=strong) for broken in (True, False)
+        )
+        for ours, theirs in zip(after_failures, expected, strict=True):
+            assert torch.equal(ours.images, theirs.images)
+            assert strong is None or torch.equal(ours.strong_images, theirs.strong_images)
 
 
 def test_file_that_stays_unreadable_is_an_error(jpeg_file, monkeypatch):

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -102,6 +103,15 @@ def test_truncated_file_is_refused(path, kept):
     assert "truncated" in done.stderr
     with pytest.raises(BetonError, match="truncated"):
         check_quickly(path)
+
+
+def test_threads_of_a_check_end_with_it_also_where_its_error_is_kept(path):
+    flip_byte(path, int(open_beton(path).samples["image"]["data_ptr"][0]) + 20)
+    before = threading.active_count()
+    with pytest.raises(BetonError, match="sample 0 ") as kept:
+        check_samples(path, 2)
+    assert threading.active_count() == before
+    assert kept.value is not None
 
 
 def test_file_that_grew_is_refused(path):

@@ -51,6 +51,14 @@ MIXUP = {"mixup_alpha": 0.2}
         ({"augmentation": {"erasing": {"scale": [0.3, 0.2]}}}, "augmentation.erasing.scale"),
         ({"augmentation": {"erasing": {"ratio": [0.3, 0.2]}}}, "augmentation.erasing.ratio"),
         ({"augmentation": {"erasing": {}}}, None),
+        ({"augmentation": {"strong": {}}}, None),
+        ({"augmentation": {"strong": {"rand_augment": None, "erasing": {}}}}, None),
+        ({"augmentation": {"strong": {"rand_augment": None, "color_jitter": {}}}}, None),
+        ({"augmentation": {"strong": {"rand_augment": None}}}, "augmentation.strong"),
+        (
+            {"augmentation": {"strong": {"erasing": {"ratio": [0.3, 0.2]}}}},
+            "augmentation.strong.erasing.ratio",
+        ),
         ({"augmentation": {**RESIZED, "size_stages": STAGES}}, None),
         ({"augmentation": {"size_stages": STAGES}}, "augmentation.size_stages"),
         (

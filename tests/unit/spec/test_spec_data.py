@@ -102,6 +102,16 @@ def test_damaged_sample_is_refused_unless_max_undecodable_allows_it(make_image_c
             "augmentation.erasing.scale",
             "smaller first",
         ),
+        (
+            {"augmentation": {"strong": {"erasing": {"scale": [0.5, 0.1]}}}},
+            "augmentation.strong.erasing.scale",
+            "smaller first",
+        ),
+        (
+            {"augmentation": {"strong": {"rand_augment": None}}},
+            "augmentation.strong",
+            "neither rand_augment nor color_jitter nor erasing",
+        ),
     ],
     ids=lambda value: value if isinstance(value, str) else None,
 )

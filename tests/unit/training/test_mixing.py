@@ -6,7 +6,7 @@ import torch
 from scipy import stats
 
 from service.spec.data_sections import Mixing
-from service.training.mixing import mix, random_pairs
+from service.training.mixing import mix, mix_other_view, random_pairs
 
 SIZE = 32
 
@@ -82,3 +82,40 @@ def test_odd_last_image_is_not_mixed():
     found, targets = mixed(Mixing(mixup_alpha=1.0), np.arange(5))
     assert torch.equal(found[4], images[4])
     assert targets[4].tolist() == [0, 0, 0, 0, 1]
+
+
+@pytest.mark.parametrize("num_images", [40, 7, 1])
+def test_other_view_is_mixed_with_the_boxes_and_shares_of_the_first(num_images):
+    mixing = Mixing(mixup_alpha=0.4, cutmix_alpha=1.0, probability=0.8)
+    indices = np.random.default_rng(1).permutation(100)[:num_images]
+    _, targets = mixed(mixing, indices)
+    # Even rows of the view are 200 and odd ones 40, so its pixels show where they come from.
+    is_odd = torch.arange(num_images) % 2
+    levels = torch.where(is_odd == 1, 40, 200)[:, None, None, None]
+    view = levels.expand(-1, SIZE, SIZE, 3).to(torch.uint8).contiguous()
+    found = mix_other_view(mixing, view, indices, seed=3, epoch=1)
+    params = random_pairs(mixing, indices[: num_images // 2 * 2 : 2], SIZE, 3, 1)
+    for pair, (share, is_cut, box) in enumerate(zip(*params, strict=True)):
+        expected = np.full((2, SIZE, SIZE, 3), [[[[200]]], [[[40]]]])
+        if is_cut:
+            top, left, bottom, right = box
+            expected[:, top:bottom, left:right] = expected[::-1, top:bottom, left:right].copy()
+        else:
+            expected = np.rint(share * expected + (1 - share) * expected[::-1])
+        difference = found[2 * pair : 2 * pair + 2].numpy() - expected
+        assert np.abs(difference).max() <= (0 if is_cut else 1)
+        # The mean of the pixels is that of the label distributions of the first view.
+        own = float(targets[2 * pair, indices[2 * pair] % 5])
+        if indices[2 * pair] % 5 != indices[2 * pair + 1] % 5:
+            mean = found[2 * pair].double().mean()
+            assert float(mean) == pytest.approx(40 + 160 * own, abs=0.51)
+    if num_images % 2:
+        assert torch.equal(found[-1], view[-1])
+
+
+def test_first_view_mixed_as_another_one_is_what_mix_returns():
+    mixing = Mixing(mixup_alpha=0.4, cutmix_alpha=1.0)
+    indices = np.arange(21)
+    images, _ = images_and_labels(100)
+    found = mix_other_view(mixing, images[:21], indices, seed=3, epoch=1)
+    assert torch.equal(found, mixed(mixing, indices)[0])
