@@ -13,6 +13,7 @@ from torch import nn
 
 from data_pipeline.files import sha256_of, sync_to_disk
 from service.models.build import build_with_weights, check_image_sizes
+from service.models.last_layer import check_classifier
 from service.models.weights import file_metadata, save_weights
 from service.run.claim import has_started
 from service.run.folder import read_tags
@@ -71,6 +72,8 @@ def _build_and_check(
         weights = Weights(source=str(stored_path))
     # Only the shapes are needed from here on.
     check_image_sizes(role, name, model.to("meta"), num_classes, spec.image_sizes)
+    if role == "teacher" and spec.effective_losses().needs_classifier:
+        check_classifier(name, model, num_classes, spec.augmentation.size)
     return weights
 
 

@@ -16,6 +16,7 @@ from service.models.build import (
     check_image_sizes,
     num_parameters,
 )
+from service.models.last_layer import check_classifier
 from service.spec.job import JobSpec
 from service.spec.loading import LoadedJob
 from service.spec.overlap import overlap_warnings
@@ -68,7 +69,7 @@ def make_plan(job: LoadedJob) -> Plan:
     size = spec.augmentation.largest_size
     models = build_models_on_meta(spec)
     memory_bytes = WORKER_BASE_BYTES + _training_bytes(spec, models["student"])
-    if "teacher" in models:
+    if spec.uses_teacher:
         memory_bytes += FLOAT_BYTES * num_parameters(models["teacher"])
     return Plan(
         spec,
@@ -98,6 +99,8 @@ def build_models_on_meta(spec: JobSpec) -> dict[str, nn.Module]:
             variant = stated_variant(name, getattr(spec, role).weights)
             models[role] = build_on_meta_device(name, num_classes, variant)
             check_image_sizes(role, name, models[role], num_classes, spec.image_sizes)
+            if role == "teacher" and spec.effective_losses().needs_classifier:
+                check_classifier(name, models[role], num_classes, spec.augmentation.size)
     return models
 
 
@@ -132,6 +135,7 @@ def format_plan(plan: Plan) -> str:
         f"{epochs} epochs x {steps:,} steps = {epochs * steps:,} steps of "
         f"{spec.training.global_batch_size} images",
         _shares(spec),
+        _losses(spec),
         "learning rate: " + ", ".join(f"epoch {at:g}: {rate:.4g}" for at, rate in plan.rates),
     ]
     lines += [
@@ -144,6 +148,17 @@ def format_plan(plan: Plan) -> str:
     lines.append(f"each worker: {each}, about {plan.memory_bytes / 1e9:.1f} GB of memory")
     lines += [f"warning: {warning}" for warning in plan.warnings]
     return "\n".join(lines)
+
+
+def _losses(spec: JobSpec) -> str:
+    """What is in the total, with the weights."""
+    losses = spec.effective_losses()
+    parts = [f"{name} {section.weight:g}" for name, section in losses.active.items()]
+    text = "losses: " + ", ".join(parts)
+    if losses.needs_teacher:
+        warmup_epochs = losses.warmup_epochs_of(spec.schedule.num_epochs)
+        text += f"; all but ce rise to their weights over {warmup_epochs:.3g} epochs"
+    return text + ("; of two views of each image" if losses.uses_strong_view else "")
 
 
 def _shares(spec: JobSpec) -> str:
@@ -172,7 +187,8 @@ def _training_bytes(spec: JobSpec, student: nn.Module) -> int:
     num_copies += spec.training.ema_decay is not None
     parameters = FLOAT_BYTES * num_parameters(student) * num_copies
     per_image = _saved_bytes(spec, student, 4) - _saved_bytes(spec, student, 2)
-    activations = per_image // 2 * spec.micro_batch_size
+    num_views = 1 if spec.augmentation.strong is None else 2
+    activations = num_views * (per_image // 2) * spec.micro_batch_size
     return parameters + activations // (2 if spec.training.precision == "bfloat16" else 1)
 
 
@@ -229,14 +245,8 @@ def _warnings(
             f"each epoch drops {left_over} images, different ones each time: the training set is "
             "not a multiple of training.global_batch_size"
         )
-    method = spec.effective_method()
-    if spec.teacher and method.alpha == method.beta == 0:
-        yield "method.alpha and method.beta are 0: the teacher is not used"
-    if spec.teacher and method.warmup_epochs >= spec.schedule.num_epochs:
-        yield (
-            f"method.warmup_epochs is {method.warmup_epochs:g} of {spec.schedule.num_epochs}: the "
-            "distillation never reaches its full weight"
-        )
+    if spec.teacher and not spec.uses_teacher:
+        yield "no loss with a positive weight needs the teacher: it is not used"
     if spec.num_micro_batches % spec.resources.max_workers:
         yield (
             f"{spec.num_micro_batches} micro-batches are no multiple of "
@@ -247,7 +257,7 @@ def _warnings(
             "training.micro_batch_size is not set: BatchNorm sees "
             f"{spec.micro_batch_size} images, and other ones with other numbers of workers"
         )
-    if spec.teacher and spec.teacher.min_top1 is None:
+    if spec.uses_teacher and spec.teacher and spec.teacher.min_top1 is None:
         yield "teacher.min_top1 is not set: a teacher with wrong labels would not be noticed"
     if spec.resources.gpu and spec.training.precision == "float32":
         yield "training.precision is float32 on a GPU; bfloat16 is about twice as fast"

@@ -29,12 +29,18 @@ START_S = 120.0
 SEEDS = (0, 1, 2)
 NUM_CONCURRENT_JOBS = 2
 GRAY = {"mean": [0.286] * 3, "std": [0.353] * 3}
-DTKD = {"alpha": 3.0, "beta": 1.0, "gamma": 1.0, "base_temperature": 4.0, "warmup_epochs": 5}
-METHODS: dict[str, dict[str, float] | None] = {
+TEMPERATURE = 4.0
+METHODS: dict[str, dict[str, Any] | None] = {
     "alone": None,
-    "kd": {"alpha": 0.0, "beta": 4.0, "gamma": 1.0, "base_temperature": 4.0, "warmup_epochs": 5},
-    "dtkd": DTKD,
+    "kd": {"ce": {}, "kd": {"weight": 4.0, "temperature": TEMPERATURE}, "warmup_epochs": 5},
+    "dtkd": {
+        "ce": {},
+        "dtkd": {"weight": 3.0, "base_temperature": TEMPERATURE},
+        "kd": {"weight": 1.0, "temperature": TEMPERATURE},
+        "warmup_epochs": 5,
+    },
 }
+"""The losses of the students; None: those of a job without a teacher."""
 
 
 class Outcome(NamedTuple):
@@ -108,9 +114,9 @@ def teacher_spec(data: dict[str, str]) -> dict[str, Any]:
 
 
 def student_spec(
-    data: dict[str, str], weights: Path, method: dict[str, float] | None, seed: int
+    data: dict[str, str], weights: Path, losses: dict[str, Any] | None, seed: int
 ) -> dict[str, Any]:
-    """A small student on few images; distilled from the teacher if there is a method."""
+    """A small student on few images; distilled from the teacher if losses are given."""
     spec: dict[str, Any] = {
         "seed": seed,
         "dataset": _dataset(data["few"], data["val"]),
@@ -120,8 +126,8 @@ def student_spec(
         "evaluation": {"resize_size": 28, "crop_size": 28, "every_epochs": 15},
         "tracking": {"log_every_steps": 70},
     }
-    if method is not None:
-        spec["method"] = method
+    if losses is not None:
+        spec["losses"] = losses
         spec["teacher"] = {
             "model": "cifar:small_cnn",
             "weights": {"source": str(weights)},
@@ -188,7 +194,7 @@ def draw_temperatures(run_path: Path) -> Path:
     events = read_events(run_path / JOURNAL_NAME)
     title = "DTKD, 1,000 images of Fashion-MNIST"
     path = run_path / "temperatures.svg"
-    temperature_figure(events, DTKD["base_temperature"], title).savefig(path)
+    temperature_figure(events, TEMPERATURE, title).savefig(path)
     return path
 
 

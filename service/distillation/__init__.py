@@ -1,10 +1,6 @@
-"""The method, Dynamic Temperature Knowledge Distillation (DTKD).
+"""The losses of a student's training, and the objective that adds them up.
 
-``temperature``: the temperatures of each sample. ``losses``: pure functions of logits.
-``objective``: the loss of a micro-batch, from pixels.
+``losses``: one file for each, with its formula as a pure function of logits. ``temperature``:
+DTKD's temperatures of each sample. ``objective``: the total, with the state that losses have.
+``task``: the total of a micro-batch, from pixels.
 """
-
-from service.distillation.losses import dtkd_loss, kd_loss
-from service.distillation.temperature import Temperatures, matched_temperatures
-
-__all__ = ["Temperatures", "dtkd_loss", "kd_loss", "matched_temperatures"]

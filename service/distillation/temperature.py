@@ -19,6 +19,8 @@ from typing import Literal, NamedTuple, get_args
 import torch
 from torch import Tensor
 
+from service.distillation.logits import at_least_float32, centered
+
 Sharpness = Literal["max", "norm", "logsumexp"]
 
 # Newton steps of the rule logsumexp. Twelve reach float64 resolution for logit scales from 1e-3 to
@@ -27,15 +29,20 @@ NUM_ROOT_STEPS = 12
 
 
 class Temperatures(NamedTuple):
-    """One pair of temperatures per sample.
+    """One pair of temperatures per sample, or one for all.
 
-    ``teacher`` and ``student`` are [B, 1] and sum to twice the base temperature. ``clamped`` is
-    [B], True where the rule is undefined for the sample's logits and the fallback was used.
+    ``teacher`` and ``student`` are [B, 1], or [1, 1] for all. ``clamped`` is [B] or [1], True where
+    the rule is undefined for the sample's logits and the fallback was used.
     """
 
     teacher: Tensor
     student: Tensor
     clamped: Tensor
+
+    @property
+    def weights(self) -> Tensor:
+        """T_tea T_stu of each sample, [B] or [1]."""
+        return (self.teacher * self.student)[:, 0]
 
 
 def matched_temperatures(
@@ -56,6 +63,8 @@ def matched_temperatures(
     both temperatures are ``base_temperature``.
 
     Source: arXiv 2404.12711, eq. 5, with the erratum described at the top of this module.
+
+    The two temperatures of a sample sum to 2 ``base_temperature``.
 
     Args:
         teacher_logits: u, [B, K].
@@ -105,16 +114,6 @@ def check_temperature(temperature: float, name: str) -> None:
     """
     if not 0.0 < temperature < float("inf"):
         raise ValueError(f"{name} is {temperature}; it must be positive and finite, for example 4")
-
-
-def at_least_float32(logits: Tensor) -> Tensor:
-    """The logits in float32 if their dtype is narrower; float32 and float64 are unchanged."""
-    return logits.to(torch.promote_types(logits.dtype, torch.float32))
-
-
-def centered(logits: Tensor) -> Tensor:
-    """Logits [B, K] minus each sample's mean over classes, which does not change the softmax."""
-    return logits - logits.mean(dim=1, keepdim=True)
 
 
 def _closed_form_shares(

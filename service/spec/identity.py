@@ -47,7 +47,7 @@ def content_hash(content: Mapping[str, Any]) -> str:
 
 
 def differing_fields(old: Section, new: Section) -> list[str]:
-    """Paths of the fields in which two specs differ, such as ``method.alpha``."""
+    """Paths of the fields in which two specs differ, such as ``losses.kd.weight``."""
     return _differences(old.model_dump(mode="json"), new.model_dump(mode="json"), "")
 
 

@@ -12,11 +12,11 @@ from pydantic import Discriminator, Field, PrivateAttr, Tag
 from service.spec.data_sections import Augmentation, Dataset
 from service.spec.fields import Section
 from service.spec.identity import content_hash
+from service.spec.losses import Losses, default_losses
 from service.spec.sections import (
     AdamW,
     Checkpoints,
     Evaluation,
-    Method,
     Resources,
     Schedule,
     Sgd,
@@ -53,8 +53,9 @@ class JobSpec(Section):
     teacher: Teacher | None = None
     """Absent: plain training on the labels."""
     student: Student
-    method: Method | None = None
-    """Absent: the defaults if there is a teacher, cross-entropy alone if there is none."""
+    losses: Losses | None = None
+    """Absent: DTKD as published (dtkd.weight 3, kd.weight 1, ce.weight 1) if there is a teacher,
+    cross-entropy alone if there is none."""
     optimizer: Optimizer = Sgd()
     schedule: Schedule = Schedule()
     training: Training = Training()
@@ -101,15 +102,22 @@ class JobSpec(Section):
         """Forward passes per optimizer step, over all workers."""
         return self.training.global_batch_size // self.micro_batch_size
 
-    def effective_method(self) -> Method:
-        """The loss weights in force, defaults resolved."""
-        if self.method is not None:
-            return self.method
-        return Method() if self.teacher else Method(alpha=0.0, beta=0.0, gamma=1.0)
+    def effective_losses(self) -> Losses:
+        """The losses in force, defaults resolved."""
+        if self.losses is not None:
+            return self.losses
+        return default_losses(has_teacher=self.teacher is not None)
+
+    @property
+    def uses_teacher(self) -> bool:
+        """Whether a loss in force compares the student with the teacher."""
+        return self.teacher is not None and self.effective_losses().needs_teacher
 
     def content_hash(self) -> str:
         """SHA-256 of what identifies the run, defaults filled in; 64 hexadecimal digits.
 
         It leaves out the fields that change no weight (see ``identity``), such as tracking.
         """
-        return content_hash(self.model_dump(mode="json"))
+        losses = self.effective_losses().without_inactive()
+        resolved = self.model_copy(update={"losses": losses})
+        return content_hash(resolved.model_dump(mode="json"))

@@ -18,6 +18,7 @@ from data_pipeline.json_files import read_json as read_json_file
 from service.spec.data_rules import check_data, read_facts
 from service.spec.errors import MAX_PROBLEMS, BadInputError, Problem
 from service.spec.job import JobSpec
+from service.spec.losses.temperatures import TEMPERATURE_KINDS
 from service.spec.paths import absolute_path, path_remedy
 from service.spec.rules import check_rules
 from service.spec.secrets import environment_problems, secret_problems, without_secrets
@@ -144,22 +145,38 @@ def problems_of(error: ValidationError, model: type[BaseModel]) -> list[Problem]
     ]
 
 
+def _parts(detail: ErrorDetails) -> list[int | str]:
+    """The keys and indices in the spec that lead to a problem."""
+    location = detail["loc"]
+    return [
+        part
+        for parent, part in zip(("", *location), location, strict=False)
+        if part not in UNION_TAGS and not (parent == "temperature" and part in TEMPERATURE_KINDS)
+    ]
+
+
 def _where(detail: ErrorDetails) -> str:
-    return ".".join(str(part) for part in detail["loc"] if part not in UNION_TAGS) or "$"
+    return ".".join(map(str, _parts(detail))) or "$"
 
 
 def _problem_of(detail: ErrorDetails, model: type[BaseModel]) -> Problem:
-    parts = [part for part in detail["loc"] if part not in UNION_TAGS]
+    parts = _parts(detail)
     where = _where(detail)
     if detail["type"] == "missing":
         return Problem(where, "is missing", "it has no default and must be given")
     if detail["type"] == "extra_forbidden":
         return Problem(where, "is not a field of the spec", field_remedy(model, parts))
     if detail["type"] == "union_tag_invalid":
-        kind = detail["ctx"]["tag"]
-        return _choice_problem(f"{where}.kind", kind, detail["ctx"]["expected_tags"])
+        # A number, which may take the place of sections, has no kind.
+        *kinds, last = detail["ctx"]["expected_tags"].removeprefix("'number', ").split(", ")
+        expected = " or ".join([", ".join(kinds), last] if kinds else [last])
+        if not (isinstance(detail["input"], Mapping) and "kind" in detail["input"]):
+            return Problem(f"{where}.kind", "is missing", f"use {expected}")
+        return _choice_problem(f"{where}.kind", detail["input"]["kind"], expected)
     if detail["type"] == "literal_error":
         return _choice_problem(where, detail["input"], detail["ctx"]["expected"])
+    if detail["type"] in ("model_type", "model_attributes_type"):
+        return Problem(where, f"is {detail['input']!r}", "give an object, such as {}")
     message = detail["msg"]
     return Problem(where, f"is {detail['input']!r}", message[0].lower() + message[1:])
 

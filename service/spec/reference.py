@@ -10,7 +10,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-WIDTHS = {"field": 39, "default": 19, "unit": 6, "meaning": 42}
+WIDTHS = {"field": 49, "default": 19, "unit": 6, "meaning": 40}
 """Columns of the table, in characters."""
 UNITS = {
     "_s": "s",

@@ -13,6 +13,13 @@ from service.spec.augmentation_rules import check_augmentation
 from service.spec.data_sections import Augmentation, Dataset
 from service.spec.errors import Problem
 from service.spec.fields import Section
+from service.spec.loss_rules import (
+    check_coupled_samples,
+    check_label_smoothing,
+    check_loss_settings,
+    check_losses,
+    check_views,
+)
 from service.spec.mlflow_rules import (
     alias_problem,
     experiment_problem,
@@ -25,7 +32,6 @@ from service.spec.sections import (
     AdamW,
     Checkpoints,
     Evaluation,
-    Method,
     Resources,
     Schedule,
     Sgd,
@@ -84,22 +90,6 @@ def check_weights(
         else:
             num_classes = dataset.num_classes if dataset else None
             yield from weights_problems(where, model.model, weights, num_classes)
-
-
-def check_method(method: Method | None, teacher: Teacher | None) -> Iterator[Problem]:
-    """Loss weights that train something, and a teacher where they need one."""
-    if method is None:
-        return
-    if teacher is None and (method.alpha > 0 or method.beta > 0):
-        yield Problem(
-            "method",
-            "weighs distillation losses without a teacher",
-            "add teacher, or leave method out",
-        )
-    if method.alpha == method.beta == method.gamma == 0:
-        yield Problem(
-            "method", "alpha, beta and gamma are all 0", "give at least one a positive weight"
-        )
 
 
 def check_batches(training: Training, resources: Resources) -> Iterator[Problem]:
@@ -246,7 +236,9 @@ def check_cache(dataset: Dataset) -> Iterator[Problem]:
 
 
 RULES: tuple[Rule, ...] = (
-    *(check_models, check_weights, check_method, check_batches, check_schedule, check_optimizer),
+    *(check_models, check_weights, check_batches, check_schedule, check_optimizer),
+    *(check_losses, check_coupled_samples, check_label_smoothing, check_views),
+    check_loss_settings,
     *(check_augmentation, check_mixing, check_evaluation, check_storage, check_tracking),
     check_cache,
 )

@@ -81,28 +81,6 @@ class Teacher(Section):
     """Number of val images that min_top1 is measured on."""
 
 
-class Method(Section):
-    """Total loss = warm-up x (alpha DTKD + beta KD) + gamma cross-entropy."""
-
-    alpha: NonNegative = 3.0
-    """Weight of the DTKD loss."""
-    beta: NonNegative = 1.0
-    """Weight of the plain KD loss at the base temperature."""
-    gamma: NonNegative = 1.0
-    """Weight of the cross-entropy with the labels."""
-    base_temperature: Annotated[float, Field(gt=0, le=1000)] = 4.0
-    """tau: the two temperatures of a sample sum to 2 tau. The KD loss uses tau itself."""
-    sharpness: Literal["max", "norm", "logsumexp"] = "max"
-    """What is matched. max: the largest logit (the authors' code). norm: the largest absolute logit
-    (their paper). logsumexp: the logsumexp itself, solved exactly."""
-    detach: bool = False
-    """Whether the temperatures are constants in the gradient; in the authors' code they are not."""
-    floor: Annotated[float, Field(gt=0, lt=0.5)] = 0.05
-    """Minimum share of 2 tau for either temperature; samples beyond it are clamped."""
-    warmup_epochs: NonNegative = 20.0
-    """Epochs over which the distillation losses rise linearly to their full weight."""
-
-
 class Sgd(Section):
     """Stochastic gradient descent with momentum."""
 

@@ -2,19 +2,29 @@
 
 import difflib
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 
 from pydantic import BaseModel
 
 from service.spec.reference import nested_sections
 
+MAX_SHORT_NAME = 5
 # Names of other programs; what they mean here.
 FIELD_ALIASES = {
     "epochs": "num_epochs",
     "lr": "learning_rate",
-    "tau": "base_temperature",
-    "t": "base_temperature",
-    "temp": "base_temperature",
+    "tau": "temperature",
+    "t": "temperature",
+    "temp": "temperature",
+    "base_temperature": "temperature",
+    "crossentropy": "ce",
+    "cross_entropy": "ce",
+    "alpha": "weight",
+    "beta": "weight",
+    "gamma": "weight",
+    "lambda": "weight",
+    "method": "losses",
     "bs": "global_batch_size",
     "dtype": "precision",
     "amp": "precision",
@@ -30,6 +40,12 @@ FIELD_ALIASES = {
     "type": "kind",
     "arch": "model",
     "lr_steps": "milestones",
+}
+# Fields that specs had before they named their losses.
+FORMER_PATHS = {
+    "method.alpha": "losses.dtkd.weight",
+    "method.beta": "losses.kd.weight",
+    "method.gamma": "losses.ce.weight",
 }
 VALUE_ALIASES = {
     "bf16": "bfloat16",
@@ -56,22 +72,29 @@ def nearest_field(model: type[BaseModel], location: Sequence[str | int]) -> str 
     of others; of these, fields within the same outermost section come first.
     """
     *parents, name = map(str, location)
+    given = ".".join([*parents, name])
+    if given in FORMER_PATHS:
+        return FORMER_PATHS[given]
     siblings = {
         field: ".".join([*parents, field])
         for section in _sections_at(model, parents)
         for field in section.model_fields
+        if field != name
     }
     near: dict[str, str] = {}
     far: dict[str, str] = {}
     for path in _field_paths(model):
-        fields = near if path.startswith(f"{location[0]}.") else far
-        fields.setdefault(path.rpartition(".")[2], path)
+        # A field of another kind of section may have the same path.
+        if path != given:
+            fields = near if path.startswith(f"{location[0]}.") else far
+            fields.setdefault(path.rpartition(".")[2], path)
     for match, fields in (
         (_exact, siblings),
         (_with_all_words, siblings),
         (_exact, near),
         (_exact, far),
         (_similar, siblings),
+        (_with_the_letters, siblings),
         (_with_some_words, siblings),
         (_with_all_words, near),
         (_with_all_words, far),
@@ -122,15 +145,30 @@ def _exact(name: str, known: Iterable[str]) -> str | None:
 
 
 def _with_all_words(name: str, known: Sequence[str]) -> str | None:
-    """The first field that has all words of the name."""
-    words = set(_normalized(name).split("_"))
-    return next((each for each in known if words <= set(each.split("_"))), None)
+    """The first field that has all words of the name, or of what it means here."""
+    name = _normalized(name)
+    for words in (set(text.split("_")) for text in (name, FIELD_ALIASES.get(name, name))):
+        if found := next((each for each in known if words <= set(each.split("_"))), None):
+            return found
+    return None
 
 
 def _with_some_words(name: str, known: Sequence[str]) -> str | None:
     """The longest field all of whose words are in the name."""
     words = set(_normalized(name).split("_"))
     return max((each for each in known if set(each.split("_")) <= words), key=len, default=None)
+
+
+def _with_the_letters(name: str, known: Sequence[str]) -> str | None:
+    """The shortest field with all letters of a short name, in any order, and at most one more.
+
+    Names of a few letters, as losses have them, are not alike enough for ``_similar``.
+    """
+    letters = Counter(_normalized(name))
+    if not 1 < letters.total() <= MAX_SHORT_NAME:
+        return None
+    found = [each for each in known if letters <= Counter(each) and len(each) <= len(name) + 1]
+    return min(found, key=len, default=None)
 
 
 def _similar(name: str, known: Sequence[str]) -> str | None:

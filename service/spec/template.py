@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,6 +15,7 @@ from service.spec.loading import parse_spec
 from service.spec.paths import absolute_path, path_remedy
 from service.spec.secrets import secret_problems
 from service.spec.sections import Resources, Sgd, Training
+from service.spec.weights_metadata import TORCHVISION
 
 # Images of one size up to this are padded and cropped, as the CIFAR recipe does.
 MAX_SMALL_SIDE = 64
@@ -39,10 +41,7 @@ def new_spec(choices: Choices) -> JobSpec:
     Raises:
         BadInputError: files that cannot be read, or models and weights that do not fit.
     """
-    locations = {"--train": choices.train, "--val": choices.val, "--weights": choices.weights}
-    if problems := list(secret_problems(locations)):
-        raise BadInputError("arguments", problems)
-    facts = _facts("--train", choices.train)
+    facts = facts_of({"--train": choices.train, "--val": choices.val, "--weights": choices.weights})
     content: dict[str, Any] = {
         "name": choices.name or _default_name(choices),
         "dataset": {
@@ -54,7 +53,7 @@ def new_spec(choices: Choices) -> JobSpec:
         "student": {"model": choices.student},
         **_image_sections(facts),
         **_batch_sections(facts.num_images),
-        "resources": {"cpus_per_worker": min(Resources().cpus_per_worker, _num_cpus())},
+        "resources": {"cpus_per_worker": cpus_per_worker()},
         "checkpoints": {"storage_path": str(absolute_path(choices.storage_path))},
     }
     if choices.teacher is not None:
@@ -69,7 +68,13 @@ def format_spec(spec: JobSpec) -> str:
         # Left out, they follow num_epochs when a user changes it.
         del content["schedule"]["milestones"]
     if spec.teacher is not None:
-        content["method"] = spec.effective_method().model_dump(mode="json")
+        losses = spec.effective_losses()
+        content["losses"] = losses.model_dump(mode="json", exclude_none=True)
+    for role in ("teacher", "student"):
+        weights = content.get(role, {}).get("weights", {})
+        if weights.get("source", "").startswith(TORCHVISION):
+            # What a file may need, and published weights must not have.
+            content[role]["weights"] = {"source": weights["source"]}
     order = [name for name in JobSpec.model_fields if name in content]
     lines = [f"  {json.dumps(name)}: {_format(content[name], 2)}" for name in order]
     return "{\n" + ",\n".join(lines) + "\n}"
@@ -85,7 +90,15 @@ def _format(value: Any, indent: int) -> str:  # noqa: ANN401 - any JSON value
     return "{\n" + ",\n".join(lines) + f"\n{' ' * indent}}}"
 
 
-def _facts(option: str, location: str) -> DatasetFacts:
+def facts_of(options: Mapping[str, str | None]) -> DatasetFacts:
+    """What the file of --train contains; ``options``: all that name files, by their names.
+
+    Raises:
+        BadInputError: it cannot be read, or an option has a secret.
+    """
+    if problems := list(secret_problems(options)):
+        raise BadInputError("arguments", problems)
+    option, location = "--train", options["--train"] or ""
     if not is_remote(location) and not absolute_path(location).exists():
         wrong = f"{absolute_path(location)} does not exist"
         remedy = path_remedy(location, "the path of a .beton file")
@@ -137,14 +150,14 @@ def _batch_sections(num_images: int) -> dict[str, Any]:
     }
 
 
-def _num_cpus() -> int:
-    """CPU cores of this machine that this process may use."""
-    return len(os.sched_getaffinity(0))
+def cpus_per_worker() -> int:
+    """The default, or all CPU cores of this machine that this process may use if they are fewer."""
+    return min(Resources().cpus_per_worker, len(os.sched_getaffinity(0)))
 
 
 def _teacher(model: str, weights: str) -> dict[str, Any]:
     """Published torchvision weights were trained with ImageNet's normalization."""
     teacher: dict[str, Any] = {"model": model, "weights": {"source": weights}}
-    if weights.startswith("torchvision:"):
+    if weights.startswith(TORCHVISION):
         teacher["normalization"] = {"mean": IMAGENET_MEAN, "std": IMAGENET_STD}
     return teacher

@@ -16,7 +16,7 @@ from scipy.interpolate import RBFInterpolator, griddata
 from service.sweep import analysis
 from service.sweep.analysis import STATE_WORDS, TrialRecord, is_number, metric_text, value_text
 
-TEMPERATURE, ALPHA = "method.base_temperature", "method.alpha"
+TEMPERATURE, WEIGHT = "losses.dtkd.base_temperature", "losses.dtkd.weight"
 STATES = list(STATE_WORDS.values())
 COLORS = dict(zip(STATES, ("#31688e", "#35a07a", "#777", "#777", "#d55e00"), strict=True))
 SHAPES = ("circle", "triangle-down-open", "square-open", "diamond-open", "x-thin-open")
@@ -98,11 +98,12 @@ class SweepPictures:
         )
 
     def temperature_map(self) -> go.Figure | None:
-        """The metric by base temperature and alpha; None unless both are searched as numbers."""
-        if not {TEMPERATURE, ALPHA} <= {*self.paths} - {*self.categories}:
+        """The metric by DTKD's base temperature and weight; None unless both are searched."""
+        if not {TEMPERATURE, WEIGHT} <= {*self.paths} - {*self.categories}:
             return None
-        figure = self._scatter(self.trials, TEMPERATURE, ALPHA, "by base temperature and alpha")
-        shown = self.trials.dropna(subset=[TEMPERATURE, ALPHA])
+        title = "by DTKD's base temperature and weight"
+        figure = self._scatter(self.trials, TEMPERATURE, WEIGHT, title)
+        shown = self.trials.dropna(subset=[TEMPERATURE, WEIGHT])
         for trace in figure.data:
             # In the order of the trials, as Plotly groups them.
             scores = shown[self.metric][shown["state"] == trace.name]
@@ -231,10 +232,10 @@ class SweepPictures:
 
     def _surface(self) -> list[go.Contour]:
         """A smooth surface fitted to the finished trials, within their convex hull."""
-        rows = self.finished.dropna(subset=[TEMPERATURE, ALPHA, self.metric])[:MAX_FITTED]
+        rows = self.finished.dropna(subset=[TEMPERATURE, WEIGHT, self.metric])[:MAX_FITTED]
         if len(rows) < MIN_FITTED:
             return []
-        columns = [self._numbers(path) for path in (TEMPERATURE, ALPHA)]
+        columns = [self._numbers(path) for path in (TEMPERATURE, WEIGHT)]
         points = np.stack([_heights(column)[rows.index] for column in columns], axis=1)
         if np.linalg.matrix_rank(points - points.mean(axis=0), tol=0.02) < 2:
             return []
@@ -246,7 +247,7 @@ class SweepPictures:
         style |= {"opacity": 0.4, "hoverinfo": "skip", "zorder": -1}
         x, y = (np.linspace(column.min(), column.max(), len(GRID)) for column in columns)
         x = np.exp(x) if TEMPERATURE in self.log_params else x
-        y = np.exp(y) if ALPHA in self.log_params else y
+        y = np.exp(y) if WEIGHT in self.log_params else y
         return [go.Contour(x=x, y=y, z=z, **style)]
 
     def _numbers(self, name: str) -> pd.Series:

@@ -8,6 +8,7 @@ from typing import Any
 from service.spec.errors import BadInputError, Problem
 from service.spec.job import JobSpec
 from service.spec.loading import LoadedJob, field_remedy, parse_job, parse_spec
+from service.sweep.loss_rules import absent_loss_problems, teacher_problems
 from service.sweep.space import (
     Dimension,
     Point,
@@ -97,14 +98,7 @@ def _trial_problems(sweep: SweepSpec) -> Iterator[Problem]:
     """Problems that make every trial invalid, regardless of its settings."""
     for problem in _problems_of(trial_content(sweep, sweep.base)):
         yield problem._replace(where=problem.where.removeprefix("dataset."))
-    if sweep.base.teacher is None and "teacher" not in sweep.space:
-        paths = [path for path in sweep.space if path.split(".")[0] == "method"]
-        if paths:
-            yield Problem(
-                "base.teacher",
-                f"is absent, but {paths[0]} is searched",
-                "add a teacher, or search other fields",
-            )
+    yield from teacher_problems(sweep)
 
 
 def _space_problems(sweep: SweepSpec) -> Iterator[Problem]:
@@ -130,6 +124,7 @@ def _space_problems(sweep: SweepSpec) -> Iterator[Problem]:
                 )
             yield from _condition_problems(sweep, path, parameter)
     yield from _grid_problems(sweep)
+    yield from absent_loss_problems(sweep)
     for path, other in itertools.permutations(sweep.space, 2):
         if other.startswith(f"{path}."):
             yield Problem(f"space.{other}", f"is a part of {path}", "search one of the two")

@@ -12,6 +12,7 @@ import numpy as np
 from pydantic import BaseModel
 
 from service.spec.job import JobSpec
+from service.spec.losses import default_losses
 from service.sweep.spec import Parameter
 
 Point = dict[str, Any]
@@ -190,6 +191,10 @@ def with_values(content: Mapping[str, Any], point: Mapping[str, Any]) -> dict[st
     # A choice of a section comes before choices of its fields.
     for path, value in sorted(point.items(), key=lambda item: item[0].count(".")):
         *sections, leaf = path.split(".")
+        if sections[:1] == ["losses"] and changed.get("losses") is None:
+            # The point changes this loss, and leaves those of the default as they are.
+            losses = default_losses(has_teacher=changed.get("teacher") is not None)
+            changed["losses"] = losses.model_dump(mode="json", exclude_none=True)
         target = changed
         for section in sections:
             if not isinstance(target.get(section), dict):
@@ -202,7 +207,7 @@ def with_values(content: Mapping[str, Any], point: Mapping[str, Any]) -> dict[st
 def point_of_job(spec: JobSpec, space: SearchSpace) -> Point | None:
     """The point with a job's own settings; None if they are outside the space."""
     content = spec.model_dump(mode="json")
-    content["method"] = spec.effective_method().model_dump(mode="json")
+    content["losses"] = spec.effective_losses().model_dump(mode="json")
     point: Point = {}
     for dimension in space.dimensions:
         if not dimension.applies(point):

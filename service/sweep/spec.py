@@ -50,9 +50,9 @@ class Parameter(Section):
 
 
 DEFAULT_SPACE = {
-    "method.base_temperature": Parameter(log=(1, 8)),
-    "method.alpha": Parameter(linear=(0, 4)),
-    "method.beta": Parameter(linear=(0, 2)),
+    "losses.dtkd.base_temperature": Parameter(log=(1, 8)),
+    "losses.dtkd.weight": Parameter(linear=(0, 4)),
+    "losses.kd.weight": Parameter(linear=(0, 2)),
 }
 
 
@@ -112,7 +112,8 @@ class SweepSpec(Section):
     current directory. Its tracking.register_as and tracking.alias apply to the best student."""
     space: Annotated[dict[str, Parameter], Field(max_length=100)] = DEFAULT_SPACE
     """The parameters that are searched, by the dotted path of the field that they set. Left out:
-    method.base_temperature from 1 to 8 (log), alpha from 0 to 4, beta from 0 to 2."""
+    losses.dtkd.base_temperature from 1 to 8 (log), losses.dtkd.weight from 0 to 4 and
+    losses.kd.weight from 0 to 2."""
     held_out: HeldOut
     """Images of train that trials are scored on and not trained on. Val is not evaluated."""
     metric: Literal["top1", "top5", "loss"] = "top1"
@@ -172,6 +173,10 @@ class SweepSpec(Section):
         """Standard error, 0 to 1, of an accuracy of one half on the held-out images."""
         return 0.5 / math.sqrt(self.held_out.num_images)
 
+    def _loss_warmup_epochs(self) -> int:
+        losses = self.base.effective_losses()
+        return math.ceil(losses.warmup_epochs_of(self.base.schedule.num_epochs))
+
     def _default_min_epochs(self) -> int:
         """See the field. One rung, early enough to save epochs, late enough to tell trials apart.
 
@@ -187,7 +192,7 @@ class SweepSpec(Section):
             math.ceil(epochs / factor),
             half if is_hard else 1,
             math.floor(base.schedule.warmup_epochs) + 1,
-            min(math.ceil(base.effective_method().warmup_epochs), half) if base.teacher else 1,
+            min(self._loss_warmup_epochs(), half) if base.uses_teacher else 1,
         )
         last = (epochs - 1) // every * every
         return max(min(math.ceil(earliest / every) * every, last), every)

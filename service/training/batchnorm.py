@@ -15,10 +15,13 @@ from torch import Tensor, nn
 
 
 class RunningStatistics:
-    """Running means and variances of all BatchNorm layers of a model, on one of the workers."""
+    """Running means and variances of all BatchNorm layers of a model, on one of the workers.
 
-    def __init__(self, model: nn.Module, world_size: int):
-        self._world_size = world_size
+    ``num_views``: forward passes that each micro-batch takes; each of them is an update.
+    """
+
+    def __init__(self, model: nn.Module, world_size: int, num_views: int = 1):
+        self._world_size, self._num_views = world_size, num_views
         self._buffers: list[Tensor] = []
         self._counters: list[Tensor] = []
         self._keeps: list[float] = []
@@ -30,17 +33,17 @@ class RunningStatistics:
                 self._buffers += [module.running_mean, module.running_var]
                 self._counters.append(module.num_batches_tracked)
                 momentum = 0.1 if module.momentum is None else module.momentum
-                self._keeps += [1.0 - momentum] * 2
+                self._keeps += [(1.0 - momentum) ** num_views] * 2
 
     def step(self, weights: Sequence[float]) -> "_StepAverage":
-        """Context of one optimizer step; call ``micro_batch_done`` after each forward pass.
+        """Context of one optimizer step; call ``micro_batch_done`` after each micro-batch.
 
         ``weights`` are the shares of the micro-batches in the mean of the step, times the number of
         workers: in full batches each is 1 / (micro-batches of a worker).
         """
         if len(weights) == 1 and weights[0] == 1.0:
-            return _StepAverage([], [], [], weights)
-        return _StepAverage(self._buffers, self._counters, self._keeps, weights)
+            return _StepAverage([], [], [], weights, self._num_views)
+        return _StepAverage(self._buffers, self._counters, self._keeps, weights, self._num_views)
 
     def state(self) -> list[Tensor]:
         """This worker's statistics since the last averaging over workers, and their counters."""
@@ -73,8 +76,9 @@ class _StepAverage:
         counters: list[Tensor],
         keeps: list[float],
         weights: Sequence[float],
+        num_views: int,
     ):
-        self._buffers, self._counters = buffers, counters
+        self._buffers, self._counters, self._num_views = buffers, counters, num_views
         self._keeps, self._weights = keeps, weights
         self._num_done = 0
 
@@ -91,7 +95,7 @@ class _StepAverage:
 
     @torch.no_grad()
     def micro_batch_done(self) -> None:
-        """Accumulate what this forward pass wrote, and restore the values for the next."""
+        """Accumulate what this micro-batch wrote, and restore the values for the next."""
         if self._buffers:
             torch._foreach_add_(self._sums, self._buffers, alpha=self._weights[self._num_done])
             torch._foreach_copy_(self._buffers, self._before)
@@ -106,5 +110,5 @@ class _StepAverage:
     ) -> None:
         if self._buffers and kind is None:
             torch._foreach_copy_(self._buffers, self._sums)
-            # The layers counted each forward pass, but a step is one update.
-            torch._foreach_sub_(self._counters, len(self._weights) - 1)
+            # The layers counted each micro-batch, but a step is one update for each view.
+            torch._foreach_sub_(self._counters, (len(self._weights) - 1) * self._num_views)

@@ -1,6 +1,7 @@
 """The format of a checkpoint: complete or absent, verified before use, loaded without unpickling.
 
-A checkpoint is a folder of the run: ``student.safetensors`` (and ``ema.safetensors``),
+A checkpoint is a folder of the run: ``student.safetensors`` (and ``ema.safetensors``, and
+``objective.safetensors`` where a loss has learned parameters or saved state),
 ``optimizer.pt`` and ``per_rank_state.pt`` (tensors and numbers only), and ``metadata.json`` with
 the run's progress and the SHA-256 digest of every file.
 """
@@ -30,11 +31,13 @@ from service.run.progress import Progress
 from service.run.state_files import read_typed
 
 EMA_NAME = "ema.safetensors"
+OBJECTIVE_NAME = "objective.safetensors"
 OPTIMIZER_NAME = "optimizer.pt"
 PER_RANK_STATE_NAME = "per_rank_state.pt"
 METADATA_NAME = "metadata.json"
 FORMAT: Literal[2] = 2
 REQUIRED_NAMES = {STUDENT_NAME, OPTIMIZER_NAME, PER_RANK_STATE_NAME}
+OPTIONAL_NAMES = {EMA_NAME, OBJECTIVE_NAME}
 
 NAME_PATTERN = re.compile(r"checkpoint_(\d{10})(-unevaluated)?")
 
@@ -57,10 +60,11 @@ class Snapshot(NamedTuple):
     """A copy in CPU memory of everything that a run is resumed from.
 
     ``ema`` has the same names as ``student``, so it too can be used as weights. ``per_rank`` has
-    each worker's own state: BatchNorm's statistics since they were last averaged over workers, the
-    metrics since the last progress line, and how many steps the EMA has seen. Not ``is_evaluated``
-    is a state at an epoch's end whose evaluation is still to come. ``network``: what else is needed
-    beside the weights, see ``models.weights.file_metadata``.
+    each worker's own state: BatchNorm's statistics since they were last averaged over workers, what
+    losses have added up in this epoch, the metrics since the last progress line, and how many steps
+    the EMA has seen. Not ``is_evaluated`` is a state at an epoch's end whose evaluation is still to
+    come. ``network``: what else is needed beside the weights, see ``models.weights.file_metadata``.
+    ``objective`` is what the losses have learned or saved; empty for most.
     """
 
     student: dict[str, Tensor]
@@ -70,6 +74,7 @@ class Snapshot(NamedTuple):
     progress: Progress
     is_evaluated: bool = True
     network: Mapping[str, str] = {"format": "pt"}
+    objective: Mapping[str, Tensor] = {}
 
 
 def save_checkpoint(
@@ -93,6 +98,8 @@ def save_checkpoint(
         _save_weights(snapshot.student, partial_path / STUDENT_NAME, snapshot.network)
         if snapshot.ema is not None:
             _save_weights(snapshot.ema, partial_path / EMA_NAME, snapshot.network)
+        if snapshot.objective:
+            _save_weights(dict(snapshot.objective), partial_path / OBJECTIVE_NAME, {"format": "pt"})
         _save_tensors(snapshot.optimizer, partial_path / OPTIMIZER_NAME)
         _save_tensors(snapshot.per_rank, partial_path / PER_RANK_STATE_NAME)
         digests = {file.name: sha256_of(file) for file in sorted(partial_path.iterdir())}
@@ -137,8 +144,9 @@ def load_checkpoint(
     student: nn.Module,
     ema: AveragedModel | None,
     optimizer: torch.optim.Optimizer,
+    objective: nn.Module | None = None,
 ) -> tuple[Progress, list[dict[str, Any]]]:
-    """Fill all three from a checkpoint that ``newest_checkpoint`` has verified.
+    """Fill them all from a checkpoint that ``newest_checkpoint`` has verified.
 
     Returns the run's progress, and each rank's own state.
 
@@ -148,6 +156,8 @@ def load_checkpoint(
     fill(student, _load_weights(path / STUDENT_NAME))
     if ema is not None:
         fill(ema.module, _load_weights(path / EMA_NAME))
+    if objective is not None and objective.state_dict():
+        fill(objective, _load_weights(path / OBJECTIVE_NAME))
     optimizer.load_state_dict(_load_tensors(path / OPTIMIZER_NAME))
     return read_metadata(path).progress, _load_tensors(path / PER_RANK_STATE_NAME)
 
@@ -209,8 +219,8 @@ def is_intact(path: Path) -> bool:
     """
     try:
         digests = read_metadata(path).sha256
-        # Whether there is an EMA depends on the run; one that is there must have a digest.
-        names = REQUIRED_NAMES | ({EMA_NAME} if (path / EMA_NAME).exists() else set())
+        # Whether there are others depends on the run; one that is there must have a digest.
+        names = REQUIRED_NAMES | {name for name in OPTIONAL_NAMES if (path / name).exists()}
         if digests.keys() != names or path.is_symlink():
             return False
         return all(_has_digest(path / name, digest) for name, digest in digests.items())

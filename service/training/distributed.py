@@ -84,8 +84,8 @@ _NO_BUFFERS: dict[str, Any] = {
 }
 
 
-def wrap_ddp(student: nn.Module, world: World) -> nn.Module:
-    """The student in DistributedDataParallel; as it is where there is only one worker.
+def wrap_ddp(trainee: nn.Module, world: World) -> nn.Module:
+    """What is trained in DistributedDataParallel; as it is where there is only one worker.
 
     Buffers are not synchronized: BatchNorm's statistics are averaged by ``batchnorm``.
 
@@ -96,11 +96,11 @@ def wrap_ddp(student: nn.Module, world: World) -> nn.Module:
     looks for unused parameters.
     """
     if world.size == 1:
-        return student
+        return trainee
     # A 1x1 kernel has the same layout in both memory formats, which DDP takes for a mismatch.
     warnings.filterwarnings("ignore", message="Grad strides do not match bucket view")
     return DistributedDataParallel(
-        student,
+        trainee,
         device_ids=[world.device] if world.device.type == "cuda" else None,
         **_NO_BUFFERS,
         gradient_as_bucket_view=True,

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from data_pipeline.loader import Batch
 from service.distillation.logits import are_valid
-from service.distillation.objective import DistillationTask
+from service.distillation.task import DistillationTask
 from service.run.report import NONFINITE_METRIC
 from service.training.data import WorkerData
 from service.training.distributed import World

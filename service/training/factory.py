@@ -11,9 +11,12 @@ from data_pipeline.augmentation.samples import (
     RandAugmentParams,
 )
 from data_pipeline.loader import Crop
-from service.distillation.objective import DistillationTask, FrozenTeacher, PixelNormalizer
+from service.distillation.losses.base import Context
+from service.distillation.objective import Objective
+from service.distillation.pixels import FrozenTeacher, PixelNormalizer
+from service.distillation.task import DistillationTask, Trainee
 from service.models.build import build_with_weights
-from service.models.precision import keep_last_layer_in_float32
+from service.models.last_layer import classifier_weights, keep_last_layer_in_float32
 from service.spec.data_sections import Augmentation, StrongView
 from service.spec.job import JobSpec
 
@@ -24,29 +27,42 @@ def build_task(spec: JobSpec, device: torch.device) -> DistillationTask:
     Raises:
         BadInputError: a model or weights that cannot be used.
     """
-    dataset, is_bfloat16 = spec.dataset, spec.training.precision == "bfloat16"
+    dtype = torch.bfloat16 if spec.training.precision == "bfloat16" else None
     student = build_with_weights(
-        "student", spec.student.model, dataset.num_classes, spec.student.weights
+        "student", spec.student.model, spec.dataset.num_classes, spec.student.weights
     )
-    if is_bfloat16:
+    if dtype is not None:
         keep_last_layer_in_float32(student, spec.augmentation.size)
-    teacher = None
-    if spec.teacher is not None:
-        model = build_with_weights(
-            "teacher", spec.teacher.model, dataset.num_classes, spec.teacher.weights
-        )
-        if is_bfloat16:
-            keep_last_layer_in_float32(model, spec.augmentation.size)
-        normalization = spec.teacher.normalization or dataset.normalization
-        teacher = FrozenTeacher(_placed(model, device), normalization).to(device)
+    teacher = _build_teacher(spec, device) if spec.uses_teacher else None
+    objective = _build_objective(spec, teacher).to(device)
     return DistillationTask(
-        _placed(student, device),
-        PixelNormalizer(dataset.normalization).to(device),
+        Trainee(_placed(student, device), objective, dtype),
+        PixelNormalizer(spec.dataset.normalization).to(device),
         teacher,
-        spec.effective_method(),
-        label_smoothing=spec.training.label_smoothing,
-        autocast_dtype=torch.bfloat16 if is_bfloat16 else None,
+        teacher_sees_strong_view=spec.effective_losses().compares_strong_view,
+        autocast_dtype=dtype,
     )
+
+
+def _build_teacher(spec: JobSpec, device: torch.device) -> FrozenTeacher:
+    assert spec.teacher is not None
+    model = build_with_weights(
+        "teacher", spec.teacher.model, spec.dataset.num_classes, spec.teacher.weights
+    )
+    if spec.training.precision == "bfloat16":
+        keep_last_layer_in_float32(model, spec.augmentation.size)
+    normalization = spec.teacher.normalization or spec.dataset.normalization
+    return FrozenTeacher(_placed(model, device), normalization).to(device)
+
+
+def _build_objective(spec: JobSpec, teacher: FrozenTeacher | None) -> Objective:
+    losses, num_classes = spec.effective_losses(), spec.dataset.num_classes
+    classifier = None
+    if teacher is not None and losses.needs_classifier:
+        classifier = classifier_weights(teacher.model, num_classes, spec.augmentation.size)
+    smoothing = spec.training.label_smoothing
+    context = Context(num_classes, spec.schedule.num_epochs, smoothing, classifier)
+    return Objective(losses, context)
 
 
 def _placed(model: nn.Module, device: torch.device) -> nn.Module:

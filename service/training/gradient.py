@@ -12,15 +12,14 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from data_pipeline.loader import Batch
-from service.distillation.objective import DistillationTask, TaskOutput
+from service.distillation.task import DistillationTask, MicroBatch, TaskOutput
 from service.run.progress import Progress
 from service.spec.job import JobSpec
 from service.training.batchnorm import RunningStatistics
 from service.training.data import StepShare
 from service.training.distributed import World
 from service.training.metrics import IntervalMetrics
-from service.training.mixing import mix
-from service.training.optimizers import distillation_warmup
+from service.training.mixing import mix, mix_other_view
 
 
 class StepGradient(NamedTuple):
@@ -43,24 +42,20 @@ class GradientComputer:
     ):
         self._spec, self._world, self._task = spec, world, task
         self._statistics, self._metrics = statistics, metrics
-        self._warmup_epochs = spec.effective_method().warmup_epochs
 
     def compute(self, batch: Batch, share: StepShare, progress: Progress) -> StepGradient:
         """Gradients of this worker's images, averaged over workers with the last micro-batch."""
-        images, targets = self._mixed(batch, progress.epoch)
-        micro = self._spec.micro_batch_size
-        pairs = list(zip(torch.split(images, micro), torch.split(targets, micro), strict=True))
-        weights = self._weights([len(pixels) for pixels, _ in pairs], share)
-        warmup = distillation_warmup(progress.epoch, self._warmup_epochs)
+        micro_batches = self._micro_batches(batch, share, progress.epoch)
+        weights = self._weights([len(one.targets) for one in micro_batches], share)
         loss = torch.zeros((), device=self._world.device)
         with self._statistics.step(weights) as running:
-            for index, (pixels, labels) in enumerate(pairs):
+            for index, micro_batch in enumerate(micro_batches):
                 # Dropout and similar layers draw from (seed, step, micro-batch) on any worker.
                 torch.manual_seed(
                     _draw_seed(self._spec.seed, progress.step, share.first_micro_batch + index)
                 )
-                with _synchronized(self._task.student, index == len(pairs) - 1):
-                    output = self._task(pixels, labels, warmup)
+                with _synchronized(self._task.trainee, index == len(micro_batches) - 1):
+                    output = self._task(micro_batch)
                     weighted = output.loss * weights[index]
                     # A loss that is not finite makes its gradient NaN, and with it the mean over
                     # the workers, so all of them notice without communicating.
@@ -77,20 +72,37 @@ class GradientComputer:
             return [0.0] * len(sizes)
         return [size * self._world.size / share.num_global for size in sizes]
 
-    def _mixed(self, batch: Batch, epoch: int) -> tuple[Tensor, Tensor]:
-        """Images, and their labels [B] or label distributions [B, K]."""
-        mixing = self._spec.augmentation.mixing
+    def _micro_batches(self, batch: Batch, share: StepShare, epoch: int) -> list[MicroBatch]:
+        images, strong_images, targets = self._mixed(batch, epoch)
+        size = self._spec.micro_batch_size
+        weight_in_sums = self._world.size if share.num_local else 0
+        views = [torch.split(images, size)]
+        if strong_images is not None:
+            views.append(torch.split(strong_images, size))
+        return [
+            MicroBatch(list(pixels), labels, epoch, weight_in_sums)
+            for labels, *pixels in zip(torch.split(targets, size), *views, strict=True)
+        ]
+
+    def _mixed(self, batch: Batch, epoch: int) -> tuple[Tensor, Tensor | None, Tensor]:
+        """Images of both views, and their labels [B] or label distributions [B, K]."""
+        mixing, seed = self._spec.augmentation.mixing, self._spec.seed
+        strong_images, indices = batch.strong_images, batch.indices
         if mixing is None:
-            return batch.images, batch.labels
-        return mix(
+            return batch.images, strong_images, batch.labels
+        num_classes = self._spec.dataset.num_classes
+        images, targets = mix(
             mixing,
             batch.images,
             batch.labels,
-            batch.indices,
-            num_classes=self._spec.dataset.num_classes,
-            seed=self._spec.seed,
+            indices,
+            num_classes=num_classes,
+            seed=seed,
             epoch=epoch,
         )
+        if strong_images is not None:
+            strong_images = mix_other_view(mixing, strong_images, indices, seed=seed, epoch=epoch)
+        return images, strong_images, targets
 
 
 def _draw_seed(seed: int, step: int, micro_batch: int) -> int:
@@ -98,8 +110,8 @@ def _draw_seed(seed: int, step: int, micro_batch: int) -> int:
     return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> 1)
 
 
-def _synchronized(student: nn.Module, is_last: bool) -> AbstractContextManager[None]:
+def _synchronized(trainee: nn.Module, is_last: bool) -> AbstractContextManager[None]:
     """Gradients are all-reduced once per step, with the last micro-batch."""
-    if is_last or not isinstance(student, DistributedDataParallel):
+    if is_last or not isinstance(trainee, DistributedDataParallel):
         return nullcontext()
-    return student.no_sync()
+    return trainee.no_sync()

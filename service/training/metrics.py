@@ -1,7 +1,7 @@
 """Metrics of a logging interval: kept as tensors on the device until the interval ends."""
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -9,21 +9,25 @@ import torch.distributed as dist
 from torch import Tensor
 
 from data_pipeline.loader import Batch
-from service.distillation.objective import TELEMETRY_COLUMNS, TaskOutput, sample_telemetry
+from service.distillation.losses.base import LossInputs
+from service.distillation.task import TaskOutput
 from service.training.distributed import World
 
-# Where a part of the loss is shown; the others are in the group train.
-METRIC_GROUPS = {"clamped_share": "temperature"}
+Telemetry = Callable[[LossInputs], dict[str, Tensor]]
+# Temperatures are summarized by these, other columns by their mean.
 QUANTILES = {"mean": None, "p5": 0.05, "p50": 0.5, "p95": 0.95}
 
 
 class IntervalMetrics:
-    """Sums of the loss parts and of the time spent, over all workers, since the last read."""
+    """Sums of the loss parts and of the time spent, over all workers, since the last read.
 
-    def __init__(self, world: World, base_temperature: float):
+    ``telemetry``: of a micro-batch, columns [P] by name; the same names on all workers.
+    """
+
+    def __init__(self, world: World, telemetry: Telemetry):
         # See World: never taken from the process group.
         self._world_size, self._device = world.size, world.device
-        self._base_temperature = base_temperature
+        self._telemetry = telemetry
         self.reset()
 
     def reset(self) -> None:
@@ -59,8 +63,8 @@ class IntervalMetrics:
     def read(self, last: TaskOutput) -> dict[str, float]:
         """Means over workers and steps since the last read, by name; every rank must call it.
 
-        ``last`` is the output of the newest micro-batch, which temperatures, gaps and agreement
-        describe, gathered from all workers. Times are in seconds, shares are 0 to 1.
+        ``last`` is the output of the newest micro-batch, which the telemetry describes, gathered
+        from all workers. Times are in seconds, shares are 0 to 1.
         """
         # Every rank has the same parts, in the same order: they run the same task.
         names = list(self._sums)
@@ -76,14 +80,14 @@ class IntervalMetrics:
         *parts, wait_s, num_images = (totals / world_size).tolist()
         elapsed_s = time.perf_counter() - self._start_s
         values = {
-            f"{METRIC_GROUPS.get(name, 'train')}/{name}": part / self._num_steps
-            for name, part in zip(names, parts, strict=True)
+            f"train/{name}": part / self._num_steps for name, part in zip(names, parts, strict=True)
         }
         values["system/images_per_s"] = num_images * world_size / elapsed_s
         values["system/data_wait_share"] = wait_s / elapsed_s
-        telemetry = sample_telemetry(last, self._base_temperature)
-        if telemetry is not None:
-            values |= _summarize(_gather(telemetry, world_size))
+        columns = self._telemetry(last.inputs)
+        if columns:
+            rows = torch.stack([column.float() for column in columns.values()], dim=1)
+            values |= _summarized(list(columns), _gather(rows, world_size))
         self.reset()
         return values
 
@@ -145,16 +149,14 @@ def _gather(rows: Tensor, world_size: int) -> Tensor:
     return torch.cat([part[:count] for part, count in zip(gathered, counts.tolist(), strict=True)])
 
 
-def _summarize(telemetry: Tensor) -> dict[str, float]:
-    columns = dict(zip(TELEMETRY_COLUMNS, telemetry.double().cpu().unbind(dim=1), strict=True))
-    values = {
-        "temperature/gap_before": float(columns["gap_before"].mean()),
-        "temperature/gap_after": float(columns["gap_after"].mean()),
-        "train/agreement": float(columns["agreement"].mean()),
-    }
-    for side in ("teacher", "student"):
+def _summarized(names: list[str], rows: Tensor) -> dict[str, float]:
+    """Means, and of temperatures quantiles, of the columns of rows [P, C]."""
+    values = {}
+    for name, column in zip(names, rows.double().cpu().unbind(dim=1), strict=True):
+        if not name.endswith("temperature"):
+            values[name] = float(column.mean())
+            continue
         for suffix, quantile in QUANTILES.items():
-            column = columns[side]
             value = column.mean() if quantile is None else column.quantile(quantile)
-            values[f"temperature/{side}_{suffix}"] = float(value)
+            values[f"{name}_{suffix}"] = float(value)
     return values

@@ -77,8 +77,3 @@ def learning_rate(schedule: Schedule, peak: float, step: int, num_steps_per_epoc
     if schedule.kind == "cosine":
         remaining = 0.5 * (1.0 + math.cos(math.pi * progress))
     return peak * (schedule.final_fraction + (1.0 - schedule.final_fraction) * remaining)
-
-
-def distillation_warmup(epoch: int, warmup_epochs: float) -> float:
-    """Weight of the distillation losses in ``epoch`` (from 0): min((epoch + 1) / warm-up, 1)."""
-    return 1.0 if warmup_epochs <= 0 else min((epoch + 1) / warmup_epochs, 1.0)

@@ -7,8 +7,8 @@ from service.run.folder import FencingToken
 from service.run.journal import JOURNAL_NAME, Journal, Kind
 from service.run.progress import Progress
 from service.spec.job import JobSpec
+from service.training.checkpoint_saver import CheckpointError, CheckpointSaver
 from service.training.distributed import World
-from service.training.state import CheckpointError, CheckpointSaver
 
 
 class RunLog:

@@ -1,124 +1,45 @@
 """A worker's training state: restored from checkpoints, and saved to them asynchronously."""
 
-import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 import torch.distributed as dist
-from torch import nn
+from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 
-from data_pipeline.files import RETRY_PAUSES_S, retry_io
+from data_pipeline.files import retry_io
+from service.distillation.task import Trainee
 from service.models.weights import file_metadata
-from service.run.folder import FencedError, FencingToken
-from service.run.journal import Journal
 from service.run.progress import Progress
 from service.spec.job import JobSpec
 from service.training.batchnorm import RunningStatistics
 from service.training.checkpoint import (
     Snapshot,
-    checkpoint_name,
-    checkpoint_paths,
     copied_to_cpu,
     cpu_state_dict,
     load_checkpoint,
     mean_of_ranks,
     newest_checkpoint,
     quarantine_damaged,
-    remove_checkpoint,
     remove_leftovers,
-    save_checkpoint,
 )
+from service.training.checkpoint_saver import CheckpointError, CheckpointSaver
 from service.training.distributed import World
 from service.training.metrics import IntervalMetrics
 
 Result = TypeVar("Result")
 
 
-class CheckpointError(RuntimeError):
-    """The run's state cannot be saved or restored; the message says where and why."""
+class LocalState(NamedTuple):
+    """BatchNorm's statistics, the losses' running sums, and the metrics, of one worker."""
 
-
-class CheckpointSaver:
-    """Writes one snapshot at a time on a thread; ``wait`` waits for the last one.
-
-    A save that fails is retried with growing pauses; training learns of a failure when the next
-    save is due, or at the end. Each complete checkpoint is logged in the journal. Only the newest
-    writer of a run's folder may save.
-    """
-
-    def __init__(
-        self,
-        run_path: Path,
-        spec_hash: str,
-        num_to_keep: int,
-        journal: Journal,
-        token: FencingToken,
-        pauses_s: Sequence[float] = RETRY_PAUSES_S,
-    ):
-        self._run_path, self._spec_hash = run_path, spec_hash
-        self._journal, self._token = journal, token
-        self._num_to_keep, self._pauses_s = num_to_keep, pauses_s
-        self._thread: threading.Thread | None = None
-        self._error: Exception | None = None
-
-    def save(self, snapshot: Snapshot) -> None:
-        """Start to write; waits first for the snapshot before.
-
-        Raises:
-            CheckpointError: that one could not be written.
-            FencedError: another worker has taken over the run.
-        """
-        self.wait()
-        self._thread = threading.Thread(target=self._save, args=(snapshot,), name="checkpoint")
-        self._thread.start()
-
-    def wait(self) -> None:
-        """Wait until nothing is being written.
-
-        Raises:
-            CheckpointError: the last snapshot could not be written.
-            FencedError: another worker has taken over the run.
-        """
-        if self._thread is not None:
-            self._thread.join()
-            self._thread = None
-        error, self._error = self._error, None
-        if isinstance(error, FencedError):
-            raise error
-        if error is not None:
-            cause = error.strerror if isinstance(error, OSError) else None
-            raise CheckpointError(
-                f"no checkpoint can be written to {self._run_path} ({cause or error}); "
-                "free space or fix the storage, then submit the same spec again"
-            ) from error
-
-    def _save(self, snapshot: Snapshot) -> None:
-        progress = snapshot.progress
-        name = checkpoint_name(progress.step, is_evaluated=snapshot.is_evaluated)
-
-        def write() -> None:
-            self._token.check()
-            # The journal up to this step must survive whatever the checkpoint survives.
-            self._journal.sync()
-            path = self._run_path / name
-            save_checkpoint(path, self._spec_hash, snapshot, self._token.check)
-            self._remove_old()
-
-        try:
-            retry_io(write, self._pauses_s)
-            self._journal.append("checkpoint", progress.step, progress.epoch, {})
-        except Exception as error:
-            # Raised by the next wait(), whatever it is.
-            self._error = error
-
-    def _remove_old(self) -> None:
-        for path in checkpoint_paths(self._run_path)[self._num_to_keep :]:
-            remove_checkpoint(path)
+    statistics: list[Tensor]
+    running_sums: list[Tensor]
+    metrics: dict[str, Any]
 
 
 class TrainState:
@@ -131,7 +52,7 @@ class TrainState:
         self,
         spec: JobSpec,
         world: World,
-        student: nn.Module,
+        trainee: Trainee,
         ema: AveragedModel | None,
         optimizer: torch.optim.Optimizer,
         metrics: IntervalMetrics,
@@ -139,8 +60,10 @@ class TrainState:
         group: dist.ProcessGroup | None,
     ):
         self._run_path, self._checkpoints, self._world = spec.run_path, spec.checkpoints, world
-        self._student, self._ema, self._optimizer = student, ema, optimizer
-        self.statistics = RunningStatistics(student, world.size)
+        self._student, self._objective = trainee.student, trainee.objective
+        self._ema, self._optimizer = ema, optimizer
+        num_views = 1 if spec.augmentation.strong is None else 2
+        self.statistics = RunningStatistics(self._student, world.size, num_views)
         """BatchNorm's running statistics of the student."""
         self._ema_statistics = RunningStatistics(ema, world.size) if ema is not None else None
         self._metrics, self._saver, self._group = metrics, saver, group
@@ -195,16 +118,38 @@ class TrainState:
 
     def _load(self, path: Path) -> Progress:
         progress, per_rank = self._read(
-            lambda: load_checkpoint(path, self._student, self._ema, self._optimizer)
+            lambda: load_checkpoint(
+                path, self._student, self._ema, self._optimizer, self._objective
+            )
         )
         same_world = len(per_rank) == self._world.size
         local = per_rank[self._world.rank] if same_world else mean_of_ranks(per_rank)
         self.statistics.restore(local["statistics"])
+        self._restore_sums(local["running_sums"])
         if self._ema is not None and self._ema_statistics is not None:
             self._ema_statistics.restore(local["ema_statistics"])
             self._ema.n_averaged.fill_(local["num_averaged"])
         self._metrics.restore(local["metrics"])
         return progress
+
+    def local_state(self) -> LocalState:
+        """A copy of what a step changes on this worker before its update is made."""
+        return LocalState(
+            [tensor.clone() for tensor in self.statistics.state()],
+            [tensor.clone() for tensor in self._objective.running_sums()],
+            self._metrics.state(),
+        )
+
+    def restore_local(self, state: LocalState) -> None:
+        """Undo what a step without an update has changed."""
+        self.statistics.restore(state.statistics)
+        self._restore_sums(state.running_sums)
+        self._metrics.restore(state.metrics)
+
+    @torch.no_grad()
+    def _restore_sums(self, values: list[Tensor]) -> None:
+        for tensor, value in zip(self._objective.running_sums(), values, strict=True):
+            tensor.copy_(value)
 
     def is_save_due(self, step: int) -> bool:
         """Whether a checkpoint is due by the spec's steps or, on rank 0 alone, by its minutes."""
@@ -231,7 +176,7 @@ class TrainState:
         ema = self._ema_statistics
         return [self.statistics] if ema is None else [self.statistics, ema]
 
-    def _local_statistics(self) -> list[list[torch.Tensor]]:
+    def _local_statistics(self) -> list[list[Tensor]]:
         return [statistics.state() for statistics in self._all_statistics()]
 
     def save(self, progress: Progress, *, is_evaluated: bool = True) -> None:
@@ -248,6 +193,7 @@ class TrainState:
             {
                 "statistics": statistics[0],
                 "ema_statistics": statistics[1] if len(statistics) > 1 else [],
+                "running_sums": self._objective.running_sums(),
                 "num_averaged": int(self._ema.n_averaged) if self._ema is not None else 0,
                 "metrics": self._metrics.state(),
             }
@@ -267,6 +213,7 @@ class TrainState:
                 replace(progress),
                 is_evaluated,
                 file_metadata(self._student),
+                cpu_state_dict(self._objective),
             )
         )
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from data_pipeline.loader import Batch
-from service.distillation.objective import DistillationTask
+from service.distillation.task import DistillationTask
 from service.run.control import abort_run
 from service.run.progress import Progress
 from service.spec.job import JobSpec
@@ -30,9 +30,9 @@ class TeacherCheck:
         self._evaluate_all = evaluate_all
 
     def is_due(self, progress: Progress) -> bool:
-        """Whether there is a teacher that this run has not evaluated and has not learned from."""
+        """Whether there is a teacher in use that this run has not evaluated or learned from."""
         is_new = progress.teacher_top1 is None and progress.step == 0
-        return self._spec.teacher is not None and is_new
+        return self._task.teacher is not None and is_new
 
     def evaluate(self, progress: Progress, log: RunLog) -> None:
         """Record the teacher's accuracy; with held-out images, only compare it with the threshold.

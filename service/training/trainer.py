@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from data_pipeline.loader import Batch, UndecodableSampleError
-from service.distillation.objective import TaskOutput
+from service.distillation.task import TaskOutput, Trainee
 from service.run.control import (
     GracefulStop,
     RequestWatcher,
@@ -23,6 +23,7 @@ from service.run.control import (
 )
 from service.spec.errors import EXIT_BAD_INPUT, EXIT_FAILED
 from service.spec.job import JobSpec
+from service.training.checkpoint_saver import CheckpointError
 from service.training.data import WorkerData, prefetch_to_device
 from service.training.distributed import FlagConsensus, StepFlags, World, wrap_ddp
 from service.training.evaluation import (
@@ -50,7 +51,7 @@ from service.training.optimizers import (
     set_learning_rate,
 )
 from service.training.run_log import RunLog
-from service.training.state import CheckpointError, TrainState
+from service.training.state import TrainState
 from service.training.teacher_check import TeacherCheck
 
 
@@ -90,19 +91,21 @@ class Trainer:
         # Every rank initializes the same weights.
         torch.manual_seed(spec.seed)
         self._task = build_task(spec, world.device)
-        self._student = self._task.student
+        assert isinstance(self._task.trainee, Trainee)
+        self._trainee = self._task.trainee
+        self._student = self._trainee.student
         self._log = RunLog(spec, world)
         self._consensus = FlagConsensus(world, spec.resources.collective_timeout_s)
         self._data = WorkerData(spec, world, self._log.note, self._consensus.group)
-        self._optimizer = build_optimizer(self._student, spec.optimizer)
+        self._optimizer = build_optimizer(self._trainee, spec.optimizer)
         decay = spec.training.ema_decay
         self._ema = build_ema(self._student, decay) if decay else None
-        self._metrics = IntervalMetrics(world, spec.effective_method().base_temperature)
-        self._task.student = wrap_ddp(self._student, world)
+        self._metrics = IntervalMetrics(world, self._trainee.objective.telemetry)
+        self._task.trainee = wrap_ddp(self._trainee, world)
         self._state = TrainState(
             spec,
             world,
-            self._student,
+            self._trainee,
             self._ema,
             self._optimizer,
             self._metrics,
@@ -144,7 +147,7 @@ class Trainer:
     def remaining_batches(self) -> Iterator[Batch]:
         """This worker's batches of the current epoch, from the current step on."""
         progress = self.progress
-        self._student.train()
+        self._trainee.train()
         batches = self._data.train_batches(progress.epoch, progress.step_in_epoch)
         return self._metrics.timed(prefetch_to_device(batches, self._world.device))
 
@@ -155,19 +158,18 @@ class Trainer:
         rate = learning_rate(spec.schedule, peak, progress.step, self._num_steps_per_epoch)
         set_learning_rate(self._optimizer, rate)
         self._optimizer.zero_grad(set_to_none=True)
-        before = [t.clone() for t in self._state.statistics.state()], self._metrics.state()
+        before = self._state.local_state()
         share = self._data.step_share(progress.step_in_epoch)
         output, loss = self._gradient.compute(batch, share, progress)
         # The step's work is launched, and nothing has waited for the device yet: a worker that
         # hangs is noticed here, before NCCL's watchdog would end the healthy ones.
         self._flags = self._consensus.reduce(self._own_flags())
         # The gradient is averaged over the workers, so all of them take the same branch.
-        norm = gradient_norm(self._student)
+        norm = gradient_norm(self._trainee)
         if torch.isfinite(norm):
             self._update_weights(norm)
         else:
-            self._state.statistics.restore(before[0])
-            self._metrics.restore(before[1])
+            self._state.restore_local(before)
             self._skip_nonfinite_step(batch, float(loss), float(norm))
         progress.step += 1
         progress.step_in_epoch += 1
@@ -177,7 +179,7 @@ class Trainer:
     def _update_weights(self, norm: Tensor) -> None:
         max_norm = self._spec.training.max_grad_norm
         if max_norm is not None:
-            torch.nn.utils.clip_grads_with_norm_(self._student.parameters(), max_norm, norm)
+            torch.nn.utils.clip_grads_with_norm_(self._trainee.parameters(), max_norm, norm)
         self._last_gradient_norm = norm
         self._optimizer.step()
         if self._ema is not None:
@@ -225,6 +227,7 @@ class Trainer:
                 self._state.synchronize_statistics()
             accuracy = self._evaluate_student() if evaluates else None
             progress.epoch, progress.step_in_epoch = epoch, 0
+            self._trainee.objective.end_epoch(self._world.size)
             if accuracy is not None:
                 progress.record_evaluation(
                     accuracy.top1, accuracy.top5, epoch, accuracy.num_nonfinite

@@ -23,7 +23,7 @@ from data_pipeline.beton import open_beton
 from data_pipeline.compiled import counter_rng
 from data_pipeline.loader import Crop, ImageLoader
 from data_pipeline.order import train_batches
-from service.distillation.objective import PixelNormalizer
+from service.distillation.pixels import PixelNormalizer
 from service.spec.data_sections import Normalization
 from service.spec.fields import IMAGENET_MEAN, IMAGENET_STD
 

@@ -56,8 +56,9 @@ class Stub(tune.Trainable):  # type: ignore[misc]
         self._spec = JobSpec.model_validate_json(config["spec"])
 
     def step(self) -> dict[str, Any]:
-        method = self._spec.effective_method()
-        score = (method.alpha - 3) ** 2 + (method.base_temperature - 2) ** 2
+        dtkd = self._spec.effective_losses().dtkd
+        assert dtkd is not None
+        score = (dtkd.weight - 3) ** 2 + (dtkd.base_temperature - 2) ** 2
         return {"epoch": self._spec.schedule.num_epochs, "held_out/loss": score, "done": True}
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:

@@ -12,16 +12,18 @@ from fuzz.small_run import NUM_EPOCHS, train_once
 from fuzz.target import Target
 from support.training_runs import CPU
 
-from service.models.build import build_model
+from service.distillation.task import Trainee
 from service.result import IncompleteRunError, collect_result
 from service.run.folder import STUDENT_NAME
 from service.run.folder import write_spec as store_spec
 from service.spec.job import JobSpec
 from service.training.checkpoint import METADATA_NAME, is_intact, newest_checkpoint
+from service.training.checkpoint_saver import CheckpointError
 from service.training.distributed import World
+from service.training.factory import build_task
 from service.training.metrics import IntervalMetrics
 from service.training.optimizers import build_optimizer
-from service.training.state import CheckpointError, TrainState
+from service.training.state import TrainState
 
 
 def checkpoint_target(folder: Path) -> Target:
@@ -57,10 +59,11 @@ def checkpoint_target(folder: Path) -> Target:
 def _train_state(spec: JobSpec) -> TrainState:
     """What a worker fills from a checkpoint."""
     world = World(0, 1, CPU, 1)
-    student = build_model(spec.student.model, spec.dataset.num_classes)
-    optimizer = build_optimizer(student, spec.optimizer)
-    metrics = IntervalMetrics(world, 4.0)
-    return TrainState(spec, world, student, None, optimizer, metrics, None, None)
+    trainee = build_task(spec, CPU).trainee
+    assert isinstance(trainee, Trainee)
+    optimizer = build_optimizer(trainee, spec.optimizer)
+    metrics = IntervalMetrics(world, trainee.objective.telemetry)
+    return TrainState(spec, world, trainee, None, optimizer, metrics, None, None)
 
 
 def _place(source: Path, path: Path, metadata: bytes) -> None:

@@ -34,7 +34,14 @@ EVERYTHING: dict[str, Any] = {
         "size_stages": [{"from_epoch": 1, "size": 12}],
     },
     "optimizer": {"kind": "adamw", "learning_rate": 0.001, "weight_decay": 0.05},
-    "method": {"alpha": 3, "beta": 1, "gamma": 1, "base_temperature": 4, "sharpness": "norm"},
+    "losses": {
+        "ce": {"weight": 1, "views": "weak"},
+        "dtkd": {"weight": 3, "base_temperature": 4, "sharpness": "norm"},
+        "kd": {"weight": 1, "temperature": {"kind": "cosine", "start": 4, "end": 1}},
+        "mlkd": {"weight": 0, "temperatures": [2, 4]},
+        "entropy_weights": {"temperature": 3},
+        "warmup_epochs": 1,
+    },
     "tracking": {"uri": "http://127.0.0.1:5000", "register_as": "small", "alias": "candidate"},
     "resources": {"num_workers": [1, 2], "heartbeat_timeout_s": 60},
     "checkpoints": {"every_epochs": 1, "every_minutes": None},
@@ -86,16 +93,16 @@ def sweep_target(folder: Path) -> Target:
     base = with_sections(content, {"teacher": teacher, "schedule": {"num_epochs": 9}})
     sweep = {"name": "sweep", "base": base, "held_out": {"num_images": 16}}
     contents = [
-        {**sweep, "budget": {"trials": 4}, "space": {"method.alpha": {"linear": [0, 4]}}},
+        {**sweep, "budget": {"trials": 4}, "space": {"losses.dtkd.weight": {"linear": [0, 4]}}},
         {**sweep, "base": str(folder / "base.json"), "scheduler": {"kind": "none"},
          "space": {"optimizer.learning_rate": {"log": [0.01, 0.1]}}},
         {
             **sweep,
             "algorithm": {"kind": "grid"},
             "space": {
-                "method.sharpness": {"choice": ["max", "norm"]},
-                "method.base_temperature": {
-                    "log": [1, 8], "points": 2, "when": {"method.sharpness": ["max"]},
+                "losses.dtkd.sharpness": {"choice": ["max", "norm"]},
+                "losses.dtkd.base_temperature": {
+                    "log": [1, 8], "points": 2, "when": {"losses.dtkd.sharpness": ["max"]},
                 },
             },
         },

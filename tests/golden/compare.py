@@ -2,8 +2,9 @@
 
 BASE is any git revision that has tests/golden. Each revision trains its own specs with its own
 code, in a checkout of its own; series of metrics and final weights must be equal bit for bit, or
-within a tolerance relative to the largest value where a change of arithmetic is intended. Exit
-status: 0 equal, 1 different.
+within a tolerance relative to the largest value where a change of arithmetic is intended. With
+--common, metrics that only one of them has are left out: those of a revision before specs named
+their losses had other names, which are translated. Exit status: 0 equal, 1 different.
 """
 
 import argparse
@@ -19,6 +20,13 @@ import numpy as np
 from safetensors.numpy import load_file
 
 ROOT = Path(__file__).resolve().parents[2]
+SUMMARIES = ("mean", "p5", "p50", "p95")
+FORMER_NAMES = {
+    f"temperature/{side}_{summary}": f"dtkd/{side}_temperature_{summary}"
+    for side in ("teacher", "student")
+    for summary in SUMMARIES
+} | {f"temperature/{name}": f"dtkd/{name}" for name in ("gap_before", "gap_after")}
+Series = list[tuple[str, int, str, float]]
 
 
 class Difference(NamedTuple):
@@ -41,6 +49,7 @@ def main(arguments: list[str]) -> int:
     )
     parser.add_argument("base", help="git revision to compare with")
     parser.add_argument("--tolerance", type=float, default=0.0, help="0: bit for bit (the default)")
+    parser.add_argument("--common", action="store_true", help="only metrics that both have")
     options = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory(prefix="golden-") as folder:
         work = Path(folder)
@@ -58,7 +67,7 @@ def main(arguments: list[str]) -> int:
                 subprocess.run(command, cwd=root, env=environment, check=True)
         finally:
             subprocess.run([*git, "remove", "--force", str(checkout)], check=True)
-        differences = compare(work / "base", work / "now")
+        differences = compare(work / "base", work / "now", only_common=options.common)
     return report(differences, options.base, options.tolerance)
 
 
@@ -68,19 +77,35 @@ def build_native_library(checkout: Path) -> None:
     subprocess.run(command, cwd=checkout, check=True, stdout=subprocess.DEVNULL)
 
 
-def compare(base: Path, now: Path) -> list[Difference]:
+def compare(base: Path, now: Path, *, only_common: bool) -> list[Difference]:
     """The differences of each case that either revision has."""
     names = sorted({path.name for folder in (base, now) for path in folder.iterdir()})
-    return [compare_case(name, base / name, now / name) for name in names]
+    return [compare_case(name, base / name, now / name, only_common) for name in names]
 
 
-def compare_case(name: str, base: Path, now: Path) -> Difference:
+def common(old: Series, new: Series) -> tuple[Series, Series]:
+    """The points of metrics that both have, under their newer names, in the order of those."""
+    old = [(kind, step, FORMER_NAMES.get(name, name), value) for kind, step, name, value in old]
+    both = {name for _, _, name, _ in old} & {name for _, _, name, _ in new}
+    # Within an event, the points are sorted by name.
+    return (
+        sorted((point for point in old if point[2] in both), key=lambda point: point[:3]),
+        sorted((point for point in new if point[2] in both), key=lambda point: point[:3]),
+    )
+
+
+def compare_case(name: str, base: Path, now: Path, only_common: bool) -> Difference:
     """The differences of one case."""
     if not (base.exists() and now.exists()):
         return Difference(name, 0, None, None)
-    old, new = (json.loads((path / "series.json").read_text()) for path in (base, now))
+    old, new = (
+        [tuple(point) for point in json.loads((path / "series.json").read_text())]
+        for path in (base, now)
+    )
+    if only_common:
+        old, new = common(old, new)
     series = None
-    if [point[:3] for point in old] == [point[:3] for point in new]:
+    if new and [point[:3] for point in old] == [point[:3] for point in new]:
         series = largest_difference([p[3] for p in old], [p[3] for p in new])
     ours, theirs = (load_file(path / "weights.safetensors") for path in (base, now))
     weights = None

@@ -113,24 +113,27 @@ def base_spec(name: str, data: dict[str, str], work: Path, seed: int = 0) -> dic
 def cases(data: dict[str, str], work: Path, teacher: Path) -> dict[str, dict[str, Any]]:
     """The specs by name."""
 
-    def spec(name: str, num_workers: int, **method: Any) -> dict[str, Any]:
+    def spec(name: str, num_workers: int, **losses: Any) -> dict[str, Any]:
         made = base_spec(name, data, work)
         made["resources"]["num_workers"] = num_workers
-        if method:
-            made["method"] = {"warmup_epochs": 2, **method}
+        if losses:
+            made["losses"] = {"ce": {}, **losses, "warmup_epochs": 2}
             made["teacher"] = teacher_section(teacher)
         return made
+
+    def dtkd(name: str, num_workers: int, sharpness: str) -> dict[str, Any]:
+        return spec(name, num_workers, dtkd={"sharpness": sharpness}, kd={"weight": 1})
 
     return {
         "alone": spec("alone", 1),
         "alone-2-workers": spec("alone-2-workers", 2),
-        "kd": spec("kd", 1, alpha=0, beta=4),
-        "kd-2-workers": spec("kd-2-workers", 2, alpha=0, beta=4),
-        "dtkd-max": spec("dtkd-max", 1, sharpness="max"),
-        "dtkd-max-2-workers": spec("dtkd-max-2-workers", 2, sharpness="max"),
-        "dtkd-norm": spec("dtkd-norm", 1, sharpness="norm"),
-        "dtkd-logsumexp": spec("dtkd-logsumexp", 1, sharpness="logsumexp"),
-        "interrupted": spec("interrupted", 2, sharpness="logsumexp"),
+        "kd": spec("kd", 1, kd={"weight": 4}),
+        "kd-2-workers": spec("kd-2-workers", 2, kd={"weight": 4}),
+        "dtkd-max": dtkd("dtkd-max", 1, "max"),
+        "dtkd-max-2-workers": dtkd("dtkd-max-2-workers", 2, "max"),
+        "dtkd-norm": dtkd("dtkd-norm", 1, "norm"),
+        "dtkd-logsumexp": dtkd("dtkd-logsumexp", 1, "logsumexp"),
+        "interrupted": dtkd("interrupted", 2, "logsumexp"),
     }
 
 
@@ -138,7 +141,7 @@ def sweep_spec(data: dict[str, str], work: Path, teacher: Path) -> dict[str, Any
     """A random search of four trials, one at a time, none of them stopped."""
     base = base_spec("base", data, work)
     base["teacher"] = teacher_section(teacher)
-    base["method"] = {"warmup_epochs": 2}
+    base["losses"] = {"ce": {}, "dtkd": {}, "kd": {"weight": 1}, "warmup_epochs": 2}
     return {
         "name": "sweep",
         "base": base,

@@ -75,7 +75,7 @@ def run_rank(rank, content, store, where, outcome_path):
         start_hanging(outcome_path)
     start_s = time.monotonic()
     with (
-        mock.patch.object(trainer, "wrap_ddp", lambda student, _: student),
+        mock.patch.object(trainer, "wrap_ddp", lambda trainee, _: trainee),
         mock.patch.object(trainer, "gradient_norm", wraps=trainer.gradient_norm) as norm,
     ):
         try:

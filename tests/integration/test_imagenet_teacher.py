@@ -16,7 +16,7 @@ from data_pipeline.encode import Encoding
 from data_pipeline.loader import ImageLoader, center_crop
 from data_pipeline.order import evaluation_batches
 from data_pipeline.sources import open_source
-from service.distillation.objective import FrozenTeacher
+from service.distillation.pixels import FrozenTeacher
 from service.models.build import build_with_weights
 from service.spec.data_sections import Normalization
 from service.spec.sections import Weights

@@ -11,7 +11,7 @@ from support.training_runs import final, run_alone, run_rank, run_ranks
 
 from data_pipeline.order import train_batches
 from jobs import sync
-from service.distillation.objective import DistillationTask
+from service.distillation.task import DistillationTask
 from service.models.build import build_model
 from service.result import IncompleteRunError, RunResult, collect_result
 from service.run.control import clear_abort
@@ -37,7 +37,7 @@ def make_gradient_infinite(steps, setattr_):
     def compute_infinite(computer, batch, share, progress):
         gradient = compute(computer, batch, share, progress)
         if progress.step in steps:
-            next(iter(computer._task.student.parameters())).grad.add_(float("inf"))
+            next(iter(computer._task.trainee.parameters())).grad.add_(float("inf"))
         return gradient
 
     setattr_(GradientComputer, "compute", compute_infinite)

@@ -160,7 +160,8 @@ def test_elastic_run_has_the_result_of_the_fixed_one(make_content, teacher, tmp_
     pairs = [p for p in zip(series, expected_series, strict=True) if p[0][0] == "interval"]
     assert len(pairs) == 8
     for point, expected in pairs:
-        assert point[2:] == pytest.approx(expected[2:], rel=1e-5)
+        # DTKD's loss is about 0.01, from logarithms that are rounded near 1.
+        assert point[2:] == pytest.approx(expected[2:], rel=1e-5, abs=1e-6)
     weights, expected_weights = final(elastic)[0], final(fixed)[0]
     for name, value in expected_weights.items():
         torch.testing.assert_close(weights[name], value, rtol=1e-4, atol=1e-5)

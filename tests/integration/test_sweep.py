@@ -32,7 +32,7 @@ def write_sweep(make_sweep_content, tmp_path):
         base = {
             "schedule": {"num_epochs": 3, "milestones": []},
             # Outside the search space: the best settings are never the base's own.
-            "method": {"base_temperature": 9},
+            "losses": {"ce": {}, "dtkd": {"base_temperature": 9}, "kd": {"weight": 1}},
             "training": {"global_batch_size": 64, "micro_batch_size": 64},
             "resources": {"num_workers": 1, "cpus_per_worker": 1},
             "tracking": {"log_every_steps": 3, "register_as": "student", "alias": "champion"},
@@ -181,7 +181,7 @@ def check_outputs(sweep, log):
     best = parse_spec(json.loads((folder / "best.json").read_text()))
     records = Search(sweep).records()
     winner = max((r for r in records if r.state == "finished"), key=lambda r: r.score)
-    assert best.method.alpha == winner.params["method.alpha"]
+    assert best.losses.dtkd.weight == winner.params["losses.dtkd.weight"]
     assert best.dataset == sweep.base.dataset
     assert len((folder / "trials.csv").read_text().splitlines()) == NUM_TRIALS + 1
     assert "<html" in (folder / "sweep.html").read_text()
@@ -204,7 +204,9 @@ def check_mlflow(sweep, winner):
     runs = {run.info.run_name: run for run in client.search_runs([experiment.experiment_id])}
     parent = runs.pop(sweep.name)
     assert parent.info.status == "FINISHED"
-    assert float(parent.data.params["best.method.alpha"]) == winner.params["method.alpha"]
+    assert (
+        float(parent.data.params["best.losses.dtkd.weight"]) == winner.params["losses.dtkd.weight"]
+    )
     assert parent.data.metrics["sweep/num_tried"] == NUM_TRIALS
     assert {run.data.tags["mlflow.parentRunId"] for run in runs.values()} == {parent.info.run_id}
     assert sorted(runs) == [

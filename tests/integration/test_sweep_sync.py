@@ -76,7 +76,7 @@ def test_sweep_that_mlflow_missed_is_sent_once(make_sweep_content, monkeypatch, 
         assert run.data.tags["mlflow.parentRunId"] == parent.info.run_id
         assert run.info.status == "FINISHED"
         assert run.data.metrics["held_out/top1"] == record.score
-        assert float(run.data.params["method.alpha"]) == record.params["method.alpha"]
+        assert float(run.data.params["losses.dtkd.weight"]) == record.params["losses.dtkd.weight"]
     assert {name: run.info.run_id for name, run in second.items()} == {
         name: run.info.run_id for name, run in first.items()
     }

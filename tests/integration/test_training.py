@@ -82,6 +82,9 @@ def test_training_learns_and_reports_the_accuracy_of_a_plain_count(make_content)
     assert progress["last_top5"] == 1.0
 
 
+DTKD = {"ce": {}, "dtkd": {}, "kd": {"weight": 1}}
+
+
 @pytest.mark.parametrize(
     "sections",
     [
@@ -100,8 +103,8 @@ def test_training_learns_and_reports_the_accuracy_of_a_plain_count(make_content)
         {"augmentation": {"rand_augment": {}, "color_jitter": {"hue": 0.1}, "erasing": {}}},
         {"augmentation": {"mixing": {"mixup_alpha": 0.2}}},
         {"dataset": {"max_undecodable": 1}},
-        {"method": {"sharpness": "logsumexp", "detach": True}},
-        {"method": {"sharpness": "norm", "warmup_epochs": 0}},
+        {"losses": {**DTKD, "dtkd": {"sharpness": "logsumexp", "detach": True}}},
+        {"losses": {**DTKD, "dtkd": {"sharpness": "norm"}, "warmup_epochs": 0}},
         {"student": {"model": "cifar:wrn_16_1"}},
     ],
     ids=lambda sections: json.dumps(sections)[:50],
@@ -114,7 +117,7 @@ def test_optional_parts_train(make_content, teacher, sections):
     assert len(intervals) == 4
     assert all(np.isfinite(list(values.values())).all() for values in intervals)
     names = {"train/dtkd", "train/kd", "train/ce", "train/agreement"}
-    names |= {"temperature/student_p95", "temperature/gap_after"}
+    names |= {"dtkd/student_temperature_p95", "dtkd/gap_after"}
     assert names <= intervals[0].keys()
 
 

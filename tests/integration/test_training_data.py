@@ -14,6 +14,7 @@ from data_pipeline.beton import open_beton
 from data_pipeline.loader import UndecodableSampleError
 from data_pipeline.manifest import manifest_path
 from data_pipeline.selection import sample_keys, split_held_out
+from service.distillation.task import MicroBatch
 from service.run.journal import JOURNAL_NAME, read_events
 from service.spec.loading import parse_spec
 from service.training.checkpoint import newest_checkpoint
@@ -43,7 +44,9 @@ def test_smaller_last_step_counts_every_image_once(make_content):
     batches = list(data.train_batches(0, 0))
     data.close()
     assert [len(batch.labels) for batch in batches] == [96, 96, 64]
-    losses = [float(task(batch.images, batch.labels, 1.0).parts["ce"]) for batch in batches]
+    losses = [
+        float(task(MicroBatch([batch.images], batch.labels, 0)).parts["ce"]) for batch in batches
+    ]
     assert found == pytest.approx(np.mean(losses), rel=1e-4)
 
 

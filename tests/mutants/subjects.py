@@ -15,8 +15,12 @@ _SPEC = (
 
 SUBJECTS: dict[str, tuple[str, ...]] = {
     "service/distillation/logits.py": _DISTILLATION,
-    "service/distillation/losses.py": _DISTILLATION,
+    "service/distillation/divergences.py": _DISTILLATION,
     "service/distillation/objective.py": _DISTILLATION,
+    "service/distillation/pixels.py": _DISTILLATION,
+    "service/distillation/sample_weights.py": _DISTILLATION,
+    "service/distillation/softening.py": _DISTILLATION,
+    "service/distillation/task.py": _DISTILLATION,
     "service/distillation/temperature.py": _DISTILLATION,
     "data_pipeline/order.py": ("data_pipeline/test_order.py",),
     "service/training/gradient.py": ("training/test_gradient.py",),
@@ -24,6 +28,7 @@ SUBJECTS: dict[str, tuple[str, ...]] = {
     "service/training/checkpoint.py": (
         "training/test_training_parts.py",
         "training/test_checkpoints.py",
+        "training/test_checkpoint_loading.py",
     ),
     "service/training/metrics.py": (
         "training/test_metrics.py",
@@ -36,6 +41,7 @@ SUBJECTS: dict[str, tuple[str, ...]] = {
     "service/sweep/confirm.py": _CONFIRM,
     "service/sweep/comparison.py": _CONFIRM,
     "service/models/weights.py": ("models/test_weights_choice.py", "models/test_models.py"),
+    "service/spec/loss_rules.py": ("spec/test_loss_rules.py", "spec/test_loss_sections.py"),
     "service/spec/rules.py": _SPEC,
     "service/spec/data_rules.py": _SPEC,
     "service/sweep/rules.py": ("sweep/test_sweep_spec.py", "sweep/test_sweep_space.py"),

@@ -4,7 +4,7 @@ import random
 
 from service.sweep.analysis import TrialRecord
 
-TEMPERATURE, ALPHA, KIND = "method.base_temperature", "method.alpha", "schedule.kind"
+TEMPERATURE, WEIGHT, KIND = "losses.dtkd.base_temperature", "losses.dtkd.weight", "schedule.kind"
 ATTACK = "</td><script>alert('x')</script><img src=\"http://evil.example/a.png\">"
 
 
@@ -14,7 +14,7 @@ def make_records(count=24, seed=7):
     for number in range(count):
         params = {
             TEMPERATURE: 2 * 8 ** rng.random(),
-            ALPHA: rng.uniform(0.1, 0.9),
+            WEIGHT: rng.uniform(0.1, 0.9),
             KIND: rng.choice(["cosine", "linear", "step"]),
         }
         if params[KIND] == "step":

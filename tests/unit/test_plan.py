@@ -40,7 +40,6 @@ def test_plan_warns_about_likely_mistakes(make_content):
     assert "2 epochs x 2 steps = 4 steps of 96 images" in text
     assert "2 workers x 3 micro-batches of 16 images per step" in text
     assert "drops 64 images" in text
-    assert "warmup_epochs is 20 of 2" in text
     assert "min_top1 is not set" in text
 
 
@@ -61,7 +60,7 @@ def parameter_bytes():
 
 
 @pytest.mark.parametrize(
-    ("sections", "num_copies"),
+    ("sections", "weight_in_sums"),
     [
         # Weights, gradients and momentum are counted always; Adam has two moments.
         ({"training": {"ema_decay": 0.99}}, 1),
@@ -70,14 +69,16 @@ def parameter_bytes():
     ],
 )
 def test_memory_counts_copies_of_the_parameters(
-    make_content, parameter_bytes, sections, num_copies
+    make_content, parameter_bytes, sections, weight_in_sums
 ):
     added = memory_of(make_content, **sections) - memory_of(make_content)
-    assert added == num_copies * parameter_bytes
+    assert added == weight_in_sums * parameter_bytes
 
 
 def test_memory_has_the_teachers_weights(make_content, teacher):
     added = memory_of(make_content, teacher=teacher) - memory_of(make_content)
+    unused = {"teacher": teacher, "losses": {"ce": {}}}
+    assert memory_of(make_content, **unused) == memory_of(make_content)
     assert added == 4 * sum(p.numel() for p in build_model("cifar:resnet8", 4).parameters())
 
 
@@ -88,6 +89,23 @@ def test_activations_in_bfloat16_are_half_as_large(make_content, parameter_bytes
     assert half == full // 2
     # Nothing but parameters and activations: those of twice the micro-batch are twice as large.
     assert memory_of(make_content, training={"micro_batch_size": 32}) - fixed == 2 * full
+
+
+def test_two_views_keep_twice_as_much_for_the_gradient(make_content, parameter_bytes):
+    losses = {"ce": {"views": "both"}}
+    fixed = WORKER_BASE_BYTES + 3 * parameter_bytes
+    one = memory_of(make_content) - fixed
+    strong = {"strong": {"rand_augment": {}}}
+    assert memory_of(make_content, losses=losses, augmentation=strong) - fixed == 2 * one
+
+
+def test_plan_says_what_is_trained(make_content, teacher):
+    losses = {"ce": {}, "dkd": {"weight": 0.5}, "kd": {"weight": 0}, "warmup_epochs": 1}
+    text = format_plan(make_plan(parse_job(make_content(teacher=teacher, losses=losses))))
+    assert "losses: ce 1, dkd 0.5; all but ce rise to their weights over 1 epochs\n" in text
+    both = {"losses": {"ce": {"views": "both"}}, "augmentation": {"strong": {}}}
+    text = format_plan(make_plan(parse_job(make_content(**both))))
+    assert "losses: ce 1; of two views of each image\n" in text
 
 
 def test_held_out_images_are_evaluated_and_not_trained_on(make_content):
@@ -112,14 +130,18 @@ def test_rates_of_a_cosine_after_a_warmup(make_content):
     assert rates[8.0] < rates[6.0] < rates[4.0] < rates[2.0] < rates[1.0]
 
 
+def weights(**of_losses):
+    return {"ce": {}} | {name: {"weight": weight} for name, weight in of_losses.items()}
+
+
 @pytest.mark.parametrize(
     ("sections", "warning", "is_warned"),
     [
-        ({"method": {"alpha": 0, "beta": 0}}, "the teacher is not used", True),
-        ({"method": {"alpha": 0, "beta": 0.5}}, "the teacher is not used", False),
-        ({"method": {"alpha": 0.5, "beta": 0}}, "the teacher is not used", False),
-        ({"method": {"warmup_epochs": 2}}, "never reaches its full weight", True),
-        ({"method": {"warmup_epochs": 1}}, "never reaches its full weight", False),
+        ({"losses": weights(dtkd=0, kd=0)}, "needs the teacher: it is not used", True),
+        ({"losses": weights(dtkd=0, kd=0.5)}, "needs the teacher: it is not used", False),
+        ({"losses": weights(dtkd=0.5, kd=0)}, "needs the teacher: it is not used", False),
+        ({"losses": {"ce": {}}}, "needs the teacher: it is not used", True),
+        ({}, "needs the teacher: it is not used", False),
         ({"training": {"micro_batch_size": None}}, "micro_batch_size is not set", True),
         ({"training": {"micro_batch_size": 16}}, "micro_batch_size is not set", False),
         ({"training": {"global_batch_size": 96, "micro_batch_size": 32}}, "no multiple of", True),

@@ -1,171 +1,260 @@
-"""The objective: parts, inputs and telemetry against the formulas."""
+"""The objective: which losses are computed, and their sum, against float64 by hand."""
+
+import math
 
 import pytest
 import torch
 from torch import nn
 
-from service.distillation import dtkd_loss, kd_loss
-from service.distillation.objective import (
-    TELEMETRY_COLUMNS,
-    DistillationTask,
-    FrozenTeacher,
-    PixelNormalizer,
-    TaskOutput,
-    sample_telemetry,
-)
-from service.distillation.temperature import Temperatures
-from service.spec.data_sections import Normalization
-from service.spec.sections import Method
+from service.distillation.losses import LOSSES
+from service.distillation.losses.base import Context, Loss, LossInputs
+from service.distillation.objective import Objective
+from service.distillation.task import Trainee
+from service.spec.losses import Losses
 
-NORMALIZATION = Normalization(mean=(0.5, 0.4, 0.3), std=(0.2, 0.25, 0.5))
-OTHER = Normalization(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+NUM_CLASSES = 5
+LABELS = torch.tensor([0, 1, 2, 3, 4, 0])
 
 
-class Linear(nn.Module):
-    def __init__(self, seed):
-        super().__init__()
-        torch.manual_seed(seed)
-        self.fc = nn.Linear(48, 5)
-        self.dropout = nn.Dropout(0.9)
+def make_objective(num_epochs=12, label_smoothing=0.0, **losses):
+    return Objective(Losses(**losses), Context(NUM_CLASSES, num_epochs, label_smoothing))
 
-    def forward(self, images):
-        return self.fc(self.dropout(images).flatten(1))
+
+def make_inputs(epoch=100, targets=LABELS, **changes):
+    generator = torch.Generator().manual_seed(0)
+    u, v = 2.0 * torch.randn(2, 6, NUM_CLASSES, generator=generator)
+    given = {"student_logits": v, "teacher_logits": u, "targets": targets, "epoch": epoch}
+    return LossInputs(**given | changes)
+
+
+def softened_kl(inputs, temperature):
+    """T^2 KL of each sample, in float64."""
+    p, q = (
+        torch.softmax(rows.double() / temperature, dim=1)
+        for rows in (inputs.teacher_logits, inputs.student_logits)
+    )
+    return temperature**2 * (p * (p / q).log()).sum(1)
+
+
+def cross_entropies(inputs, labels):
+    """Of each sample, in float64."""
+    log_q = torch.log_softmax(inputs.student_logits.double(), dim=1)
+    return -log_q.gather(1, labels[:, None])[:, 0]
+
+
+class Recorded(Loss):
+    """A loss that counts its calls; its value is the mean of the student's logits per sample."""
+
+    calls: list[str]
+
+    def __init__(self, section, context):
+        super().__init__(section, context)
+        self.name = type(section).__name__.lower()
+
+    def forward(self, inputs):
+        self.calls.append(self.name)
+        return inputs.student.mean(1)
+
+    def telemetry(self, inputs):
+        self.calls.append(f"telemetry of {self.name}")
+        return {"column": inputs.student[:, 0]}
 
 
 @pytest.fixture
-def batch():
-    generator = torch.Generator().manual_seed(0)
-    pixels = torch.randint(0, 256, (6, 4, 4, 3), dtype=torch.uint8, generator=generator)
-    return pixels, torch.tensor([0, 1, 2, 3, 4, 0])
+def calls(monkeypatch):
+    """The names of the losses that were computed, all of which are replaced."""
+    monkeypatch.setattr(Recorded, "calls", [], raising=False)
+    for name in LOSSES:
+        monkeypatch.setitem(LOSSES, name, Recorded)
+    return Recorded.calls
 
 
-def make_task(method, teacher=True, label_smoothing=0.0, autocast_dtype=None):
-    return DistillationTask(
-        Linear(1).eval(),
-        PixelNormalizer(NORMALIZATION),
-        FrozenTeacher(Linear(2), OTHER) if teacher else None,
-        method,
-        label_smoothing=label_smoothing,
-        autocast_dtype=autocast_dtype,
+@pytest.mark.parametrize(
+    ("losses", "computed"),
+    [
+        ({"ce": {}}, ["ce"]),
+        ({"kd": {}}, ["kd"]),
+        ({"ce": {}, "dtkd": {}, "kd": {}}, ["ce", "dtkd", "kd"]),
+        ({"ce": {}, "dtkd": {"weight": 0}, "kd": {}}, ["ce", "kd"]),
+        ({"ce": {"weight": 0}, "dkd": {"weight": 1e-9}}, ["dkd"]),
+    ],
+)
+def test_exactly_the_losses_with_a_weight_are_computed(calls, losses, computed):
+    objective = make_objective(**losses)
+    value = objective(make_inputs())
+    assert calls == computed
+    assert list(value.parts) == computed
+    assert list(objective.losses) == computed
+
+
+def test_telemetry_is_computed_only_when_it_is_asked_for(calls):
+    objective, inputs = make_objective(ce={}, kd={}, dtkd={"weight": 0}), make_inputs()
+    objective(inputs)
+    assert calls == ["ce", "kd"]
+    columns = objective.telemetry(inputs)
+    assert calls[2:] == ["telemetry of ce", "telemetry of kd"]
+    assert columns.keys() == {"train/agreement", "ce/column", "kd/column"}
+    assert torch.equal(columns["kd/column"], inputs.student_logits[:, 0])
+
+
+@pytest.mark.parametrize(
+    ("warmup_epochs", "epoch", "factor"),
+    [
+        (4, 0, 0.25), (4, 2, 0.75), (4, 3, 1.0), (4, 99, 1.0), (0, 0, 1.0), (0.5, 0, 1.0),
+        (2.5, 1, 0.8), (None, 0, 1.0),
+    ],
+)  # fmt: skip
+def test_warm_up_rises_linearly_to_one(warmup_epochs, epoch, factor):
+    # Absent: a twelfth of 12 epochs.
+    objective = make_objective(kd={}, warmup_epochs=warmup_epochs)
+    assert objective.warmup(epoch) == pytest.approx(factor)
+
+
+@pytest.mark.parametrize(("num_epochs", "epochs"), [(12, 1.0), (120, 10.0), (240, 20), (300, 20)])
+def test_warm_up_is_a_twelfth_of_the_epochs_and_at_most_20(num_epochs, epochs):
+    objective = make_objective(num_epochs, kd={})
+    assert objective.warmup(0) == pytest.approx(1 / epochs)
+
+
+@pytest.mark.parametrize(("epoch", "factor"), [(0, 0.25), (2, 0.75), (3, 1.0), (11, 1.0)])
+def test_total_is_the_weighted_sum_of_the_losses(epoch, factor):
+    """Of the losses, cross-entropy alone is not scaled by the warm-up."""
+    objective = make_objective(
+        ce={"weight": 0.25},
+        kd={"weight": 0.5, "temperature": 3},
+        dkd={"weight": 2, "temperature": 2, "alpha": 1, "beta": 1},
+        warmup_epochs=4,
+        label_smoothing=0.1,
     )
+    inputs = make_inputs(epoch)
+    value = objective(inputs)
+
+    log_q = torch.log_softmax(inputs.student_logits.double(), dim=1)
+    ce = 0.9 * cross_entropies(inputs, LABELS).mean() - 0.1 * log_q.mean()
+    kd = softened_kl(inputs, 3.0).mean()
+    # TCKD + NCKD of each sample from its probabilities.
+    p, q = (torch.softmax(r.double() / 2, 1) for r in (inputs.teacher, inputs.student))
+    py, qy = (rows.gather(1, LABELS[:, None])[:, 0] for rows in (p, q))
+    target = py * (py / qy).log() + (1 - py) * ((1 - py) / (1 - qy)).log()
+    others = p * ((p / (1 - py)[:, None]) / (q / (1 - qy)[:, None])).log() / (1 - py)[:, None]
+    others = others.scatter(1, LABELS[:, None], 0.0).sum(1)
+    dkd = 4 * (target + others).mean()
+
+    expected = 0.25 * ce + factor * (0.5 * kd + 2 * dkd)
+    assert value.total.item() == pytest.approx(expected.item(), rel=1e-5)
+    parts = {name: part.item() for name, part in value.parts.items()}
+    by_hand = {"ce": ce.item(), "kd": kd.item(), "dkd": dkd.item()}
+    assert parts == pytest.approx(by_hand, rel=1e-5)
+    assert not any(part.requires_grad for part in value.parts.values())
 
 
-def test_normalizer_matches_float64(batch):
-    pixels, _ = batch
-    found = PixelNormalizer(NORMALIZATION)(pixels)
-    mean = torch.tensor(NORMALIZATION.mean, dtype=torch.float64)
-    std = torch.tensor(NORMALIZATION.std, dtype=torch.float64)
-    expected = ((pixels.double() / 255 - mean) / std).permute(0, 3, 1, 2)
-    torch.testing.assert_close(found.double(), expected, rtol=0, atol=1e-6)
-    assert found.is_contiguous(memory_format=torch.channels_last)
+@pytest.mark.parametrize("temperature", [2.0, 3.0])
+def test_entropy_weights_multiply_the_losses_of_samples(temperature):
+    """By H_t (1 + H_s / ln K) / 2; cross-entropy with the labels stays as it is."""
+    objective = make_objective(ce={}, kd={}, entropy_weights={"temperature": temperature})
+    inputs = make_inputs()
+    parts = objective(inputs).parts
+
+    def entropies(rows):
+        p = torch.softmax(rows.double() / temperature, dim=1)
+        return -(p * p.log()).sum(1)
+
+    share = entropies(inputs.student_logits) / math.log(NUM_CLASSES)
+    weights = entropies(inputs.teacher_logits) * (1 + share) / 2
+    expected = (weights * softened_kl(inputs, 4.0)).mean()
+    assert parts["kd"].item() == pytest.approx(expected.item(), rel=1e-5)
+    ce = cross_entropies(inputs, LABELS).mean()
+    assert parts["ce"].item() == pytest.approx(ce.item(), rel=1e-5)
 
 
-def test_total_is_the_weighted_sum_of_parts(batch):
-    task = make_task(Method(alpha=2.0, beta=0.5, gamma=0.25, base_temperature=3.0))
-    output = task(*batch, warmup=0.4)
-    u, v = output.teacher_logits, output.student_logits
-    ce = nn.functional.cross_entropy(v, batch[1])
-    expected = 0.4 * (2 * dtkd_loss(u, v, 3.0) + 0.5 * kd_loss(u, v, 3.0)) + 0.25 * ce
-    assert output.loss.item() == pytest.approx(expected.item(), rel=1e-6)
-    assert set(output.parts) == {"loss", "ce", "dtkd", "kd", "clamped_share"}
+def test_entropy_weights_leave_the_cross_entropy_alone():
+    inputs = make_inputs()
+    with_weights = make_objective(ce={}, kd={}, entropy_weights={})(inputs)
+    without = make_objective(ce={}, kd={})(inputs)
+    assert torch.equal(with_weights.parts["ce"], without.parts["ce"])
+    assert not torch.equal(with_weights.parts["kd"], without.parts["kd"])
 
 
-def test_teacher_has_its_own_normalization_and_no_dropout(batch):
-    task = make_task(Method())
-    output = task(*batch, warmup=1.0)
-    images = ((batch[0].double() / 255 - 0.5) / 0.5).permute(0, 3, 1, 2)
-    fc = task.teacher.model.fc
-    expected = images.flatten(1).float() @ fc.weight.T + fc.bias
-    torch.testing.assert_close(output.teacher_logits, expected, rtol=1e-4, atol=1e-5)
+def mixed_targets():
+    """Shares of two labels; the last sample has one alone."""
+    targets = torch.zeros(6, NUM_CLASSES)
+    pairs = [(0, 1, 0.7), (1, 3, 0.5), (2, 0, 0.9), (3, 4, 0.25), (4, 2, 0.6), (0, 1, 1.0)]
+    for row, (first, second, share) in enumerate(pairs):
+        targets[row, first] += share
+        targets[row, second] += 1 - share
+    return targets, pairs
 
 
-def test_parts_with_weight_zero_have_no_gradient(batch):
-    task = make_task(Method(alpha=0.0, beta=0.0, gamma=1.0))
-    task(*batch, warmup=1.0).loss.backward()
-    distilled = task.student.fc.weight.grad.clone()
-    plain = make_task(Method(alpha=0.0, beta=0.0), teacher=False)
-    plain(*batch, warmup=1.0).loss.backward()
-    torch.testing.assert_close(distilled, plain.student.fc.weight.grad, rtol=0, atol=0)
+def test_losses_of_mixed_samples_are_the_expectation_over_both_labels():
+    targets, pairs = mixed_targets()
+    inputs = make_inputs(targets=targets)
+    objective = make_objective(ce={}, dkd={"temperature": 2, "beta": 3}, kd={})
+    parts = objective(inputs).parts
+
+    expected = {"ce": 0.0, "dkd": 0.0}
+    for row, (first, second, share) in enumerate(pairs):
+        one = make_inputs(
+            student_logits=inputs.student_logits[row : row + 1],
+            teacher_logits=inputs.teacher_logits[row : row + 1],
+        )
+        for label, part in ((first, share), (second, 1 - share)):
+            of_label = one.labeled(torch.tensor([label]))
+            expected["ce"] += part * cross_entropies(one, of_label.targets).item() / 6
+            expected["dkd"] += part * objective(of_label).parts["dkd"].item() / 6
+    assert parts["ce"].item() == pytest.approx(expected["ce"], rel=1e-5)
+    assert parts["dkd"].item() == pytest.approx(expected["dkd"], rel=1e-5)
+    # Losses that do not use the labels do not see them.
+    assert parts["kd"].item() == pytest.approx(softened_kl(inputs, 4.0).mean().item(), rel=1e-5)
 
 
-def test_telemetry_measures_the_gap(batch):
-    output = make_task(Method(sharpness="logsumexp"))(*batch, warmup=1.0)
-    columns = dict(zip(TELEMETRY_COLUMNS, sample_telemetry(output, 4.0).unbind(1), strict=True))
-    u = output.teacher_logits.double()
-    v = output.student_logits.detach().double()
-    u, v = u - u.mean(1, keepdim=True), v - v.mean(1, keepdim=True)
-    before = (torch.logsumexp(u / 4, 1) - torch.logsumexp(v / 4, 1)).abs()
-    torch.testing.assert_close(columns["gap_before"].double(), before, rtol=1e-4, atol=1e-6)
-    assert columns["gap_after"][~output.temperatures.clamped].max() < 1e-5
-    agreement = (u.argmax(1) == v.argmax(1)).float()
-    torch.testing.assert_close(columns["agreement"], agreement)
+def test_targets_of_one_label_are_that_label():
+    objective = make_objective(ce={}, dkd={}, nckd={})
+    whole = nn.functional.one_hot(LABELS, NUM_CLASSES).float()
+    parts = objective(make_inputs(targets=whole)).parts
+    torch.testing.assert_close(parts, objective(make_inputs()).parts)
 
 
-@pytest.mark.parametrize(("alpha", "beta"), [(0.5, 0.0), (0.0, 0.5), (0.5, 0.25)])
-def test_gradient_is_that_of_the_weighted_sum(batch, alpha, beta):
-    """Also with weights below 1; the loss of weight 0 has none."""
-    task = make_task(Method(alpha=alpha, beta=beta, gamma=0.5, base_temperature=3.0))
-    task(*batch, warmup=0.8).loss.backward()
-    found = task.student.fc.weight.grad.clone()
-    task.student.zero_grad()
-    v = task.student(task.normalizer(batch[0]))
-    u = task.teacher(batch[0])
-    distillation = alpha * dtkd_loss(u, v, 3.0) + beta * kd_loss(u, v, 3.0)
-    (0.8 * distillation + 0.5 * nn.functional.cross_entropy(v, batch[1])).backward()
-    torch.testing.assert_close(found, task.student.fc.weight.grad)
+def test_masked_positions_do_not_count():
+    """Of images with positions, the total is that of the rows that count."""
+    generator = torch.Generator().manual_seed(1)
+    u, v = torch.randn(2, 2, NUM_CLASSES, 3, generator=generator)
+    labels = torch.tensor([[0, 1, 2], [3, 4, 0]])
+    mask = torch.tensor([[True, False, True], [True, True, False]])
+    objective = make_objective(ce={}, kd={}, dtkd={}, dkd={}, entropy_weights={})
+    found = objective(LossInputs(v, labels, 100, u, mask=mask))
+    rows = [logits.movedim(1, -1)[mask] for logits in (v, u)]
+    alone = objective(LossInputs(rows[0], labels[mask], 100, rows[1]))
+    torch.testing.assert_close(found.parts, alone.parts)
+    torch.testing.assert_close(found.total, alone.total)
 
 
-def test_temperatures_are_constants_in_the_gradient_if_detached(batch):
-    gradients = []
-    for detach in (False, True):
-        task = make_task(Method(alpha=1.0, beta=0.0, gamma=0.0, detach=detach))
-        task(*batch, warmup=1.0).loss.backward()
-        gradients.append(task.student.fc.weight.grad)
-        u, v = task.teacher(batch[0]), task.student(task.normalizer(batch[0]))
-        task.student.zero_grad()
-        dtkd_loss(u, v, 4.0, detach=detach).backward()
-        torch.testing.assert_close(gradients[-1], task.student.fc.weight.grad)
-    assert not torch.allclose(*gradients)
+def test_teacher_gets_no_gradient():
+    inputs = make_inputs()
+    u, v = inputs.teacher_logits.requires_grad_(), inputs.student_logits.requires_grad_()
+    losses = {"ce": {}, "dtkd": {}, "kd": {}, "dkd": {}, "tckd": {}, "nckd": {}}
+    make_objective(**losses, entropy_weights={})(inputs).total.backward()
+    assert u.grad is None
+    assert v.grad.abs().sum() > 0
 
 
-def test_label_smoothing_and_precision_are_those_of_the_task(batch):
-    method = Method(alpha=0.0, beta=0.0)
-    task = make_task(method, teacher=False, label_smoothing=0.3, autocast_dtype=torch.bfloat16)
-    output = task(*batch, warmup=1.0)
-    assert output.student_logits.dtype == torch.bfloat16
-    assert output.loss.dtype == torch.float32
-    logits = output.student_logits.double()
-    expected = nn.functional.cross_entropy(logits, batch[1], label_smoothing=0.3)
-    assert output.loss.item() == pytest.approx(expected.item(), rel=1e-5)
-    with torch.no_grad():
-        exact = task.student(task.normalizer(batch[0]))
-    assert not torch.equal(exact, output.student_logits.float())
+def test_parameters_of_a_loss_are_trained_with_the_student(monkeypatch):
+    class Learned(Recorded):
+        def __init__(self, section, context):
+            super().__init__(section, context)
+            self.theta = nn.Parameter(torch.ones(()))
+            self.register_buffer("mean", torch.zeros(3))
 
+        def forward(self, inputs):
+            return self.theta * inputs.student.mean(1)
 
-def test_teacher_is_frozen_and_keeps_no_graph(batch):
-    task = make_task(Method())
-    output = task(*batch, warmup=1.0)
-    assert not any(parameter.requires_grad for parameter in task.teacher.parameters())
-    assert not task.teacher.model.training
-    assert not output.teacher_logits.requires_grad
-    assert not output.teacher_logits.is_inference()
-
-
-def test_share_of_clamped_samples_is_reported(batch):
-    """Both pairs of a logit of the teacher that is far larger than the student's are clamped."""
-    task = make_task(Method(floor=0.4))
-    with torch.no_grad():
-        task.teacher.model.fc.weight.mul_(100)
-    output = task(*batch, warmup=1.0)
-    expected = output.temperatures.clamped.double().mean().item()
-    assert expected > 0.0
-    assert output.parts["clamped_share"].item() == pytest.approx(expected)
-
-
-def test_agreement_needs_valid_logits_of_both():
-    u = torch.tensor([[2.0, 0.0], [2.0, 0.0], [0.0, 2.0], [torch.nan, 0.0]])
-    v = torch.tensor([[1.0, 0.0], [0.0, 1.0], [torch.inf, 3.0], [1.0, 0.0]])
-    temperatures = Temperatures(torch.ones(4, 1), torch.ones(4, 1), torch.zeros(4, 1).bool())
-    telemetry = sample_telemetry(TaskOutput(u.sum(), {}, v, u, temperatures), 1.0)
-    agreement = telemetry[:, TELEMETRY_COLUMNS.index("agreement")]
-    assert agreement.tolist() == [1.0, 0.0, 0.0, 0.0]
+    monkeypatch.setitem(LOSSES, "kd", Learned)
+    student = nn.Linear(4, NUM_CLASSES)
+    trainee = Trainee(student, make_objective(ce={}, kd={"weight": 2}))
+    theta = trainee.objective.losses["kd"].theta
+    assert {id(p) for p in trainee.parameters()} == {*map(id, student.parameters()), id(theta)}
+    assert trainee.objective.state_dict().keys() == {"losses.kd.theta", "losses.kd.mean"}
+    inputs = make_inputs()
+    trainee.objective(inputs).total.backward()
+    assert theta.grad.item() == pytest.approx(2 * inputs.student_logits.mean().item(), rel=1e-5)
+    # A loss without a weight has no parameters to train.
+    assert list(make_objective(ce={}, kd={"weight": 0}).parameters()) == []

@@ -8,8 +8,8 @@ from service.run.journal import Event
 
 def event(step, teacher, student):
     names = ("p5", "p50", "p95")
-    values = {f"temperature/teacher_{n}": v for n, v in zip(names, teacher, strict=True)}
-    values |= {f"temperature/student_{n}": v for n, v in zip(names, student, strict=True)}
+    values = {f"dtkd/teacher_temperature_{n}": v for n, v in zip(names, teacher, strict=True)}
+    values |= {f"dtkd/student_temperature_{n}": v for n, v in zip(names, student, strict=True)}
     return Event("interval", step, 0, 0, values)
 
 
@@ -28,5 +28,5 @@ def test_lines_are_the_medians_by_step():
 
 
 def test_run_without_temperatures_has_no_figure():
-    with pytest.raises(ValueError, match="no teacher"):
+    with pytest.raises(ValueError, match="no loss dtkd"):
         temperature_figure([Event("interval", 4, 0, 0, {"train/loss": 1.0})], 4.0, "title")

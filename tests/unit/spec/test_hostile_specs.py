@@ -139,7 +139,7 @@ def test_more_held_out_images_than_any_file_has_are_refused(make_content):
 
 
 def test_space_of_too_many_parameters_is_refused_in_time(make_sweep_content):
-    space = {f"method.alpha{number}": {"log": [1, 8]} for number in range(20_000)}
+    space = {f"losses.dtkd.weight{number}": {"log": [1, 8]} for number in range(20_000)}
     (problem,) = refused(parse_sweep, make_sweep_content(space=space)).problems
     assert problem.where == "space"
     assert "at most 100 items" in problem.remedy
@@ -147,7 +147,7 @@ def test_space_of_too_many_parameters_is_refused_in_time(make_sweep_content):
 
 def test_grid_of_too_many_points_is_refused_in_time(make_sweep_content):
     choice = {"choice": [number / 30 for number in range(30)]}
-    names = ["method.alpha", "method.beta", "method.gamma", "optimizer.momentum",
+    names = ["losses.dtkd.weight", "losses.kd.weight", "losses.ce.weight", "optimizer.momentum",
              "optimizer.weight_decay"]  # fmt: skip
     content = make_sweep_content(algorithm={"kind": "grid"}, space=dict.fromkeys(names, choice))
     (problem,) = refused(parse_sweep, content).problems
@@ -160,6 +160,8 @@ def test_grid_of_too_many_points_is_refused_in_time(make_sweep_content):
     [{"choice": [number / 7 for number in range(2000)]}, {"log": [1, 8], "points": 10**9}],
 )
 def test_parameter_of_too_many_values_is_refused(make_sweep_content, parameter):
-    content = make_sweep_content(algorithm={"kind": "grid"}, space={"method.alpha": parameter})
+    content = make_sweep_content(
+        algorithm={"kind": "grid"}, space={"losses.dtkd.weight": parameter}
+    )
     (problem,) = refused(parse_sweep, content).problems
-    assert problem.where.startswith("space.method.alpha.")
+    assert problem.where.startswith("space.losses.dtkd.weight.")

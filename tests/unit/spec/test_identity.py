@@ -30,7 +30,7 @@ def specs(make_content, teacher):
         ({"resources": {"cpus_per_worker": 2}}, ["resources.cpus_per_worker"]),
         ({"evaluation": {"every_epochs": 2}}, ["evaluation.every_epochs"]),
         ({"checkpoints": {"every_epochs": 2}}, ["checkpoints.every_epochs"]),
-        ({"method": {"base_temperature": 2}}, ["method"]),
+        ({"losses": {"kd": {"temperature": 2}}}, ["losses"]),
         ({"seed": 1, "tracking": {"experiment": "other"}}, ["seed"]),
         ({"augmentation": {"mixing": {"mixup_alpha": 0.1}}}, ["augmentation.mixing"]),
     ],

@@ -17,6 +17,9 @@ def problems_of(content):
 STAGES = [{"from_epoch": 1, "size": 24}]
 RESIZED = {"crop": "random_resized", "size": 16}
 MIXUP = {"mixup_alpha": 0.2}
+BOTH = {"ce": {"views": "both"}}
+ERASED = {"rand_augment": None, "erasing": {}}
+JITTERED = {"rand_augment": None, "color_jitter": {}}
 
 
 @pytest.mark.parametrize(
@@ -51,12 +54,15 @@ MIXUP = {"mixup_alpha": 0.2}
         ({"augmentation": {"erasing": {"scale": [0.3, 0.2]}}}, "augmentation.erasing.scale"),
         ({"augmentation": {"erasing": {"ratio": [0.3, 0.2]}}}, "augmentation.erasing.ratio"),
         ({"augmentation": {"erasing": {}}}, None),
-        ({"augmentation": {"strong": {}}}, None),
-        ({"augmentation": {"strong": {"rand_augment": None, "erasing": {}}}}, None),
-        ({"augmentation": {"strong": {"rand_augment": None, "color_jitter": {}}}}, None),
-        ({"augmentation": {"strong": {"rand_augment": None}}}, "augmentation.strong"),
+        ({"augmentation": {"strong": {}}, "losses": BOTH}, None),
+        ({"augmentation": {"strong": ERASED}, "losses": BOTH}, None),
+        ({"augmentation": {"strong": JITTERED}, "losses": BOTH}, None),
         (
-            {"augmentation": {"strong": {"erasing": {"ratio": [0.3, 0.2]}}}},
+            {"augmentation": {"strong": {"rand_augment": None}}, "losses": BOTH},
+            "augmentation.strong",
+        ),
+        (
+            {"augmentation": {"strong": {"erasing": {"ratio": [0.3, 0.2]}}}, "losses": BOTH},
             "augmentation.strong.erasing.ratio",
         ),
         ({"augmentation": {**RESIZED, "size_stages": STAGES}}, None),
@@ -103,8 +109,8 @@ MIXUP = {"mixup_alpha": 0.2}
         ({"tracking": {"experiment": ""}}, "tracking.experiment"),
         ({"tracking": {"register_as": "a/b"}}, "tracking.register_as"),
         ({"tracking": {"register_as": "m", "alias": "latest"}}, "tracking.alias"),
-        ({"method": {"alpha": 0, "beta": 0, "gamma": 1}}, None),
-        ({"method": {"alpha": 0, "beta": 0.1, "gamma": 0}}, "method"),
+        ({"losses": {"ce": {}, "dtkd": {"weight": 0}, "kd": {"weight": 0}}}, None),
+        ({"losses": {"ce": {"weight": 0}, "kd": {"weight": 0.1}}}, "losses.kd"),
     ],
 )
 def test_rules_at_their_bounds(make_content, sections, where):
@@ -112,16 +118,17 @@ def test_rules_at_their_bounds(make_content, sections, where):
 
 
 @pytest.mark.parametrize(
-    ("method", "where"),
+    ("weights", "where"),
     [
-        ({"alpha": 1, "beta": 0, "gamma": 0}, None),
-        ({"alpha": 0, "beta": 1, "gamma": 0}, None),
-        ({"alpha": 0, "beta": 0, "gamma": 1}, None),
-        ({"alpha": 0, "beta": 0, "gamma": 0}, "method"),
+        ({"dtkd": 1, "kd": 0, "ce": 0}, None),
+        ({"dtkd": 0, "kd": 1, "ce": 0}, None),
+        ({"dtkd": 0, "kd": 0, "ce": 1}, None),
+        ({"dtkd": 0, "kd": 0, "ce": 0}, "losses"),
     ],
 )
-def test_one_loss_has_a_weight(make_content, teacher, method, where):
-    assert problems_of(make_content(teacher=teacher, method=method)) == (
+def test_one_loss_has_a_weight(make_content, teacher, weights, where):
+    losses = {name: {"weight": weight} for name, weight in weights.items()}
+    assert problems_of(make_content(teacher=teacher, losses=losses)) == (
         {where} if where else set()
     )
 

@@ -28,8 +28,9 @@ def test_defaults_are_the_common_recipe(make_content):
     assert spec.schedule.decay_factor == 0.1
     assert JobSpec.model_fields["training"].default.global_batch_size == 512
     assert JobSpec.model_fields["schedule"].default.milestones == (30, 60, 90)
-    assert spec.effective_method().gamma == 1.0
-    assert spec.effective_method().alpha == 0.0
+    losses = spec.effective_losses()
+    assert losses.ce.weight == 1.0
+    assert losses.active.keys() == {"ce"}
 
 
 def test_spec_is_frozen(make_content):
@@ -41,11 +42,20 @@ def test_spec_is_frozen(make_content):
 @pytest.mark.parametrize(
     ("sections", "where", "word"),
     [
-        ({"method": {"alpha": 0, "beta": 0, "gamma": 0}}, "method", "all 0"),
-        ({"method": {"alpha": 1}}, "method", "without a teacher"),
-        ({"method": {"base_temperature": 0}}, "method.base_temperature", "greater than 0"),
+        (
+            {"losses": {"ce": {"weight": 0}, "dtkd": {"weight": 0}}},
+            "losses",
+            "no loss with a positive",
+        ),
+        ({"losses": {"dtkd": {"weight": 1}}}, "losses.dtkd", "with a teacher, but there is none"),
+        ({"method": {"alpha": 1}}, "method", "did you mean losses?"),
+        (
+            {"losses": {"dtkd": {"base_temperature": 0}}},
+            "losses.dtkd.base_temperature",
+            "greater than 0",
+        ),
         ({"optimizer": {"learning_rate": float("nan")}}, "optimizer.learning_rate", "finite"),
-        ({"optimizer": {"kind": "adam"}}, "optimizer.kind", "'sgd', 'adamw'"),
+        ({"optimizer": {"kind": "adam"}}, "optimizer.kind", "'sgd' or 'adamw'"),
         ({"optimizer": {"momentum": 0, "nesterov": True}}, "optimizer.nesterov", "momentum"),
         (
             {"training": {"global_batch_size": 65, "micro_batch_size": None}},
@@ -113,7 +123,7 @@ def test_all_problems_are_reported_together(make_content):
         make_content(
             name="",
             student={"model": "nothing"},
-            method={"alpha": -1},
+            losses={"dtkd": {"weight": -1}},
             training={"global_batch_size": 63, "micro_batch_size": None},
             dataset={"val": "/no/such.beton"},
         )
@@ -121,7 +131,7 @@ def test_all_problems_are_reported_together(make_content):
     assert set(problems) >= {
         "name",
         "student.model",
-        "method.alpha",
+        "losses.dtkd.weight",
         "training.global_batch_size",
         "dataset.val",
     }
@@ -163,7 +173,10 @@ def test_every_field_of_the_schema_is_described():
     schema = JobSpec.model_json_schema()
     for section in schema["$defs"].values():
         for name, field in section.get("properties", {}).items():
-            assert "description" in field or "const" in field or "$ref" in field, name
+            others = [one["$ref"] for one in [field, *field.get("anyOf", ())] if "$ref" in one]
+            described = [schema["$defs"][each.rpartition("/")[2]] for each in others]
+            assert "description" in field or "const" in field or described, name
+            assert all(each["description"] for each in described), name
 
 
 def test_validate_needs_neither_torch_nor_ray(write_spec):

@@ -66,7 +66,7 @@ def test_new_spec_with_a_teacher_distills_from_it(capsys, data_folder, teacher, 
     spec = parse_spec(json.loads(output.out))
     assert status == 0
     assert spec.name == "tiny_cnn-from-resnet8"
-    assert spec.method.alpha == 3.0
+    assert spec.losses.dtkd.weight == 3.0
 
 
 def test_new_spec_of_missing_data_names_the_option(capsys, tmp_path):
@@ -141,7 +141,7 @@ def test_schema_is_json_with_descriptions():
     schema = json.loads(json_schema(JobSpec))
 
     assert schema["properties"]["name"]["description"]
-    assert "Method" in schema["$defs"]
+    assert {"Losses", "Dtkd", "Kd"} <= schema["$defs"].keys()
 
 
 @pytest.mark.parametrize("arguments", [["spec.json", "--new"], ["spec.json", "--name", "other"]])

@@ -32,7 +32,7 @@ def sweep(make_sweep_content):
 
 @pytest.fixture
 def specs(sweep):
-    return confirm_specs(sweep, sweep.base, {"method.alpha": 1.5}, num_seeds=2)
+    return confirm_specs(sweep, sweep.base, {"losses.dtkd.weight": 1.5}, num_seeds=2)
 
 
 @pytest.fixture

@@ -13,21 +13,21 @@ from service.sweep.study import Search, TrialEnd
 def test_algorithms_that_learn_try_more_settings_near_the_best(
     make_sweep_content, kind, concentrates
 ):
-    """The best alpha is 3; without learning, a quarter of 0 to 4 is tried within 2.5 to 3.5."""
+    """DTKD's best weight is 3; without learning, a quarter of 0 to 4 is tried within 2.5 to 3.5."""
     content = make_sweep_content(
         algorithm={"kind": kind, "seed": 1},
-        space={"method.alpha": {"linear": [0, 4]}, "method.beta": {"linear": [0, 2]}},
+        space={"losses.dtkd.weight": {"linear": [0, 4]}, "losses.kd.weight": {"linear": [0, 2]}},
         scheduler={"kind": "none"},
         budget={"trials": 80},
     )
     sweep = parse_sweep(content)
     sweep.sweep_path.mkdir(parents=True)
     search = Search(sweep)
-    alphas = []
+    weights = []
     while (suggestion := search.next()) is not None:
-        alpha, beta = (suggestion.point[f"method.{name}"] for name in ("alpha", "beta"))
-        alphas.append(alpha)
-        search.report(suggestion.number, 9, 0.9 - 0.1 * (alpha - 3) ** 2 - 0.1 * (beta - 1) ** 2)
+        dtkd, kd = (suggestion.point[f"losses.{name}.weight"] for name in ("dtkd", "kd"))
+        weights.append(dtkd)
+        search.report(suggestion.number, 9, 0.9 - 0.1 * (dtkd - 3) ** 2 - 0.1 * (kd - 1) ** 2)
         search.end(suggestion.number, TrialEnd("finished", 1.0))
-    share = np.mean(np.abs(np.array(alphas[30:]) - 3) < 0.5)
+    share = np.mean(np.abs(np.array(weights[30:]) - 3) < 0.5)
     assert (share > 0.5) == concentrates, share

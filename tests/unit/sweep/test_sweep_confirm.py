@@ -61,13 +61,14 @@ def test_table_has_mean_deviation_and_number_of_settings_tried():
 
 def test_confirmation_runs_train_on_all_images_and_evaluate_val_once(make_sweep_content):
     sweep = parse_sweep(make_sweep_content(base={"seed": 7}))
-    specs = confirm_specs(sweep, sweep.base, {"method.alpha": 1.5}, num_seeds=2)
+    specs = confirm_specs(sweep, sweep.base, {"losses.dtkd.weight": 1.5}, num_seeds=2)
 
     assert set(specs) == {(role, seed) for role in ("best", "default") for seed in (7, 8)}
     assert all(spec.dataset.held_out is None for spec in specs.values())
     assert all(spec.evaluation.every_epochs == 9 for spec in specs.values())
     assert {spec.seed for spec in specs.values()} == {7, 8}
-    assert [specs[role, 7].effective_method().alpha for role in ("best", "default")] == [1.5, 3.0]
+    weights = [specs[role, 7].effective_losses().dtkd.weight for role in ("best", "default")]
+    assert weights == [1.5, 3.0]
     assert len({spec.run_path for spec in specs.values()}) == 4
 
 
@@ -83,13 +84,13 @@ def test_comparison_is_stored_with_the_sweep(tmp_path):
 
 def test_runs_with_other_best_settings_are_not_reused(make_sweep_content):
     sweep = parse_sweep(make_sweep_content())
-    for alpha in (1.5, 2.5):
-        specs = confirm_specs(sweep, sweep.base, {"method.alpha": alpha}, num_seeds=1)
+    for weight in (1.5, 2.5):
+        specs = confirm_specs(sweep, sweep.base, {"losses.dtkd.weight": weight}, num_seeds=1)
         trials = FixedTrials(list(specs.values()), None, "confirms")
         pending = [spec.name for spec in specs.values() if not spec.run_path.exists()]
         assert not trials.are_finished
         # Both share the run of the default settings, but not that of the best settings.
-        assert pending == (["best-seed-0", "default-seed-0"] if alpha == 1.5 else ["best-seed-0"])
+        assert pending == (["best-seed-0", "default-seed-0"] if weight == 1.5 else ["best-seed-0"])
         for spec in specs.values():
             spec.run_path.mkdir(parents=True, exist_ok=True)
             (spec.run_path / "spec.json").write_text(spec.model_dump_json())
@@ -107,7 +108,7 @@ def finish(spec, *scores):
 
 def test_seeds_that_finished_with_both_settings_are_compared(make_sweep_content):
     sweep = parse_sweep(make_sweep_content(base={"seed": 4}))
-    specs = confirm_specs(sweep, sweep.base, {"method.alpha": 1.5}, num_seeds=4)
+    specs = confirm_specs(sweep, sweep.base, {"losses.dtkd.weight": 1.5}, num_seeds=4)
     assert compare(sweep, specs, 12) is None
     for seed, best, default in ((4, 0.8, 0.7), (6, 0.9, 0.5)):
         finish(specs["best", seed], 0.1, best)

@@ -16,7 +16,7 @@ from service.sweep.spec import SWEEP_NAME
 from service.sweep.study import Search, TrialEnd
 
 NUM_EPOCHS, NUM_IMAGES = 9, 100
-SPACE = {"method.alpha": {"choice": [3.0, 1.0]}}
+SPACE = {"losses.dtkd.weight": {"choice": [3.0, 1.0]}}
 
 
 DEFAULTS = {"space": SPACE, "held_out": {"num_images": NUM_IMAGES}, "name": "halving"}
@@ -98,7 +98,7 @@ def test_default_min_epochs(make_sweep, num_images, warmup_epochs, min_epochs):
     # Only the validity of num_images depends on the data: 64 of its images can be held out.
     sweep = make_sweep(
         base={
-            "method": {"warmup_epochs": 0},
+            "losses": {"ce": {}, "dtkd": {}, "kd": {"weight": 1}, "warmup_epochs": 0},
             "schedule": {"num_epochs": 9, "milestones": [], "warmup_epochs": warmup_epochs},
         },
     )
@@ -135,7 +135,7 @@ def test_scheduler_and_budget_may_change_when_resumed(make_sweep, check_resuming
     ("changed", "where"),
     [
         ({"held_out": {"num_images": 64}}, "held_out.num_images"),
-        ({"space": {"method.alpha": {"linear": [0, 4]}}}, "space.method.alpha.linear"),
+        ({"space": {"losses.dtkd.weight": {"linear": [0, 4]}}}, "space.losses.dtkd.weight.linear"),
         ({"base": {"seed": 5}}, "base.seed"),
     ],
 )

@@ -61,7 +61,7 @@ def submit(make_sweep_content, tmp_path):
     def submit(num_seeds, **fields):
         content = make_sweep_content(
             # Outside the search space: the best settings are never the base's own.
-            base={"method": {"base_temperature": 9}},
+            base={"losses": {"ce": {}, "dtkd": {"base_temperature": 9}, "kd": {"weight": 1}}},
             budget={"trials": 2},
             **{"scheduler": {"kind": "none"}, **fields},
         )

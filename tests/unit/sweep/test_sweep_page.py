@@ -7,7 +7,7 @@ from html.parser import HTMLParser
 
 import pytest
 from plotly.offline import get_plotlyjs
-from support.sweep_records import ALPHA, ATTACK, KIND, TEMPERATURE, make_records
+from support.sweep_records import ATTACK, KIND, TEMPERATURE, WEIGHT, make_records
 
 from service.sweep.analysis import TrialRecord
 from service.sweep.outcome import ranked, table
@@ -24,7 +24,7 @@ def records():
 def sweep(make_sweep_content):
     space = {
         TEMPERATURE: {"log": [1, 16]},
-        ALPHA: {"linear": [0, 1]},
+        WEIGHT: {"linear": [0, 1]},
         KIND: {"choice": ["cosine", "linear", "step"]},
     }
     return SweepSpec.model_validate(make_sweep_content(space=space))
@@ -98,7 +98,7 @@ def test_a_sweep_without_trials_has_a_page(sweep):
 
 
 def test_untrusted_text_is_escaped_everywhere(sweep):
-    params = {ATTACK: ATTACK, ALPHA: ATTACK}
+    params = {ATTACK: ATTACK, WEIGHT: ATTACK}
     record = TrialRecord(0, "failed", params, None, (), 1.0, 1, ATTACK)
     text = page_of(sweep, [record], comparison=ATTACK, summary=[(ATTACK, ATTACK)])
     page = Page(text)
@@ -107,7 +107,7 @@ def test_untrusted_text_is_escaped_everywhere(sweep):
     assert set(kinds) == {None, "application/json", "text/plain"}
     assert "img" not in page.tags
     assert page.rows[1][-1] == ATTACK
-    assert page.rows[1][page.rows[0].index(ALPHA)] == ATTACK
+    assert page.rows[1][page.rows[0].index(WEIGHT)] == ATTACK
 
 
 def test_figures_are_those_of_plotly(sweep, records):

@@ -3,12 +3,12 @@ from html import unescape
 
 import numpy as np
 import pytest
-from support.sweep_records import ALPHA, KIND, TEMPERATURE, make_records
+from support.sweep_records import KIND, TEMPERATURE, WEIGHT, make_records
 
 from service.sweep.analysis import TrialRecord
 from service.sweep.pictures import SweepPictures
 
-SHARES = {ALPHA: 0.3, TEMPERATURE: 0.6, KIND: 0.1}
+SHARES = {WEIGHT: 0.3, TEMPERATURE: 0.6, KIND: 0.1}
 
 
 @pytest.fixture(scope="module")
@@ -66,17 +66,17 @@ def test_every_title_counts_the_trials_by_state(pictures):
 
 
 def test_hovering_over_a_trial_shows_its_settings(records, pictures):
-    for figure in (pictures.by_parameter(ALPHA), pictures.parallel_coordinates()):
+    for figure in (pictures.by_parameter(WEIGHT), pictures.parallel_coordinates()):
         texts = hover_texts(figure)
         for record in records:
             (text,) = (text for text in texts if text.startswith(f"trial {record.number},"))
             lines = unescape(text).split("<br>")
-            assert f"{ALPHA}: {record.params[ALPHA]:.6g}" in lines
+            assert f"{WEIGHT}: {record.params[WEIGHT]:.6g}" in lines
             assert f"{KIND}: {record.params[KIND]}" in lines
         assert all(trace.hovertemplate.startswith("%{hovertext}") for trace in figure.data)
 
 
-@pytest.mark.parametrize(("path", "scale"), [(TEMPERATURE, "log"), (ALPHA, None)])
+@pytest.mark.parametrize(("path", "scale"), [(TEMPERATURE, "log"), (WEIGHT, None)])
 def test_scored_trials_are_drawn_at_their_value_and_metric(records, pictures, path, scale):
     figure = pictures.by_parameter(path)
     assert figure.layout.xaxis.type == scale
@@ -89,7 +89,7 @@ def test_scored_trials_are_drawn_at_their_value_and_metric(records, pictures, pa
 
 
 def test_states_are_told_apart(pictures):
-    figure = pictures.by_parameter(ALPHA)
+    figure = pictures.by_parameter(WEIGHT)
     looks = {
         (named(figure, name).marker.symbol, named(figure, name).marker.color)
         for name in ("finished", "stopped early", "failed", "best")
@@ -151,7 +151,7 @@ def test_importances_of_few_trials_come_with_a_warning(count, is_warned):
 def test_importances_are_bars_with_the_largest_on_top(pictures):
     (bars,) = pictures.importances(SHARES, 3).data
     assert dict(zip(bars.y, bars.x, strict=True)) == SHARES
-    assert list(bars.y) == [KIND, ALPHA, TEMPERATURE]
+    assert list(bars.y) == [KIND, WEIGHT, TEMPERATURE]
 
 
 @pytest.mark.parametrize(("maximizes", "choose"), [(True, max), (False, min)])
@@ -163,9 +163,9 @@ def test_the_star_is_on_the_best_finished_trial(records, maximizes, choose):
     def star(figure):
         return list(zip(named(figure, name).x, named(figure, name).y, strict=True))
 
-    assert star(pictures.by_parameter(ALPHA)) == [(best.params[ALPHA], best.score)]
+    assert star(pictures.by_parameter(WEIGHT)) == [(best.params[WEIGHT], best.score)]
     assert star(pictures.learning_curves()) == [best.curve[-1]]
-    assert star(pictures.temperature_map()) == [(best.params[TEMPERATURE], best.params[ALPHA])]
+    assert star(pictures.temperature_map()) == [(best.params[TEMPERATURE], best.params[WEIGHT])]
 
 
 def test_every_trial_has_one_curve_with_its_points(records, pictures):
@@ -181,11 +181,11 @@ def test_map_shows_all_trials_and_better_ones_are_darker(records, pictures):
     assert figure.layout.xaxis.type == "log"
     for state, name in (("finished", "finished"), ("stopped", "stopped early"), ("failed",) * 2):
         placed = {
-            (round(record.params[TEMPERATURE], 9), round(record.params[ALPHA], 9))
+            (round(record.params[TEMPERATURE], 9), round(record.params[WEIGHT], 9))
             for record in of_state(records, state)
         }
         assert points(figure, name) == placed
-    scores = {record.params[ALPHA]: record.score for record in of_state(records, "finished")}
+    scores = {record.params[WEIGHT]: record.score for record in of_state(records, "finished")}
     trace = named(figure, "finished")
     assert [scores[y] for y in trace.y] == list(trace.marker.color)
     colors = [color for _, color in figure.layout.coloraxis.colorscale]
@@ -209,9 +209,9 @@ def test_map_has_a_background_with_at_least_six_finished_trials(records, num_fin
 
 
 def test_background_of_a_plane_is_that_plane():
-    """Scores that are linear in log temperature and alpha, on a regular grid."""
+    """Scores that are linear in log temperature and weight, on a regular grid."""
     records = [
-        TrialRecord(4 * i + j, "finished", {TEMPERATURE: 2.0**i, ALPHA: j / 3}, i + j, (), 1.0)
+        TrialRecord(4 * i + j, "finished", {TEMPERATURE: 2.0**i, WEIGHT: j / 3}, i + j, (), 1.0)
         for i in range(4)
         for j in range(4)
     ]
@@ -221,19 +221,21 @@ def test_background_of_a_plane_is_that_plane():
     assert np.abs(np.array(contour.z) - expected)[1:-1, 1:-1].max() < 0.2
 
 
-@pytest.mark.parametrize("alphas", [[0.5] * 8, [0.1 * n for n in range(8)], [0.1, 0.9] * 4])
+@pytest.mark.parametrize("weights", [[0.5] * 8, [0.1 * n for n in range(8)], [0.1, 0.9] * 4])
 @pytest.mark.parametrize("scores", [[0.7] * 8, [0.6 + 0.01 * n for n in range(8)]])
-def test_map_is_drawn_for_collinear_points_grids_and_equal_scores(alphas, scores):
+def test_map_is_drawn_for_collinear_points_grids_and_equal_scores(weights, scores):
     records = [
-        TrialRecord(n, "finished", {TEMPERATURE: 2.0 * 2 ** (n // 2), ALPHA: alpha}, score, (), 1.0)
-        for n, (alpha, score) in enumerate(zip(alphas, scores, strict=True))
+        TrialRecord(
+            n, "finished", {TEMPERATURE: 2.0 * 2 ** (n // 2), WEIGHT: weight}, score, (), 1.0
+        )
+        for n, (weight, score) in enumerate(zip(weights, scores, strict=True))
     ]
     figure = pictures_of(records).temperature_map()
     drawn = points(figure, "finished")
     assert len(drawn) == len({tuple(record.params.values()) for record in records})
 
 
-@pytest.mark.parametrize("missing", [TEMPERATURE, ALPHA])
+@pytest.mark.parametrize("missing", [TEMPERATURE, WEIGHT])
 def test_there_is_no_map_unless_both_parameters_were_searched(records, missing):
     fewer = [
         record._replace(params={p: v for p, v in record.params.items() if p != missing})
@@ -315,7 +317,7 @@ def test_many_points_need_no_webgl():
     records = make_records(300)
     curves = [r._replace(curve=tuple((e, 0.5) for e in range(9))) for r in records]
     pictures = pictures_of(curves)
-    for figure in (pictures.learning_curves(), pictures.by_parameter(ALPHA)):
+    for figure in (pictures.learning_curves(), pictures.by_parameter(WEIGHT)):
         assert {trace.type for trace in figure.data} == {"scatter"}
 
 

@@ -24,13 +24,13 @@ def test_plan_counts_the_epochs_of_all_trials(make_sweep_content):
 
 def test_plan_lists_the_points_of_a_grid(make_sweep_content):
     space = {
-        "method.base_temperature": {"log": [1, 4]},
-        "method.alpha": {"linear": [0, 4], "points": 5},
+        "losses.dtkd.base_temperature": {"log": [1, 4]},
+        "losses.dtkd.weight": {"linear": [0, 4], "points": 5},
     }
     text = format_plan(parse_sweep(make_sweep_content(space=space, algorithm={"kind": "grid"})))
 
-    assert "method.base_temperature: one of 1, 2, 4" in text
-    assert "method.alpha: one of 0, 1, 2, 3, 4" in text
+    assert "losses.dtkd.base_temperature: one of 1, 2, 4" in text
+    assert "losses.dtkd.weight: one of 0, 1, 2, 3, 4" in text
     assert "15 trials" in text
 
 

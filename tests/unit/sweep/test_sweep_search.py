@@ -25,8 +25,8 @@ def make_search(make_sweep_content):
 
 def score(point, epoch):
     """A metric that rises with the epochs to a height that depends on the settings."""
-    height = 0.9 - 0.1 * abs(math.log2(point["method.base_temperature"]) - 1)
-    height -= 0.05 * abs(point["method.alpha"] - 3)
+    height = 0.9 - 0.1 * abs(math.log2(point["losses.dtkd.base_temperature"]) - 1)
+    height -= 0.05 * abs(point["losses.dtkd.weight"] - 3)
     return height * (1 - 0.5**epoch)
 
 
@@ -141,14 +141,17 @@ def test_own_settings_are_tried_first(make_search):
     suggestion = make_search().next()
 
     assert suggestion.point == {
-        "method.base_temperature": 4.0,
-        "method.alpha": 3.0,
-        "method.beta": 1.0,
+        "losses.dtkd.base_temperature": 4.0,
+        "losses.dtkd.weight": 3.0,
+        "losses.kd.weight": 1.0,
     }
 
 
 def test_interrupted_grid_tries_every_point_once(make_search):
-    space = {"method.alpha": {"choice": [1, 2]}, "method.beta": {"linear": [0, 1], "points": 2}}
+    space = {
+        "losses.dtkd.weight": {"choice": [1, 2]},
+        "losses.kd.weight": {"linear": [0, 1], "points": 2},
+    }
     fields = {"space": space, "algorithm": {"kind": "grid"}}
     search = make_search(**fields)
     first = search.next()
@@ -157,7 +160,9 @@ def test_interrupted_grid_tries_every_point_once(make_search):
 
     assert points[0] == first.point
     assert sorted(map(str, points)) == sorted(
-        str({"method.alpha": alpha, "method.beta": beta}) for alpha in (1, 2) for beta in (0.0, 1.0)
+        str({"losses.dtkd.weight": dtkd, "losses.kd.weight": kd})
+        for dtkd in (1, 2)
+        for kd in (0.0, 1.0)
     )
     assert search.next() is None
 
@@ -262,7 +267,7 @@ def test_time_is_a_second_objective(make_search):
         for epoch in (1, NUM_EPOCHS):
             assert not search.report(suggestion.number, epoch, score(suggestion.point, epoch))
         search.end(
-            suggestion.number, TrialEnd("finished", seconds=suggestion.point["method.alpha"])
+            suggestion.number, TrialEnd("finished", seconds=suggestion.point["losses.dtkd.weight"])
         )
     records = make_search(
         minimize_time=True, scheduler={"kind": "none"}, budget={"trials": 12}
@@ -299,17 +304,17 @@ def test_ties_go_to_the_fastest_trial_if_time_counts_and_else_to_the_first():
 
 def test_importance_is_that_of_the_deciding_parameter(make_sweep_content):
     """Of two parameters, the metric depends on the first alone."""
-    space = {"method.alpha": {"linear": [0, 4]}, "method.beta": {"linear": [0, 2]}}
+    space = {"losses.dtkd.weight": {"linear": [0, 4]}, "losses.kd.weight": {"linear": [0, 2]}}
     sweep = parse_sweep(make_sweep_content(space=space))
     generator = np.random.default_rng(0)
     records = []
     for number in range(60):
-        alpha, beta = generator.uniform(0, 4), generator.uniform(0, 2)
-        params = {"method.alpha": alpha, "method.beta": beta}
-        records.append(record(number, "finished", -((alpha - 2) ** 2), params))
+        dtkd, kd = generator.uniform(0, 4), generator.uniform(0, 2)
+        params = {"losses.dtkd.weight": dtkd, "losses.kd.weight": kd}
+        records.append(record(number, "finished", -((dtkd - 2) ** 2), params))
     found = importances(records, SearchSpace(sweep.space), NUM_EPOCHS)
 
-    assert found["method.alpha"] > 0.9 > 0.1 > found["method.beta"]
+    assert found["losses.dtkd.weight"] > 0.9 > 0.1 > found["losses.kd.weight"]
     assert sum(found.values()) == pytest.approx(1)
 
 

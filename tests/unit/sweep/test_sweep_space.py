@@ -22,7 +22,7 @@ optuna.logging.set_verbosity(optuna.logging.WARNING)
 SPACE = {
     "optimizer.momentum": Parameter(linear=(0.5, 0.9), when={"optimizer.kind": ("sgd",)}),
     "optimizer.kind": Parameter(choice=("sgd", "adamw")),
-    "method.base_temperature": Parameter(log=(1, 8)),
+    "losses.dtkd.base_temperature": Parameter(log=(1, 8)),
     "training.global_batch_size": Parameter(linear=(64, 128), step=32),
 }
 
@@ -45,13 +45,13 @@ def test_parameter_is_sampled_only_where_its_condition_holds():
 def test_values_lie_in_their_ranges_and_on_their_steps():
     points = sample_points()
 
-    assert all(1 <= point["method.base_temperature"] <= 8 for point in points)
+    assert all(1 <= point["losses.dtkd.base_temperature"] <= 8 for point in points)
     assert {point["training.global_batch_size"] for point in points} == {64, 96, 128}
 
 
 def test_log_ranges_are_sampled_evenly_in_the_logarithm():
     """Half of the samples from 1 to 8 lie below their geometric mean."""
-    temperatures = [point["method.base_temperature"] for point in sample_points(2000)]
+    temperatures = [point["losses.dtkd.base_temperature"] for point in sample_points(2000)]
 
     below = sum(t < math.sqrt(8) for t in temperatures)
     # The standard deviation for 2,000 samples is 22.
@@ -65,23 +65,23 @@ def test_grid_has_every_combination_that_the_conditions_allow_once():
             "optimizer.momentum": Parameter(
                 linear=(0.5, 0.9), points=5, when={"optimizer.kind": ("sgd",)}
             ),
-            "method.alpha": Parameter(linear=(0, 4)),
+            "losses.dtkd.weight": Parameter(linear=(0, 4)),
         }
     )
     points = space.grid()
 
     # (5 momenta with sgd + none with adamw) x 3 alphas.
     assert len(points) == 18
-    assert {p["method.alpha"] for p in points} == {0, 2, 4}
+    assert {p["losses.dtkd.weight"] for p in points} == {0, 2, 4}
     momenta = sorted({p["optimizer.momentum"] for p in points if "optimizer.momentum" in p})
     assert momenta == pytest.approx([0.5, 0.6, 0.7, 0.8, 0.9])
 
 
 def test_log_grid_has_equal_ratios():
     values = [
-        p["method.base_temperature"]
+        p["losses.dtkd.base_temperature"]
         for p in SearchSpace(
-            {"method.base_temperature": Parameter(log=(1, 8), points=4)}
+            {"losses.dtkd.base_temperature": Parameter(log=(1, 8), points=4)}
         ).grid()
     ]  # fmt: skip
 
@@ -113,20 +113,19 @@ def test_setting_values_does_not_change_the_content():
 
 
 def test_own_settings_are_a_point_of_a_space_that_contains_them(make_content, teacher):
-    spec = parse_spec(make_content(teacher=teacher, method={"base_temperature": 2}))
+    spec = parse_spec(make_content(teacher=teacher, losses={"dtkd": {"base_temperature": 2}}))
 
-    assert point_of_job(spec, SearchSpace({"method.base_temperature": Parameter(log=(1, 8))})) == {
-        "method.base_temperature": 2
-    }
-    outside = SearchSpace({"method.base_temperature": Parameter(log=(3, 8))})
+    inside = SearchSpace({"losses.dtkd.base_temperature": Parameter(log=(1, 8))})
+    assert point_of_job(spec, inside) == {"losses.dtkd.base_temperature": 2}
+    outside = SearchSpace({"losses.dtkd.base_temperature": Parameter(log=(3, 8))})
     assert point_of_job(spec, outside) is None
 
 
 def test_own_settings_include_defaults_that_the_job_leaves_out(make_content, teacher):
     spec = parse_spec(make_content(teacher=teacher))
-    space = SearchSpace({"method.alpha": Parameter(linear=(0, 4))})
+    space = SearchSpace({"losses.dtkd.weight": Parameter(linear=(0, 4))})
 
-    assert point_of_job(spec, space) == {"method.alpha": 3.0}
+    assert point_of_job(spec, space) == {"losses.dtkd.weight": 3.0}
 
 
 def test_sections_are_encoded_as_plain_values():
@@ -140,11 +139,11 @@ def test_sections_are_encoded_as_plain_values():
 @pytest.mark.parametrize(
     ("path", "numeric", "integer"),
     [
-        ("method.alpha", True, False),
+        ("losses.dtkd.weight", True, False),
         ("schedule.num_epochs", True, True),
         ("optimizer.learning_rate", True, False),
         ("optimizer.nesterov", False, False),
-        ("method.sharpness", False, False),
+        ("losses.dtkd.sharpness", False, False),
         ("training.max_grad_norm", True, False),
         ("augmentation.rand_augment.magnitude", True, True),
         ("schedule.milestones", False, False),
@@ -157,7 +156,7 @@ def test_types_of_fields_are_found_in_unions_and_optional_sections(path, numeric
 
 
 def test_unknown_field_has_no_type():
-    assert leaf_types("method.alfa") == leaf_types("alfa.x") == set()
+    assert leaf_types("losses.dtkd.wight") == leaf_types("alfa.x") == set()
 
 
 def test_stored_point_is_read_back():

@@ -19,11 +19,11 @@ def test_a_base_and_a_held_out_slice_are_enough(make_sweep_content):
     sweep = parse_sweep(make_sweep_content())
 
     assert {path: (p.kind, p.log or p.linear) for path, p in sweep.space.items()} == {
-        "method.base_temperature": ("log", (1, 8)),
-        "method.alpha": ("linear", (0, 4)),
-        "method.beta": ("linear", (0, 2)),
+        "losses.dtkd.base_temperature": ("log", (1, 8)),
+        "losses.dtkd.weight": ("linear", (0, 4)),
+        "losses.kd.weight": ("linear", (0, 2)),
     }
-    assert sweep.base.effective_method().gamma == 1
+    assert sweep.base.effective_losses().ce.weight == 1
 
 
 def test_base_may_be_a_file(make_sweep_content, tmp_path):
@@ -52,19 +52,19 @@ def test_mistakes_in_the_base_are_reported_with_their_path(make_sweep_content):
 @pytest.mark.parametrize(
     ("path", "parameter", "wrong"),
     [
-        ("method.alfa", {"linear": [0, 1]}, "is not a field"),
-        ("method", {"linear": [0, 1]}, "is not a number"),
-        ("method.alpha", {}, "needs one of log, linear and choice"),
-        ("method.alpha", {"linear": [0, 1], "choice": [1]}, "needs one of"),
-        ("method.alpha", {"linear": [1, 0]}, "is from 1 to 0"),
-        ("method.sharpness", {"linear": [0, 1]}, "is not a number"),
+        ("losses.dtkd.wight", {"linear": [0, 1]}, "is not a field"),
+        ("losses", {"linear": [0, 1]}, "is not a number"),
+        ("losses.dtkd.weight", {}, "needs one of log, linear and choice"),
+        ("losses.dtkd.weight", {"linear": [0, 1], "choice": [1]}, "needs one of"),
+        ("losses.dtkd.weight", {"linear": [1, 0]}, "is from 1 to 0"),
+        ("losses.dtkd.sharpness", {"linear": [0, 1]}, "is not a number"),
         ("schedule.num_epochs", {"linear": [2.5, 8]}, "takes integers only"),
         ("seed", {"choice": [0, 1]}, "cannot be searched"),
         ("resources.num_workers", {"choice": [1, 2]}, "cannot be searched"),
         ("dataset.val", {"choice": ["x"]}, "cannot be searched"),
-        ("method.alpha", {"choice": [1], "step": 1}, "choice with step"),
-        ("method.alpha.choice", {"choice": [1, 1]}, "has a value twice"),
-        ("method.alpha.points", {"linear": [0, 1], "points": 5}, "samples the whole range"),
+        ("losses.dtkd.weight", {"choice": [1], "step": 1}, "choice with step"),
+        ("losses.dtkd.weight.choice", {"choice": [1, 1]}, "has a value twice"),
+        ("losses.dtkd.weight.points", {"linear": [0, 1], "points": 5}, "samples the whole range"),
     ],
 )
 def test_invalid_parameter_is_named(make_sweep_content, path, parameter, wrong):
@@ -74,26 +74,26 @@ def test_invalid_parameter_is_named(make_sweep_content, path, parameter, wrong):
 
 
 def test_log_range_from_zero_is_refused(make_sweep_content):
-    assert "space.method.alpha.log.0" in problems(
-        make_sweep_content(space={"method.alpha": {"log": [0, 1]}})
+    assert "space.losses.dtkd.weight.log.0" in problems(
+        make_sweep_content(space={"losses.dtkd.weight": {"log": [0, 1]}})
     )
 
 
 def test_condition_needs_a_choice_of_this_space(make_sweep_content):
-    alpha = {"linear": [0, 1], "when": {"method.sharpness": ["norm"]}}
-    where = "space.method.alpha.when.method.sharpness"
+    weight = {"linear": [0, 1], "when": {"losses.dtkd.sharpness": ["norm"]}}
+    where = "space.losses.dtkd.weight.when.losses.dtkd.sharpness"
 
-    found = problems(make_sweep_content(space={"method.alpha": alpha}))
+    found = problems(make_sweep_content(space={"losses.dtkd.weight": weight}))
     assert "is not a parameter with a choice" in found[where]
     sharpness = {"choice": ["max"]}
-    space = {"method.alpha": alpha, "method.sharpness": sharpness}
+    space = {"losses.dtkd.weight": weight, "losses.dtkd.sharpness": sharpness}
     assert "'norm' is not among" in problems(make_sweep_content(space=space))[where]
 
 
 def test_circular_conditions_are_refused(make_sweep_content):
     space = {
-        "method.sharpness": {"choice": ["max"], "when": {"method.detach": [True]}},
-        "method.detach": {"choice": [True], "when": {"method.sharpness": ["max"]}},
+        "losses.dtkd.sharpness": {"choice": ["max"], "when": {"losses.dtkd.detach": [True]}},
+        "losses.dtkd.detach": {"choice": [True], "when": {"losses.dtkd.sharpness": ["max"]}},
     }
 
     assert "depends on this parameter itself" in str(problems(make_sweep_content(space=space)))
@@ -147,7 +147,7 @@ def test_unknown_methods_are_refused(make_sweep_content):
 
 
 def test_cmaes_needs_a_range(make_sweep_content):
-    space = {"method.sharpness": {"choice": ["max", "norm"]}}
+    space = {"losses.dtkd.sharpness": {"choice": ["max", "norm"]}}
     content = make_sweep_content(space=space, algorithm={"kind": "cmaes"})
 
     assert "models ranges only" in problems(content)["algorithm.kind"]
@@ -185,19 +185,19 @@ def test_held_out_slice_must_leave_images_to_train_on(make_sweep_content):
 def test_weights_of_losses_need_a_teacher(make_sweep_content):
     found = problems(make_sweep_content(base={"teacher": None}))
 
-    assert "method.base_temperature is searched" in found["base.teacher"]
+    assert "losses.dtkd.base_temperature is searched" in found["base.teacher"]
 
 
 def test_trials_differ_from_the_base_only_in_searched_and_held_out_fields(make_sweep_content):
     base = {"tracking": {"register_as": "student", "alias": "champion"}}
     sweep = parse_sweep(make_sweep_content(base=base))
-    trial = parse_spec(with_values(trial_content(sweep, sweep.base), {"method.alpha": 2.5}))
+    trial = parse_spec(with_values(trial_content(sweep, sweep.base), {"losses.dtkd.weight": 2.5}))
 
-    assert trial.method.alpha == 2.5
+    assert trial.losses.dtkd.weight == 2.5
     assert trial.dataset.held_out.num_images == 64
     assert trial.tracking.register_as is trial.tracking.alias is None
     same = trial.model_copy(
-        update={"method": None, "dataset": sweep.base.dataset, "tracking": sweep.base.tracking}
+        update={"losses": None, "dataset": sweep.base.dataset, "tracking": sweep.base.tracking}
     )
     assert same == sweep.base
 
@@ -206,7 +206,7 @@ def test_trials_differ_from_the_base_only_in_searched_and_held_out_fields(make_s
 def test_grid_has_at_most_ten_thousand_points(make_sweep_content, points, is_refused):
     space = {
         path: {"linear": [1, 2], "points": count}
-        for path, count in zip(("method.alpha", "method.beta"), points, strict=True)
+        for path, count in zip(("losses.dtkd.weight", "losses.kd.weight"), points, strict=True)
     }
     fields = {"algorithm": {"kind": "grid"}, "scheduler": {"kind": "none"}, "space": space}
     content = make_sweep_content(**fields)
@@ -221,8 +221,8 @@ def test_at_most_five_problems_of_points_are_listed(make_sweep_content):
     values = {
         "optimizer.momentum": [0.9, 2.0],
         "optimizer.weight_decay": [0.0, -1.0],
-        "method.alpha": [1.0, -1.0],
-        "method.beta": [1.0, -2.0],
+        "losses.dtkd.weight": [1.0, -1.0],
+        "losses.kd.weight": [1.0, -2.0],
         "training.label_smoothing": [0.0, 3.0],
         "schedule.final_fraction": [0.0, 7.0],
     }
@@ -234,8 +234,8 @@ def test_at_most_five_problems_of_points_are_listed(make_sweep_content):
 
 def test_points_of_a_large_space_are_sampled_and_of_a_small_one_complete(make_sweep_content):
     """2^9 = 512 combinations of ends are all tried; of more, 512 at random."""
-    paths = ["alpha", "beta", "gamma", "base_temperature", "warmup_epochs"]
-    numbers = [f"method.{name}" for name in paths]
+    paths = ["dtkd.weight", "kd.weight", "ce.weight", "dtkd.base_temperature", "warmup_epochs"]
+    numbers = [f"losses.{name}" for name in paths]
     numbers += ["optimizer.momentum", "optimizer.weight_decay", "training.label_smoothing"]
     numbers += ["schedule.decay_factor", "augmentation.flip_probability"]
     for count, expected in ((9, 512), (10, 512)):

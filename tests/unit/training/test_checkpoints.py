@@ -10,26 +10,20 @@ import sys
 
 import pytest
 import torch
-from safetensors.torch import load_file
 
-from service.result import IncompleteRunError, collect_result
 from service.run.folder import FENCE_NAME, FencedError, FencingToken
 from service.run.journal import Journal, read_events
 from service.run.progress import Progress
-from service.spec.loading import parse_spec
 from service.training import checkpoint
 from service.training.checkpoint import (
     Snapshot,
     checkpoint_paths,
-    final_student_path,
     is_intact,
-    load_checkpoint,
-    mean_of_ranks,
     newest_checkpoint,
     quarantine_damaged,
     remove_leftovers,
 )
-from service.training.state import CheckpointError, CheckpointSaver
+from service.training.checkpoint_saver import CheckpointError, CheckpointSaver
 
 
 def snapshot(step):
@@ -232,6 +226,13 @@ def test_checkpoint_with_a_flipped_byte_is_renamed(saver, tmp_path, name):
     assert [path.name for path in checkpoint_paths(tmp_path)] == ["checkpoint_0000000008"]
 
 
+def test_damage_below_an_intact_checkpoint_is_left_alone(saver, tmp_path):
+    save_all(saver, 8, 9)
+    (tmp_path / "checkpoint_0000000008" / "optimizer.pt").unlink()
+    assert quarantine_damaged(tmp_path) == []
+    assert len(checkpoint_paths(tmp_path)) == 2
+
+
 SAVE_UNTIL_KILLED = """
 import sys
 from pathlib import Path
@@ -261,16 +262,6 @@ def test_process_killed_while_it_saves_leaves_only_intact_checkpoints(tmp_path, 
     assert all(name.startswith(".checkpoint_") for name in others(tmp_path))
 
 
-def test_mean_of_the_ranks_states():
-    ranks = [
-        {"statistics": [torch.tensor([1.0, 2.0])], "metrics": {"num_steps": 3, "sums": {}}},
-        {"statistics": [torch.tensor([3.0, 6.0])], "metrics": {"num_steps": 3, "sums": {}}},
-    ]
-    mean = mean_of_ranks(ranks)
-    assert mean["statistics"][0].tolist() == [2.0, 4.0]
-    assert mean["metrics"] == {"num_steps": 3, "sums": {}}
-
-
 def test_repeated_save_of_a_step_keeps_the_intact_checkpoint(saver, tmp_path):
     save_all(saver, 5)
     before = (tmp_path / "checkpoint_0000000005" / "metadata.json").stat().st_mtime_ns
@@ -288,46 +279,6 @@ def test_full_disk_is_a_checkpoint_error(small_disk, journal):
     assert others(small_disk) == []
     save_all(saver, 4)
     assert newest_checkpoint(small_disk).name == "checkpoint_0000000004"
-
-
-def test_run_without_its_last_checkpoint_has_no_result(make_content):
-    spec = parse_spec(make_content())
-    spec.run_path.mkdir(parents=True)
-    with pytest.raises(IncompleteRunError, match="epoch 0"):
-        collect_result(spec.run_path, spec.schedule.num_epochs)
-    assert not (spec.run_path / "result.json").exists()
-
-
-def test_average_is_saved_and_is_the_final_student(saver, tmp_path):
-    with_average = snapshot(1)._replace(ema={"weight": torch.full((3, 4), 7.0)})
-    saver.save(with_average)
-    saver.wait()
-    path = newest_checkpoint(tmp_path)
-    assert torch.equal(load_file(final_student_path(path))["weight"], torch.full((3, 4), 7.0))
-    save_all(saver, 2)
-    path = newest_checkpoint(tmp_path)
-    assert torch.equal(load_file(final_student_path(path))["weight"], torch.full((3, 4), 2.0))
-
-
-class Planted:
-    """What a pickle executes when it is loaded."""
-
-    def __reduce__(self):
-        return os.mkdir, (PLANTED,)
-
-
-PLANTED = "planted-by-a-pickle"
-
-
-def test_nothing_in_a_checkpoint_is_executed(saver, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    save_all(saver, 1)
-    path = newest_checkpoint(tmp_path)
-    torch.save({"state": Planted()}, path / "optimizer.pt")
-    model = torch.nn.Linear(4, 3, bias=False)
-    with pytest.raises(Exception, match=r"weights_only|WeightsUnpickler|Unsupported"):
-        load_checkpoint(path, model, None, torch.optim.SGD(model.parameters(), lr=1.0))
-    assert not (tmp_path / PLANTED).exists()
 
 
 def test_every_file_of_a_checkpoint_is_flushed_before_it_gets_its_name(

@@ -8,11 +8,14 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from data_pipeline.loader import Batch
-from service.distillation.objective import DistillationTask, PixelNormalizer
+from service.distillation.losses.base import Context
+from service.distillation.objective import Objective
+from service.distillation.pixels import PixelNormalizer
+from service.distillation.task import DistillationTask, Trainee
 from service.run.progress import Progress
 from service.spec.data_sections import Normalization
 from service.spec.loading import parse_spec
-from service.spec.sections import Method
+from service.spec.losses import default_losses
 from service.training.batchnorm import RunningStatistics
 from service.training.data import StepShare
 from service.training.distributed import World
@@ -47,15 +50,9 @@ def computer(make_content, world=None, dropout=0.0, **sections):
     spec = parse_spec(make_content(resources={"num_workers": 2}, **sections))
     world = world or World(0, 1, CPU, 1)
     network = Network(dropout).train()
-    task = DistillationTask(
-        network,
-        PixelNormalizer(UNIT),
-        None,
-        Method(alpha=0, beta=0),
-        label_smoothing=0.0,
-        autocast_dtype=None,
-    )
-    metrics = IntervalMetrics(world, 4.0)
+    objective = Objective(default_losses(has_teacher=False), Context(num_classes=4, num_epochs=2))
+    task = DistillationTask(Trainee(network, objective), PixelNormalizer(UNIT), None)
+    metrics = IntervalMetrics(world, objective.telemetry)
     statistics = RunningStatistics(network, world.size)
     return GradientComputer(spec, world, task, statistics, metrics), network, metrics
 
@@ -82,7 +79,7 @@ def test_gradient_of_unequal_micro_batches_is_that_of_the_mean_loss(make_content
     values = metrics.read(found.output)
     assert values["train/loss"] == pytest.approx(loss, rel=1e-5)
     # The last micro-batch has the 4 images that are left over.
-    assert len(found.output.student_logits) == 4
+    assert len(found.output.inputs.student_logits) == 4
 
 
 def test_mean_over_two_workers_is_the_gradient_of_the_mean_loss(make_content, batch):
@@ -157,9 +154,9 @@ def test_gradients_are_exchanged_with_the_last_micro_batch_only(
     try:
         gradient, network, _ = computer(make_content)
         exchanged = []
-        wrapped = DistributedDataParallel(network)
+        wrapped = DistributedDataParallel(gradient._task.trainee)
         wrapped.register_comm_hook(None, lambda _, bucket: _exchange(bucket, exchanged))
-        gradient._task.student = wrapped
+        gradient._task.trainee = wrapped
         gradient.compute(batch, StepShare(20, 20, 0), Progress())
     finally:
         dist.destroy_process_group()

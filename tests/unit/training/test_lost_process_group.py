@@ -8,7 +8,8 @@ import torch
 from torch import nn
 
 from data_pipeline.loader import Batch
-from service.distillation.objective import TaskOutput
+from service.distillation.losses.base import LossInputs
+from service.distillation.task import TaskOutput
 from service.training.batchnorm import RunningStatistics
 from service.training.distributed import World
 from service.training.evaluation import evaluate
@@ -18,8 +19,9 @@ ONE_OF_TWO = World(rank=0, size=2, device=torch.device("cpu"), num_cpus=1)
 
 
 def test_metrics_of_one_of_two_workers_are_not_reported():
-    metrics = IntervalMetrics(ONE_OF_TWO, base_temperature=4.0)
-    output = TaskOutput(torch.ones(()), {"loss": torch.ones(())}, torch.zeros(2, 3), None, None)
+    metrics = IntervalMetrics(ONE_OF_TWO, lambda inputs: {})
+    inputs = LossInputs(torch.zeros(2, 3), torch.zeros(2, dtype=torch.int64), epoch=0)
+    output = TaskOutput(torch.ones(()), {"loss": torch.ones(())}, inputs)
     metrics.add(output, 1.0)
     metrics.step_done(2)
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from support.training_runs import CPU
 
-from service.distillation.objective import DistillationTask
+from service.distillation.task import DistillationTask
 from service.run.control import read_abort_reason
 from service.spec.errors import EXIT_BAD_INPUT
 from service.spec.loading import parse_spec

@@ -5,8 +5,8 @@ import torch
 import torch.distributed as dist
 
 from data_pipeline.loader import Batch
-from service.distillation.objective import TaskOutput
-from service.distillation.temperature import Temperatures
+from service.distillation.losses.base import LossInputs
+from service.distillation.task import TaskOutput
 from service.training.distributed import World
 from service.training.metrics import IntervalMetrics
 
@@ -21,10 +21,13 @@ def clock(monkeypatch):
     return now
 
 
-def output_of(loss, clamped_share=0.0):
-    parts = {"loss": torch.tensor(loss), "clamped_share": torch.tensor(clamped_share)}
-    logits = torch.zeros(1, 2)
-    return TaskOutput(parts["loss"], parts, logits, None, None)
+def output_of(loss, kd=0.0):
+    parts = {"loss": torch.tensor(loss), "kd": torch.tensor(kd)}
+    return TaskOutput(parts["loss"], parts, LossInputs(torch.zeros(1, 2), torch.zeros(1), epoch=0))
+
+
+def nothing(_):
+    return {}
 
 
 def alone():
@@ -32,7 +35,7 @@ def alone():
 
 
 def test_parts_are_means_over_steps(clock):
-    metrics = IntervalMetrics(alone(), 4.0)
+    metrics = IntervalMetrics(alone(), nothing)
     # Two steps: the first of micro-batches of 3/4 and 1/4 of its images.
     metrics.add(output_of(2.0, 0.5), 0.75)
     metrics.add(output_of(6.0, 0.0), 0.25)
@@ -42,7 +45,7 @@ def test_parts_are_means_over_steps(clock):
     clock.append(102.0)
     values = metrics.read(output_of(0.0))
     assert values["train/loss"] == pytest.approx((0.75 * 2 + 0.25 * 6 + 5) / 2)
-    assert values["temperature/clamped_share"] == pytest.approx((0.75 * 0.5 + 0.25) / 2)
+    assert values["train/kd"] == pytest.approx((0.75 * 0.5 + 0.25) / 2)
     assert values["system/images_per_s"] == pytest.approx(48 / 2)
     assert "train/agreement" not in values
 
@@ -51,7 +54,7 @@ def test_parts_are_means_over_workers_and_images_are_sums(clock, monkeypatch):
     """The other worker's losses are 3 lower; it waited 1 s and trained on 8 images."""
     monkeypatch.setattr(dist, "all_reduce", lambda totals: totals.add_(totals + others))
     others = torch.tensor([-3.0, 0.0, 1.0, 8.0], dtype=torch.float64)
-    metrics = IntervalMetrics(World(0, 2, CPU, 1), 4.0)
+    metrics = IntervalMetrics(World(0, 2, CPU, 1), nothing)
     metrics.add(output_of(5.0), 1.0)
     metrics.step_done(16)
     clock.append(104.0)
@@ -62,7 +65,7 @@ def test_parts_are_means_over_workers_and_images_are_sums(clock, monkeypatch):
 
 
 def test_waiting_for_data_is_a_share_of_the_time(clock):
-    metrics = IntervalMetrics(alone(), 4.0)
+    metrics = IntervalMetrics(alone(), nothing)
 
     def slow():
         for _ in range(3):
@@ -81,7 +84,7 @@ def test_waiting_for_data_is_a_share_of_the_time(clock):
 
 
 def test_reading_starts_a_new_interval(clock):
-    metrics = IntervalMetrics(alone(), 4.0)
+    metrics = IntervalMetrics(alone(), nothing)
     assert metrics.is_empty
     metrics.add(output_of(9.0), 1.0)
     metrics.step_done(10)
@@ -99,7 +102,7 @@ def test_reading_starts_a_new_interval(clock):
 
 
 def test_pauses_and_skipped_time_do_not_count(clock):
-    metrics = IntervalMetrics(alone(), 4.0)
+    metrics = IntervalMetrics(alone(), nothing)
     metrics.add(output_of(1.0), 1.0)
     metrics.step_done(12)
     with metrics.pause():
@@ -110,14 +113,14 @@ def test_pauses_and_skipped_time_do_not_count(clock):
 
 
 def test_an_interval_continues_from_a_checkpoint(clock):
-    metrics = IntervalMetrics(alone(), 4.0)
+    metrics = IntervalMetrics(alone(), nothing)
     metrics.add(output_of(3.0), 1.0)
     metrics.step_done(8)
     clock.append(102.0)
     state = metrics.state()
     # Much later, in another process.
     clock.append(900.0)
-    resumed = IntervalMetrics(alone(), 4.0)
+    resumed = IntervalMetrics(alone(), nothing)
     resumed.restore(state)
     resumed.add(output_of(1.0), 1.0)
     resumed.step_done(8)
@@ -127,28 +130,66 @@ def test_an_interval_continues_from_a_checkpoint(clock):
     assert values["system/images_per_s"] == pytest.approx(16 / 4)
 
 
-def test_temperatures_are_summarized(clock):
-    teacher = torch.tensor([[1.0], [2.0], [3.0], [4.0], [10.0]])
-    temperatures = Temperatures(teacher, 12.0 - teacher, torch.zeros(5, dtype=torch.bool))
-    logits = torch.tensor([[2.0, 0.0]] * 5)
-    others = torch.tensor([[2.0, 0.0]] * 3 + [[0.0, 2.0]] * 2)
-    output = TaskOutput(
-        torch.tensor(1.0), {"loss": torch.tensor(1.0)}, others, logits, temperatures
-    )
-    metrics = IntervalMetrics(alone(), 6.0)
+def test_columns_are_summarized_by_their_mean_and_temperatures_by_quantiles_too(clock):
+    teacher = torch.tensor([1.0, 2.0, 3.0, 4.0, 10.0])
+    columns = {
+        "train/agreement": torch.tensor([1.0, 1.0, 1.0, 0.0, 0.0]),
+        "dtkd/teacher_temperature": teacher,
+        "dtkd/student_temperature": 12.0 - teacher,
+        "dtkd/gap_after": 0.5 * teacher,
+    }
+    asked = []
+
+    def telemetry(inputs):
+        asked.append(inputs)
+        return columns
+
+    metrics = IntervalMetrics(alone(), telemetry)
+    output = output_of(1.0)
     metrics.add(output, 1.0)
     metrics.step_done(5)
+    assert asked == []
     clock.append(101.0)
     values = metrics.read(output)
-    assert values["temperature/teacher_mean"] == pytest.approx(4.0)
-    assert values["temperature/teacher_p50"] == pytest.approx(3.0)
+    assert asked == [output.inputs]
+    found = {name: value for name, value in values.items() if name.startswith("dtkd/")}
     # Linear interpolation between the ranks, as numpy's default.
-    assert values["temperature/teacher_p5"] == pytest.approx(1.2)
-    assert values["temperature/teacher_p95"] == pytest.approx(8.8)
-    assert values["temperature/student_p5"] == pytest.approx(12 - 8.8)
+    assert found == pytest.approx(
+        {
+            "dtkd/teacher_temperature_mean": 4.0,
+            "dtkd/teacher_temperature_p5": 1.2,
+            "dtkd/teacher_temperature_p50": 3.0,
+            "dtkd/teacher_temperature_p95": 8.8,
+            "dtkd/student_temperature_mean": 8.0,
+            "dtkd/student_temperature_p5": 12 - 8.8,
+            "dtkd/student_temperature_p50": 9.0,
+            "dtkd/student_temperature_p95": 12 - 1.2,
+            "dtkd/gap_after": 2.0,
+        }
+    )
     assert values["train/agreement"] == pytest.approx(3 / 5)
-    assert values["temperature/gap_before"] == pytest.approx(0.0, abs=1e-6)
-    # |LSE([1, -1] / t) - LSE([1, -1] / (12 - t))| of centered logits.
-    t = teacher[:, 0].double()
-    gaps = (torch.log(2 * torch.cosh(1 / t)) - torch.log(2 * torch.cosh(1 / (12 - t)))).abs()
-    assert values["temperature/gap_after"] == pytest.approx(gaps.mean().item(), rel=1e-5)
+
+
+def test_columns_of_all_workers_count_by_their_samples(clock, monkeypatch):
+    """This worker has two samples and the other one three, in a smaller last step."""
+    others = torch.tensor([[4.0], [5.0], [6.0]])
+
+    def add_other_worker(totals):
+        # Of the losses and times first, then of the numbers of samples.
+        totals += torch.tensor([0, 3]) if totals.dtype == torch.int64 else totals.clone()
+
+    def gather(gathered, own):
+        assert len(own) == 3
+        gathered[0].copy_(own)
+        gathered[1].copy_(others)
+
+    monkeypatch.setattr(dist, "get_rank", lambda: 0)
+    monkeypatch.setattr(dist, "all_reduce", add_other_worker)
+    monkeypatch.setattr(dist, "all_gather", gather)
+    columns = {"kd/gap_before": torch.tensor([1.0, 2.0])}
+    metrics = IntervalMetrics(World(0, 2, CPU, 1), lambda _: columns)
+    metrics.add(output_of(1.0), 1.0)
+    metrics.step_done(2)
+    clock.append(101.0)
+    values = metrics.read(output_of(0.0))
+    assert values["kd/gap_before"] == pytest.approx((1 + 2 + 4 + 5 + 6) / 5)

@@ -18,6 +18,7 @@ from service.training.factory import strong_augmentations
 
 ERASED = {"rand_augment": None, "erasing": {"probability": 1.0}}
 EPOCH = 1
+BOTH = {"ce": {"views": "both"}}
 
 
 def worker_batches(spec):
@@ -39,7 +40,7 @@ def stored_images(data_folder):
 def test_strong_view_is_cropped_as_the_weak_one_and_augmented_as_the_spec_says(
     make_content, stored_images
 ):
-    content = make_content(augmentation={"strong": ERASED}, seed=9)
+    content = make_content(augmentation={"strong": ERASED}, losses=BOTH, seed=9)
     mean_color = np.array([124, 116, 104], np.uint8)
     scale, ratio = np.array([0.02, 0.33]), np.array([0.3, 3.3])
     for batch in worker_batches(parse_spec(content)):
@@ -59,7 +60,7 @@ def test_weak_view_and_order_are_those_of_a_spec_without_a_strong_view(make_cont
     augmentation = {"color_jitter": {}, "erasing": {}}
     alone = worker_batches(parse_spec(make_content(augmentation=augmentation)))
     augmentation["strong"] = {}
-    both = worker_batches(parse_spec(make_content(augmentation=augmentation)))
+    both = worker_batches(parse_spec(make_content(augmentation=augmentation, losses=BOTH)))
     assert len(alone) == len(both) == 4
     for one, two in zip(alone, both, strict=True):
         assert one.strong_images is None
@@ -69,7 +70,8 @@ def test_weak_view_and_order_are_those_of_a_spec_without_a_strong_view(make_cont
 
 
 def test_strong_view_has_rand_augment_unless_the_spec_says_otherwise(make_content):
-    spec = parse_spec(make_content(augmentation={"strong": {}, "color_jitter": {}}))
+    augmentation = {"strong": {}, "color_jitter": {}}
+    spec = parse_spec(make_content(augmentation=augmentation, losses=BOTH))
     found = strong_augmentations(spec)
     assert found.rand_augment[:2] == (2, 9)
     assert found.color_jitter is None

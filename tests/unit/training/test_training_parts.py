@@ -20,7 +20,6 @@ from service.training.checkpoint import (
 from service.training.optimizers import (
     build_ema,
     build_optimizer,
-    distillation_warmup,
     gradient_norm,
     learning_rate,
 )
@@ -61,11 +60,6 @@ def test_warmup_rises_in_equal_steps_to_the_peak():
     assert rates == pytest.approx([0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7])
 
 
-def test_distillation_warmup_counts_epochs_from_one():
-    assert [distillation_warmup(epoch, 4) for epoch in range(5)] == [0.25, 0.5, 0.75, 1.0, 1.0]
-    assert distillation_warmup(0, 0) == 1.0
-
-
 def test_running_statistics_are_the_mean_over_micro_batches():
     torch.manual_seed(0)
     model = nn.BatchNorm1d(3)
@@ -84,10 +78,10 @@ def test_running_statistics_are_the_mean_over_micro_batches():
 
 
 def test_running_statistics_of_unequal_micro_batches_over_two_workers():
-    # 20 images: the first worker has micro-batches of 8 and 8, the second one of 4.
+    # 20 images: the first worker has micro-batches of 8 and 6, the second one of 6.
     torch.manual_seed(0)
     images = torch.randn(20, 3)
-    shares = [[images[0:8], images[8:16]], [images[16:20]]]
+    shares = [[images[0:8], images[8:14]], [images[14:20]]]
     means = []
     for micro_batches in shares:
         model = nn.BatchNorm1d(3)
@@ -99,6 +93,27 @@ def test_running_statistics_of_unequal_micro_batches_over_two_workers():
                 running.micro_batch_done()
         means.append(model.running_mean)
     torch.testing.assert_close(torch.stack(means).mean(0), 0.9 * 0.5 + 0.1 * images.mean(0))
+
+
+def test_running_statistics_of_two_views_have_two_updates_in_a_step():
+    """Of 12 images on two workers, the first of which has micro-batches of 4 and 2."""
+    torch.manual_seed(1)
+    weak, strong = torch.randn(12, 3), torch.randn(12, 3) + 2.0
+    means, counts = [], []
+    for parts in ([slice(0, 4), slice(4, 6)], [slice(6, 12)]):
+        model = nn.BatchNorm1d(3)
+        model.running_mean.fill_(0.5)
+        weights = [(part.stop - part.start) * 2 / 12 for part in parts]
+        with RunningStatistics(model, 1, num_views=2).step(weights) as running:
+            for part in parts:
+                model(weak[part])
+                model(strong[part])
+                running.micro_batch_done()
+        means.append(model.running_mean)
+        counts.append(model.num_batches_tracked.item())
+    expected = 0.9 * (0.9 * 0.5 + 0.1 * weak.mean(0)) + 0.1 * strong.mean(0)
+    torch.testing.assert_close(torch.stack(means).mean(0), expected)
+    assert counts == [2, 2]
 
 
 @pytest.mark.parametrize("is_exempt", [True, False])

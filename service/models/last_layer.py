@@ -1,4 +1,4 @@
-"""The last layer of a classifier in float32, where the other layers run in bfloat16.
+"""The last layer of a classifier: its weights, and its precision where others run in bfloat16.
 
 bfloat16 has eight significant bits: logits near 16 would be multiples of 1/8, and classes tie.
 """
@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from service.spec.errors import BadInputError, Problem
+
 
 def keep_last_layer_in_float32(model: nn.Module, image_size: int) -> None:
     """Make the last layer with parameters compute in float32 under autocast too, in place.
@@ -15,7 +17,7 @@ def keep_last_layer_in_float32(model: nn.Module, image_size: int) -> None:
     Which layer is the last is seen in a forward pass of a blank image [1, 3, S, S], S =
     ``image_size``, in evaluation mode, which changes nothing in the model.
     """
-    layer = _last_layer(model, image_size)
+    layer = last_layer(model, image_size)
     kind = type(layer)
     # A changed class, not a changed method, is kept by copies of the model such as an EMA.
     layer.__class__ = type(f"Float32{kind.__name__}", (_Float32Layer, kind), {})
@@ -29,7 +31,28 @@ class _Float32Layer:
             return super().forward(inputs.float())  # type: ignore[misc]
 
 
-def _last_layer(model: nn.Module, image_size: int) -> nn.Module:
+def classifier_weights(model: nn.Module, num_classes: int, image_size: int) -> Tensor | None:
+    """The last layer's weights, one row per class: [K, C]; None if it has no such rows."""
+    weights = last_layer(model, image_size).weight
+    if not isinstance(weights, Tensor) or weights.shape[0] != num_classes:
+        return None
+    return weights.detach().flatten(1)
+
+
+def check_classifier(name: str, model: nn.Module, num_classes: int, image_size: int) -> None:
+    """Refuse a teacher without ``classifier_weights``, which a loss needs.
+
+    Raises:
+        BadInputError: naming the model.
+    """
+    if classifier_weights(model, num_classes, image_size) is None:
+        wrong = f"{name} does not end in a layer with one row of weights per class"
+        remedy = "use another teacher, or leave out the loss that compares these rows (wkd)"
+        raise BadInputError("spec", [Problem("teacher.model", wrong, remedy)])
+
+
+def last_layer(model: nn.Module, image_size: int) -> nn.Module:
+    """The last layer with parameters in a forward pass of a blank image, see above."""
     called: list[nn.Module] = []
     leaves = [m for m in model.modules() if list(m.parameters(recurse=False))]
     hooks = [leaf.register_forward_hook(lambda layer, *_: called.append(layer)) for leaf in leaves]

@@ -8,7 +8,12 @@ import torch.nn.functional as F
 from torch import nn
 
 from service.models.build import build_model
-from service.models.precision import keep_last_layer_in_float32
+from service.models.last_layer import (
+    check_classifier,
+    classifier_weights,
+    keep_last_layer_in_float32,
+)
+from service.spec.errors import BadInputError
 
 # Stated in the docstring of evaluation.batch_size: shares of the largest logit.
 BOUNDS = {"float32": 1e-5, "bfloat16": 0.01}
@@ -99,3 +104,22 @@ def test_batch_size_changes_logits_by_no_more_than_stated(precision):
     # As computed in bfloat16, the last layer alone would be off by more than float32's bound.
     rounded = reference.bfloat16().float()
     assert (rounded - reference).abs().max() > BOUNDS["float32"] * reference.abs().max()
+
+
+@pytest.mark.parametrize(("name", "layer"), [("resnet18", "fc"), ("squeezenet1_1", "classifier.1")])
+def test_classifier_has_a_row_of_weights_per_class(name, layer):
+    """Also that of a convolution, and on the meta device, where only its shape is known."""
+    model = build_model(name, 7)
+    weights = model.get_submodule(layer).weight
+    found = classifier_weights(model, 7, 32)
+    assert torch.equal(found, weights.reshape(7, -1))
+    assert not found.requires_grad
+    check_classifier(name, model.to("meta"), 7, 32)
+
+
+def test_network_without_a_row_per_class_is_refused():
+    """Its last layer with parameters is a normalization of another size than the classes."""
+    model = nn.Sequential(nn.Conv2d(3, 14, 3), nn.BatchNorm2d(14), nn.Flatten())
+    assert classifier_weights(model, 7, 4) is None
+    with pytest.raises(BadInputError, match=r"teacher\.model: timm:x does not end in a layer"):
+        check_classifier("timm:x", model, 7, 4)

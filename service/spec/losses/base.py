@@ -1,0 +1,40 @@
+"""What all losses of a spec have in common."""
+
+from collections.abc import Iterator
+from typing import ClassVar
+
+from service.spec.errors import Problem
+from service.spec.fields import NonNegative, Section
+
+
+class LossSection(Section):
+    """A loss and its weight in the total; what its formula needs is said by the class."""
+
+    needs_teacher: ClassVar[bool] = True
+    """Whether it compares the student with a teacher, and so is scaled by the warm-up."""
+    needs_labels: ClassVar[bool] = False
+    """Whether its value depends on the labels."""
+    needs_classifier: ClassVar[bool] = False
+    """Whether it reads the weights of the teacher's last layer."""
+    couples_samples: ClassVar[bool] = False
+    """Whether a sample's loss depends on the others of its micro-batch."""
+
+    part_weights: ClassVar[tuple[str, ...]] = ()
+    """The fields with the weights of the loss's parts, if it has several."""
+
+    weight: NonNegative = 1.0
+    """Weight in the total; 0 is as if the section were absent."""
+
+    @property
+    def needs_strong_view(self) -> bool:
+        """Whether it reads the strong view of each image."""
+        return False
+
+    def problems(self, num_epochs: int, num_classes: int) -> Iterator[Problem]:  # noqa: ARG002
+        """What does not fit the run, or is of no use; ``where`` is the name of a field."""
+        if self.part_weights and not any(getattr(self, name) for name in self.part_weights):
+            yield Problem(
+                self.part_weights[0],
+                f"is 0, and so are all of {', '.join(self.part_weights)}",
+                "give one of them a positive weight, or leave the loss out",
+            )

@@ -1,0 +1,30 @@
+"""MLKD, multi-level logit distillation."""
+
+from typing import Annotated, ClassVar
+
+from pydantic import Field
+
+from service.spec.losses.base import LossSection
+from service.spec.losses.temperatures import Temperature
+
+PUBLISHED = (2.0, 3.0, 4.0, 5.0, 6.0)
+
+
+class Mlkd(LossSection):
+    """KD of samples, of pairs of samples and of pairs of classes, of both views (CVPR 2023).
+
+    Published with ce.views both; with weight 0.9 and ce.weight 0.1 on CIFAR-100, and with 0.5 each
+    and the temperatures 1, 2, 3, 5 and 6 on ImageNet.
+    """
+
+    couples_samples: ClassVar[bool] = True
+
+    temperatures: Annotated[tuple[Temperature, ...], Field(min_length=1)] = PUBLISHED
+    """Softmax temperatures; their losses are added."""
+    standardize: bool = False
+    """Whether each sample's logits are standardized first, in the part about samples."""
+
+    @property
+    def needs_strong_view(self) -> bool:
+        """It compares both."""
+        return True
