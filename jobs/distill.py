@@ -1,8 +1,9 @@
 """Train the student that a spec describes: python jobs/distill.py SPEC.json [--validate | --plan].
 
 A first spec: python jobs/distill.py --new --train T.beton --val V.beton --student MODEL
-[--teacher MODEL --weights SOURCE]. Exit status: 0 done, 1 failed, 2 bad input, 3 stopped before
-its end.
+[--teacher MODEL --weights SOURCE]. One with published settings: --new --recipe NAME --train T.beton
+--val V.beton [--weights SOURCE]. Exit status: 0 done, 1 failed, 2 bad input, 3 stopped before its
+end.
 """
 
 import argparse
@@ -21,12 +22,21 @@ from service.spec.errors import EXIT_BAD_INPUT, EXIT_DONE, BadInputError
 from service.spec.image_warnings import small_image_warnings
 from service.spec.job import JobSpec
 from service.spec.loading import LoadedJob, load_job
+from service.spec.recipes import (
+    RECIPES,
+    Files,
+    format_recipes,
+    recipe_spec,
+    unknown_recipe,
+    weights_problem,
+)
 from service.spec.reference import format_fields, json_schema
 from service.spec.secrets import path_argument
 from service.spec.template import Choices, format_spec, new_spec
 from service.spec.weights_metadata import weights_notes
 
-NEW_OPTIONS = ("train", "val", "student", "teacher", "weights", "storage", "name")
+NEW_OPTIONS = ("train", "val", "recipe", "student", "teacher", "weights", "storage", "name")
+DEFAULT_STORAGE = Path("runs")
 
 
 def main(arguments: list[str]) -> int:
@@ -37,12 +47,16 @@ def main(arguments: list[str]) -> int:
     try:
         if options.fields or options.schema:
             print(format_fields(JobSpec) if options.fields else json_schema(JobSpec))
+        elif options.recipes:
+            print(format_recipes())
         elif options.new:
             if options.spec is not None:
                 parser.error("--new prints a spec and reads none; remove the path")
+            if options.recipe is not None:
+                return _print_recipe(parser, options)
             print(format_spec(new_spec(_choices(parser, options))))
         elif options.spec is None:
-            parser.error("give a spec, or --new, --fields or --schema")
+            parser.error("give a spec, or --new, --recipes, --fields or --schema")
         elif extra := [name for name in NEW_OPTIONS if getattr(options, name) is not None]:
             parser.error(f"--{extra[0]} goes with --new; set the field in the spec")
         else:
@@ -93,11 +107,31 @@ def _found_weights(job: LoadedJob) -> list[str]:
     return lines
 
 
+def _print_recipe(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
+    if problem := unknown_recipe(options.recipe):
+        print(problem, file=sys.stderr)
+        return EXIT_BAD_INPUT
+    if extra := [name for name in ("student", "teacher") if getattr(options, name) is not None]:
+        parser.error(f"--recipe has its own {extra[0]}; leave out --{extra[0]}")
+    _require(parser, options, "--recipe", ("train", "val"))
+    recipe = RECIPES[options.recipe]
+    if wrong := weights_problem(recipe, options.weights):
+        parser.error(wrong)
+    storage = options.storage or DEFAULT_STORAGE
+    files = Files(options.train, options.val, options.weights, storage, options.name)
+    print(format_spec(recipe_spec(recipe, files)))
+    return EXIT_DONE
+
+
+def _require(
+    parser: argparse.ArgumentParser, options: argparse.Namespace, by: str, names: tuple[str, ...]
+) -> None:
+    if missing := [f"--{name}" for name in names if getattr(options, name) is None]:
+        parser.error(f"{by} needs {', '.join(missing)}")
+
+
 def _choices(parser: argparse.ArgumentParser, options: argparse.Namespace) -> Choices:
-    required = {f"--{name}": getattr(options, name) for name in ("train", "val", "student")}
-    missing = [name for name, value in required.items() if value is None]
-    if missing:
-        parser.error(f"--new needs {', '.join(missing)}")
+    _require(parser, options, "--new", ("train", "val", "student"))
     if (options.teacher is None) != (options.weights is None):
         parser.error("--teacher and --weights go together; give both or neither")
     return Choices(
@@ -106,7 +140,7 @@ def _choices(parser: argparse.ArgumentParser, options: argparse.Namespace) -> Ch
         options.student,
         options.teacher,
         options.weights,
-        options.storage or Path("runs"),
+        options.storage or DEFAULT_STORAGE,
         options.name,
     )
 
@@ -120,11 +154,17 @@ def _parser() -> argparse.ArgumentParser:
     mode.add_argument("--validate", action="store_true", help="check the spec and its files only")
     mode.add_argument("--plan", action="store_true", help="print what the run would do and need")
     mode.add_argument("--new", action="store_true", help="print a complete spec for your data")
+    mode.add_argument("--recipes", action="store_true", help="list the published settings by name")
     mode.add_argument("--fields", action="store_true", help="print every field of a spec")
     mode.add_argument("--schema", action="store_true", help="print the JSON schema, for editors")
     new = parser.add_argument_group("for --new")
     new.add_argument("--train", metavar="T.beton", help="dataset to train on")
     new.add_argument("--val", metavar="V.beton", help="dataset to evaluate")
+    new.add_argument(
+        "--recipe",
+        metavar="NAME",
+        help="published settings, such as cifar100/resnet56-resnet20/dkd",
+    )
     new.add_argument("--student", metavar="MODEL", help="such as resnet18 or cifar:resnet20")
     new.add_argument("--teacher", metavar="MODEL", help="such as resnet34; left out: no teacher")
     new.add_argument(
