@@ -23,6 +23,7 @@ from service.distillation.losses.nckd import NckdLoss
 from service.distillation.losses.nkd import NkdLoss
 from service.distillation.losses.normkd import NormkdLoss
 from service.distillation.losses.rld import RldLoss
+from service.distillation.losses.skew import SkewLoss
 from service.distillation.losses.tckd import TckdLoss
 from service.distillation.losses.ttm import TtmLoss
 from service.distillation.losses.wkd import WkdLoss
@@ -49,5 +50,6 @@ LOSSES: dict[str, Callable[[Any, Context], Loss]] = {
     "ldrld": LdrldLoss,
     "crld": CrldLoss,
     "abkd": AbkdLoss,
+    "skew": SkewLoss,
 }
 """What builds a loss from its section, by the section's name."""

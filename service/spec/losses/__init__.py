@@ -22,6 +22,7 @@ from service.spec.losses.nckd import Nckd
 from service.spec.losses.nkd import Nkd
 from service.spec.losses.normkd import Normkd
 from service.spec.losses.rld import Rld
+from service.spec.losses.skew import Skew
 from service.spec.losses.tckd import Tckd
 from service.spec.losses.ttm import Ttm
 from service.spec.losses.wkd import Wkd
@@ -55,6 +56,7 @@ class Losses(Section):
     ldrld: Ldrld | None = None
     crld: Crld | None = None
     abkd: Abkd | None = None
+    skew: Skew | None = None
 
     entropy_weights: EntropyWeights | None = None
     """Absent: all samples count the same."""
