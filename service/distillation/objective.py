@@ -40,6 +40,8 @@ class Objective(nn.Module):
     def __init__(self, losses: Losses, context: Context):
         super().__init__()
         self._sections, self._entropy_weights = losses.active, losses.entropy_weights
+        self.compares_strong_view = losses.compares_strong_view
+        """Whether a loss compares the teacher's predictions for the strong view."""
         self._warmup_epochs = losses.warmup_epochs_of(context.num_epochs)
         self.losses = nn.ModuleDict(
             {name: LOSSES[name](section, context) for name, section in self._sections.items()}

@@ -82,26 +82,24 @@ class DistillationTask:
     """Computes the loss of a micro-batch.
 
     Args:
-        trainee: student and objective, which may be wrapped in DDP.
+        trainee: student and objective; the attribute may be wrapped in DDP afterwards.
         normalizer: the student's input normalization.
         teacher: None where no loss needs one.
-        teacher_sees_strong_view: whether a loss compares its predictions for the strong view.
         autocast_dtype: precision of the teacher's forward passes; None for float32.
     """
 
     def __init__(
         self,
-        trainee: nn.Module,
+        trainee: Trainee,
         normalizer: PixelNormalizer,
         teacher: FrozenTeacher | None,
         *,
-        teacher_sees_strong_view: bool = False,
         autocast_dtype: torch.dtype | None = None,
     ):
-        self.trainee = trainee
+        self.trainee: nn.Module = trainee
         self.normalizer = normalizer
         self.teacher = teacher
-        self._num_teacher_views = 2 if teacher_sees_strong_view else 1
+        self._num_teacher_views = 2 if trainee.objective.compares_strong_view else 1
         self._autocast_dtype = autocast_dtype
 
     def __call__(self, batch: MicroBatch) -> TaskOutput:

@@ -39,7 +39,6 @@ def build_task(spec: JobSpec, device: torch.device) -> DistillationTask:
         Trainee(_placed(student, device), objective, dtype),
         PixelNormalizer(spec.dataset.normalization).to(device),
         teacher,
-        teacher_sees_strong_view=spec.effective_losses().compares_strong_view,
         autocast_dtype=dtype,
     )
 

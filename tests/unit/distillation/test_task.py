@@ -33,13 +33,11 @@ def make_pixels(seed):
 
 
 def make_task(losses, *, has_teacher=True, label_smoothing=0.0, dtype=None):
-    section = Losses(**losses)
-    objective = Objective(section, Context(5, 10, label_smoothing))
+    objective = Objective(Losses(**losses), Context(5, 10, label_smoothing))
     return DistillationTask(
         Trainee(Linear(1), objective, dtype),
         PixelNormalizer(NORMALIZATION),
         FrozenTeacher(Linear(2), OTHER) if has_teacher else None,
-        teacher_sees_strong_view=section.compares_strong_view,
         autocast_dtype=dtype,
     )
 
