@@ -4,6 +4,7 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field
 
+from service.spec.fields import NonNegative
 from service.spec.losses.base import LossSection
 from service.spec.losses.temperatures import Temperature
 
@@ -13,12 +14,15 @@ PUBLISHED = (2.0, 3.0, 4.0, 5.0, 6.0)
 class Mlkd(LossSection):
     """KD of samples, of pairs of samples and of pairs of classes, of both views (CVPR 2023).
 
-    Published with ce.views both; with weight 0.9 and ce.weight 0.1 on CIFAR-100, and with 0.5 each
-    and the temperatures 1, 2, 3, 5 and 6 on ImageNet.
+    Published with ce.views both and ce.weight 0.1, on ImageNet with 0.5 for both weights and the
+    temperatures 1, 2, 3, 5 and 6. The part about pairs of classes grows with the square of the
+    micro-batch, which had 64 images of 100 classes: with few classes, give a smaller weight.
     """
 
     couples_samples: ClassVar[bool] = True
 
+    weight: NonNegative = 0.9
+    """Weight in the total; 0 is as if the section were absent."""
     temperatures: Annotated[tuple[Temperature, ...], Field(min_length=1)] = PUBLISHED
     """Softmax temperatures; their losses are added."""
     standardize: bool = False
