@@ -14,7 +14,7 @@ from service.distillation.task import TaskOutput
 from service.training.distributed import World
 
 Telemetry = Callable[[LossInputs], dict[str, Tensor]]
-# Temperatures are summarized by these, other columns by their mean.
+# Temperatures of samples are summarized by these, other columns by their mean.
 QUANTILES = {"mean": None, "p5": 0.05, "p50": 0.5, "p95": 0.95}
 
 
@@ -150,10 +150,10 @@ def _gather(rows: Tensor, world_size: int) -> Tensor:
 
 
 def _summarized(names: list[str], rows: Tensor) -> dict[str, float]:
-    """Means, and of temperatures quantiles, of the columns of rows [P, C]."""
+    """Means, and quantiles of the temperatures of samples, of the columns of rows [P, C]."""
     values = {}
     for name, column in zip(names, rows.double().cpu().unbind(dim=1), strict=True):
-        if not name.endswith("temperature"):
+        if not name.endswith("_temperature"):
             values[name] = float(column.mean())
             continue
         for suffix, quantile in QUANTILES.items():

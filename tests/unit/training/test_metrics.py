@@ -137,6 +137,8 @@ def test_columns_are_summarized_by_their_mean_and_temperatures_by_quantiles_too(
         "dtkd/teacher_temperature": teacher,
         "dtkd/student_temperature": 12.0 - teacher,
         "dtkd/gap_after": 0.5 * teacher,
+        # One for all samples.
+        "ctkd/temperature": torch.full((5,), 7.0),
     }
     asked = []
 
@@ -152,7 +154,7 @@ def test_columns_are_summarized_by_their_mean_and_temperatures_by_quantiles_too(
     clock.append(101.0)
     values = metrics.read(output)
     assert asked == [output.inputs]
-    found = {name: value for name, value in values.items() if name.startswith("dtkd/")}
+    found = {name: value for name, value in values.items() if name[:5] in ("dtkd/", "ctkd/")}
     # Linear interpolation between the ranks, as numpy's default.
     assert found == pytest.approx(
         {
@@ -165,6 +167,7 @@ def test_columns_are_summarized_by_their_mean_and_temperatures_by_quantiles_too(
             "dtkd/student_temperature_p50": 9.0,
             "dtkd/student_temperature_p95": 12 - 1.2,
             "dtkd/gap_after": 2.0,
+            "ctkd/temperature": 7.0,
         }
     )
     assert values["train/agreement"] == pytest.approx(3 / 5)
