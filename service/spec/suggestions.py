@@ -24,7 +24,6 @@ FIELD_ALIASES = {
     "beta": "weight",
     "gamma": "weight",
     "lambda": "weight",
-    "method": "losses",
     "bs": "global_batch_size",
     "dtype": "precision",
     "amp": "precision",
@@ -40,12 +39,6 @@ FIELD_ALIASES = {
     "type": "kind",
     "arch": "model",
     "lr_steps": "milestones",
-}
-# Fields that specs had before they named their losses.
-FORMER_PATHS = {
-    "method.alpha": "losses.dtkd.weight",
-    "method.beta": "losses.kd.weight",
-    "method.gamma": "losses.ce.weight",
 }
 VALUE_ALIASES = {
     "bf16": "bfloat16",
@@ -73,8 +66,6 @@ def nearest_field(model: type[BaseModel], location: Sequence[str | int]) -> str 
     """
     *parents, name = map(str, location)
     given = ".".join([*parents, name])
-    if given in FORMER_PATHS:
-        return FORMER_PATHS[given]
     siblings = {
         field: ".".join([*parents, field])
         for section in _sections_at(model, parents)

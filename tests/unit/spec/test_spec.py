@@ -48,7 +48,6 @@ def test_spec_is_frozen(make_content):
             "no loss with a positive",
         ),
         ({"losses": {"dtkd": {"weight": 1}}}, "losses.dtkd", "with a teacher, but there is none"),
-        ({"method": {"alpha": 1}}, "method", "did you mean losses?"),
         (
             {"losses": {"dtkd": {"base_temperature": 0}}},
             "losses.dtkd.base_temperature",

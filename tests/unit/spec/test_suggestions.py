@@ -16,7 +16,6 @@ def problems_of(parse, content):
 @pytest.mark.parametrize(
     ("wrong", "right"),
     [
-        ("method", "losses"),
         ("losses.dkt", "losses.dtkd"),
         ("losses.dtk", "losses.dtkd"),
         ("losses.crossentropy", "losses.ce"),
@@ -85,10 +84,6 @@ def test_fields_of_a_sweep_are_suggested(make_sweep_content, wrong, right):
     [
         ("losses.dtkd.temperature", "losses.dtkd.base_temperature"),
         ("losses.kd.tau", "losses.kd.temperature"),
-        ("method.base_temperature", "losses.dtkd.base_temperature"),
-        ("method.alpha", "losses.dtkd.weight"),
-        ("method.beta", "losses.kd.weight"),
-        ("method.gamma", "losses.ce.weight"),
         ("optimizer.lr", "optimizer.learning_rate"),
     ],
 )
