@@ -72,8 +72,7 @@ def temperatures_by(
     if isinstance(rule, TeacherMaxTemperature):
         largest = centered(teacher).amax(dim=1, keepdim=True)
         temperature = (largest / rule.scaled_max).clamp_min(rule.minimum)
-        is_clamped = temperature[:, 0] == rule.minimum
-        return Temperatures(temperature, temperature, is_clamped)
+        return Temperatures(temperature, temperature, temperature[:, 0] == rule.minimum)
     value = scheduled(rule, epoch, num_epochs) if isinstance(rule, TemperatureSchedule) else rule
     return constant_temperatures(value, teacher)
 

@@ -25,21 +25,18 @@ def teacher_problems(sweep: SweepSpec) -> Iterator[Problem]:
 
 
 def absent_loss_problems(sweep: SweepSpec) -> Iterator[Problem]:
-    """Losses whose fields are searched are in the base, or chosen as a whole.
+    """Losses whose fields are searched are in the base.
 
     A point would otherwise add a loss to the total that the base does not have.
     """
-    base, chosen = sweep.base.effective_losses(), sweep.space.keys()
+    base = sweep.base.effective_losses()
     for path in sweep.space:
-        parts = path.split(".")
-        loss = ".".join(parts[:2])
-        is_field = _loss_of(path) is not None and len(parts) > 2 and leaf_types(path)
-        if not is_field or {"losses", loss} & chosen:
-            continue
-        if getattr(base, parts[1]) is None:
+        _, name, *field = (*path.split("."), "")
+        is_field = _loss_of(path) is not None and any(field) and leaf_types(path)
+        if is_field and getattr(base, name) is None:
             is_default = "space" not in sweep.model_fields_set
             where = "space" if is_default else f"space.{path}"
-            wrong = f"is left out, and has {path}" if is_default else f"is a field of {loss}"
+            wrong = f"is left out, and has {path}" if is_default else f"is a field of losses.{name}"
             remedy = "give a space" if is_default else "search another field"
             yield Problem(
                 where, f"{wrong}, which base.losses does not have", f"add it there, or {remedy}"

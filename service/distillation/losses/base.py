@@ -116,7 +116,7 @@ class Loss(nn.Module):
         """
         raise NotImplementedError
 
-    def telemetry(self, inputs: LossInputs) -> dict[str, Tensor]:  # noqa: ARG002 - of the others
+    def telemetry(self, inputs: LossInputs) -> dict[str, Tensor]:  # noqa: ARG002 - for subclasses
         """Columns [P] by name that describe the samples; computed at logging steps only."""
         return {}
 

@@ -34,7 +34,8 @@ class SoftenedRows(Loss):
         """What the section's rule chooses; nothing about a number.
 
         temperature: of a schedule. sample_temperature: of each position, where both sides have the
-        same. For a pair: see ``temperature_telemetry``.
+        same; clamped_share: 1 where it is the rule's minimum, else 0. For a pair: see
+        ``temperature_telemetry``.
         """
         rule = self.section.temperature
         if isinstance(rule, float):
@@ -43,5 +44,6 @@ class SoftenedRows(Loss):
         if isinstance(rule, DynamicTemperatures):
             return temperature_telemetry(found, teacher, student, rule.base_temperature)
         if isinstance(rule, TeacherMaxTemperature):
-            return {"sample_temperature": found.teacher[:, 0]}
+            clamped = found.clamped.float()
+            return {"sample_temperature": found.teacher[:, 0], "clamped_share": clamped}
         return {"temperature": found.teacher[:, 0].expand(len(teacher))}

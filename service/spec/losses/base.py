@@ -30,7 +30,11 @@ class LossSection(Section):
         """Whether it reads the strong view of each image."""
         return False
 
-    def problems(self, num_epochs: int, num_classes: int) -> Iterator[Problem]:  # noqa: ARG002
+    def problems(
+        self,
+        num_epochs: int,  # noqa: ARG002 - of other losses
+        num_classes: int,  # noqa: ARG002 - of other losses
+    ) -> Iterator[Problem]:
         """What does not fit the run, or is of no use; ``where`` is the name of a field."""
         if self.part_weights and not any(getattr(self, name) for name in self.part_weights):
             yield Problem(

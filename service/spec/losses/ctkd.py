@@ -26,7 +26,11 @@ class Ctkd(LossSection):
     standardize: bool = False
     """Whether each sample's logits are standardized first, to mean 0 and standard deviation 1."""
 
-    def problems(self, num_epochs: int, num_classes: int) -> Iterator[Problem]:  # noqa: ARG002
+    def problems(
+        self,
+        num_epochs: int,
+        num_classes: int,  # noqa: ARG002 - of other losses
+    ) -> Iterator[Problem]:
         """A ramp that ends within the run."""
         if self.ramp_epochs is not None and self.ramp_epochs > num_epochs:
             yield Problem(

@@ -36,7 +36,11 @@ class Wkd(LossSection):
     """gamma falls on half a cosine wave from this epoch, counted from 0, to 0 in the last one; 150
     of 240 on CIFAR-100."""
 
-    def problems(self, num_epochs: int, num_classes: int) -> Iterator[Problem]:  # noqa: ARG002
+    def problems(
+        self,
+        num_epochs: int,
+        num_classes: int,  # noqa: ARG002 - of other losses
+    ) -> Iterator[Problem]:
         """A decay that starts within the run."""
         if self.decay_from_epoch >= num_epochs:
             yield Problem(

@@ -79,7 +79,7 @@ def test_share_of_clamped_samples_is_reported():
 def test_each_rule_of_temperatures_describes_what_it_chose():
     losses = {
         "kd": {"temperature": {"kind": "dynamic", "base_temperature": 2}},
-        "dkd": {"temperature": {"kind": "teacher_max", "scaled_max": 2.0, "minimum": 1e-6}},
+        "dkd": {"temperature": {"kind": "teacher_max", "scaled_max": 2.0, "minimum": 1.2}},
         "tckd": {"temperature": {"kind": "linear", "start": 8, "end": 2}},
         "nckd": {"temperature": 4},
     }
@@ -90,13 +90,18 @@ def test_each_rule_of_temperatures_describes_what_it_chose():
         *names,
         "train/agreement",
         "dkd/sample_temperature",
+        "dkd/clamped_share",
         "tckd/temperature",
     }
     expected = gap(inputs, 2.0, 2.0)
     torch.testing.assert_close(columns["kd/gap_before"].double(), expected, rtol=1e-4, atol=1e-5)
     u = inputs.teacher_logits.double()
     largest = u.amax(dim=1) - u.mean(dim=1)
-    torch.testing.assert_close(columns["dkd/sample_temperature"].double(), largest / 2)
+    expected = (largest / 2).clamp_min(1.2)
+    torch.testing.assert_close(columns["dkd/sample_temperature"].double(), expected)
+    is_clamped = largest / 2 < 1.2
+    assert 0 < is_clamped.sum() < len(u)
+    assert torch.equal(columns["dkd/clamped_share"], is_clamped.float())
     # In the fourth of the epochs.
     start_to_end = torch.linspace(8, 2, NUM_EPOCHS)[3]
     assert torch.equal(columns["tckd/temperature"], start_to_end.expand(len(u)))

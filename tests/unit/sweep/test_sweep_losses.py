@@ -69,9 +69,10 @@ def test_no_point_adds_a_loss_that_the_base_does_not_have(
     assert "which base.losses does not have" in found[0]
 
 
-def test_fields_of_a_loss_that_is_chosen_as_a_whole_are_searched(make_sweep_content):
-    space = {"losses": {"choice": [{"ce": {}}, {"ce": {}, "dkd": {}}]}}
-    assert parse_sweep(make_sweep_content(base={"losses": {"ce": {}}}, space=space)).space
+def test_a_loss_that_the_base_does_not_have_is_chosen_as_a_whole(trial_of):
+    losses = trial_of({"losses.dkd": {"beta": 2}}, losses={"ce": {}})
+    assert losses.active.keys() == {"ce", "dkd"}
+    assert losses.dkd.beta == 2.0
 
 
 def test_parts_of_a_loss_are_searched_on_a_range(make_sweep_content):
