@@ -1,0 +1,1 @@
+"""Compares variants of a job over several seeds."""
