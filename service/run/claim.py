@@ -51,6 +51,7 @@ RECORDS = (
     "mlflow_*",
     "nonfinite_step*.json",
     "crash_rank*.txt",
+    "*_predictions.safetensors",
 )
 """Files of a run's folder that tell what happened to it."""
 

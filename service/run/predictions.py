@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from data_pipeline.files import write_atomically
+from data_pipeline.files import retry_io, write_atomically
 from data_pipeline.json_files import UnusableFileError, read_bounded
 from service.run.state_files import damaged
 
@@ -46,6 +46,15 @@ class Predictions(NamedTuple):
         """Whether each image's label is predicted, [N]."""
         return self.predicted == self.labels
 
+    def spaced(self, num_images: int) -> "Predictions":
+        """This many of the images, evenly spaced; all of them if there are no more."""
+        num_all = len(self.labels)
+        return self.chosen(np.linspace(0, num_all - 1, min(num_images, num_all)).astype(np.int64))
+
+    def chosen(self, places: NDArray[np.int64]) -> "Predictions":
+        """Those at these places."""
+        return Predictions._make(array[places] for array in self)
+
     def write(self, path: Path) -> None:
         """Write the file atomically.
 
@@ -53,7 +62,8 @@ class Predictions(NamedTuple):
             OSError: the storage fails.
         """
         arrays = {name: np.ascontiguousarray(array) for name, array in self._asdict().items()}
-        write_atomically(path, save(arrays))
+        content = save(arrays)
+        retry_io(lambda: write_atomically(path, content))
 
 
 def read_predictions(path: Path) -> Predictions | None:
@@ -89,12 +99,13 @@ class Reliability(NamedTuple):
 
     @property
     def calibration_error(self) -> float:
-        """Expected calibration error (ECE), 0 to 1.
+        """Expected calibration error (ECE), 0 to 1; NaN without images.
 
         Source: Guo et al., arXiv 1706.04599, equation 3.
         """
+        total = self.counts.sum()
         gaps = np.abs(self.accuracies - self.confidences)
-        return float(np.nansum(self.counts * gaps) / self.counts.sum())
+        return float(np.nansum(self.counts * gaps) / total) if total else float("nan")
 
 
 def reliability(predictions: Predictions, num_bins: int = NUM_BINS) -> Reliability:

@@ -92,26 +92,27 @@ class WorkerData:
             drop_last=self._spec.training.drop_last,
         )
 
-    def count_undecodable(self) -> int:
-        """Distinct images that failed to decode on any worker since it started.
-
-        Every rank must call it.
+    def undecodable_metrics(self) -> dict[str, float]:
+        """Number of distinct images that failed to decode on any worker since it started, where the
+        spec allows any. Every rank must call it.
 
         Raises:
             UndecodableSampleError: more than the spec allows, on all ranks.
         """
+        limit = self._spec.dataset.max_undecodable
+        if not limit:
+            return {}
         found = [self._train_loader.undecodable, self._val_loader.undecodable]
         if self._world.size > 1:
             answers: list[list[set[int]]] = [found] * self._world.size
             dist.all_gather_object(answers, found, group=self._group)
             found = [set().union(*of_file) for of_file in zip(*answers, strict=True)]
-        limit = self._spec.dataset.max_undecodable
         if max(map(len, found)) > limit:
             raise UndecodableSampleError(
                 f"{max(map(len, found))} images do not decode and dataset.max_undecodable is "
                 f"{limit}; jobs/verify.py lists them, convert again"
             )
-        return sum(map(len, found))
+        return {"system/undecodable": sum(map(len, found))}
 
     def step_share(self, step_in_epoch: int) -> StepShare:
         """This worker's share of a step."""

@@ -13,9 +13,13 @@ from torch import Tensor
 from data_pipeline.loader import Batch
 from service.distillation.logits import are_valid
 from service.distillation.task import DistillationTask
+from service.run.predictions import INVALID, Predictions
 from service.run.report import NONFINITE_METRIC
+from service.spec.job import JobSpec
 from service.training.data import WorkerData
 from service.training.distributed import World
+from service.training.memory import evaluation_text, with_memory_field
+from service.training.prediction_recorder import PredictionRecorder
 
 Classifier = Callable[[Tensor], Tensor]
 
@@ -40,6 +44,17 @@ class Accuracy(NamedTuple):
         return {f"{group}/{name}": value for name, value in metrics.items()}
 
 
+def recorded_accuracy(predictions: Predictions) -> Accuracy:
+    """The accuracy of an evaluation that was recorded."""
+    return Accuracy(
+        float(predictions.are_right.mean()),
+        float(predictions.in_top5.mean()),
+        float(predictions.losses.astype(np.float64).mean()),
+        len(predictions.labels),
+        int((predictions.predicted == INVALID).sum()),
+    )
+
+
 class EvaluationStopped(Exception):  # noqa: N818 - control flow like StopIteration, not an error
     """Ends an evaluation on all ranks, because the workers must stop."""
 
@@ -52,26 +67,36 @@ class Evaluator:
 
     def __init__(
         self,
+        spec: JobSpec,
         task: DistillationTask,
         data: WorkerData,
         world: World,
         must_stop: Callable[[], bool],
     ):
-        self._task, self._data, self._world = task, data, world
+        self._spec, self._task, self._data, self._world = spec, task, data, world
         self._must_stop = must_stop
 
-    def evaluate(self, classify: Classifier, num_images: int | None = None) -> Accuracy:
+    def evaluate(
+        self,
+        classify: Classifier,
+        num_images: int | None = None,
+        recorder: PredictionRecorder | None = None,
+    ) -> Accuracy:
         """Accuracy on val, or on this many of its images, evenly spaced over the file.
 
-        ``classify``: uint8 pixels [B, H, W, 3] to logits [B, K].
+        ``classify``: uint8 pixels [B, H, W, 3] to logits [B, K]. ``recorder``: gets what this
+        worker's images are taken for.
 
         Raises:
             EvaluationStopped: on all ranks.
+            DeviceMemoryError: a batch does not fit.
         """
         num_images = min(num_images or self._data.num_val_images, self._data.num_val_images)
+        # As ``Predictions.spaced``.
         chosen = np.linspace(0, self._data.num_val_images - 1, num_images).astype(np.int64)
-        with self._task.autocast(self._world.device):
-            return evaluate(classify, self._batches(chosen), self._world)
+        world, text = self._world, evaluation_text(self._spec)
+        with with_memory_field(world, text), self._task.autocast(world.device):
+            return evaluate(classify, self._batches(chosen), world, recorder)
 
     def _batches(self, chosen: NDArray[np.int64]) -> Iterator[Batch]:
         """This worker's batches; every rank calls ``must_stop`` equally often."""
@@ -88,7 +113,12 @@ class Evaluator:
 
 
 @torch.inference_mode()
-def evaluate(classify: Classifier, batches: Iterable[Batch], world: World) -> Accuracy:
+def evaluate(
+    classify: Classifier,
+    batches: Iterable[Batch],
+    world: World,
+    recorder: PredictionRecorder | None = None,
+) -> Accuracy:
     """Accuracy of ``classify`` (uint8 pixels [B, H, W, 3] to logits [B, K]) over all workers.
 
     ``batches`` are this worker's share; sums and counts, not means, are reduced, so unequal shares
@@ -100,12 +130,15 @@ def evaluate(classify: Classifier, batches: Iterable[Batch], world: World) -> Ac
         labels = batch.labels.to(device, non_blocking=True)
         logits = classify(batch.images.to(device, non_blocking=True)).float()
         # Summed per sample in float64: the order of summation does not change the figure.
-        losses = F.cross_entropy(logits, labels, reduction="none").double()
+        losses = F.cross_entropy(logits, labels, reduction="none")
+        in_top5 = is_among_best(logits, labels, 5)
+        if recorder is not None:
+            recorder.add(batch, logits, in_top5, losses)
         totals += torch.stack(
             [
                 is_among_best(logits, labels, 1).sum().double(),
-                is_among_best(logits, labels, 5).sum().double(),
-                losses.sum(),
+                in_top5.sum().double(),
+                losses.double().sum(),
                 torch.tensor(float(len(labels)), dtype=torch.float64, device=device),
                 (~are_valid(logits)).sum().double(),
             ]

@@ -26,17 +26,11 @@ from service.spec.job import JobSpec
 from service.training.checkpoint_saver import CheckpointError
 from service.training.data import WorkerData, prefetch_to_device
 from service.training.distributed import FlagConsensus, StepFlags, World, wrap_ddp
-from service.training.evaluation import (
-    Accuracy,
-    Classifier,
-    EvaluationStopped,
-    Evaluator,
-)
+from service.training.evaluation import Accuracy, EvaluationStopped, Evaluator
 from service.training.factory import build_task
 from service.training.gradient import GradientComputer
 from service.training.memory import (
     DeviceMemoryError,
-    evaluation_text,
     model_text,
     training_text,
     with_memory_field,
@@ -50,8 +44,10 @@ from service.training.optimizers import (
     learning_rate,
     set_learning_rate,
 )
+from service.training.peak_memory import reset_peak_memory
 from service.training.run_log import RunLog
 from service.training.state import TrainState
+from service.training.student_evaluation import StudentEvaluation
 from service.training.teacher_check import TeacherCheck
 
 
@@ -87,6 +83,7 @@ class Trainer:
 
     def __init__(self, spec: JobSpec, world: World, notice: StopNotice):
         self._spec, self._world, self._notice = spec, world, notice
+        reset_peak_memory(world.device)
         torch.set_num_threads(world.num_cpus)
         # Every rank initializes the same weights.
         torch.manual_seed(spec.seed)
@@ -115,8 +112,12 @@ class Trainer:
         self._gradient = GradientComputer(
             spec, world, self._task, self._state.statistics, self._metrics
         )
-        self._evaluator = Evaluator(self._task, self._data, world, self._must_stop)
-        self._teacher_check = TeacherCheck(spec, world, self._task, self._evaluate)
+        evaluator = Evaluator(spec, self._task, self._data, world, self._must_stop)
+        self._teacher_check = TeacherCheck(spec, world, self._task, evaluator)
+        evaluated = self._ema if self._ema is not None else self._student
+        self._student_evaluation = StudentEvaluation(
+            spec, world, self._task, evaluated, self._data, evaluator
+        )
         # After DDP has broadcast rank 0's buffers: each rank has its own in the checkpoint.
         self.progress = self._state.restore(self._log.note)
         if self.progress.step == 0 and spec.training.on_nonfinite == "roll_back":
@@ -191,7 +192,7 @@ class Trainer:
         is_due = step % self._spec.tracking.log_every_steps == 0 or step == self._num_steps
         if not is_due or self._metrics.is_empty:
             return
-        values = self._metrics.read(output) | self._undecodable()
+        values = self._metrics.read(output) | self._data.undecodable_metrics()
         values["train/learning_rate"] = self._last_learning_rate
         values["train/gradient_norm"] = float(self._last_gradient_norm)
         if self._spec.training.on_nonfinite != "stop":
@@ -225,29 +226,23 @@ class Trainer:
             # Only at epochs that the spec names: averaging rounds, so it must not depend on clocks.
             if evaluates or saves:
                 self._state.synchronize_statistics()
-            accuracy = self._evaluate_student() if evaluates else None
+            evaluated = self._evaluate_student(is_last=is_last) if evaluates else None
             progress.epoch, progress.step_in_epoch = epoch, 0
             self._trainee.objective.end_epoch(self._world.size)
-            if accuracy is not None:
+            if evaluated is not None:
+                accuracy, values = evaluated
                 progress.record_evaluation(
                     accuracy.top1, accuracy.top5, epoch, accuracy.num_nonfinite
                 )
-                values = accuracy.as_metrics(spec.dataset.evaluated) | self._undecodable()
                 self._log.record("evaluation", progress, values)
             if saves or self._flags.is_save_due:
                 self._state.save(progress)
             if is_last:
                 self._state.wait()
 
-    def _evaluate(self, classify: Classifier, num_images: int | None = None) -> Accuracy:
-        with with_memory_field(self._world, evaluation_text(self._spec)):
-            return self._evaluator.evaluate(classify, num_images)
-
-    def _evaluate_student(self) -> Accuracy:
-        model = self._ema if self._ema is not None else self._student
-        model.eval()
+    def _evaluate_student(self, *, is_last: bool) -> tuple[Accuracy, dict[str, float]]:
         try:
-            return self._evaluate(lambda pixels: model(self._task.normalizer(pixels)))
+            return self._student_evaluation.run(is_last=is_last)
         except EvaluationStopped:
             self._state.undo_synchronize()
             self._save_and_stop(is_evaluated=False)
@@ -307,12 +302,6 @@ class Trainer:
             text += f"; rolled back to the weights of step {self._state.roll_back()}"
         if rank == 0:
             self._log.note(text)
-
-    def _undecodable(self) -> dict[str, float]:
-        """The number of undecodable images, where the spec allows any; all ranks call it."""
-        if not self._spec.dataset.max_undecodable:
-            return {}
-        return {"system/undecodable": self._data.count_undecodable()}
 
     def __enter__(self) -> Self:
         return self

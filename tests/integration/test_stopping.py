@@ -72,10 +72,10 @@ def test_run_stopped_during_an_evaluation_evaluates_again(make_content, monkeypa
     num_evaluations = 0
     evaluate = evaluation.evaluate
 
-    def evaluate_and_count(classify, batches, world):
+    def evaluate_and_count(*arguments):
         nonlocal num_evaluations
         num_evaluations += 1
-        return evaluate(classify, batches, world)
+        return evaluate(*arguments)
 
     monkeypatch.setattr(evaluation, "evaluate", evaluate_and_count)
     stopped.run_path.mkdir(parents=True)

@@ -11,6 +11,12 @@ from support.training_runs import final, run_alone, run_together
 from data_pipeline.beton import open_beton
 from service.models.build import build_model
 from service.run.journal import JOURNAL_NAME, read_events
+from service.run.predictions import (
+    STUDENT_PREDICTIONS_NAME,
+    TEACHER_PREDICTIONS_NAME,
+    read_predictions,
+    reliability,
+)
 from service.spec.loading import parse_spec
 from service.training.checkpoint import newest_checkpoint
 
@@ -41,11 +47,16 @@ def test_number_of_workers_does_not_change_the_result(make_content, teacher, tmp
     for size, content in contents.items():
         run_together(content, size, tmp_path)
     reference, progress = final(parse_spec(contents[1]))
+    student, teacher_of = (predictions(contents[1], name) for name in PREDICTION_NAMES)
+    assert student.are_right.mean() == progress["last_top1"]
+    assert teacher_of.are_right.mean() == progress["teacher_top1"]
     for size in (2, 4):
         weights, other_progress = final(parse_spec(contents[size]))
         for name, tensor in reference.items():
             torch.testing.assert_close(weights[name], tensor, rtol=1e-4, atol=1e-5)
         assert other_progress["last_top1"] == progress["last_top1"]
+        for expected, name in zip((student, teacher_of), PREDICTION_NAMES, strict=True):
+            assert_same_predictions(predictions(contents[size], name), expected)
     losses = [
         [
             event.values["train/loss"]
@@ -56,6 +67,21 @@ def test_number_of_workers_does_not_change_the_result(make_content, teacher, tmp
     ]
     np.testing.assert_allclose(losses[1], losses[0], rtol=1e-5)
     np.testing.assert_allclose(losses[2], losses[0], rtol=1e-5)
+
+
+PREDICTION_NAMES = (STUDENT_PREDICTIONS_NAME, TEACHER_PREDICTIONS_NAME)
+
+
+def predictions(content, name):
+    return read_predictions(parse_spec(content).run_path / name)
+
+
+def assert_same_predictions(found, expected):
+    assert found.samples.tolist() == list(range(101))
+    for name in ("labels", "predicted", "in_top5"):
+        assert getattr(found, name).tolist() == getattr(expected, name).tolist()
+    np.testing.assert_allclose(found.confidences, expected.confidences, atol=1e-4)
+    np.testing.assert_allclose(found.losses, expected.losses, rtol=1e-3, atol=1e-4)
 
 
 def test_training_learns_and_reports_the_accuracy_of_a_plain_count(make_content):
@@ -80,6 +106,17 @@ def test_training_learns_and_reports_the_accuracy_of_a_plain_count(make_content)
     assert progress["last_top1"] > 0.9
     assert progress["best_top1"] >= progress["last_top1"]
     assert progress["last_top5"] == 1.0
+    (values,) = (e.values for e in events_of(spec, "evaluation") if e.epoch == 12)
+    found = read_predictions(spec.run_path / STUDENT_PREDICTIONS_NAME)
+    assert found.are_right.tolist() == is_correct.tolist()
+    assert found.labels.tolist() == file.labels.tolist()
+    # Nobody else runs in this process; what is imported, and the images, are in memory.
+    assert 1e8 < values["system/peak_memory_bytes"] < 1e10
+    assert values["val/ece"] == reliability(found).calibration_error
+
+
+def events_of(spec, kind):
+    return [e for e in read_events(spec.run_path / JOURNAL_NAME) if e.kind == kind]
 
 
 DTKD = {"ce": {}, "dtkd": {}, "kd": {"weight": 1}}
