@@ -1,16 +1,15 @@
 """Distillation on real data: a teacher on all of Fashion-MNIST, students on 1,000 of its images.
 
-Each network is trained by its own Ray job, submitted with ``ray job submit``. The table at the end
-is read from MLflow.
+The teacher and one student are trained by Ray jobs of their own, then a comparison trains students
+without a teacher, with KD and with DTKD, over three seeds. All are submitted with ``ray job
+submit``; accuracies are read from MLflow.
 """
 
 import json
-import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,30 +25,27 @@ NUM_IMAGES_PER_CLASS = 100
 # What Ray's dashboard says while the process that starts jobs is not there yet, on a busy machine.
 NOT_READY = "No available agent to submit job"
 START_S = 120.0
-SEEDS = (0, 1, 2)
-NUM_CONCURRENT_JOBS = 2
+SEEDS = [0, 1, 2]
 GRAY = {"mean": [0.286] * 3, "std": [0.353] * 3}
 TEMPERATURE = 4.0
-METHODS: dict[str, dict[str, Any] | None] = {
-    "alone": None,
-    "kd": {"ce": {}, "kd": {"weight": 4.0, "temperature": TEMPERATURE}, "warmup_epochs": 5},
-    "dtkd": {
-        "ce": {},
-        "dtkd": {"weight": 3.0, "base_temperature": TEMPERATURE},
-        "kd": {"weight": 1.0, "temperature": TEMPERATURE},
-        "warmup_epochs": 5,
-    },
+KD: dict[str, Any] = {
+    "ce": {},
+    "kd": {"weight": 4.0, "temperature": TEMPERATURE},
+    "warmup_epochs": 5,
 }
-"""The losses of the students; None: those of a job without a teacher."""
+DTKD: dict[str, Any] = {
+    "ce": {},
+    "dtkd": {"weight": 3.0, "base_temperature": TEMPERATURE},
+    "kd": {"weight": 1.0, "temperature": TEMPERATURE},
+    "warmup_epochs": 5,
+}
 
 
-class Outcome(NamedTuple):
-    """One finished job: top-1 in [0, 1], seconds from submission to exit, URL of the MLflow run."""
+class Job(NamedTuple):
+    """A finished job: seconds from submission to exit, and the file with its output."""
 
-    name: str
-    top1: float
     seconds: float
-    address: str
+    log_path: Path
 
 
 def main() -> int:
@@ -60,25 +56,36 @@ def main() -> int:
     data = convert_all(stack)
     experiment = time.strftime("fashion-mnist %Y-%m-%d %H:%M:%S")
     runs = FOLDER / "runs" / time.strftime("%Y%m%d-%H%M%S")
-
-    def run(name: str, spec: dict[str, Any]) -> Outcome:
-        return submit(stack, name, spec, runs, experiment)
+    runs.mkdir(parents=True)
 
     print("training the teacher on 60,000 images ...", flush=True)
-    teacher = run("teacher", teacher_spec(data))
+    train(stack, runs, teacher_spec(data, runs, experiment))
     weights = runs / "teacher" / "student.safetensors"
-    print(f"training {len(METHODS) * len(SEEDS)} students on 1,000 images ...", flush=True)
-    specs = {
-        f"{method}-seed{seed}": student_spec(data, weights, METHODS[method], seed)
-        for method in METHODS
-        for seed in SEEDS
+    teacher = {
+        "model": "cifar:small_cnn",
+        "weights": {"source": str(weights)},
+        "min_top1": 0.8,
     }
-    with ThreadPoolExecutor(NUM_CONCURRENT_JOBS) as pool:
-        outcomes = [teacher, *pool.map(run, specs.keys(), specs.values())]
-    print(table(outcomes))
-    print(f"\ntemperatures of dtkd-seed0: {draw_temperatures(runs / 'dtkd-seed0')}")
+    print("training a student on 1,000 images, with DTKD ...", flush=True)
+    alone = student_spec(data, runs, experiment)
+    train(stack, runs, {**alone, "name": "dtkd", "teacher": teacher, "losses": DTKD})
+    print(f"comparing without a teacher, KD and DTKD, with {len(SEEDS)} seeds each ...", flush=True)
+    comparison = {
+        "name": "comparison",
+        "base": alone,
+        "base_label": "alone",
+        "variants": {
+            "kd": {"teacher": teacher, "losses": KD},
+            "dtkd": {"teacher": teacher, "losses": DTKD},
+        },
+        "seeds": SEEDS,
+        "concurrency": 2,
+    }
+    job = submit(stack, runs, "jobs/compare.py", comparison)
+    print(job.log_path.read_text()[-6000:])
+    print(f"temperatures of the student with DTKD: {draw_temperatures(runs / 'dtkd')}")
     print(f"total time: {time.monotonic() - start_s:.0f} s")
-    print(f"MLflow UI: {outcomes[0].address.split('/runs/')[0]}?{UI_MODE}")
+    print(f"MLflow UI: {stack.mlflow_url}/#/experiments?{UI_MODE}")
     print(f"Ray dashboard: {stack.dashboard_url} (token in {FOLDER / 'ray_token'})")
     print("stop everything: make demo-down")
     return 0
@@ -102,61 +109,58 @@ def convert_all(stack: Stack) -> dict[str, str]:
     return paths
 
 
-def teacher_spec(data: dict[str, str]) -> dict[str, Any]:
+def teacher_spec(data: dict[str, str], runs: Path, experiment: str) -> dict[str, Any]:
     """Training without distillation on all images."""
     return {
-        "dataset": _dataset(data["train"], data["val"]),
+        **_spec("teacher", data["train"], data["val"]),
         "student": {"model": "cifar:small_cnn"},
         "schedule": {"num_epochs": 5, "kind": "cosine", "warmup_epochs": 0.5},
-        "evaluation": {"resize_size": 28, "crop_size": 28, "every_epochs": 1},
-        "tracking": {"log_every_steps": 100},
+        "resources": {"num_workers": 2, "cpus_per_worker": 1},
+        "checkpoints": {"storage_path": str(runs)},
+        "evaluation": {"resize_size": 28, "crop_size": 28},
+        "tracking": {"experiment": experiment, "log_every_steps": 100},
     }
 
 
-def student_spec(
-    data: dict[str, str], weights: Path, losses: dict[str, Any] | None, seed: int
-) -> dict[str, Any]:
-    """A small student on few images; distilled from the teacher if losses are given."""
-    spec: dict[str, Any] = {
-        "seed": seed,
-        "dataset": _dataset(data["few"], data["val"]),
+def student_spec(data: dict[str, str], runs: Path, experiment: str) -> dict[str, Any]:
+    """A small student on few images, without a teacher."""
+    return {
+        **_spec("alone", data["few"], data["val"]),
         "student": {"model": "cifar:tiny_cnn"},
         "schedule": {"num_epochs": 60, "kind": "cosine", "warmup_epochs": 2},
-        "checkpoints": {"every_epochs": 30},
+        "resources": {"cpus_per_worker": 1},
+        "checkpoints": {"storage_path": str(runs), "every_epochs": 30},
         "evaluation": {"resize_size": 28, "crop_size": 28, "every_epochs": 15},
-        "tracking": {"log_every_steps": 70},
+        "tracking": {"experiment": experiment, "log_every_steps": 70},
     }
-    if losses is not None:
-        spec["losses"] = losses
-        spec["teacher"] = {
-            "model": "cifar:small_cnn",
-            "weights": {"source": str(weights)},
-            "min_top1": 0.8,
-        }
-    return spec
 
 
-def _dataset(train: str, val: str) -> dict[str, Any]:
-    return {"train": train, "val": val, "num_classes": 10, "normalization": GRAY}
-
-
-def submit(stack: Stack, name: str, spec: dict[str, Any], runs: Path, experiment: str) -> Outcome:
-    """Run one spec with ray job submit and read its result from MLflow."""
-    spec = {
+def _spec(name: str, train: str, val: str) -> dict[str, Any]:
+    """What all runs have in common."""
+    return {
         "name": name,
+        "dataset": {"train": train, "val": val, "num_classes": 10, "normalization": GRAY},
         "augmentation": {"crop": "pad_and_crop", "size": 28, "padding": 2},
         "optimizer": {"learning_rate": 0.1, "weight_decay": 5e-4, "nesterov": True},
         "training": {"global_batch_size": 128, "micro_batch_size": 64},
-        "resources": {"num_workers": 2, "cpus_per_worker": 1},
-        **spec,
     }
-    spec["checkpoints"] = {"storage_path": str(runs), **spec.get("checkpoints", {})}
-    spec["tracking"] = {"experiment": experiment, **spec["tracking"]}
-    path = runs / f"{name}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
+
+
+def train(stack: Stack, runs: Path, spec: dict[str, Any]) -> None:
+    """Train one network with a job of its own, and print its accuracy from MLflow."""
+    job = submit(stack, runs, "jobs/distill.py", spec)
+    run_id = (runs / spec["name"] / "mlflow_run_id").read_text().strip()
+    run = MlflowClient(stack.mlflow_url).get_run(run_id)
+    top1 = run.data.metrics["result/last_top1"]
+    print(f"  {spec['name']}: top-1 {top1:.2%} in {job.seconds:.0f} s", flush=True)
+
+
+def submit(stack: Stack, runs: Path, script: str, spec: dict[str, Any]) -> Job:
+    """Run a spec with ``ray job submit``; exits if it fails."""
+    path = runs / f"{spec['name']}.json"
     path.write_text(json.dumps(spec, indent=1) + "\n")
     command = ["ray", "job", "submit", "--address", stack.dashboard_url, "--"]
-    command += ["python", "jobs/distill.py", str(path)]
+    command += ["python", script, str(path)]
     start_s = time.monotonic()
     log_path = path.with_suffix(".log")
     status = run_logged(command, stack, log_path)
@@ -167,9 +171,7 @@ def submit(stack: Stack, name: str, spec: dict[str, Any], runs: Path, experiment
         status = run_logged(command, stack, log_path)
     if status != 0:
         raise SystemExit(f"{' '.join(command)}\nfailed with status {status}; see {log_path}")
-    outcome = read_outcome(stack, name, runs, time.monotonic() - start_s)
-    print(f"  {name}: top-1 {outcome.top1:.2%} in {outcome.seconds:.0f} s", flush=True)
-    return outcome
+    return Job(time.monotonic() - start_s, log_path)
 
 
 def run_logged(command: Sequence[str], stack: Stack, log_path: Path) -> int:
@@ -180,15 +182,6 @@ def run_logged(command: Sequence[str], stack: Stack, log_path: Path) -> int:
         ).returncode
 
 
-def read_outcome(stack: Stack, name: str, runs: Path, seconds: float) -> Outcome:
-    """The result of a finished job, read from MLflow."""
-    run = MlflowClient(stack.mlflow_url).get_run(
-        (runs / name / "mlflow_run_id").read_text().strip()
-    )
-    page = f"{stack.mlflow_url}/#/experiments/{run.info.experiment_id}/runs/{run.info.run_id}"
-    return Outcome(name, run.data.metrics["result/last_top1"], seconds, page)
-
-
 def draw_temperatures(run_path: Path) -> Path:
     """Draw both temperatures over a run; returns the path of the picture."""
     events = read_events(run_path / JOURNAL_NAME)
@@ -196,21 +189,6 @@ def draw_temperatures(run_path: Path) -> Path:
     path = run_path / "temperatures.svg"
     temperature_figure(events, TEMPERATURE, title).savefig(path)
     return path
-
-
-def table(outcomes: Sequence[Outcome]) -> str:
-    """Mean and standard deviation of top-1, and mean seconds, for each method."""
-    lines = [f"\n{'':<10}{'seeds':>6}{'top-1 %':>16}{'s per job':>11}  runs"]
-    for method in ("teacher", *METHODS):
-        found = [o for o in outcomes if o.name.split("-")[0] == method]
-        shares = [100 * outcome.top1 for outcome in found]
-        text = f"{statistics.mean(shares):.2f}"
-        if len(shares) > 1:
-            text += f" +- {statistics.stdev(shares):.2f}"
-        seconds = statistics.mean(outcome.seconds for outcome in found)
-        lines.append(f"{method:<10}{len(found):>6}{text:>16}{seconds:>11.0f}  {found[0].address}")
-        lines += [f"{'':<45}{outcome.address}" for outcome in found[1:]]
-    return "\n".join(lines)
 
 
 if __name__ == "__main__":
