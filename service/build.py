@@ -4,7 +4,9 @@ Weights that come over the network are fetched by the driver, which has the cred
 in the storage path, where the workers and later submissions read them.
 """
 
+import json
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,7 +20,11 @@ from service.models.weights import file_metadata, save_weights
 from service.run.claim import has_started
 from service.run.folder import read_tags
 from service.spec.job import JobSpec
-from service.spec.sections import Weights, is_file_source, is_mlflow_source
+from service.spec.networks import TEACHER, changed_networks, weights_tag
+from service.spec.sections import Student, Weights, is_file_source, is_mlflow_source
+from service.spec.teacher_classes import known_classes, own_num_classes
+from service.spec.teacher_sections import TeacherNetwork
+from service.spec.weights_metadata import read_card
 from service.tracking.weights_source import download_weights
 from service.training.checkpoint import cpu_state_dict
 
@@ -41,65 +47,89 @@ def build_job(spec: JobSpec) -> BuiltJob:
     Raises:
         BadInputError: a model or weights that cannot be used.
     """
-    changes: dict[str, object] = {}
+    changes: dict[str, dict[str, object]] = {}
     digests = {}
-    for role in ("student", "teacher"):
-        section = getattr(spec, role)
-        if section is None:
-            continue
-        weights = _build_and_check(spec, role, section.model, section.weights)
+    for path, network in spec.networks().items():
+        weights = _build_and_check(spec, path, network)
         if weights is not None:
-            changes[role] = section.model_copy(update={"weights": weights})
-            digests[f"{role}_sha256"] = sha256_of(Path(weights.source))
-    return BuiltJob(spec.model_copy(update=changes), digests)
+            changes[path] = {"weights": weights}
+            digests[weights_tag(path)] = sha256_of(Path(weights.source))
+    changed = changed_networks(spec.student, spec.teacher, changes)
+    return BuiltJob(spec.model_copy(update=changed), digests)
 
 
-def _build_and_check(
-    spec: JobSpec, role: str, name: str, weights: Weights | None
-) -> Weights | None:
+def _build_and_check(spec: JobSpec, path: str, network: Student | TeacherNetwork) -> Weights | None:
     """Build one model; its weights as a file."""
-    num_classes = spec.dataset.num_classes
-    if weights is not None and (stored_path := _fetched_before(spec, role)) is not None:
+    name, weights = network.model, network.weights
+    if weights is not None and (stored_path := _fetched_before(spec, path, weights)) is not None:
         weights = Weights(source=str(stored_path))
+    metadata: dict[str, str] = {}
     with tempfile.TemporaryDirectory() as folder:
         local = weights
         if weights is not None and is_mlflow_source(weights.source):
-            path = download_weights(weights.source, folder, f"{role}.weights.source")
-            local = weights.model_copy(update={"source": str(path)})
-        model = build_with_weights(role, name, num_classes, local, _log)
+            fetched = download_weights(weights.source, folder, f"{path}.weights.source")
+            local = weights.model_copy(update={"source": str(fetched)})
+            metadata = _classes_metadata(fetched, name)
+        num_classes = _num_classes(spec, path, network, local)
+        model = build_with_weights(path, name, num_classes, local, _log)
     if weights is not None and not is_file_source(weights.source):
-        stored_path = _store(model, spec.checkpoints.storage_path / WEIGHTS_NAME)
+        stored_path = _store(model, spec.checkpoints.storage_path / WEIGHTS_NAME, metadata)
         weights = Weights(source=str(stored_path))
     # Only the shapes are needed from here on.
-    check_image_sizes(role, name, model.to("meta"), num_classes, spec.image_sizes)
-    if role == "teacher" and spec.effective_losses().needs_classifier:
-        check_classifier(name, model, num_classes, spec.augmentation.size)
+    check_image_sizes(path, name, model.to("meta"), num_classes, spec.image_sizes_of(path))
+    if path == TEACHER and spec.effective_losses().needs_classifier:
+        size = spec.input_size(path, spec.augmentation.size)
+        check_classifier(name, model, num_classes, size)
     return weights
+
+
+def _num_classes(
+    spec: JobSpec, path: str, network: Student | TeacherNetwork, local: Weights | None
+) -> int:
+    """Classes of a network's own classifier, which of weights in MLflow the file says."""
+    if isinstance(network, TeacherNetwork) and network.classes is not None and local is not None:
+        network = network.model_copy(update={"weights": local})
+        return own_num_classes(path, network, known_classes(network))
+    return spec.num_classes_of(path)
+
+
+def _classes_metadata(path: Path, name: str) -> dict[str, str]:
+    """What a student's file says about its classes, for the file that its weights are stored in.
+
+    ``name``: the model that the weights are for.
+    """
+    if not (card := read_card(path)):
+        return {}
+    values = {key: json.dumps(card[key]) for key in ("num_classes", "classes", "class_names")}
+    return {**values, "architecture": name}
 
 
 def _log(line: str) -> None:
     print(line, flush=True)
 
 
-def _fetched_before(spec: JobSpec, role: str) -> Path | None:
+def _fetched_before(spec: JobSpec, network_path: str, weights: Weights) -> Path | None:
     """The file with the weights that an earlier submission of this run fetched, if it started.
 
     What is at their source may have changed or be gone.
     """
-    weights = getattr(spec, role).weights
-    digest = read_tags(spec.run_path).get(f"{role}_sha256")
+    digest = read_tags(spec.run_path).get(weights_tag(network_path))
     if is_file_source(weights.source) or digest is None or not has_started(spec.run_path):
         return None
     path = spec.checkpoints.storage_path / WEIGHTS_NAME / f"{digest}.safetensors"
     return path if path.is_file() and sha256_of(path) == digest else None
 
 
-def _store(model: nn.Module, folder: Path) -> Path:
-    """Save the weights under their digest, once for all runs of a storage path."""
+def _store(model: nn.Module, folder: Path, metadata: Mapping[str, str]) -> Path:
+    """Save the weights under their digest, once for all runs of a storage path.
+
+    ``metadata``: to be stored in the file, with what the model itself needs.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder) as partial_folder, torch.no_grad():
         partial_path = Path(partial_folder) / "weights.safetensors"
-        save_weights(cpu_state_dict(model), partial_path, file_metadata(model))
+        metadata = {**metadata, **file_metadata(model)}
+        save_weights(cpu_state_dict(model), partial_path, metadata)
         sync_to_disk(partial_path)
         path = folder / f"{sha256_of(partial_path)}.safetensors"
         partial_path.replace(path)

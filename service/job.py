@@ -43,6 +43,7 @@ from service.spec.image_warnings import small_image_warnings
 from service.spec.job import JobSpec
 from service.spec.loading import LoadedJob
 from service.spec.overlap import overlap_warnings
+from service.spec.teacher_classes import with_resolved_classes
 from service.tracking.destination import publication_key
 from service.tracking.job_check import check_tracking
 from service.tracking.mlflow_run import RUN_STATUSES, TRACKING_ERRORS, MlflowRun, tracking_uri
@@ -124,6 +125,7 @@ def _prepare(job: LoadedJob, signals: StopSignals) -> tuple[dict[str, str], JobS
     check_tracking(job)
     with signals.interruptible():
         built = build_job(spec)
+    trained_spec = with_resolved_classes(built.spec, job.train.classes)
     check_inputs(spec, built.digests)
     signals.check()
     connect()
@@ -134,7 +136,7 @@ def _prepare(job: LoadedJob, signals: StopSignals) -> tuple[dict[str, str], JobS
         print(f"warning: {warning}", flush=True)
     tags = provenance_tags(job, built.digests)
     signals.check()
-    return tags, built.spec
+    return tags, trained_spec
 
 
 def _train(spec: JobSpec, signals: StopSignals) -> RunResult | UnfinishedRun:

@@ -19,6 +19,7 @@ from service.models.build import (
 from service.models.last_layer import check_classifier
 from service.spec.job import JobSpec
 from service.spec.loading import LoadedJob
+from service.spec.networks import STUDENT, TEACHER, teacher_networks
 from service.spec.overlap import overlap_warnings
 from service.spec.sections import is_file_source
 from service.spec.weights_metadata import stated_variant
@@ -27,15 +28,20 @@ from service.training.optimizers import learning_rate
 FLOAT_BYTES = 4
 # Libraries, the CUDA context and buffers in flight, as seen on a worker with a tiny model.
 WORKER_BASE_BYTES = 1_000_000_000
+NUM_INDICES = 10
 
 
 @dataclass(frozen=True)
 class ModelCost:
-    """Size and cost of one network; FLOPs count a multiply-add as two."""
+    """Size and cost of one network; FLOPs count a multiply-add as two.
+
+    ``image_size``: side of its largest training images, in pixels.
+    """
 
     name: str
     num_parameters: int
     flops_per_image: int
+    image_size: int
 
 
 @dataclass(frozen=True)
@@ -66,19 +72,17 @@ def make_plan(job: LoadedJob) -> Plan:
     num_steps = num_steps_per_epoch(
         num_train_images, spec.training.global_batch_size, drop_last=spec.training.drop_last
     )
-    size = spec.augmentation.largest_size
     models = build_models_on_meta(spec)
-    memory_bytes = WORKER_BASE_BYTES + _training_bytes(spec, models["student"])
+    memory_bytes = WORKER_BASE_BYTES + _training_bytes(spec, models[STUDENT])
     if spec.uses_teacher:
-        memory_bytes += FLOAT_BYTES * num_parameters(models["teacher"])
+        teachers = teacher_networks(spec.teacher)
+        memory_bytes += FLOAT_BYTES * sum(num_parameters(models[path]) for path in teachers)
     return Plan(
         spec,
         num_train_images,
         num_evaluated,
         num_steps,
-        tuple(
-            _cost(f"{role} {model_name(spec, role)}", model, size) for role, model in models.items()
-        ),
+        tuple(_cost(spec, path, model) for path, model in models.items()),
         tuple(_rates(spec, num_steps)),
         memory_bytes,
         tuple(_warnings(spec, train, val, num_train_images)),
@@ -86,21 +90,22 @@ def make_plan(job: LoadedJob) -> Plan:
 
 
 def build_models_on_meta(spec: JobSpec) -> dict[str, nn.Module]:
-    """The models' shapes by role, student first.
+    """The models' shapes by path, student first.
 
     Raises:
         BadInputError: a model that cannot be built, or that cannot take the images that training
             and evaluation give it.
     """
     models = {}
-    for role in ("student", "teacher"):
-        if getattr(spec, role) is not None:
-            name, num_classes = model_name(spec, role), spec.dataset.num_classes
-            variant = stated_variant(name, getattr(spec, role).weights)
-            models[role] = build_on_meta_device(name, num_classes, variant)
-            check_image_sizes(role, name, models[role], num_classes, spec.image_sizes)
-            if role == "teacher" and spec.effective_losses().needs_classifier:
-                check_classifier(name, models[role], num_classes, spec.augmentation.size)
+    for path, network in spec.networks().items():
+        name, num_classes = network.model, spec.num_classes_of(path)
+        models[path] = build_on_meta_device(
+            name, num_classes, stated_variant(name, network.weights)
+        )
+        check_image_sizes(path, name, models[path], num_classes, spec.image_sizes_of(path))
+        if path == TEACHER and spec.effective_losses().needs_classifier:
+            size = spec.input_size(path, spec.augmentation.size)
+            check_classifier(name, models[path], num_classes, size)
     return models
 
 
@@ -111,17 +116,10 @@ def check_weights_fit(spec: JobSpec) -> list[str]:
         BadInputError: they do not fit.
     """
     lines: list[str] = []
-    for role in ("student", "teacher"):
-        section = getattr(spec, role)
-        if section is not None and section.weights and is_file_source(section.weights.source):
-            name, num_classes = section.model, spec.dataset.num_classes
-            lines += check_fit(role, name, num_classes, section.weights)
+    for path, network in spec.networks().items():
+        if network.weights and is_file_source(network.weights.source):
+            lines += check_fit(path, network.model, spec.num_classes_of(path), network.weights)
     return lines
-
-
-def model_name(spec: JobSpec, role: str) -> str:
-    """The name of a role's model."""
-    return str(getattr(spec, role).model)
 
 
 def format_plan(plan: Plan) -> str:
@@ -140,14 +138,29 @@ def format_plan(plan: Plan) -> str:
     ]
     lines += [
         f"{cost.name}: {cost.num_parameters / 1e6:.2f} M parameters, "
-        f"{cost.flops_per_image / 1e9:.3f} GFLOPs per image of {spec.augmentation.largest_size} px"
+        f"{cost.flops_per_image / 1e9:.3f} GFLOPs per image of {cost.image_size} px"
         for cost in plan.models
     ]
+    lines += _teachers(spec)
     resources = spec.resources
     each = f"{resources.cpus_per_worker} CPUs" + (" and a GPU" if resources.gpu else "")
     lines.append(f"each worker: {each}, about {plan.memory_bytes / 1e9:.1f} GB of memory")
     lines += [f"warning: {warning}" for warning in plan.warnings]
     return "\n".join(lines)
+
+
+def _teachers(spec: JobSpec) -> Iterator[str]:
+    """Which classes of the teacher's networks are used, and what their mean is."""
+    networks = teacher_networks(spec.teacher)
+    for path, network in networks.items():
+        if isinstance(network.classes, tuple):
+            count, first = len(network.classes), ", ".join(map(str, network.classes[:NUM_INDICES]))
+            more = ", ..." if count > NUM_INDICES else ""
+            own = f"{spec.num_classes_of(path):,}"
+            yield f"{path} {network.model}: {count:,} of its {own} classes: {first}{more}"
+    if spec.teacher is not None and spec.teacher.others:
+        parts = [f"{path} {network.weight:g}" for path, network in networks.items()]
+        yield f"mean of the {spec.teacher.mean_of} of {', '.join(parts)}"
 
 
 def _losses(spec: JobSpec) -> str:
@@ -174,11 +187,13 @@ def _shares(spec: JobSpec) -> str:
     return f"{resources.max_workers} workers x {each} micro-batches of {micro} images per step"
 
 
-def _cost(name: str, model: nn.Module, size: int) -> ModelCost:
+def _cost(spec: JobSpec, path: str, model: nn.Module) -> ModelCost:
+    name = f"{path} {spec.networks()[path].model}"
+    size = spec.input_size(path, spec.augmentation.largest_size)
     image = torch.empty(1, 3, size, size, device="meta")
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         model.eval()(image)
-    return ModelCost(name, num_parameters(model), counter.get_total_flops())
+    return ModelCost(name, num_parameters(model), counter.get_total_flops(), size)
 
 
 def _training_bytes(spec: JobSpec, student: nn.Module) -> int:

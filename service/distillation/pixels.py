@@ -1,6 +1,9 @@
 """Networks on uint8 pixels: the input normalization, and the frozen teacher."""
 
+from collections.abc import Callable, Sequence
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from service.spec.data_sections import Normalization
@@ -40,16 +43,49 @@ class PixelNormalizer(nn.Module):
 
 
 class FrozenTeacher(nn.Module):
-    """A network in eval mode with its own input normalization and without gradients."""
+    """A network in eval mode with its own input normalization and without gradients.
 
-    def __init__(self, model: nn.Module, normalization: Normalization):
+    Args:
+        model: normalized images [B, 3, S, S] to logits.
+        normalization: its own.
+        classes: indices of its logits that are returned, in this order; None for all.
+        input_size: the side S of its images where that of the pixels is given; None for the same.
+    """
+
+    classes: Tensor | None
+
+    def __init__(
+        self,
+        model: nn.Module,
+        normalization: Normalization,
+        classes: Sequence[int] | None = None,
+        input_size: Callable[[int], int] | None = None,
+    ):
         super().__init__()
         self.model = model.eval().requires_grad_(False)
         self.normalize = PixelNormalizer(normalization)
+        self.register_buffer("classes", None if classes is None else torch.tensor(classes))
+        self._input_size = input_size
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Logits [B, K] of uint8 pixels [B, H, W, 3]."""
         with torch.inference_mode():
-            logits = self.model(self.normalize(pixels))
+            images = self.normalize(pixels)
+            if self._input_size is not None:
+                images = resized(images, self._input_size(images.shape[2]))
+            logits = self.model(images)
+            if self.classes is not None:
+                logits = logits[:, self.classes]
         # Autograd cannot save an inference tensor for backward; it can save a clone.
         return logits.clone()
+
+
+def resized(images: Tensor, size: int) -> Tensor:
+    """Square images [B, 3, S, S] with the side ``size``, bilinear with antialiasing.
+
+    The weights of a pixel have the sum 1: it makes no difference that images are normalized before.
+    """
+    if images.shape[2] == size:
+        return images
+    scaled = F.interpolate(images, size=(size, size), mode="bilinear", antialias=True)
+    return scaled.contiguous(memory_format=torch.channels_last)

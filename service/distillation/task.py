@@ -5,6 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from service.distillation.ensemble import TeacherEnsemble
 from service.distillation.losses.base import LossInputs
 from service.distillation.objective import Objective
 from service.distillation.pixels import FrozenTeacher, PixelNormalizer
@@ -92,7 +93,7 @@ class DistillationTask:
         self,
         trainee: Trainee,
         normalizer: PixelNormalizer,
-        teacher: FrozenTeacher | None,
+        teacher: FrozenTeacher | TeacherEnsemble | None,
         *,
         autocast_dtype: torch.dtype | None = None,
     ):

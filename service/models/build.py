@@ -45,7 +45,7 @@ def build_with_weights(
     weights: Weights | None,
     log: Callable[[str], None] = lambda _: None,
 ) -> nn.Module:
-    """Build the model of ``role`` (teacher or student) and load ``weights`` if given.
+    """Build the model of ``role`` (student, teacher, teacher.others.0) and load ``weights``.
 
     ``log`` gets a line where the file has several weights, or more than the network's.
 
@@ -116,6 +116,8 @@ def check_image_sizes(
         if fault:
             wrong = f"{name} cannot take images of {size} x {size} pixels ({fault})"
             remedy = "set augmentation.size and evaluation.crop_size to a size that it accepts"
+            if role != "student":
+                remedy = f"set {role}.size to a size that it accepts"
             raise BadInputError("spec", [Problem(f"{role}.model", wrong, remedy)])
 
 

@@ -31,15 +31,14 @@ from service.spec.errors import BadInputError, Problem
 from service.spec.identity import fixed_differences
 from service.spec.job import JobSpec
 from service.spec.loading import LoadedJob
+from service.spec.networks import source_of_tag, weights_tag
 from service.spec.sections import is_file_source
 
-INPUT_TAGS = {
+DATASET_TAGS = {
     "dataset_train_fingerprint": "dataset.train",
     "dataset_val_fingerprint": "dataset.val",
-    "teacher_sha256": "teacher.weights.source",
-    "student_sha256": "student.weights.source",
 }
-"""Tags with the digests of a run's input files, and the fields that name these."""
+"""Tags with the digests of a run's datasets, and the fields that name these."""
 
 CHECKPOINT_PATTERN = "checkpoint_*"
 RECORDS = (
@@ -169,25 +168,28 @@ def input_tags(job: LoadedJob) -> dict[str, str]:
         "dataset_train_fingerprint": job.train.fingerprint,
         "dataset_val_fingerprint": job.val.fingerprint,
     }
-    for role in ("teacher", "student"):
-        section = getattr(job.spec, role)
-        if section is not None and section.weights is not None:
-            path = Path(section.weights.source)
-            if is_file_source(section.weights.source) and path.is_file():
-                tags[f"{role}_sha256"] = sha256_of(path)
+    for path, network in job.spec.networks().items():
+        weights = network.weights
+        if weights is not None and is_file_source(weights.source):
+            file = Path(weights.source)
+            if file.is_file():
+                tags[weights_tag(path)] = sha256_of(file)
     return tags
 
 
 def changed_inputs(old: Mapping[str, str], new: Mapping[str, str], name: str) -> list[Problem]:
-    """A problem for each file whose digest is another one than that of the first submission."""
+    """A problem for each file whose digest is another one than that of the first submission.
+
+    ``new``: tags of ``input_tags``, or of the weights alone.
+    """
     return [
         Problem(
-            field,
-            f"has the digest {new[tag]}, but the run {name!r} was started with {old[tag]}",
+            DATASET_TAGS.get(tag) or source_of_tag(tag),
+            f"has the digest {digest}, but the run {name!r} was started with {old[tag]}",
             "use another name, or restore the file",
         )
-        for tag, field in INPUT_TAGS.items()
-        if tag in old and tag in new and old[tag] != new[tag]
+        for tag, digest in new.items()
+        if tag in old and old[tag] != digest
     ]
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -30,6 +31,8 @@ LOCATIONS = (
     "dataset.val",
     "teacher.weights.source",
     "teacher.weights.sha256",
+    "teacher.others.*.weights.source",
+    "teacher.others.*.weights.sha256",
     "student.weights.source",
     "student.weights.sha256",
 )
@@ -65,6 +68,8 @@ def fixed_differences(old: Section, new: Section) -> list[str]:
 
 
 def _is_in(path: str, sections: Iterable[str]) -> bool:
+    """Whether a field is one of ``sections`` or within one; * in these is any index of a list."""
+    path = re.sub(r"\.\d+(?=\.|$)", ".*", path)
     return any(path == each or path.startswith(f"{each}.") for each in sections)
 
 
@@ -89,4 +94,11 @@ def _differences(old: Any, new: Any, path: str) -> list[str]:  # noqa: ANN401 - 
             for key in keys
             for difference in _differences(old.get(key), new.get(key), f"{prefix}{key}")
         ]
+    if _are_sections(old) and _are_sections(new) and len(old) == len(new):
+        pairs = enumerate(zip(old, new, strict=True))
+        return [each for i, pair in pairs for each in _differences(*pair, f"{path}.{i}")]
     return [] if old == new else [path]
+
+
+def _are_sections(value: Any) -> bool:  # noqa: ANN401 - any JSON value
+    return isinstance(value, list) and all(isinstance(each, dict) for each in value)

@@ -13,6 +13,7 @@ from service.spec.data_sections import Augmentation, Dataset
 from service.spec.fields import Section
 from service.spec.identity import content_hash
 from service.spec.losses import Losses, default_losses
+from service.spec.networks import networks_of
 from service.spec.sections import (
     AdamW,
     Checkpoints,
@@ -21,11 +22,11 @@ from service.spec.sections import (
     Schedule,
     Sgd,
     Student,
-    Teacher,
     Tracking,
     Training,
     is_mlflow_source,
 )
+from service.spec.teacher_sections import Teacher, TeacherNetwork
 
 
 def _optimizer_kind(value: Any) -> str:  # noqa: ANN401 - JSON or a section
@@ -87,15 +88,36 @@ class JobSpec(Section):
 
     @property
     def image_sizes(self) -> frozenset[int]:
-        """Sides of the images that the models get in training and evaluation, in pixels."""
+        """Sides of the images that the student gets in training and evaluation, in pixels."""
         stages = (stage.size for stage in self.augmentation.size_stages)
         return frozenset((self.augmentation.size, *stages, self.evaluation.crop_size))
+
+    def networks(self) -> dict[str, Student | TeacherNetwork]:
+        """The sections of all networks by path, such as teacher.others.0; the student first."""
+        return networks_of(self.student, self.teacher)
+
+    def num_classes_of(self, path: str) -> int:
+        """Classes of a network's own classifier."""
+        network = self.networks()[path]
+        own = network.num_classes if isinstance(network, TeacherNetwork) else None
+        return own or self.dataset.num_classes
+
+    def input_size(self, path: str, student_size: int) -> int:
+        """Side in pixels of a network's images where the student's is ``student_size``."""
+        network = self.networks()[path]
+        if isinstance(network, Student):
+            return student_size
+        return network.input_size(student_size, self.evaluation.crop_size)
+
+    def image_sizes_of(self, path: str) -> frozenset[int]:
+        """Sides of a network's images in training and evaluation, in pixels."""
+        return frozenset(self.input_size(path, size) for size in self.image_sizes)
 
     @property
     def has_mlflow_weights(self) -> bool:
         """Whether weights come from MLflow."""
-        models = (model for model in (self.student, self.teacher) if model is not None)
-        return any(m.weights is not None and is_mlflow_source(m.weights.source) for m in models)
+        weights = (network.weights for network in self.networks().values())
+        return any(each is not None and is_mlflow_source(each.source) for each in weights)
 
     @property
     def num_micro_batches(self) -> int:

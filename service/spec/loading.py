@@ -19,11 +19,13 @@ from service.spec.data_rules import check_data, read_facts
 from service.spec.errors import MAX_PROBLEMS, BadInputError, Problem
 from service.spec.job import JobSpec
 from service.spec.losses.temperatures import TEMPERATURE_KINDS
+from service.spec.networks import changed_networks
 from service.spec.paths import absolute_path, path_remedy
 from service.spec.rules import check_rules
 from service.spec.secrets import environment_problems, secret_problems, without_secrets
 from service.spec.section_paths import absolute_paths, home_problems, refused_paths
 from service.spec.suggestions import nearest_field, nearest_value
+from service.spec.teacher_classes import resolve_classes
 from service.spec.weights_metadata import check_weights_cards
 
 SPEC_LIMIT_BYTES = 1_000_000
@@ -87,6 +89,9 @@ def parse_job(content: Any, subject: str = "spec") -> LoadedJob:  # noqa: ANN401
     if "train" in facts and {"student", "teacher"} <= sections.keys():
         models = sections["student"], sections["teacher"]
         problems += check_weights_cards(*models, facts["train"].classes)
+        changes, found = resolve_classes(models[1], sections["dataset"], facts["train"].classes)
+        problems += found
+        sections |= changed_networks(*models, changes)
     if problems:
         raise BadInputError(subject, problems)
     given = {name: one for name, one in sections.items() if name in content}
@@ -126,7 +131,7 @@ def _valid_sections(content: Mapping[str, Any]) -> dict[str, Any]:
     return sections
 
 
-UNION_TAGS = ("sgd", "adamw", "number", "range")
+UNION_TAGS = ("sgd", "adamw", "number", "range", "word", "indices", "pixels")
 """What pydantic adds to a location where a field has alternatives; the user did not write it."""
 
 

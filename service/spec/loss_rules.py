@@ -5,7 +5,8 @@ from collections.abc import Iterator
 from service.spec.data_sections import Augmentation, Dataset
 from service.spec.errors import Problem
 from service.spec.losses import Losses
-from service.spec.sections import Schedule, Teacher, Training
+from service.spec.sections import Schedule, Training
+from service.spec.teacher_sections import Teacher
 
 
 def check_losses(losses: Losses | None, teacher: Teacher | None) -> Iterator[Problem]:
@@ -25,6 +26,13 @@ def check_losses(losses: Losses | None, teacher: Teacher | None) -> Iterator[Pro
             f"losses.{compared[0]}",
             "compares the student with a teacher, but there is none",
             "add teacher, or leave it out",
+        )
+    readers = [name for name in compared if active[name].needs_classifier]
+    if teacher is not None and teacher.others and readers:
+        yield Problem(
+            f"losses.{readers[0]}",
+            "reads the classifier of the teacher, but there are several (teacher.others)",
+            "leave out this loss, or teacher.others",
         )
     if losses.entropy_weights is not None and not compared:
         yield Problem(

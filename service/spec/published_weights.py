@@ -66,9 +66,17 @@ def published_problems(
         wrong = f"is {weights.source!r}, but {model} has no weights {enum}"
         remedy = f"use {' or '.join(f'torchvision:{name}' for name in enums)}"
         yield Problem(f"{where}.source", wrong, remedy)
-    elif num_classes not in (None, NUM_CLASSES):
-        yield Problem(
-            f"{where}.source",
-            f"{weights.source} has a classifier for {NUM_CLASSES} classes",
-            f"dataset.num_classes is {num_classes}: the two must agree",
-        )
+    elif num_classes is not None and num_classes != NUM_CLASSES:
+        yield class_count_problem(where, weights.source, NUM_CLASSES, num_classes)
+
+
+def class_count_problem(where: str, source: str, found: int, num_classes: int) -> Problem:
+    """Weights of a classifier of another number of classes than the dataset has.
+
+    ``where``: path of the weights in the spec.
+    """
+    remedy = f"dataset.num_classes is {num_classes}: the two must agree"
+    network = where.removesuffix(".weights")
+    if network.startswith("teacher") and found > num_classes:
+        remedy += f', or set {network}.classes to "by_name" to use these of the teacher\'s'
+    return Problem(f"{where}.source", f"{source} has a classifier for {found} classes", remedy)

@@ -27,6 +27,7 @@ from service.spec.mlflow_rules import (
     source_problem,
 )
 from service.spec.model_names import model_name_problem
+from service.spec.networks import networks_of, teacher_networks
 from service.spec.paths import SQLITE, absolute_uri, output_problem, sqlite_path
 from service.spec.sections import (
     AdamW,
@@ -36,12 +37,12 @@ from service.spec.sections import (
     Schedule,
     Sgd,
     Student,
-    Teacher,
     Tracking,
     Training,
     is_file_source,
     is_mlflow_source,
 )
+from service.spec.teacher_sections import Teacher, TeacherNetwork
 from service.spec.weights_metadata import weights_problems
 
 SOURCES = "give the path of a weights file, models:/NAME@ALIAS, runs:/ID/PATH or torchvision:ENUM"
@@ -61,35 +62,47 @@ def check_models(
     student: Student, teacher: Teacher | None, dataset: Dataset | None = None
 ) -> Iterator[Problem]:
     """Names on the allow-list; class counts that agree."""
-    for role, model in (("student", student), ("teacher", teacher)):
-        if model and (found := model_name_problem(model.model)):
-            yield Problem(f"{role}.model", *found)
-    if not dataset or not teacher or teacher.num_classes is None:
+    for path, network in networks_of(student, teacher).items():
+        if found := model_name_problem(network.model):
+            yield Problem(f"{path}.model", *found)
+    for path, member in teacher_networks(teacher).items():
+        num_classes = member.num_classes
+        if not dataset or member.classes is not None or num_classes in (None, dataset.num_classes):
+            continue
+        remedy = "use a teacher trained on the dataset's classes"
+        if num_classes is not None and num_classes > dataset.num_classes:
+            remedy += f', or set {path}.classes to "by_name" to use these of its classes'
+        wrong = f"is {num_classes} but dataset.num_classes is {dataset.num_classes}"
+        yield Problem(f"{path}.num_classes", wrong, remedy)
+
+
+def check_mean(teacher: Teacher | None) -> Iterator[Problem]:
+    """Settings of the mean of several teachers only where there are several."""
+    if teacher is None or teacher.others:
         return
-    if teacher.num_classes != dataset.num_classes:
-        yield Problem(
-            "teacher.num_classes",
-            f"is {teacher.num_classes} but dataset.num_classes is {dataset.num_classes}",
-            "use a teacher trained on the dataset's classes",
-        )
+    for field, value in (("weight", 1.0), ("mean_of", "logits")):
+        if getattr(teacher, field) != value:
+            wrong = f"is {getattr(teacher, field)}, but the teacher is one network"
+            yield Problem(f"teacher.{field}", wrong, "remove it, or add teacher.others")
 
 
 def check_weights(
     student: Student, teacher: Teacher | None, dataset: Dataset | None = None
 ) -> Iterator[Problem]:
     """Weights that exist, for the model and the dataset's classes."""
-    for role, model in (("student", student), ("teacher", teacher)):
-        if model is None or model.weights is None:
+    for network_path, network in networks_of(student, teacher).items():
+        if network.weights is None:
             continue
-        weights, where = model.weights, f"{role}.weights"
+        weights, where = network.weights, f"{network_path}.weights"
         if is_mlflow_source(weights.source) and (found := source_problem(weights.source)):
             yield Problem(f"{where}.source", *found)
         path = Path(weights.source)
         if is_file_source(weights.source) and not path.exists():
             yield Problem(f"{where}.source", f"{path} does not exist", SOURCES)
         else:
-            num_classes = dataset.num_classes if dataset else None
-            yield from weights_problems(where, model.model, weights, num_classes)
+            has_own_classes = isinstance(network, TeacherNetwork) and network.classes is not None
+            num_classes = dataset.num_classes if dataset and not has_own_classes else None
+            yield from weights_problems(where, network.model, weights, num_classes)
 
 
 def check_batches(training: Training, resources: Resources) -> Iterator[Problem]:
@@ -236,7 +249,7 @@ def check_cache(dataset: Dataset) -> Iterator[Problem]:
 
 
 RULES: tuple[Rule, ...] = (
-    *(check_models, check_weights, check_batches, check_schedule, check_optimizer),
+    *(check_models, check_mean, check_weights, check_batches, check_schedule, check_optimizer),
     *(check_losses, check_coupled_samples, check_label_smoothing, check_views),
     check_loss_settings,
     *(check_augmentation, check_mixing, check_evaluation, check_storage, check_tracking),

@@ -11,8 +11,9 @@ from data_pipeline.files import is_remote
 from service.spec.data_sections import Dataset
 from service.spec.errors import Problem
 from service.spec.fields import Section
+from service.spec.networks import changed_networks, networks_of
 from service.spec.paths import absolute_path, absolute_uri, home_problem, refused_path, sqlite_path
-from service.spec.sections import is_file_source
+from service.spec.sections import Weights, is_file_source
 
 LONGEST_NAME = "x" * 200
 """As long as the path of any file within a run's folder."""
@@ -26,12 +27,12 @@ def absolute_paths(sections: Mapping[str, Any]) -> dict[str, Section]:
         changed["checkpoints"] = checkpoints.model_copy(update={"storage_path": path})
     if dataset := sections.get("dataset"):
         changed["dataset"] = _with_absolute_locations(dataset)
-    for name in ("teacher", "student"):
-        model = sections.get(name)
-        if model and model.weights and is_file_source(model.weights.source):
-            source = str(absolute_path(model.weights.source))
-            weights = model.weights.model_copy(update={"source": source})
-            changed[name] = model.model_copy(update={"weights": weights})
+    student, teacher = sections.get("student"), sections.get("teacher")
+    weights = {
+        path: {"weights": each.model_copy(update={"source": str(absolute_path(each.source))})}
+        for path, each in _weights_files(sections).items()
+    }
+    changed |= changed_networks(student, teacher, weights)
     tracking = sections.get("tracking")
     if tracking and tracking.uri is not None:
         changed["tracking"] = tracking.model_copy(update={"uri": absolute_uri(tracking.uri)})
@@ -70,11 +71,18 @@ def _paths(sections: Mapping[str, Any]) -> dict[str, Path | str]:
         paths |= {"dataset.train": dataset.train, "dataset.val": dataset.val}
         if dataset.cache:
             paths["dataset.cache.path"] = dataset.cache.path
-    for name in ("teacher", "student"):
-        model = sections.get(name)
-        if model and model.weights and is_file_source(model.weights.source):
-            paths[f"{name}.weights.source"] = model.weights.source
-    return paths
+    weights = _weights_files(sections)
+    return paths | {f"{path}.weights.source": each.source for path, each in weights.items()}
+
+
+def _weights_files(sections: Mapping[str, Any]) -> dict[str, Weights]:
+    """The weights that are files, by the paths of their networks."""
+    networks = networks_of(sections.get("student"), sections.get("teacher"))
+    return {
+        path: network.weights
+        for path, network in networks.items()
+        if network.weights and is_file_source(network.weights.source)
+    }
 
 
 def _with_absolute_locations(dataset: Dataset) -> Dataset:

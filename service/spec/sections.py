@@ -10,7 +10,6 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag
 
-from service.spec.data_sections import Normalization
 from service.spec.fields import Count, Fraction, NonNegative, Positive, Section, Sha256
 
 
@@ -60,25 +59,6 @@ class Student(Section):
     timm:NAME."""
     weights: Weights | None = None
     """Weights to start from; random ones if absent."""
-
-
-class Teacher(Section):
-    """The frozen network whose outputs the student learns from."""
-
-    model: str
-    """torchvision classifier (resnet34), cifar:NAME (cifar:resnet56), imagenet:mobilenet_v1 or
-    timm:NAME."""
-    weights: Weights
-    """The teacher's trained weights."""
-    num_classes: Annotated[int, Field(ge=2)] | None = None
-    """Classes of the teacher; must be those of the dataset, which is also the default."""
-    normalization: Normalization | None = None
-    """The normalization that the teacher was trained with; absent: the dataset's."""
-    min_top1: Fraction | None = None
-    """Minimum top-1 accuracy (0 to 1) of the teacher on some val images; below it the job is
-    aborted."""
-    min_top1_images: Count = 2048
-    """Number of val images that min_top1 is measured on."""
 
 
 class Sgd(Section):

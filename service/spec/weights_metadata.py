@@ -15,20 +15,24 @@ from service.spec.network_variants import (
     current_name,
     variant_of,
 )
+from service.spec.networks import networks_of
 from service.spec.published_weights import (
+    class_count_problem,
     is_published_with_transform,
     published_image_size,
     published_problems,
 )
 from service.spec.safetensors_header import read_safetensors_header
-from service.spec.sections import Student, Teacher, Weights, is_file_source, is_mlflow_source
+from service.spec.sections import Student, Weights, is_file_source, is_mlflow_source
 from service.spec.state_dicts import (
     CLASSIFIER,
     Choice,
     choose,
+    largest_container,
     prefixes_of_classifiers,
     renamed,
 )
+from service.spec.teacher_sections import Teacher, TeacherNetwork
 from service.spec.tensor_info import FLOAT_DTYPES, TensorInfo, UnreadableWeightsError
 from service.spec.weights_file import WeightsFile, is_safetensors, read_weights_file
 
@@ -42,7 +46,8 @@ def weights_problems(
 ) -> Iterator[Problem]:
     """What is wrong with weights for a model, as far as it is known without building it.
 
-    ``where``: path of the weights in the spec. ``num_classes``: the dataset's, if it is known.
+    ``where``: path of the weights in the spec. ``num_classes``: the dataset's, if it is known and
+    the model has all of them and no others.
     """
     if weights.transform_input is not None and model not in AUXILIARY_HEADS:
         remedy = f"remove it: only {' and '.join(AUXILIARY_HEADS)} have this option"
@@ -86,12 +91,8 @@ def _file_problems(
             yield type_problem(f"{where}.source", name, info)
             return
     sizes = classifier_sizes(chosen)
-    if sizes and num_classes not in (None, *sizes):
-        yield Problem(
-            f"{where}.source",
-            f"{file.path} has a classifier for {sizes[-1]} classes",
-            f"dataset.num_classes is {num_classes}: the two must agree",
-        )
+    if sizes and num_classes is not None and num_classes not in sizes:
+        yield class_count_problem(where, str(file.path), sizes[-1], num_classes)
 
 
 def type_problem(where: str, name: str, info: TensorInfo) -> Problem:
@@ -129,12 +130,12 @@ def _no_order(where: str, file: str) -> Problem:
 def weights_notes(spec: JobSpec) -> list[str]:
     """A line for each file that has several weights, of a valid spec: which of them are used."""
     notes = []
-    for role, model in (("student", spec.student), ("teacher", spec.teacher)):
-        if model is None or model.weights is None or not is_file_source(model.weights.source):
+    for path, network in spec.networks().items():
+        if network.weights is None or not is_file_source(network.weights.source):
             continue
-        file = read_weights_file(Path(model.weights.source))
-        choice = _choice(file, model.model, model.weights, f"{role}.weights")
-        if choice is not None and (note := choice.note(role)):
+        file = read_weights_file(Path(network.weights.source))
+        choice = _choice(file, network.model, network.weights, f"{path}.weights")
+        if choice is not None and (note := choice.note(path)):
             notes.append(note)
     return notes
 
@@ -181,6 +182,22 @@ def classifier_sizes(tensors: Mapping[str, TensorInfo]) -> list[int]:
     return [shape[0] for name in names if (shape := tensors[name].shape)]
 
 
+def sizes_of_file(model: str, weights: Weights) -> tuple[int, ...]:
+    """The numbers of classes that a file's classifiers may have, as far as that is seen.
+
+    Raises:
+        UnreadableWeightsError: it is no file of weights.
+        BadInputError: it has several weights, and it is not clear which are meant.
+    """
+    file = read_weights_file(Path(weights.source))
+    if weights.match == "names":
+        return tuple(classifier_sizes(_chosen(file, model, weights, "weights") or {}))
+    # Other names, but the same order: the classifier is the last.
+    container = f"{weights.key.rstrip('.')}." if weights.key else largest_container(file.containers)
+    shapes = [shape for n in file.containers.get(container, ()) if (shape := file.tensors[n].shape)]
+    return tuple(shape[0] for shape in shapes[-1:])
+
+
 def stated_variant(model: str, weights: Weights | None) -> Variant:
     """The variant of a network that its weights are for, as far as they are there to be seen."""
     if weights is None or is_mlflow_source(weights.source):
@@ -212,6 +229,7 @@ def read_card(path: Path) -> dict[str, Any]:
             return {}
         metadata = read_safetensors_header(path).metadata
         values = {key: json.loads(metadata[key]) for key in ("num_classes", "classes")}
+        values["class_names"] = json.loads(metadata.get("class_names", "null"))
     except (OSError, UnreadableWeightsError, KeyError, ValueError, RecursionError):
         return {}
     return {**metadata, **values} if "architecture" in metadata else {}
@@ -224,27 +242,25 @@ def check_weights_cards(
 
     ``classes``: names of the training set's classes by label, if they are known.
     """
-    for role, model in (("student", student), ("teacher", teacher)):
-        if model is None or model.weights is None:
-            continue
-        if is_file_source(model.weights.source):
-            card = read_card(Path(model.weights.source))
-            where = f"{role}.weights.source"
-            yield from card_problems(where, card, model.model, model.weights, classes)
+    for path, network in networks_of(student, teacher).items():
+        if network.weights is not None and is_file_source(network.weights.source):
+            card = read_card(Path(network.weights.source))
+            yield from card_problems(path, card, network, classes)
 
 
 def card_problems(
-    where: str,
+    path: str,
     card: Mapping[str, Any],
-    model: str,
-    weights: Weights,
+    network: Student | TeacherNetwork,
     classes: tuple[str, ...] | None,
 ) -> Iterator[Problem]:
     """Weights of another network, or of classes in another order.
 
-    ``card``: see run/student_card.py; without one nothing is known. Classes of other names are no
-    problem: the same ones may be named differently.
+    ``path``: that of the network. ``card``: see run/student_card.py; without one nothing is known.
+    Classes of other names are no problem: the same ones may be named differently.
     """
+    model, weights, where = network.model, network.weights, f"{path}.weights.source"
+    assert weights is not None, "the card is theirs"
     stated = card.get("architecture")
     trained = stated[:MAX_SHOWN] if isinstance(stated, str) and not weights.rename else None
     # The same network of torchvision and of timm has the same names of tensors.
@@ -254,7 +270,11 @@ def card_problems(
     names = card.get("classes")
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         return
+    is_teacher = isinstance(network, TeacherNetwork)
+    if isinstance(network, TeacherNetwork) and network.classes is not None:
+        return
     if names and classes and sorted(names) == sorted(classes) and tuple(names) != classes:
         label = next(i for i, (a, b) in enumerate(zip(names, classes, strict=True)) if a != b)
         wrong = f"has label {label} for {names[label]}, but in the dataset it is {classes[label]}"
-        yield Problem(where, wrong, "use a dataset whose classes are in the same order")
+        by_name = f', or set {path}.classes to "by_name"' if is_teacher else ""
+        yield Problem(where, wrong, f"use a dataset whose classes are in the same order{by_name}")

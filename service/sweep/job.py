@@ -20,6 +20,7 @@ from service.spec.errors import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED
 from service.spec.image_warnings import small_image_warnings
 from service.spec.job import JobSpec
 from service.spec.overlap import overlap_warnings
+from service.spec.teacher_classes import with_resolved_classes
 from service.sweep.comparison import COMPARISON_NAME
 from service.sweep.confirm import compare, confirm_specs
 from service.sweep.confirm_progress import ConfirmProgress
@@ -100,6 +101,8 @@ def _prepare(loaded: LoadedSweep, signals: StopSignals) -> BuiltJob:
     check_tracking(loaded.base._replace(spec=spec))
     with signals.interruptible():
         built = build_job(spec)
+    # Each trial resolves those of its own teacher.
+    with_resolved_classes(built.spec, loaded.base.train.classes)
     check_inputs(spec, built.digests)
     signals.check()
     return built

@@ -3,7 +3,10 @@
 from service.run.claim import has_started
 from service.spec.errors import BadInputError, Problem
 from service.spec.loading import LoadedJob
-from service.spec.sections import Weights, is_mlflow_source
+from service.spec.published_weights import class_count_problem
+from service.spec.sections import Student, is_mlflow_source
+from service.spec.teacher_classes import classes_of_card, resolved
+from service.spec.teacher_sections import TeacherNetwork
 from service.spec.weights_metadata import card_problems
 from service.tracking.mlflow_run import TRACKING_ERRORS, tracking_uri
 from service.tracking.server_check import ask, check_server, is_new_database
@@ -28,22 +31,21 @@ def check_tracking(job: LoadedJob) -> list[str]:
 
 
 def check_weights(job: LoadedJob) -> list[str]:
-    """Check the weights that come from MLflow; returns a line for each role that has such.
+    """Check the weights that come from MLflow; returns a line for each network with such.
 
     Raises:
-        BadInputError: as ``check_tracking``, with the problems of both roles.
+        BadInputError: as ``check_tracking``, with the problems of all networks.
     """
     spec, lines = job.spec, []
     problems: list[Problem] = []
     if has_started(spec.run_path):
         # A run that is resumed has fetched its weights; the registry may have changed since.
         return []
-    for role in ("student", "teacher"):
-        model = getattr(spec, role)
-        if model is None or model.weights is None or not is_mlflow_source(model.weights.source):
+    for path, network in spec.networks().items():
+        if network.weights is None or not is_mlflow_source(network.weights.source):
             continue
         try:
-            lines.append(_check_role(job, role, model.model, model.weights))
+            lines.append(_check_network(job, path, network, network.weights.source))
         except BadInputError as error:
             problems += error.problems
     if problems:
@@ -51,9 +53,10 @@ def check_weights(job: LoadedJob) -> list[str]:
     return lines
 
 
-def _check_role(job: LoadedJob, role: str, model: str, weights: Weights) -> str:
-    uri, where = tracking_uri(job.spec), f"{role}.weights.source"
-    source = weights.source
+def _check_network(
+    job: LoadedJob, path: str, network: Student | TeacherNetwork, source: str
+) -> str:
+    uri, where = tracking_uri(job.spec), f"{path}.weights.source"
     if is_new_database(uri):
         problem = Problem(
             where, f"{source} is in MLflow, but {uri} is new", "set tracking.uri to its server"
@@ -62,15 +65,19 @@ def _check_role(job: LoadedJob, role: str, model: str, weights: Weights) -> str:
     try:
         found = ask(uri, lambda: find_described(source, uri, where))
     except (TimeoutError, *TRACKING_ERRORS):
-        return f"{role} weights: {source} not checked: MLflow at {uri} does not answer"
-    wrong = list(card_problems(where, found.card, model, weights, job.train.classes))
-    num_classes = found.card.get("num_classes")
-    if num_classes not in (None, job.spec.dataset.num_classes):
-        remedy = f"dataset.num_classes is {job.spec.dataset.num_classes}: the two must agree"
-        wrong.append(Problem(where, f"{source} has a classifier for {num_classes} classes", remedy))
+        return f"{path} weights: {source} not checked: MLflow at {uri} does not answer"
+    wrong = list(card_problems(path, found.card, network, job.train.classes))
+    dataset, num_classes = job.spec.dataset, found.card.get("num_classes")
+    if isinstance(network, TeacherNetwork) and network.classes is not None:
+        # Without a number, they are checked when the weights have been fetched.
+        if num_classes is not None:
+            resolved(path, network, classes_of_card(found.card), dataset, job.train.classes)
+    elif isinstance(num_classes, int) and num_classes != dataset.num_classes:
+        where = f"{path}.weights"
+        wrong.append(class_count_problem(where, source, num_classes, dataset.num_classes))
     if wrong:
         raise BadInputError("spec", wrong)
-    return f"{role} weights: {source} is {_text(found)}"
+    return f"{path} weights: {source} is {_text(found)}"
 
 
 def _text(found: FoundWeights) -> str:

@@ -11,6 +11,7 @@ from data_pipeline.augmentation.samples import (
     RandAugmentParams,
 )
 from data_pipeline.loader import Crop
+from service.distillation.ensemble import TeacherEnsemble
 from service.distillation.losses.base import Context
 from service.distillation.objective import Objective
 from service.distillation.pixels import FrozenTeacher, PixelNormalizer
@@ -19,6 +20,8 @@ from service.models.build import build_with_weights
 from service.models.last_layer import classifier_weights, keep_last_layer_in_float32
 from service.spec.data_sections import Augmentation, StrongView
 from service.spec.job import JobSpec
+from service.spec.networks import TEACHER, teacher_networks
+from service.spec.teacher_sections import TeacherNetwork
 
 
 def build_task(spec: JobSpec, device: torch.device) -> DistillationTask:
@@ -33,7 +36,7 @@ def build_task(spec: JobSpec, device: torch.device) -> DistillationTask:
     )
     if dtype is not None:
         keep_last_layer_in_float32(student, spec.augmentation.size)
-    teacher = _build_teacher(spec, device) if spec.uses_teacher else None
+    teacher = build_teacher(spec, device) if spec.uses_teacher else None
     objective = _build_objective(spec, teacher).to(device)
     return DistillationTask(
         Trainee(_placed(student, device), objective, dtype),
@@ -43,22 +46,47 @@ def build_task(spec: JobSpec, device: torch.device) -> DistillationTask:
     )
 
 
-def _build_teacher(spec: JobSpec, device: torch.device) -> FrozenTeacher:
+def build_teacher(spec: JobSpec, device: torch.device) -> FrozenTeacher | TeacherEnsemble:
+    """The teacher of a spec that has one, on ``device``: its network, or the mean of several.
+
+    The classes of its networks must be indices, as in the specs that are trained.
+
+    Raises:
+        BadInputError: a model or weights that cannot be used.
+    """
     assert spec.teacher is not None
-    model = build_with_weights(
-        "teacher", spec.teacher.model, spec.dataset.num_classes, spec.teacher.weights
-    )
+    networks = teacher_networks(spec.teacher)
+    members = [_build_member(spec, path, network, device) for path, network in networks.items()]
+    if len(members) == 1:
+        return members[0]
+    weights = [network.weight for network in networks.values()]
+    return TeacherEnsemble(members, weights, spec.teacher.mean_of).to(device)
+
+
+def _build_member(
+    spec: JobSpec, path: str, network: TeacherNetwork, device: torch.device
+) -> FrozenTeacher:
+    assert network.classes != "by_name", "the driver resolves them"
+    model = build_with_weights(path, network.model, spec.num_classes_of(path), network.weights)
     if spec.training.precision == "bfloat16":
-        keep_last_layer_in_float32(model, spec.augmentation.size)
-    normalization = spec.teacher.normalization or spec.dataset.normalization
-    return FrozenTeacher(_placed(model, device), normalization).to(device)
+        keep_last_layer_in_float32(model, spec.input_size(path, spec.augmentation.size))
+    return FrozenTeacher(
+        _placed(model, device),
+        network.normalization or spec.dataset.normalization,
+        network.classes,
+        lambda size: spec.input_size(path, size),
+    ).to(device)
 
 
-def _build_objective(spec: JobSpec, teacher: FrozenTeacher | None) -> Objective:
+def _build_objective(spec: JobSpec, teacher: FrozenTeacher | TeacherEnsemble | None) -> Objective:
     losses, num_classes = spec.effective_losses(), spec.dataset.num_classes
     classifier = None
-    if teacher is not None and losses.needs_classifier:
-        classifier = classifier_weights(teacher.model, num_classes, spec.augmentation.size)
+    if losses.needs_classifier:
+        assert isinstance(teacher, FrozenTeacher), "a rule refuses several teachers"
+        size = spec.input_size(TEACHER, spec.augmentation.size)
+        classifier = classifier_weights(teacher.model, spec.num_classes_of(TEACHER), size)
+        if classifier is not None and teacher.classes is not None:
+            classifier = classifier[teacher.classes]
     smoothing = spec.training.label_smoothing
     context = Context(num_classes, spec.schedule.num_epochs, smoothing, classifier)
     return Objective(losses, context)

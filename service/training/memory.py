@@ -56,7 +56,7 @@ def evaluation_text(spec: JobSpec) -> str:
 
 def model_text(spec: JobSpec) -> str:
     """What is too large where the models do not even load."""
-    names = [spec.student.model, *([spec.teacher.model] if spec.teacher is not None else [])]
+    names = [network.model for network in spec.networks().values()]
     return (
         f"student.model: {' and '.join(names)} do not fit before the first image; use smaller "
         "models, or a GPU that nothing else uses"

@@ -8,6 +8,7 @@ from data_pipeline.files import write_atomically
 from data_pipeline.loader import Batch
 from service.run.progress import Progress
 from service.spec.job import JobSpec
+from service.spec.networks import teacher_networks
 
 
 def dump_name(step: int, rank: int) -> str:
@@ -36,12 +37,14 @@ def dump_samples(
 
 def teacher_text(spec: JobSpec, num_nonfinite: int, num_images: int) -> str:
     """The message of a run that ends because the teacher's logits are not finite."""
-    assert spec.teacher is not None
+    networks = list(teacher_networks(spec.teacher).values())
+    sources = " or ".join(network.weights.source for network in networks)
+    models = " or ".join(network.model for network in networks)
     bfloat16 = ", or use precision float32" if spec.training.precision == "bfloat16" else ""
     return (
         f"teacher.weights.source: the teacher's logits are not finite for {num_nonfinite} of "
-        f"{num_images} images; {spec.teacher.weights.source} has values that are not finite, or "
-        f"does not fit {spec.teacher.model}: give other weights{bfloat16}"
+        f"{num_images} images; {sources} has values that are not finite, or "
+        f"does not fit {models}: give other weights{bfloat16}"
     )
 
 
