@@ -263,7 +263,12 @@ def _check(current: Tensor, target: str, info: TensorInfo, source: str, where: s
         raise BadInputError("spec", [type_problem(where, source, info)])
     if current.shape != info.shape:
         wrong = f"{source} is {list(info.shape)}, the model's {target} {list(current.shape)}"
-        _refuse(where, wrong, "use weights for this model and this number of classes")
+        remedy = "use weights for this model and this number of classes"
+        network = where.removesuffix(".weights.source")
+        # A classifier of more classes.
+        if network.startswith("teacher") and info.shape[1:] == tuple(current.shape[1:]):
+            remedy += f', or set {network}.classes to "by_name"'
+        _refuse(where, wrong, remedy)
 
 
 def _refuse(where: str, wrong: str, remedy: str) -> NoReturn:

@@ -78,5 +78,5 @@ def class_count_problem(where: str, source: str, found: int, num_classes: int) -
     remedy = f"dataset.num_classes is {num_classes}: the two must agree"
     network = where.removesuffix(".weights")
     if network.startswith("teacher") and found > num_classes:
-        remedy += f', or set {network}.classes to "by_name" to use these of the teacher\'s'
+        remedy += f', or set {network}.classes to "by_name": only the dataset\'s are then used'
     return Problem(f"{where}.source", f"{source} has a classifier for {found} classes", remedy)

@@ -71,7 +71,7 @@ def check_models(
             continue
         remedy = "use a teacher trained on the dataset's classes"
         if num_classes is not None and num_classes > dataset.num_classes:
-            remedy += f', or set {path}.classes to "by_name" to use these of its classes'
+            remedy += f', or set {path}.classes to "by_name": only the dataset\'s are then used'
         wrong = f"is {num_classes} but dataset.num_classes is {dataset.num_classes}"
         yield Problem(f"{path}.num_classes", wrong, remedy)
 

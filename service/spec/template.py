@@ -13,6 +13,7 @@ from service.spec.fields import IMAGENET_MEAN, IMAGENET_STD
 from service.spec.job import JobSpec
 from service.spec.loading import parse_spec
 from service.spec.paths import absolute_path, path_remedy
+from service.spec.published_weights import NUM_CLASSES
 from service.spec.secrets import secret_problems
 from service.spec.sections import Resources, Sgd, Training
 from service.spec.weights_metadata import TORCHVISION
@@ -57,7 +58,8 @@ def new_spec(choices: Choices) -> JobSpec:
         "checkpoints": {"storage_path": str(absolute_path(choices.storage_path))},
     }
     if choices.teacher is not None:
-        content["teacher"] = _teacher(choices.teacher, choices.weights or "")
+        num_classes = content["dataset"]["num_classes"]
+        content["teacher"] = _teacher(choices.teacher, choices.weights or "", num_classes)
     return parse_spec(content)
 
 
@@ -70,14 +72,21 @@ def format_spec(spec: JobSpec) -> str:
     if spec.teacher is not None:
         losses = spec.effective_losses()
         content["losses"] = losses.model_dump(mode="json", exclude_none=True)
-    for role in ("teacher", "student"):
-        weights = content.get(role, {}).get("weights", {})
-        if weights.get("source", "").startswith(TORCHVISION):
+    for path, network in spec.networks().items():
+        if network.weights is not None and network.weights.source.startswith(TORCHVISION):
             # What a file may need, and published weights must not have.
-            content[role]["weights"] = {"source": weights["source"]}
+            _section_at(content, path)["weights"] = {"source": network.weights.source}
     order = [name for name in JobSpec.model_fields if name in content]
     lines = [f"  {json.dumps(name)}: {_format(content[name], 2)}" for name in order]
     return "{\n" + ",\n".join(lines) + "\n}"
+
+
+def _section_at(content: dict[str, Any], path: str) -> dict[str, Any]:
+    """What is at the path of a network, such as teacher.others.0."""
+    section: Any = content
+    for part in path.split("."):
+        section = section[int(part) if part.isdigit() else part]
+    return section
 
 
 def _format(value: Any, indent: int) -> str:  # noqa: ANN401 - any JSON value
@@ -155,9 +164,11 @@ def cpus_per_worker() -> int:
     return min(Resources().cpus_per_worker, len(os.sched_getaffinity(0)))
 
 
-def _teacher(model: str, weights: str) -> dict[str, Any]:
-    """Published torchvision weights were trained with ImageNet's normalization."""
+def _teacher(model: str, weights: str, num_classes: int) -> dict[str, Any]:
+    """Published torchvision weights have ImageNet's normalization and classes."""
     teacher: dict[str, Any] = {"model": model, "weights": {"source": weights}}
     if weights.startswith(TORCHVISION):
         teacher["normalization"] = {"mean": IMAGENET_MEAN, "std": IMAGENET_STD}
+        if num_classes != NUM_CLASSES:
+            teacher["classes"] = "by_name"
     return teacher
