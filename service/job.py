@@ -43,7 +43,7 @@ from service.spec.image_warnings import small_image_warnings
 from service.spec.job import JobSpec
 from service.spec.loading import LoadedJob
 from service.spec.overlap import overlap_warnings
-from service.spec.teacher_classes import with_resolved_classes
+from service.spec.teacher_classes import classes_tags, with_resolved_classes
 from service.tracking.destination import publication_key
 from service.tracking.job_check import check_tracking
 from service.tracking.mlflow_run import RUN_STATUSES, TRACKING_ERRORS, MlflowRun, tracking_uri
@@ -126,7 +126,8 @@ def _prepare(job: LoadedJob, signals: StopSignals) -> tuple[dict[str, str], JobS
     with signals.interruptible():
         built = build_job(spec)
     trained_spec = with_resolved_classes(built.spec, job.train.classes)
-    check_inputs(spec, built.digests)
+    digests = {**built.digests, **classes_tags(trained_spec)}
+    check_inputs(spec, digests)
     signals.check()
     connect()
     signals.install()
@@ -134,7 +135,7 @@ def _prepare(job: LoadedJob, signals: StopSignals) -> tuple[dict[str, str], JobS
     warnings = small_image_warnings(spec, job.train, job.val)
     for warning in [*warnings, *overlap_warnings(spec.dataset, spec.dataset.held_out)]:
         print(f"warning: {warning}", flush=True)
-    tags = provenance_tags(job, built.digests)
+    tags = provenance_tags(job, digests)
     signals.check()
     return tags, trained_spec
 

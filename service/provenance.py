@@ -15,7 +15,7 @@ from service.spec.paths import RAY_JOB_VARIABLE
 def provenance_tags(job: LoadedJob, weights_tags: Mapping[str, str]) -> dict[str, str]:
     """MLflow tags that tell two runs of one spec apart, or prove that they are the same.
 
-    ``weights_tags``: digests of the weights, such as teacher_sha256.
+    ``weights_tags``: digests of the weights and of the teacher's classes, such as teacher_sha256.
     """
     return {
         "spec_hash": job.spec.content_hash(),

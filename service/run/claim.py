@@ -31,7 +31,7 @@ from service.spec.errors import BadInputError, Problem
 from service.spec.identity import fixed_differences
 from service.spec.job import JobSpec
 from service.spec.loading import LoadedJob
-from service.spec.networks import source_of_tag, weights_tag
+from service.spec.networks import field_of_tag, weights_tag
 from service.spec.sections import is_file_source
 
 DATASET_TAGS = {
@@ -180,13 +180,13 @@ def input_tags(job: LoadedJob) -> dict[str, str]:
 def changed_inputs(old: Mapping[str, str], new: Mapping[str, str], name: str) -> list[Problem]:
     """A problem for each file whose digest is another one than that of the first submission.
 
-    ``new``: tags of ``input_tags``, or of the weights alone.
+    ``new``: tags of ``input_tags``, or of the weights and of the teacher's classes.
     """
     return [
         Problem(
-            DATASET_TAGS.get(tag) or source_of_tag(tag),
+            DATASET_TAGS.get(tag) or field_of_tag(tag),
             f"has the digest {digest}, but the run {name!r} was started with {old[tag]}",
-            "use another name, or restore the file",
+            "use another name, or restore what has changed",
         )
         for tag, digest in new.items()
         if tag in old and old[tag] != digest

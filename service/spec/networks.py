@@ -54,6 +54,12 @@ def weights_tag(path: str) -> str:
     return f"{path.replace('.', '_')}_sha256"
 
 
-def source_of_tag(tag: str) -> str:
-    """The field whose file has the digest in a tag of ``weights_tag``."""
-    return f"{tag.removesuffix('_sha256').replace('_', '.')}.weights.source"
+def classes_tag(path: str) -> str:
+    """The tag with the SHA-256 digest of which classes of a teacher's network are used."""
+    return f"{path.replace('.', '_')}_classes_sha256"
+
+
+def field_of_tag(tag: str) -> str:
+    """The field that a tag of ``weights_tag`` or ``classes_tag`` is about."""
+    path = tag.removesuffix("_sha256").replace("_", ".")
+    return path if path.endswith(".classes") else f"{path}.weights.source"

@@ -4,7 +4,9 @@ Names are compared as ImageNet's wnids first, then as readable names, without re
 with underscores as blanks.
 """
 
-from collections import defaultdict
+import hashlib
+import json
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
@@ -13,7 +15,7 @@ from data_pipeline.sources.image_labels import WNID, human_names, imagenet_names
 from service.spec.data_sections import Dataset
 from service.spec.errors import BadInputError, Problem
 from service.spec.job import JobSpec
-from service.spec.networks import Changes, changed_networks, teacher_networks
+from service.spec.networks import Changes, changed_networks, classes_tag, teacher_networks
 from service.spec.published_weights import NUM_CLASSES
 from service.spec.sections import is_file_source, is_mlflow_source
 from service.spec.teacher_sections import Teacher, TeacherNetwork
@@ -71,6 +73,18 @@ def with_resolved_classes(spec: JobSpec, data_classes: tuple[str, ...] | None) -
     if problems:
         raise BadInputError("spec", problems)
     return spec.model_copy(update=changed_networks(spec.student, spec.teacher, changes))
+
+
+def classes_tags(spec: JobSpec) -> dict[str, str]:
+    """Digests of the indices of the teacher's classes, as tags; ``spec`` has indices.
+
+    What names mean may change where neither the spec nor the weights do.
+    """
+    return {
+        classes_tag(path): hashlib.sha256(json.dumps(network.classes).encode()).hexdigest()
+        for path, network in teacher_networks(spec.teacher).items()
+        if network.classes is not None
+    }
 
 
 def known_classes(network: TeacherNetwork) -> KnownClasses:
@@ -198,8 +212,8 @@ def _check_indices(where: str, indices: Sequence[int], num_classes: int, num_wan
         wrong = f"has {max(indices)}, but the teacher has {num_classes} classes"
         _refuse(where, wrong, f"use indices from 0 to {num_classes - 1}")
     if len(set(indices)) < len(indices):
-        repeated = next(index for index in indices if indices.count(index) > 1)
-        _refuse(where, f"has {repeated} twice", "give each index once")
+        ((repeated, _),) = Counter(indices).most_common(1)
+        _refuse(where, f"has {repeated} more than once", "give each index once")
 
 
 def _imagenet() -> tuple[tuple[str, ...], tuple[str, ...]]:

@@ -20,7 +20,7 @@ from service.spec.errors import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED
 from service.spec.image_warnings import small_image_warnings
 from service.spec.job import JobSpec
 from service.spec.overlap import overlap_warnings
-from service.spec.teacher_classes import with_resolved_classes
+from service.spec.teacher_classes import classes_tags, with_resolved_classes
 from service.sweep.comparison import COMPARISON_NAME
 from service.sweep.confirm import compare, confirm_specs
 from service.sweep.confirm_progress import ConfirmProgress
@@ -102,7 +102,8 @@ def _prepare(loaded: LoadedSweep, signals: StopSignals) -> BuiltJob:
     with signals.interruptible():
         built = build_job(spec)
     # Each trial resolves those of its own teacher.
-    with_resolved_classes(built.spec, loaded.base.train.classes)
+    resolved_spec = with_resolved_classes(built.spec, loaded.base.train.classes)
+    built = built._replace(digests={**built.digests, **classes_tags(resolved_spec)})
     check_inputs(spec, built.digests)
     signals.check()
     return built

@@ -1,5 +1,7 @@
 """Builds the objects that a worker trains with from the spec's sections."""
 
+from functools import partial
+
 import torch
 from torch import nn
 
@@ -74,7 +76,7 @@ def _build_member(
         _placed(model, device),
         network.normalization or spec.dataset.normalization,
         network.classes,
-        lambda size: spec.input_size(path, size),
+        partial(network.input_size, crop_size=spec.evaluation.crop_size),
     ).to(device)
 
 

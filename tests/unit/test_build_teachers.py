@@ -10,11 +10,12 @@ from support.teachers import WNIDS, write_named_datasets, write_teacher
 from service import build
 from service.build import build_job
 from service.plan import format_plan, make_plan
+from service.run.claim import check_inputs
 from service.run.folder import write_spec, write_tags
 from service.run.journal import JOURNAL_NAME, Journal
 from service.spec.errors import BadInputError
 from service.spec.loading import parse_job
-from service.spec.teacher_classes import with_resolved_classes
+from service.spec.teacher_classes import classes_tags, with_resolved_classes
 from service.spec.weights_metadata import read_card
 from service.tracking import job_check
 from service.tracking.weights_source import FoundWeights
@@ -76,6 +77,24 @@ def test_resumed_run_has_the_same_classes_without_fetching(make_job, fetches):
     Journal(job.spec.run_path / JOURNAL_NAME, 10**6).append("interval", 1, 0, {})
     assert build_job(job.spec) == first
     assert fetches == ["teacher.weights.source"]
+
+
+def test_run_is_bound_to_what_the_names_meant(make_job, fetches):
+    """The images of a dataset may be the same, and its classes have other names."""
+    job = make_job(SECTION)
+    built = build_job(job.spec)
+
+    def digests(names):
+        return {**built.digests, **classes_tags(with_resolved_classes(built.spec, names))}
+
+    write_spec(job.spec)
+    write_tags(job.spec.run_path, digests(WNIDS))
+    Journal(job.spec.run_path / JOURNAL_NAME, 10**6).append("interval", 1, 0, {})
+    check_inputs(job.spec, digests(WNIDS))
+    with pytest.raises(BadInputError) as caught:
+        check_inputs(job.spec, digests((*WNIDS[:3], "x")))
+    (problem,) = caught.value.problems
+    assert problem.where == "teacher.classes"
 
 
 def test_each_network_is_fetched_and_has_a_digest(make_job, fetches):
