@@ -7,7 +7,7 @@ import numpy as np
 
 from data_pipeline.beton import open_beton
 from data_pipeline.files import is_remote
-from data_pipeline.manifest import FORMAT, read_manifest
+from data_pipeline.manifest import FORMAT, UNLABELED_CLASS, read_manifest
 from data_pipeline.verify import check_quickly, check_tables
 
 
@@ -32,6 +32,11 @@ class DatasetFacts(NamedTuple):
     num_per_label: tuple[int, ...]
     classes: tuple[str, ...] | None
     normalization: dict[str, list[float]] | None
+
+    @property
+    def is_unlabeled(self) -> bool:
+        """Whether the file was converted without labels."""
+        return self.classes == (UNLABELED_CLASS,)
 
 
 def dataset_facts(location: str, *, checks_samples: bool = True) -> DatasetFacts:

@@ -13,6 +13,8 @@ from data_pipeline.json_files import UnusableFileError, read_json
 FORMAT = 4
 REQUIRED = ("fingerprint", "num_samples", "num_bytes", "classes", "num_per_class")
 LIMIT_BYTES = 64_000_000
+UNLABELED_CLASS = "unlabeled"
+"""The only class of a file whose images have no labels; other files have two or more."""
 
 # The fingerprint becomes the name of a folder: only hexadecimal digits are safe.
 _FINGERPRINT = re.compile(r"[0-9a-f]{32,}")

@@ -1,4 +1,4 @@
-"""Convert labeled images to a .beton file: python jobs/convert.py SOURCE OUT.beton [options].
+"""Convert images to a .beton file: python jobs/convert.py SOURCE OUT.beton [options].
 
 The manifest is written to OUT.beton.json. Exit status: 0 done, 1 failed, 2 bad input, 130 or 143
 interrupted (SIGINT, SIGTERM). A conversion that fails or is interrupted leaves no partial file.
@@ -23,6 +23,7 @@ from data_pipeline.sources import Source, SourceError, open_source
 from data_pipeline.sources.class_lists import only_classes, read_class_list, with_classes
 from data_pipeline.sources.levels import check_classes
 from data_pipeline.sources.shards import is_pattern
+from data_pipeline.sources.unlabeled import open_unlabeled
 from data_pipeline.text import printable
 from service.run.scripts import run_script
 from service.spec.errors import EXIT_BAD_INPUT, EXIT_DONE, EXIT_FAILED
@@ -66,6 +67,8 @@ def _check_paths(parser: argparse.ArgumentParser, options: argparse.Namespace) -
     """Check the paths before the first image is read."""
     if bool(options.hold_out) != bool(options.hold_out_path):
         parser.error("--hold-out and --hold-out-path go together; give both or neither")
+    if options.unlabeled and (options.labels or options.hold_out):
+        parser.error("--unlabeled takes images without labels; leave out --labels and --hold-out")
     outputs = [path for path in (options.out, options.hold_out_path) if path]
     if len({path.resolve() for path in outputs}) != len(outputs):
         parser.error(f"--hold-out-path is {options.out} like OUT; give another path")
@@ -101,9 +104,11 @@ def _convert(options: argparse.Namespace) -> None:
     for part, manifest in zip(parts, manifests, strict=True):
         for fault in manifest["left_out"]:
             print(f"left out: {fault}")
+        num_classes = len(manifest["classes"])
+        labels = "without labels" if options.unlabeled else f"of {num_classes} classes"
         print(
-            f"{part.path}: {manifest['num_samples']:,} images of {len(manifest['classes'])} "
-            f"classes, {manifest['num_bytes'] / 1e6:,.1f} MB, fingerprint {manifest['fingerprint']}"
+            f"{part.path}: {manifest['num_samples']:,} images {labels}, "
+            f"{manifest['num_bytes'] / 1e6:,.1f} MB, fingerprint {manifest['fingerprint']}"
         )
     if hold_out:
         _warn_of_copies(options.out, options.hold_out_path)
@@ -111,6 +116,8 @@ def _convert(options: argparse.Namespace) -> None:
 
 def _open_source(options: argparse.Namespace) -> Source:
     """The images to convert, with their final classes."""
+    if options.unlabeled:
+        return open_unlabeled(options.source, split=options.split)
     source: Source = open_source(options.source, labels=options.labels, split=options.split)
     check_classes(options.source, source)
     if options.classes:
@@ -171,6 +178,12 @@ def _parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help="convert only the images of these classes, as for ImageNet-100: a file with a name, "
         "such as a wnid, in each line, or JSON",
+    )
+    classes.add_argument(
+        "--unlabeled",
+        action="store_true",
+        help="convert all images of a folder, a tar or shards, in whatever folders they are, "
+        "without labels, to distill from a teacher alone (dataset.unlabeled of a spec)",
     )
     parser.add_argument(
         "--split",

@@ -97,7 +97,7 @@ def _train_and_publish(job: LoadedJob, signals: StopSignals) -> int:
     forget_rejected(spec)
     write_spec(spec)
     write_tags(spec.run_path, tags)
-    write_classes(spec.run_path, job.train.classes)
+    write_classes(spec.run_path, job.classes)
     printer = ProgressPrinter(spec)
     tracker = Tracker(spec, tracking_uri(spec), tags, printer)
     outcome = _train(trained_spec, signals)
@@ -125,7 +125,7 @@ def _prepare(job: LoadedJob, signals: StopSignals) -> tuple[dict[str, str], JobS
     check_tracking(job)
     with signals.interruptible():
         built = build_job(spec)
-    trained_spec = with_resolved_classes(built.spec, job.train.classes)
+    trained_spec = with_resolved_classes(built.spec, job.classes)
     digests = {**built.digests, **classes_tags(trained_spec)}
     check_inputs(spec, digests)
     signals.check()

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from data_pipeline.facts import DatasetFacts
 from data_pipeline.order import num_steps_per_epoch
 from service.models.build import (
     build_on_meta_device,
@@ -85,7 +84,7 @@ def make_plan(job: LoadedJob) -> Plan:
         tuple(_cost(spec, path, model) for path, model in models.items()),
         tuple(_rates(spec, num_steps)),
         memory_bytes,
-        tuple(_warnings(spec, train, val, num_train_images)),
+        tuple(_warnings(job, num_train_images)),
     )
 
 
@@ -238,9 +237,8 @@ def _rates(spec: JobSpec, num_steps_per_epoch: int) -> Iterator[tuple[float, flo
         yield point, learning_rate(schedule, peak, step, num_steps_per_epoch)
 
 
-def _warnings(
-    spec: JobSpec, train: DatasetFacts, val: DatasetFacts, num_train_images: int
-) -> Iterator[str]:
+def _warnings(job: LoadedJob, num_train_images: int) -> Iterator[str]:
+    spec, train, val = job
     for split, facts in (("train", train), ("val", val)):
         if facts.classes is None:
             yield f"dataset.{split} has no manifest: damage would not be noticed at the start"
@@ -249,10 +247,10 @@ def _warnings(
     # Files without digests, or in an object store, are compared as a whole.
     if train.fingerprint == val.fingerprint and not overlaps:
         yield "dataset.val is the same as dataset.train: its accuracy will say nothing"
-    if train.classes is not None and len(train.classes) != spec.dataset.num_classes:
+    if job.classes is not None and len(job.classes) != spec.dataset.num_classes:
         yield (
             f"dataset.num_classes is {spec.dataset.num_classes}, but the dataset has "
-            f"{len(train.classes)} classes"
+            f"{len(job.classes)} classes"
         )
     left_over = num_train_images % spec.training.global_batch_size
     if left_over and spec.training.drop_last:

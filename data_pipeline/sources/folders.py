@@ -57,7 +57,7 @@ class ImageFolder:
         names: list[str] = []
         counts: list[int] = []
         for folder in folders:
-            images = _images_below(folder, skipped)
+            images = images_below(folder, skipped)
             if not images:
                 raise SourceError(
                     f"{folder} has no images ({', '.join(IMAGE_SUFFIXES)}); if it is no class, "
@@ -90,8 +90,12 @@ def refuse_irregular(path: Path) -> NoReturn:
     raise SourceError(f"{path} is not a regular file, nor a link to one; remove or replace it")
 
 
-def _images_below(folder: Path, skipped: Skipped) -> list[str]:
-    """Paths from the folder to its images, folder by folder in alphabetical order."""
+def images_below(folder: Path, skipped: Skipped) -> list[str]:
+    """Paths from the folder to its images, folder by folder in alphabetical order.
+
+    Raises:
+        SourceError: what has the name of an image is no regular file.
+    """
     images: list[str] = []
     pending = [""]
     while pending:

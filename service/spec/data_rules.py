@@ -48,18 +48,22 @@ def check_data(
                 f"is absent, but {where} is {location}",
                 'give a folder on the nodes\' own disks, as in {"path": "/scratch/datasets"}',
             )
-        if split in facts:
+        if split in facts and not (split == "train" and dataset.unlabeled):
             yield from _check_labels(where, location, facts[split], dataset.num_classes)
     if "train" in facts:
         yield from _check_train_images(facts["train"], dataset, augmentation, training)
     if len(facts) == 2:
-        yield from _check_classes(facts["train"], facts["val"])
+        if not dataset.unlabeled:
+            yield from _check_classes(facts["train"], facts["val"])
         yield from _check_cache(dataset, facts)
 
 
 def _check_classes(train: DatasetFacts, val: DatasetFacts) -> Iterator[Problem]:
     """A label must mean the same class in both files."""
     if train.classes is None or val.classes is None or train.classes == val.classes:
+        return
+    if train.is_unlabeled or val.is_unlabeled:
+        # Each such file is a problem of its own.
         return
     pairs = zip(train.classes, val.classes, strict=False)
     difference = next(
@@ -97,6 +101,11 @@ def _problem(where: str, message: str) -> Problem:
 def _check_labels(
     where: str, location: str, facts: DatasetFacts, num_classes: int
 ) -> Iterator[Problem]:
+    if facts.is_unlabeled:
+        remedy = "convert labeled images"
+        if where == "dataset.train":
+            remedy = "set dataset.unlabeled to true, to learn from the teacher alone, or " + remedy
+        yield Problem(where, f"{location} has images without labels", remedy)
     low, high = facts.lowest_label, facts.highest_label
     if low < 0 or high >= num_classes:
         yield Problem(
@@ -113,7 +122,7 @@ def _check_train_images(
     training: Training | None,
 ) -> Iterator[Problem]:
     num_images, held_out = train.num_images, dataset.held_out
-    if held_out is not None:
+    if held_out is not None and not dataset.unlabeled:
         num_images -= held_out.num_images
         try:
             num_held_out_per_class(np.array(train.num_per_label), held_out.num_images)

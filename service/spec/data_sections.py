@@ -63,6 +63,9 @@ class Dataset(Section):
     """The .beton file that is evaluated; no gradient ever sees it."""
     num_classes: Annotated[int, Field(ge=2)]
     """Number of classes; labels run from 0 to num_classes - 1."""
+    unlabeled: bool = False
+    """Whether the images of train have no labels, as convert.py --unlabeled writes them, and the
+    student learns from the teacher alone. Labels in the file are ignored; the classes are val's."""
     normalization: Normalization = Normalization()
     """Applied to the student's input, and to the teacher's unless it has its own."""
     cache: DatasetCache | None = None
@@ -73,6 +76,11 @@ class Dataset(Section):
     max_undecodable: Annotated[int, Field(ge=0)] = 0
     """Images of a file that may fail to decode before the job fails. In training another image
     replaces them, in an evaluation they are left out; the metric system/undecodable counts them."""
+
+    @property
+    def labeled_split(self) -> Literal["train", "val"]:
+        """The file whose labels are the run's classes, and name them."""
+        return "val" if self.unlabeled else "train"
 
     @property
     def evaluated(self) -> Split:

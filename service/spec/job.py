@@ -55,8 +55,8 @@ class JobSpec(Section):
     """Absent: plain training on the labels."""
     student: Student
     losses: Losses | None = None
-    """Absent: DTKD as published (dtkd.weight 3, kd.weight 1, ce.weight 1) if there is a teacher,
-    cross-entropy alone if there is none."""
+    """Absent: DTKD as published (dtkd.weight 3, kd.weight 1, ce.weight 1; without ce if
+    dataset.unlabeled) if there is a teacher, cross-entropy alone if there is none."""
     optimizer: Optimizer = Sgd()
     schedule: Schedule = Schedule()
     training: Training = Training()
@@ -128,7 +128,8 @@ class JobSpec(Section):
         """The losses in force, defaults resolved."""
         if self.losses is not None:
             return self.losses
-        return default_losses(has_teacher=self.teacher is not None)
+        has_labels = not self.dataset.unlabeled
+        return default_losses(has_teacher=self.teacher is not None, has_labels=has_labels)
 
     @property
     def uses_teacher(self) -> bool:

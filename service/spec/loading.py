@@ -38,6 +38,12 @@ class LoadedJob(NamedTuple):
     train: DatasetFacts
     val: DatasetFacts
 
+    @property
+    def classes(self) -> tuple[str, ...] | None:
+        """Names of the run's classes by label, if they are known: val's if train has no labels."""
+        facts = {"train": self.train, "val": self.val}
+        return facts[self.spec.dataset.labeled_split].classes
+
 
 def load_job(path: Path) -> LoadedJob:
     """Read and check a spec file; relative paths in it start from the current directory.
@@ -86,10 +92,11 @@ def parse_job(content: Any, subject: str = "spec") -> LoadedJob:  # noqa: ANN401
         facts, unreadable = read_facts(dataset)
         others = sections.get("augmentation"), sections.get("training")
         problems += [*unreadable, *check_data(facts, dataset, *others)]
-    if "train" in facts and {"student", "teacher"} <= sections.keys():
+    labeled = facts.get(dataset.labeled_split) if dataset else None
+    if labeled is not None and {"student", "teacher"} <= sections.keys():
         models = sections["student"], sections["teacher"]
-        problems += check_weights_cards(*models, facts["train"].classes)
-        changes, found = resolve_classes(models[1], sections["dataset"], facts["train"].classes)
+        problems += check_weights_cards(*models, labeled.classes)
+        changes, found = resolve_classes(models[1], sections["dataset"], labeled.classes)
         problems += found
         sections |= changed_networks(*models, changes)
     if problems:

@@ -57,13 +57,47 @@ def check_coupled_samples(losses: Losses | None, training: Training) -> Iterator
             )
 
 
-def check_label_smoothing(losses: Losses | None, training: Training) -> Iterator[Problem]:
+def check_label_smoothing(
+    losses: Losses | None, training: Training, dataset: Dataset | None = None
+) -> Iterator[Problem]:
     """Label smoothing is that of the cross-entropy."""
-    if losses is not None and training.label_smoothing > 0 and "ce" not in losses.active:
+    if training.label_smoothing == 0:
+        return
+    is_unlabeled = dataset is not None and dataset.unlabeled
+    has_ce = not is_unlabeled if losses is None else "ce" in losses.active
+    if not has_ce:
         yield Problem(
             "training.label_smoothing",
             f"is {training.label_smoothing:g}, but losses has no ce, to which alone it applies",
-            "add losses.ce, or remove it",
+            "remove it" if is_unlabeled else "add losses.ce, or remove it",
+        )
+
+
+def check_unlabeled(
+    dataset: Dataset, teacher: Teacher | None, losses: Losses | None
+) -> Iterator[Problem]:
+    """Without labels there is a teacher to learn from, and nothing that needs labels."""
+    if not dataset.unlabeled:
+        return
+    if teacher is None:
+        yield Problem(
+            "teacher",
+            "is absent, but the images of train have no labels (dataset.unlabeled)",
+            "add the teacher that the student learns from, or train on labeled images",
+        )
+    for name, section in losses.active.items() if losses is not None else ():
+        if section.needs_labels:
+            yield Problem(
+                f"losses.{name}",
+                "needs labels, but the images of train have none (dataset.unlabeled)",
+                "leave it out; without losses, dtkd and kd are used",
+            )
+    if dataset.held_out is not None:
+        yield Problem(
+            "dataset.held_out",
+            "holds out images of train to evaluate them, but these have no labels "
+            "(dataset.unlabeled)",
+            "leave it out; to search settings, train on labeled images",
         )
 
 

@@ -18,6 +18,7 @@ from service.spec.loss_rules import (
     check_label_smoothing,
     check_loss_settings,
     check_losses,
+    check_unlabeled,
     check_views,
 )
 from service.spec.mlflow_rules import (
@@ -250,7 +251,7 @@ def check_cache(dataset: Dataset) -> Iterator[Problem]:
 
 RULES: tuple[Rule, ...] = (
     *(check_models, check_mean, check_weights, check_batches, check_schedule, check_optimizer),
-    *(check_losses, check_coupled_samples, check_label_smoothing, check_views),
+    *(check_losses, check_unlabeled, check_coupled_samples, check_label_smoothing, check_views),
     check_loss_settings,
     *(check_augmentation, check_mixing, check_evaluation, check_storage, check_tracking),
     check_cache,

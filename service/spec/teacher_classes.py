@@ -153,12 +153,13 @@ def resolved(
     if isinstance(network.classes, tuple):
         _check_indices(where, network.classes, num_classes, dataset.num_classes)
         return {"classes": network.classes, "num_classes": num_classes}
+    data_file = getattr(dataset, dataset.labeled_split)
     if data_classes is None:
-        wrong = f'is "by_name", but {dataset.train} has no manifest that names its classes'
+        wrong = f'is "by_name", but {data_file} has no manifest that names its classes'
         _refuse(where, wrong, BY_INDEX)
     if len(data_classes) != dataset.num_classes:
         wrong = (
-            f'is "by_name", but {dataset.train} names {len(data_classes)} classes and '
+            f'is "by_name", but {data_file} names {len(data_classes)} classes and '
             f"dataset.num_classes is {dataset.num_classes}"
         )
         _refuse(where, wrong, f"set dataset.num_classes, or {BY_INDEX}")

@@ -43,13 +43,16 @@ def new_spec(choices: Choices) -> JobSpec:
         BadInputError: files that cannot be read, or models and weights that do not fit.
     """
     facts = facts_of({"--train": choices.train, "--val": choices.val, "--weights": choices.weights})
+    # Of the classes, and of what the teacher was trained on, images without labels say nothing.
+    labeled = facts_of({"--val": choices.val}) if facts.is_unlabeled else facts
     content: dict[str, Any] = {
         "name": choices.name or _default_name(choices),
         "dataset": {
             "train": choices.train,
             "val": choices.val,
-            "num_classes": _num_classes(facts),
-            **({"normalization": facts.normalization} if facts.normalization else {}),
+            "num_classes": num_classes_of(labeled),
+            **({"unlabeled": True} if facts.is_unlabeled else {}),
+            **({"normalization": labeled.normalization} if labeled.normalization else {}),
         },
         "student": {"model": choices.student},
         **_image_sections(facts),
@@ -100,14 +103,15 @@ def _format(value: Any, indent: int) -> str:  # noqa: ANN401 - any JSON value
 
 
 def facts_of(options: Mapping[str, str | None]) -> DatasetFacts:
-    """What the file of --train contains; ``options``: all that name files, by their names.
+    """What the dataset of the first option contains; ``options``: all that name files.
 
     Raises:
         BadInputError: it cannot be read, or an option has a secret.
     """
     if problems := list(secret_problems(options)):
         raise BadInputError("arguments", problems)
-    option, location = "--train", options["--train"] or ""
+    option, location = next(iter(options.items()))
+    location = location or ""
     if not is_remote(location) and not absolute_path(location).exists():
         wrong = f"{absolute_path(location)} does not exist"
         remedy = path_remedy(location, "the path of a .beton file")
@@ -125,7 +129,8 @@ def _default_name(choices: Choices) -> str:
     return "-from-".join(name.rpartition(":")[2] for name in models)
 
 
-def _num_classes(facts: DatasetFacts) -> int:
+def num_classes_of(facts: DatasetFacts) -> int:
+    """As many as the manifest names, or the labels need."""
     return len(facts.classes) if facts.classes is not None else facts.highest_label + 1
 
 

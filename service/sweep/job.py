@@ -77,7 +77,7 @@ def run_sweep(loaded: LoadedSweep, num_seeds: int = 0) -> int:
         write_spec(spec)
         write_atomically(sweep.sweep_path / SWEEP_NAME, sweep.model_dump_json(indent=1) + "\n")
         write_tags(sweep.sweep_path, tags)
-        write_classes(sweep.sweep_path, loaded.base.train.classes)
+        write_classes(sweep.sweep_path, loaded.base.classes)
         adopt_tracking(sweep)
         return SweepRun(sweep, base, tags, signals).run(num_seeds)
 
@@ -102,7 +102,7 @@ def _prepare(loaded: LoadedSweep, signals: StopSignals) -> BuiltJob:
     with signals.interruptible():
         built = build_job(spec)
     # Each trial resolves those of its own teacher.
-    resolved_spec = with_resolved_classes(built.spec, loaded.base.train.classes)
+    resolved_spec = with_resolved_classes(built.spec, loaded.base.classes)
     built = built._replace(digests={**built.digests, **classes_tags(resolved_spec)})
     check_inputs(spec, built.digests)
     signals.check()

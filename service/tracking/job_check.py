@@ -66,12 +66,12 @@ def _check_network(
         found = ask(uri, lambda: find_described(source, uri, where))
     except (TimeoutError, *TRACKING_ERRORS):
         return f"{path} weights: {source} not checked: MLflow at {uri} does not answer"
-    wrong = list(card_problems(path, found.card, network, job.train.classes))
+    wrong = list(card_problems(path, found.card, network, job.classes))
     dataset, num_classes = job.spec.dataset, found.card.get("num_classes")
     if isinstance(network, TeacherNetwork) and network.classes is not None:
         # Without a number, they are checked when the weights have been fetched.
         if num_classes is not None:
-            resolved(path, network, classes_of_card(found.card), dataset, job.train.classes)
+            resolved(path, network, classes_of_card(found.card), dataset, job.classes)
     elif isinstance(num_classes, int) and num_classes != dataset.num_classes:
         where = f"{path}.weights"
         wrong.append(class_count_problem(where, source, num_classes, dataset.num_classes))

@@ -136,13 +136,14 @@ class WorkerData:
         )
         samples = (self._train_samples[places] for places in indices)
         crop = train_crop(spec.augmentation, spec.augmentation.size_at(epoch))
-        return self._train_loader.batches(
+        batches = self._train_loader.batches(
             samples,
             crop,
             epoch,
             augmentations=augmentations(spec),
             strong=strong_augmentations(spec),
         )
+        return map(_without_labels, batches) if spec.dataset.unlabeled else batches
 
     def _local_slice(self) -> slice:
         """This worker's places in each global batch."""
@@ -166,6 +167,11 @@ class WorkerData:
         crop = center_crop(evaluation.resize_size, evaluation.crop_size)
         samples = (self._val_samples[chosen[share]] for share in shares)
         return self._val_loader.batches(samples, crop)
+
+
+def _without_labels(batch: Batch) -> Batch:
+    """Labels 0, which no loss reads: those of the file need not be classes of the networks."""
+    return batch._replace(labels=torch.zeros_like(batch.labels))
 
 
 def _samples(spec: JobSpec, files: list[BetonFile]) -> tuple[Indices, Indices]:

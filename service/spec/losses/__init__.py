@@ -110,8 +110,8 @@ class Losses(Section):
         return min(float(PUBLISHED_WARMUP_EPOCHS), share * num_epochs)
 
 
-def default_losses(*, has_teacher: bool) -> Losses:
+def default_losses(*, has_teacher: bool, has_labels: bool = True) -> Losses:
     """What a job without ``losses`` trains with: DTKD as published, or cross-entropy alone."""
     if not has_teacher:
         return Losses(ce=Ce())
-    return Losses(ce=Ce(), dtkd=Dtkd(), kd=Kd(weight=1.0))
+    return Losses(ce=Ce() if has_labels else None, dtkd=Dtkd(), kd=Kd(weight=1.0))

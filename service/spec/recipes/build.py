@@ -10,7 +10,7 @@ from service.spec.loading import parse_spec
 from service.spec.paths import absolute_path
 from service.spec.recipes.catalog import Recipe, merged
 from service.spec.recipes.pairs import Content
-from service.spec.template import cpus_per_worker, facts_of
+from service.spec.template import cpus_per_worker, facts_of, num_classes_of
 
 
 class Files(NamedTuple):
@@ -64,8 +64,11 @@ def _teacher(recipe: Recipe, weights: str | None) -> Content:
 
 
 def _check_classes(recipe: Recipe, facts: DatasetFacts, train: str) -> None:
-    found = len(facts.classes) if facts.classes is not None else facts.highest_label + 1
-    expected = recipe.pair.benchmark.num_classes
+    if facts.is_unlabeled:
+        remedy = "give labeled images, or write a spec for yours with --student and --teacher"
+        wrong = f"{train} has images without labels, which published settings need"
+        raise BadInputError("arguments", [Problem("--train", wrong, remedy)])
+    found, expected = num_classes_of(facts), recipe.pair.benchmark.num_classes
     if found != expected:
         wrong = f"{train} has {found} classes, {recipe.pair.benchmark.name} has {expected}"
         remedy = "give that dataset, or write a spec for yours with --student and --teacher"
