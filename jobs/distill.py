@@ -1,9 +1,9 @@
-"""Train the student that a spec describes: python jobs/distill.py SPEC.json [--validate | --plan].
+"""Train the student that a spec describes: python jobs/distill.py SPEC.json.
 
-A first spec: python jobs/distill.py --new --train T.beton --val V.beton --student MODEL
-[--teacher MODEL --weights SOURCE]. One with published settings: --new --recipe NAME --train T.beton
---val V.beton [--weights SOURCE]. Exit status: 0 done, 1 failed, 2 bad input, 3 stopped before its
-end.
+With --validate, --plan or --probe nothing is trained. A first spec: python jobs/distill.py --new
+--train T.beton --val V.beton --student MODEL [--teacher MODEL --weights SOURCE]. One with published
+settings: --new --recipe NAME --train T.beton --val V.beton [--weights SOURCE]. Exit status: 0 done,
+1 failed, 2 bad input, 3 stopped before its end.
 """
 
 import argparse
@@ -85,6 +85,11 @@ def _run(options: argparse.Namespace) -> int:
         lines = [*_warnings(job), *check_weights_fit(spec), *check_tracking(job)]
         print(format_plan(make_plan(job)), *lines, sep="\n")
         return EXIT_DONE
+    if options.probe:
+        from service.probe.teacher import probe_teacher
+
+        print(probe_teacher(job))
+        return EXIT_DONE
     from service.job import run_job
 
     return run_job(job)
@@ -153,6 +158,11 @@ def _parser() -> argparse.ArgumentParser:
     mode = parser.add_mutually_exclusive_group()
     mode.add_argument("--validate", action="store_true", help="check the spec and its files only")
     mode.add_argument("--plan", action="store_true", help="print what the run would do and need")
+    mode.add_argument(
+        "--probe",
+        action="store_true",
+        help="try the teacher on some images, for about two minutes: accuracy, entropies, warnings",
+    )
     mode.add_argument("--new", action="store_true", help="print a complete spec for your data")
     mode.add_argument("--recipes", action="store_true", help="list the published settings by name")
     mode.add_argument("--fields", action="store_true", help="print every field of a spec")

@@ -4,6 +4,7 @@ import json
 
 import pytest
 from support.image_makers import converted, write_folder
+from support.teachers import write_teacher
 
 from jobs.convert import main as convert
 from jobs.distill import main as distill
@@ -97,6 +98,13 @@ def test_a_file_without_labels_is_valid_and_its_classes_are_those_of_val(image_c
     assert job.train.is_unlabeled
     assert job.classes == job.val.classes == ("class0", "class1", "class2", "class3")
     assert not [line for line in make_plan(job).warnings if "classes" in line]
+
+
+def test_a_teacher_of_more_classes_is_matched_by_the_names_of_val(image_content, tmp_path):
+    names = ["other", "class2", "class0", "class3", "class1"]
+    network = write_teacher(tmp_path / "more.safetensors", 5, classes=names, class_names=names)
+    content = image_content(unlabeled=True) | {"teacher": {**network, "classes": "by_name"}}
+    assert parse_spec(content).teacher.classes == (2, 4, 1, 3)
 
 
 def test_a_file_without_labels_needs_the_field(image_content):

@@ -1,0 +1,149 @@
+"""What makes distillation from a teacher fail, found in its predictions, each with the remedy."""
+
+import json
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+from torch import Tensor
+
+from service.distillation.logits import are_valid
+from service.probe.confidence import flat_maxima, nothing_dark
+from service.probe.label_order import misplaced_classes
+from service.probe.sampling import Predictions, Sample
+from service.probe.statistics import (
+    SIGNIFICANCE,
+    chance,
+    correct_predictions,
+    p_value_of_gain,
+    share_of,
+)
+from service.spec.data_sections import Normalization
+from service.spec.errors import Problem
+
+MAX_SHOWN, MAX_LISTED = 3, 100
+
+
+class Context(NamedTuple):
+    """What the causes are named with.
+
+    ``normalizations``: the others that were tried, by name. ``classes``: names by label, or None.
+    ``has_train_labels``: whether the labels of training crops mean anything. ``has_own_order``:
+    whether the logits are those of one network, in its order.
+    """
+
+    normalizations: dict[str, Normalization]
+    classes: Sequence[str] | None
+    has_train_labels: bool
+    has_own_order: bool
+
+
+class Explanation(NamedTuple):
+    """``top1``: the accuracy (0 to 1) that the teacher would have without the problem."""
+
+    top1: float
+    problem: Problem
+
+
+def without_invalid(predictions: Predictions) -> Predictions:
+    """Those whose logits are a prediction, see ``are_valid``."""
+    is_valid = are_valid(predictions.logits)
+    return Predictions(predictions.logits[is_valid], predictions.labels[is_valid])
+
+
+def find_causes(sample: Sample, context: Context) -> Iterator[Problem]:
+    """Every cause that the sample shows; the ``where`` of each is the field to change.
+
+    A teacher whose input or labels are wrong is not examined further.
+    """
+    train, evaluated = without_invalid(sample.train), without_invalid(sample.evaluated)
+    yield from _not_finite(sample, train, evaluated)
+    if not len(evaluated.labels) or not len(train.labels):
+        return
+    # A wrong input and a wrong order of labels can both seem to explain an accuracy in part.
+    explanations = [*_normalizations(sample, context), *_label_order(evaluated, context)]
+    if explanations:
+        yield max(explanations).problem
+        return
+    if problem := _chance(evaluated):
+        yield problem
+        return
+    yield from flat_maxima(*evaluated, sample.pairs)
+    yield from nothing_dark(*train, has_labels=context.has_train_labels)
+
+
+def _not_finite(sample: Sample, train: Predictions, evaluated: Predictions) -> Iterator[Problem]:
+    num_images = len(sample.train.labels) + len(sample.evaluated.labels)
+    count = num_images - len(train.labels) - len(evaluated.labels)
+    if count:
+        yield Problem(
+            "teacher.weights.source",
+            f"logits are not finite for {count:,} of {num_images:,} images: the run would end "
+            "before training",
+            "give other weights, or set training.precision to float32 if it is bfloat16",
+        )
+
+
+def _normalizations(sample: Sample, context: Context) -> Iterator[Explanation]:
+    """Another normalization with which more of the same images are classified correctly.
+
+    The first one that the best is not clearly better than: several may differ by little.
+    """
+    found: dict[str, Tensor] = {}
+    num_images = min(map(len, sample.renormalized.values()), default=0)
+    own, labels = sample.evaluated.first(num_images)
+    before = correct_predictions(own, labels)
+    for name, logits in sample.renormalized.items():
+        after = correct_predictions(logits, labels)
+        is_gain = p_value_of_gain(before, after) < SIGNIFICANCE / len(sample.renormalized)
+        if is_gain and share_of(after).low > chance(labels):
+            found[name] = after
+    if not found:
+        return
+    best = max(found.values(), key=lambda correct: int(correct.sum()))
+    name = next(one for one in found if p_value_of_gain(found[one], best) >= SIGNIFICANCE)
+    share = share_of(found[name])
+    problem = Problem(
+        "teacher.normalization",
+        f"is not the one that the teacher was trained with: with {name}, top-1 on the same "
+        f"{num_images:,} images is {share.value:.2%} instead of "
+        f"{share_of(before).value:.2%}",
+        f"set it to {json.dumps(context.normalizations[name].model_dump(mode='json'))}",
+    )
+    yield Explanation(share.value, problem)
+
+
+def _label_order(evaluated: Predictions, context: Context) -> Iterator[Explanation]:
+    found, classes = misplaced_classes(*evaluated, SIGNIFICANCE), context.classes
+    if found is None:
+        return
+
+    def name(label: int) -> str:
+        return classes[label] if classes is not None and label < len(classes) else str(label)
+
+    shown = ", ".join(
+        f"{name(predicted)} for {name(label)}" for predicted, label in found.swapped[:MAX_SHOWN]
+    )
+    more = f" and {len(found.swapped) - MAX_SHOWN:,} more" if len(found.swapped) > MAX_SHOWN else ""
+    is_listed = context.has_own_order and len(found.indices) <= MAX_LISTED
+    remedy = f"check and set teacher.classes to {list(found.indices)}, or " if is_listed else ""
+    problem = Problem(
+        "teacher.weights",
+        f"have their classes in another order than the dataset: they predict {shown}{more}; with "
+        f"the best assignment of classes, top-1 is {found.top1_after:.2%} instead of "
+        f"{found.top1_before:.2%}",
+        f"{remedy}convert train and val with the teacher's order of classes (convert.py --classes)",
+    )
+    yield Explanation(found.top1_after, problem)
+
+
+def _chance(evaluated: Predictions) -> Problem | None:
+    share, by_chance = share_of(correct_predictions(*evaluated)), chance(evaluated.labels)
+    if share.low > by_chance:
+        return None
+    return Problem(
+        "teacher.weights",
+        f"are no better than chance: top-1 is {share.value:.2%}, and the most frequent class has "
+        f"{by_chance:.2%} of the images",
+        "give trained weights of this network and these classes; check teacher.normalization and "
+        "the sizes in evaluation",
+    )
