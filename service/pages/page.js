@@ -8,7 +8,8 @@ function sortBy(header) {
   const body = header.closest("table").tBodies[0];
   const sign = header.getAttribute("aria-sort") === "ascending" ? -1 : 1;
   const key = (row) => row.cells[header.cellIndex].textContent;
-  const compare = (a, b) => a - b || a.localeCompare(b, "en", { numeric: true });
+  const compare = (a, b) =>
+    parseFloat(a) - parseFloat(b) || a.localeCompare(b, "en", { numeric: true });
   body.append(...Array.from(body.rows).sort((one, two) => {
     const [a, b] = [key(one), key(two)];
     return a === "" || b === "" ? (a === "") - (b === "") : sign * compare(a, b);

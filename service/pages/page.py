@@ -50,16 +50,24 @@ def facts(rows: Sequence[tuple[str, str]]) -> str:
     return f"<dl>\n{entries}</dl>\n"
 
 
-def preformatted(heading: str, text: str) -> str:
-    """A text that keeps its lines."""
-    return f"<h2>{escape(heading)}</h2>\n<pre>{escape(text)}</pre>\n"
+def heading(text: str) -> str:
+    """The heading of a section."""
+    return f"<h2>{escape(text)}</h2>\n"
+
+
+def preformatted(title: str, text: str) -> str:
+    """A text that keeps its lines, under a heading."""
+    return f"{heading(title)}<pre>{escape(text)}</pre>\n"
 
 
 def picture(figures: Sequence[go.Figure], caption: str, *, is_wide: bool = False) -> str:
-    """Figures side by side where there is room; a wide one scrolls sideways where there is not."""
+    """Figures side by side where there is room; a wide one scrolls sideways where there is not.
+
+    Their heights are those of their layouts, or else equal.
+    """
     label = escape(caption)
     plots = "".join(
-        f'<div><div class="plot" role="img" aria-label="{label}">{NOT_DRAWN}</div>'
+        f'<div><div class="plot" role="img" aria-label="{label}"{_style(figure)}>{NOT_DRAWN}</div>'
         f'<script type="application/json">{_json(figure)}</script></div>\n'
         for figure in figures
     )
@@ -67,13 +75,21 @@ def picture(figures: Sequence[go.Figure], caption: str, *, is_wide: bool = False
     return f'<figure><div class="{kind}">\n{plots}</div><figcaption>{label}</figcaption></figure>\n'
 
 
-def table(heading: str, note: str, rows: pd.DataFrame) -> str:
-    """A table of texts that is sorted by a click on a column's heading."""
+def table(title: str, note: str, rows: pd.DataFrame) -> str:
+    """A table of texts that is sorted by a click on a column's heading.
+
+    Texts that begin with a number are sorted by it.
+    """
     body = rows.to_html(index=False, border=0)
     return (
-        f"<h2>{escape(heading)}</h2>\n<p>{escape(note)}. Click a column's heading to sort by it."
-        f'</p>\n<div class="table">{body}</div>\n'
+        f"{heading(title)}<p>{escape(note)}. Click a column's heading to sort by it.</p>\n"
+        f'<div class="table">{body}</div>\n'
     )
+
+
+def _style(figure: go.Figure) -> str:
+    height_px = figure.layout.height
+    return "" if height_px is None else f' style="height: {height_px}px"'
 
 
 def _json(figure: go.Figure) -> str:

@@ -18,6 +18,7 @@ from typing import IO
 from data_pipeline.files import open_regular, remove_partials, sha256_of
 from service.run.folder import (
     LOCK_NAME,
+    RUNS_NAME,
     SPEC_NAME,
     TAGS_NAME,
     TRIALS_NAME,
@@ -106,9 +107,13 @@ def _lock(lock: IO[str], spec: JobSpec) -> None:
 
 
 def has_started(run_path: Path) -> bool:
-    """Whether a run has made a step that was saved or reported; of a sweep, whether a trial has."""
-    trials = (path.parent for path in run_path.glob(f"{TRIALS_NAME}/*/{SPEC_NAME}"))
-    return any(_has_steps(path) for path in (run_path, *trials))
+    """Whether a run has made a step that was saved or reported.
+
+    Of a sweep or a comparison, whether one of its runs has.
+    """
+    patterns = (f"{name}/*/{SPEC_NAME}" for name in (TRIALS_NAME, RUNS_NAME))
+    runs = (path.parent for pattern in patterns for path in run_path.glob(pattern))
+    return any(_has_steps(path) for path in (run_path, *runs))
 
 
 def _has_steps(run_path: Path) -> bool:

@@ -4,6 +4,7 @@ import json
 import uuid
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import TypeVar
 
 from data_pipeline.files import retry_io, write_atomically
 from data_pipeline.json_files import UnusableFileError, read_bounded
@@ -15,6 +16,7 @@ from service.run.state_files import (
 )
 from service.spec.errors import BadInputError, Problem
 from service.spec.job import JobSpec
+from service.spec.many_jobs import ManyJobs
 from service.spec.paths import is_same_folder
 
 SPEC_NAME = "spec.json"
@@ -25,6 +27,10 @@ STUDENT_NAME = "student.safetensors"
 VERSION_TAG = "service_version"
 TRIALS_NAME = "trials"
 """Folder of a sweep's folder, with those of its trials."""
+RUNS_NAME = "runs"
+"""Folder of a comparison's folder, with those of its runs."""
+
+M = TypeVar("M", bound=ManyJobs)
 
 
 def has_spec(run_path: Path) -> bool:
@@ -49,6 +55,18 @@ def read_spec(run_path: Path) -> JobSpec:
     """
     spec = read_stored(run_path / SPEC_NAME, JobSpec, lambda: written_by(run_path))
     return located(spec, run_path)
+
+
+def read_many_jobs(folder: Path, name: str, kind: type[M]) -> M:
+    """The spec of a sweep or a comparison in the file ``name`` of its folder; see ``read_spec``.
+
+    Raises:
+        BadInputError: it is damaged, or was written by another version of the service.
+        OSError: the storage fails, or there is no such file.
+    """
+    stored = read_stored(folder / name, kind, lambda: written_by(folder))
+    job = located(stored.as_job(), folder)
+    return stored if job == stored.as_job() else stored.moved_to(job)
 
 
 def written_by(run_path: Path) -> str | None:

@@ -1,6 +1,7 @@
 """The job's log: a line per event of the journal, and a table at the end."""
 
 from collections.abc import Mapping
+from functools import partial
 
 from service.run.durations import Durations
 from service.run.journal import Event
@@ -10,6 +11,9 @@ from service.spec.job import JobSpec
 
 # Name, within the group of a split, of the number of images whose logits are not finite.
 NONFINITE_METRIC = "nonfinite_images"
+
+# Into a file or a pipe, print() alone would keep lines back until its buffer is full.
+print_now = partial(print, flush=True)
 
 SPLIT_WORDS: dict[Split, str] = {"val": "val", "held_out": "held-out images of train"}
 
@@ -102,6 +106,16 @@ def summary_table(progress: Progress, evaluated: Split, times: Durations, addres
 def percent(share: float | None) -> str:
     """A share (0 to 1) as a percentage; - where it is not known."""
     return "-" if share is None else f"{share:.2%}"
+
+
+def is_accuracy(metric: str) -> bool:
+    """Whether the metric is an accuracy, which is shown in percent."""
+    return "top" in metric
+
+
+def metric_text(value: float, metric: str) -> str:
+    """A value of the metric, rounded for display."""
+    return f"{value:.2%}" if is_accuracy(metric) else f"{value:.5g}"
 
 
 def duration(seconds: float) -> str:

@@ -138,8 +138,9 @@ def _valid_sections(content: Mapping[str, Any]) -> dict[str, Any]:
     return sections
 
 
-UNION_TAGS = ("sgd", "adamw", "number", "range", "word", "indices", "pixels")
-"""What pydantic adds to a location where a field has alternatives; the user did not write it."""
+ADDED_PARTS = ("sgd", "adamw", "number", "range", "word", "indices", "pixels", "[key]")
+"""What pydantic adds to a location where a field has alternatives, and to that of the name of a
+mapping's entry; the user did not write it."""
 
 
 def problems_of(error: ValidationError, model: type[BaseModel]) -> list[Problem]:
@@ -163,7 +164,7 @@ def _parts(detail: ErrorDetails) -> list[int | str]:
     return [
         part
         for parent, part in zip(("", *location), location, strict=False)
-        if part not in UNION_TAGS and not (parent == "temperature" and part in TEMPERATURE_KINDS)
+        if part not in ADDED_PARTS and not (parent == "temperature" and part in TEMPERATURE_KINDS)
     ]
 
 

@@ -111,6 +111,6 @@ def _default(field: FieldInfo) -> str:
         return "required"
     if field.default is None:
         return "absent"
-    if isinstance(field.default, dict):
+    if isinstance(field.default, dict) and field.default:
         return "see below"
     return "defaults below" if isinstance(field.default, BaseModel) else json.dumps(field.default)

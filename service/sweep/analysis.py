@@ -154,16 +154,6 @@ def states_text(records: Sequence[TrialRecord]) -> str:
     return ", ".join(parts) or "none started"
 
 
-def is_accuracy(metric: str) -> bool:
-    """Whether the metric is an accuracy, which is shown in percent."""
-    return "top" in metric
-
-
-def metric_text(value: float, metric: str) -> str:
-    """A value of the metric, rounded for display."""
-    return f"{value:.2%}" if is_accuracy(metric) else f"{value:.5g}"
-
-
 def is_number(value: object) -> bool:
     """Whether a value can be placed on a numeric axis: a finite number, but not a bool."""
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

@@ -3,15 +3,23 @@
 These runs train on all images of train, and each evaluates val once, after its last epoch.
 """
 
+import shutil
+from collections.abc import Callable, Iterable, Sequence
+
 import numpy as np
 
 from service.result import read_result
+from service.run.folder import has_spec, read_spec
 from service.run.journal import JOURNAL_NAME, read_events
+from service.run.report import print_now
+from service.spec.identity import fixed_differences
 from service.spec.job import JobSpec
 from service.spec.loading import parse_spec
 from service.sweep.comparison import ROLES, Comparison, Role, welch
+from service.sweep.progress import SweepStatus
 from service.sweep.space import Point, given_content, with_values
 from service.sweep.spec import SweepSpec
+from service.trials.run_progress import RunsProgress
 
 CONFIRM_NAME = "confirm"
 
@@ -35,6 +43,35 @@ def confirm_specs(
                 content.get("tracking", {}).pop(field, None)
             specs[role, seed] = parse_spec(content)
     return specs
+
+
+def remove_outdated(specs: Iterable[JobSpec]) -> None:
+    """Remove folders of runs with other best settings, which are not compared any more."""
+    for spec in specs:
+        if has_spec(spec.run_path) and fixed_differences(read_spec(spec.run_path), spec):
+            shutil.rmtree(spec.run_path)
+
+
+def confirm_progress(
+    sweep: SweepSpec,
+    specs: Sequence[JobSpec],
+    status: SweepStatus,
+    show: Callable[[str], None] = print_now,
+) -> RunsProgress:
+    """The progress of the confirming runs in the log and in the sweep's status."""
+    return RunsProgress(
+        f"{sweep.name}: confirming",
+        specs,
+        sweep.metric,
+        sweep.progress_interval_s,
+        status.update_confirming,
+        show,
+    )
+
+
+def confirm_tags(spec: JobSpec) -> dict[str, str]:
+    """MLflow tags of a confirming run."""
+    return {"confirms": spec.name}
 
 
 def compare(

@@ -8,11 +8,11 @@ import mlflow
 from data_pipeline.files import write_atomically
 from service.build import BuiltJob, build_job
 from service.cluster.address import check_address
-from service.cluster.connection import connect
 from service.plan import build_models_on_meta
 from service.provenance import provenance_tags
 from service.run.claim import check_inputs, claim_run_folder, forget_rejected, has_started
 from service.run.folder import TRIALS_NAME, write_spec, write_tags
+from service.run.report import print_now
 from service.run.status import State, StatusFile, write_stopped
 from service.run.stop_signals import JobStoppedError, StopSignals
 from service.run.student_card import read_classes, write_classes
@@ -22,18 +22,22 @@ from service.spec.job import JobSpec
 from service.spec.overlap import overlap_warnings
 from service.spec.teacher_classes import classes_tags, with_resolved_classes
 from service.sweep.comparison import COMPARISON_NAME
-from service.sweep.confirm import compare, confirm_specs
-from service.sweep.confirm_progress import ConfirmProgress
+from service.sweep.confirm import (
+    compare,
+    confirm_progress,
+    confirm_specs,
+    confirm_tags,
+    remove_outdated,
+)
 from service.sweep.loading import LoadedSweep
 from service.sweep.outcome import BEST_NAME, Outcome, write_outcome
 from service.sweep.progress import (
     ProgressReporter,
     SweepStatus,
-    print_now,
     progress_table,
     summary,
 )
-from service.sweep.publish import adopt_tracking, publish_sweep
+from service.sweep.publish import publish_sweep, run_folders
 from service.sweep.resuming import check_same_sweep, has_other_scheduler
 from service.sweep.rules import boundary_points
 from service.sweep.space import SearchSpace, point_of_job
@@ -42,9 +46,9 @@ from service.sweep.study import STUDY_NAME, Search
 from service.sweep.trials import SearchTrials, trial_spec
 from service.tracking.job_check import check_tracking
 from service.tracking.mlflow_run import tracking_uri
-from service.trials.capacity import plan_concurrency, trial_resources
+from service.trials.child_runs import adopt_tracking
+from service.trials.cluster import TrialCluster
 from service.trials.run_trackers import RunTrackers, find_parent
-from service.trials.runner import run_trials
 from service.trials.source import FixedTrials
 
 STATES: dict[int, State] = {EXIT_DONE: "finished", EXIT_FAILED: "failed", EXIT_STOPPED: "stopped"}
@@ -78,7 +82,7 @@ def run_sweep(loaded: LoadedSweep, num_seeds: int = 0) -> int:
         write_atomically(sweep.sweep_path / SWEEP_NAME, sweep.model_dump_json(indent=1) + "\n")
         write_tags(sweep.sweep_path, tags)
         write_classes(sweep.sweep_path, loaded.base.classes)
-        adopt_tracking(sweep)
+        adopt_tracking(run_folders(sweep), sweep.base.tracking)
         return SweepRun(sweep, base, tags, signals).run(num_seeds)
 
 
@@ -142,7 +146,10 @@ class SweepRun:
         self._sweep, self._base, self._tags, self._signals = sweep, base, tags, signals
         self._search = Search(sweep)
         self._uri = tracking_uri(sweep.base)
-        self._concurrency = 0
+        resources = sweep.resources or sweep.base.resources
+        self._cluster = TrialCluster(
+            sweep.sweep_path, resources, sweep.concurrency, sweep.max_failures, signals
+        )
         self._file = StatusFile(sweep.sweep_path, SweepStatus(sweep.name, sweep.metric_name))
 
     def run(self, num_seeds: int) -> int:
@@ -198,14 +205,16 @@ class SweepRun:
             return True
         specs = confirm_specs(self._sweep, self._base, point, num_seeds)
         jobs = list(specs.values())
-        progress = ConfirmProgress(self._sweep, jobs, self._file.status)
-        trials = FixedTrials(jobs, trackers, "confirms", progress, print_now)
+        remove_outdated(jobs)
+        progress = confirm_progress(self._sweep, jobs, self._file.status)
+        trials = FixedTrials(jobs, trackers, confirm_tags, progress, print_now)
         self._file.status.state = "confirming"
         progress.update(trials)
         self._file.write()
         if not trials.are_finished:
             print_now(f"training the best and the default settings with {num_seeds} seeds each")
             self._run_trials(trials)
+        trials.close()
         progress.update(trials)
         if self._signals.is_set:
             return True
@@ -220,21 +229,7 @@ class SweepRun:
         return not comparison.left_out
 
     def _run_trials(self, trials: SearchTrials | FixedTrials) -> None:
-        resources = self._sweep.resources or self._sweep.base.resources
-        if self._concurrency == 0 and not self._signals.is_set:
-            connect()
-            self._signals.install()
-            self._concurrency = plan_concurrency(resources, self._sweep.concurrency)
-            print_now(f"{self._concurrency} trials at a time")
-        if not self._signals.is_set:
-            run_trials(
-                trials,
-                self._sweep.sweep_path,
-                concurrency=self._concurrency,
-                max_failures=self._sweep.max_failures,
-                must_stop=lambda: self._signals.is_set,
-                resources=trial_resources(resources),
-            )
+        self._cluster.run(trials)
         if self._signals.is_set:
             # Now: the process may be killed before the page and MLflow have been updated.
             self._file.status.state = "stopped"

@@ -1,17 +1,20 @@
 """Reads and checks sweep specs: the base and every point of the space must be valid jobs."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from pydantic import ValidationError
 
 from service.spec.errors import BadInputError, Problem
 from service.spec.loading import LoadedJob, problems_of, read_json
+from service.spec.many_jobs import ManyJobs
 from service.spec.secrets import environment_problems, secret_problems, without_secrets
 from service.spec.section_paths import absolute_paths
 from service.sweep.rules import check_sweep
 from service.sweep.spec import SweepSpec
+
+M = TypeVar("M", bound=ManyJobs)
 
 UNSUPPORTED_ALGORITHMS = {
     "bohb": "it needs trials that pause and exchange checkpoints of Ray Tune, which trials of Ray "
@@ -52,30 +55,52 @@ def parse_sweep(content: Any, subject: str = "sweep") -> SweepSpec:  # noqa: ANN
 
 
 def _parse(content: Any, subject: str) -> LoadedSweep:  # noqa: ANN401 - it is JSON
-    if not isinstance(content, Mapping):
-        raise BadInputError(subject, [Problem("$", "is not an object", "write {...}")])
-    content = _completed(content, subject)
-    problems = [*secret_problems(content), *environment_problems(), *_unsupported_kinds(content)]
-    content = without_secrets(content)
-    try:
-        sweep = SweepSpec.model_validate(content)
-    except ValidationError as error:
-        unsupported = {problem.where for problem in problems}
-        found = problems_of(error, SweepSpec)
-        problems += [problem for problem in found if problem.where not in unsupported]
-    if problems:
-        # Without pydantic's error, which repeats what the spec contains.
-        raise BadInputError(subject, problems)
-    base_spec = sweep.base.model_copy(update=absolute_paths(dict(sweep.base)))
-    sweep = sweep.model_copy(update={"base": base_spec})
+    unsupported: list[Problem] = []
+    if isinstance(content, Mapping):
+        unsupported = _unsupported_kinds(content)
+        if content.get("minimize_time") is True:
+            content = {"scheduler": {"kind": "none"}, **content}
+    sweep = parse_fields(content, SweepSpec, subject, unsupported)
     base, problems = check_sweep(sweep)
     if problems or base is None:
         raise BadInputError(subject, problems)
     return LoadedSweep(sweep, base)
 
 
-def _completed(content: Mapping[str, Any], subject: str) -> Mapping[str, Any]:
-    """The content with the base's spec in place of its path, and with the default scheduler."""
+def parse_fields(
+    content: Any,  # noqa: ANN401 - it is JSON
+    kind: type[M],
+    subject: str,
+    unsupported: Sequence[Problem] = (),
+) -> M:
+    """A spec of many jobs with valid fields and absolute paths, whatever its jobs are.
+
+    ``content``: JSON data; its base may be the path of a file. ``unsupported``: problems that were
+    found before, in place of those that their fields have.
+
+    Raises:
+        BadInputError: with every problem found.
+    """
+    if not isinstance(content, Mapping):
+        raise BadInputError(subject, [Problem("$", "is not an object", "write {...}")])
+    content = _with_base(content, subject)
+    problems = [*secret_problems(content), *environment_problems(), *unsupported]
+    content = without_secrets(content)
+    try:
+        spec = kind.model_validate(content)
+    except ValidationError as error:
+        known = {problem.where for problem in problems}
+        found = problems_of(error, kind)
+        problems += [problem for problem in found if problem.where not in known]
+    if problems:
+        # Without pydantic's error, which repeats what the spec contains.
+        raise BadInputError(subject, problems)
+    base = spec.base.model_copy(update=absolute_paths(dict(spec.base)))
+    return spec.model_copy(update={"base": base})
+
+
+def _with_base(content: Mapping[str, Any], subject: str) -> Mapping[str, Any]:
+    """The content with the base's spec in place of its path."""
     completed = dict(content)
     if isinstance(base := content.get("base"), str):
         try:
@@ -84,8 +109,6 @@ def _completed(content: Mapping[str, Any], subject: str) -> Mapping[str, Any]:
             place = "" if (p := error.problems[0]).where == "file" else f"{base}, {p.where}: "
             problem = Problem("base", f"{place}{p.wrong}", p.remedy)
             raise BadInputError(subject, [problem]) from error
-    if content.get("minimize_time") is True:
-        completed.setdefault("scheduler", {"kind": "none"})
     return completed
 
 

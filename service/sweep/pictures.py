@@ -1,9 +1,7 @@
 """The pictures of a sweep: figures in which hovering over a trial shows its settings."""
 
 import math
-import textwrap
 from collections.abc import Collection, Mapping, Sequence
-from html import escape
 from typing import Any
 
 import numpy as np
@@ -13,12 +11,14 @@ import plotly.graph_objects as go
 from plotly.colors import sample_colorscale
 from scipy.interpolate import RBFInterpolator, griddata
 
+from service.pages.figures import BLUE, GRAY, GREEN, ORANGE, PERCENT, titled, wrapped
+from service.run.report import is_accuracy, metric_text
 from service.sweep import analysis
-from service.sweep.analysis import STATE_WORDS, TrialRecord, is_number, metric_text, value_text
+from service.sweep.analysis import STATE_WORDS, TrialRecord, is_number, value_text
 
 TEMPERATURE, WEIGHT = "losses.dtkd.base_temperature", "losses.dtkd.weight"
 STATES = list(STATE_WORDS.values())
-COLORS = dict(zip(STATES, ("#31688e", "#35a07a", "#777", "#777", "#d55e00"), strict=True))
+COLORS = dict(zip(STATES, (BLUE, GREEN, GRAY, GRAY, ORANGE), strict=True))
 SHAPES = ("circle", "triangle-down-open", "square-open", "diamond-open", "x-thin-open")
 SYMBOLS = dict(zip(STATES, SHAPES, strict=True))
 BY_STATE = {
@@ -29,17 +29,6 @@ BY_STATE = {
     # Above 1,000 points, Plotly would need WebGL.
     "render_mode": "svg",
 }
-LAYOUT = {
-    "template": "none",
-    "title": {"font": {"size": 14}, "x": 0, "y": 1, "yanchor": "top", "yref": "container"},
-    "title_pad": {"t": 22, "l": 8},
-    "legend": {"title": None, "orientation": "h", "yref": "container", "y": 0},
-    "margin": {"l": 60, "r": 30, "b": 100},
-    "modebar": {"orientation": "v"},
-    "xaxis": {"zeroline": False, "automargin": True},
-    "yaxis": {"zeroline": False, "automargin": True},
-}
-PERCENT = ".4~%"
 STAR = {"symbol": "star", "size": 15, "color": "#fde725", "line": {"color": "black", "width": 1}}
 # Darker is better. The yellow end of viridis is hard to see on white.
 SHADES = sample_colorscale("Viridis", np.linspace(0.93, 0, 21).tolist())
@@ -111,7 +100,7 @@ class SweepPictures:
                 trace.marker.update(color=scores, coloraxis="coloraxis")
         figure.add_traces(self._surface())
         low, high = self.color_range
-        bar = {"tickformat": PERCENT if analysis.is_accuracy(self.metric) else None}
+        bar = {"tickformat": PERCENT if is_accuracy(self.metric) else None}
         colors = {"colorscale": self.shades, "cmin": low, "cmax": high, "colorbar": bar}
         return figure.update_layout(coloraxis=colors)
 
@@ -127,7 +116,7 @@ class SweepPictures:
             figure.add_scatter(x=columns, y=y, customdata=hover, **self._line_style(record))
         for name in columns:
             for height, text in self._ticks(name):
-                label = {"text": _wrapped(text, 18), "showarrow": False, "bgcolor": "white"}
+                label = {"text": wrapped(text, 18), "showarrow": False, "bgcolor": "white"}
                 figure.add_annotation(x=name, y=height, **label)
         # One entry of the legend for all lines of a name.
         figure.update_traces(showlegend=False)
@@ -148,7 +137,7 @@ class SweepPictures:
             return None
         lines = {"x": "epochs done", "y": self.metric, "line_group": "number", "markers": True}
         figure = px.line(pd.DataFrame(rows), **lines, **BY_STATE)
-        if analysis.is_accuracy(self.metric):
+        if is_accuracy(self.metric):
             figure.update_yaxes(tickformat=PERCENT)
         if self.best is not None and self.best.curve:
             self._add_star(figure, *self.best.curve[-1])
@@ -180,7 +169,7 @@ class SweepPictures:
             "number": record.number,
             "state": STATE_WORDS[record.state],
             SECONDS: record.seconds,
-            "hover": "<br>".join(_wrapped(line, 60) for line in lines),
+            "hover": "<br>".join(wrapped(line, 60) for line in lines),
         }
 
     def by_parameter(self, path: str) -> go.Figure:
@@ -190,13 +179,13 @@ class SweepPictures:
         table[self.metric] = table[self.metric].fillna(low + BELOW * (high - low))
         title = f"at the last epoch reached, by {path}"
         num_users = int(table[path].notna().sum())
-        axis = {"title": _wrapped(path, 32) + f"<br><sub>used by {num_users} trials</sub>"}
+        axis = {"title": wrapped(path, 32) + f"<br><sub>used by {num_users} trials</sub>"}
         if texts is None:
             return self._scatter(table, path, self.metric, title).update_xaxes(axis)
         # In a category, trials are spread by their numbers.
         spread = (table["number"] * 0.618034 % 1 - 0.5) / 2
         table[path] = table[path].map(texts.index, na_action="ignore") + spread
-        labels = [_wrapped(text, 18) for text in texts]
+        labels = [wrapped(text, 18) for text in texts]
         figure = self._scatter(table, path, self.metric, title)
         return figure.update_xaxes(axis, tickvals=[*range(len(texts))], ticktext=labels)
 
@@ -205,9 +194,9 @@ class SweepPictures:
         shown = table.dropna(subset=[x, y])
         figure = px.scatter(shown, x=x, y=y, symbol="state", symbol_map=SYMBOLS, **BY_STATE)
         for name, update in ((x, figure.update_xaxes), (y, figure.update_yaxes)):
-            is_accuracy = name == self.metric and analysis.is_accuracy(name)
+            is_share = name == self.metric and is_accuracy(name)
             update(type="log" if name in self.log_params else None)
-            update(tickformat=PERCENT if is_accuracy else None)
+            update(tickformat=PERCENT if is_share else None)
         if self.best is not None and self.best.number in table.index:
             self._add_star(figure, table[x][self.best.number], table[y][self.best.number])
         return self._finish(figure, title)
@@ -221,14 +210,14 @@ class SweepPictures:
 
     def _finish(self, figure: go.Figure, title: str) -> go.Figure:
         """The figure with a title that has the number of trials."""
-        text = _wrapped(f"{self.metric} {title}", 46)
-        text += f"<br><sub>{_wrapped(analysis.counts_text(self.records), 60)}</sub>"
-        figure.update_layout(LAYOUT, title_text=text, margin_t=50 + 18 * text.count("<br>"))
+        titled(figure, f"{self.metric} {title}", analysis.counts_text(self.records))
         for trace in figure.data:
             texts = [row[0] for row in trace.customdata] if trace.customdata is not None else []
             # A text that is the same at all points is stored once.
             trace.update(hovertext=texts[0] if len({*texts}) == 1 else texts, customdata=None)
-        return figure.update_traces(hovertemplate="%{hovertext}<extra></extra>")
+            # No template: in it, Plotly does not know a text that is stored once.
+            trace.update(hovertemplate=None, hoverinfo=trace.hoverinfo or "text")
+        return figure
 
     def _surface(self) -> list[go.Contour]:
         """A smooth surface fitted to the finished trials, within their convex hull."""
@@ -285,8 +274,3 @@ def _heights(column: pd.Series) -> pd.Series:
     if column.min() == column.max():
         return column * 0 + 0.5
     return (column - column.min()) / (column.max() - column.min())
-
-
-def _wrapped(text: str, width: int) -> str:
-    """A text for Plotly, which reads tags in it and does not wrap it."""
-    return "<br>".join(escape(line, quote=False) for line in textwrap.wrap(text, width))

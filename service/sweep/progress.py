@@ -5,29 +5,24 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Literal
 
-from service.run.report import duration
+from service.run.report import duration, metric_text, print_now
 from service.run.status import State
 from service.sweep.analysis import (
     TrialRecord,
     best_first,
     best_of,
     counts_text,
-    metric_text,
     states_text,
 )
 from service.sweep.spec import SweepSpec
 from service.sweep.study import Search
+from service.trials.run_progress import UPDATE_INTERVAL_S, RunCounts
 
 NUM_BEST = 5
-STATUS_INTERVAL_S = 5.0
 
 ONE_FINISHED_NOTE = "only this trial finished: the search cannot tell which settings are better"
-
-# Into a file or a pipe, print() alone would keep lines back until its buffer is full.
-print_now = partial(print, flush=True)
 
 
 @dataclass
@@ -71,6 +66,12 @@ class SweepStatus:
         self.seconds = search.seconds
         self.eta_s = eta_s(self.num_ended, self.num_trials, self.seconds)
 
+    def update_confirming(self, counts: RunCounts) -> None:
+        """Copy the progress of the confirming runs."""
+        self.num_confirm_runs, self.num_confirmed = counts.num_runs, counts.num_finished
+        self.num_confirm_failed = counts.num_failed
+        self.confirm_seconds, self.eta_s = counts.seconds, counts.eta_s
+
 
 class ProgressReporter:
     """Prints the progress table and updates the status, each when its interval has passed."""
@@ -88,7 +89,7 @@ class ProgressReporter:
     def __call__(self) -> None:
         """Print the table and update the status if they are due."""
         now_s = time.monotonic()
-        if now_s - self._updated_s >= STATUS_INTERVAL_S:
+        if now_s - self._updated_s >= UPDATE_INTERVAL_S:
             self._updated_s = now_s
             self._status.update(self._sweep, self._search)
         if now_s - self._shown_s >= self._sweep.progress_interval_s:

@@ -13,16 +13,7 @@ from data_pipeline.files import write_atomically
 from service.publish import load_student, sync_run
 from service.result import read_result
 from service.run.claim import claim_run_folder
-from service.run.folder import (
-    SPEC_NAME,
-    STUDENT_NAME,
-    TRIALS_NAME,
-    read_spec,
-    read_tags,
-    refuse_links,
-    write_spec,
-    write_tags,
-)
+from service.run.folder import STUDENT_NAME, TRIALS_NAME, read_spec, read_tags
 from service.spec.mlflow_rules import MAX_PARAM_LENGTH
 from service.sweep.analysis import counts_text
 from service.sweep.confirm import CONFIRM_NAME
@@ -32,16 +23,15 @@ from service.sweep.resuming import read_sweep
 from service.sweep.spec import SWEEP_NAME, SweepSpec
 from service.sweep.study import Search
 from service.sweep.trials import trial_name
-from service.tracking.destination import is_destination, stored_run_id
 from service.tracking.mlflow_run import MlflowRun, tracking_uri
 from service.tracking.student_model import log_student
 from service.tracking.sync_destination import (
-    SyncDestination,
     check_artifacts,
     sync_destination,
     tracking_kept,
 )
-from service.trials.run_trackers import PARENT_TAG, find_parent
+from service.trials.child_runs import child_folders, move_runs, set_parent
+from service.trials.run_trackers import find_parent
 
 logger = logging.getLogger(__name__)
 
@@ -60,8 +50,8 @@ def publish_sweep(
     if parent is None:
         return None
     try:
-        set_parent_of_runs(sweep, parent)
-        _move_runs(sweep, parent.uri)
+        set_parent(run_folders(sweep), parent)
+        move_runs(run_folders(sweep), parent.uri)
         _log_outcome(sweep, parent, tags, outcome, is_final=not is_stopped)
         if outcome.best is not None and not is_stopped:
             register_best_student(sweep, outcome)
@@ -84,44 +74,7 @@ def run_folders(sweep: SweepSpec) -> Iterator[Path]:
     Raises:
         BadInputError: one of them is a link, which may lead to somebody else's run.
     """
-    for name in (TRIALS_NAME, CONFIRM_NAME):
-        folder = sweep.sweep_path / name
-        paths = sorted(path.parent for path in folder.glob(f"*/{SPEC_NAME}"))
-        refuse_links([folder, *paths])
-        yield from paths
-
-
-def set_parent_of_runs(sweep: SweepSpec, parent: MlflowRun) -> None:
-    """Make the sweep's runs children of ``parent``, including those started without the server."""
-    for run_path in run_folders(sweep):
-        tags = read_tags(run_path)
-        if tags.get(PARENT_TAG) == parent.run_id:
-            continue
-        # At another server or experiment than before, the run is created with its parent.
-        is_there = is_destination(read_spec(run_path), parent.uri)
-        run_id = stored_run_id(run_path)
-        if is_there and run_id is not None:
-            parent.client.set_tag(run_id, PARENT_TAG, parent.run_id)
-        write_tags(run_path, {**tags, PARENT_TAG: parent.run_id})
-
-
-def adopt_tracking(sweep: SweepSpec) -> None:
-    """Track the runs of earlier submissions where the sweep is tracked now."""
-    wanted = sweep.base.tracking
-    for run_path in run_folders(sweep):
-        spec = read_spec(run_path)
-        changes = {"uri": wanted.uri, "experiment": wanted.experiment}
-        tracking = spec.tracking.model_copy(update=changes)
-        if tracking != spec.tracking:
-            write_spec(spec.model_copy(update={"tracking": tracking}))
-
-
-def _move_runs(sweep: SweepSpec, uri: str) -> None:
-    """Send runs that were tracked elsewhere."""
-    for run_path in run_folders(sweep):
-        if not is_destination(read_spec(run_path), uri):
-            # To the server and experiment of the sweep itself.
-            sync_run(run_path, SyncDestination(uri, is_named=True))
+    yield from child_folders(sweep.sweep_path / name for name in (TRIALS_NAME, CONFIRM_NAME))
 
 
 def _log_outcome(
@@ -210,7 +163,7 @@ def sync_sweep(sweep_path: Path) -> str:
         # Before its runs, so that they are created as its children.
         parent = MlflowRun(spec, destination.uri)
         check_artifacts(parent, spec, destination)
-        set_parent_of_runs(sweep, parent)
+        set_parent(run_folders(sweep), parent)
         for run_path in run_folders(sweep):
             sync_run(run_path, destination)
         search = Search(sweep)

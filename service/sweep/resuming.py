@@ -3,8 +3,7 @@
 from pathlib import Path
 
 from service.run.claim import changed_inputs, differences, has_started, input_tags
-from service.run.folder import located, read_tags, written_by
-from service.run.state_files import read_stored
+from service.run.folder import read_many_jobs, read_tags
 from service.spec.errors import BadInputError
 from service.spec.identity import fixed_differences
 from service.sweep.loading import LoadedSweep
@@ -47,6 +46,4 @@ def read_sweep(sweep_path: Path) -> SweepSpec:
         BadInputError: it is damaged, or was written by another version of the service.
         OSError: the storage fails, or there is no sweep.
     """
-    sweep = read_stored(sweep_path / SWEEP_NAME, SweepSpec, lambda: written_by(sweep_path))
-    job = located(sweep.as_job(), sweep_path)
-    return sweep if job == sweep.as_job() else sweep.moved_to(job)
+    return read_many_jobs(sweep_path, SWEEP_NAME, SweepSpec)

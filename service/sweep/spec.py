@@ -7,11 +7,12 @@ import math
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, JsonValue, PrivateAttr
+from pydantic import Field, JsonValue
 
 from service.spec.data_sections import HeldOut
 from service.spec.fields import Count, Positive, Section
 from service.spec.job import JobSpec
+from service.spec.many_jobs import ManyJobs
 from service.spec.sections import Resources
 
 SWEEP_NAME = "sweep.json"
@@ -100,11 +101,9 @@ class Scheduler(Section):
     """median: number of trials that must finish before any trial is stopped."""
 
 
-class SweepSpec(Section):
+class SweepSpec(ManyJobs):
     """A complete sweep. Two equal specs are the same sweep."""
 
-    schema_version: Literal[1] = 1
-    """Version of this format."""
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
     """Name of the sweep and of its folder in the base's storage path."""
     base: JobSpec
@@ -134,24 +133,10 @@ class SweepSpec(Section):
     progress_interval_s: Count = 30
     """Seconds between two progress tables in the log."""
 
-    _job: JobSpec | None = PrivateAttr(default=None)
-
     @property
     def sweep_path(self) -> Path:
         """The sweep's folder."""
         return self.as_job().run_path
-
-    def as_job(self) -> JobSpec:
-        """The job spec that represents the sweep: the base under the sweep's name."""
-        return self._job or self.base.model_copy(update={"name": self.name})
-
-    def moved_to(self, job: JobSpec) -> "SweepSpec":
-        """The same sweep in the folder of ``job``, which is ``as_job`` in another place."""
-        sweep = self.model_copy(
-            update={"base": self.base.model_copy(update={"checkpoints": job.checkpoints})}
-        )
-        sweep._job = job
-        return sweep
 
     @property
     def metric_name(self) -> str:

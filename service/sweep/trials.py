@@ -1,9 +1,7 @@
 """The trials of a search as jobs: their specs, folders and cleanup."""
 
 import math
-import shutil
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from service.cluster.waiting import release_room
@@ -15,8 +13,7 @@ from service.sweep.rules import trial_content
 from service.sweep.space import with_values
 from service.sweep.spec import SweepSpec
 from service.sweep.study import Search, TrialEnd
-from service.training.checkpoint import checkpoint_paths
-from service.trials.open_runs import is_open
+from service.trials.cleanup import CheckpointCleanup, remove_checkpoints
 from service.trials.run_trackers import RunTrackers
 from service.trials.source import TrialState, request_stop_of_all
 
@@ -58,8 +55,8 @@ class SearchTrials:
         # Including trials that an earlier submission did not clean up before it stopped.
         for record in search.records():
             if record.state in ("finished", "stopped"):
-                _remove_checkpoints(folder / trial_name(record.number))
-        self._pending_cleanup: list[Path] = []
+                remove_checkpoints(folder / trial_name(record.number))
+        self._cleanup = CheckpointCleanup()
 
     def next(self) -> tuple[int, JobSpec] | None:
         """Number and spec of the next trial, whose folder exists."""
@@ -92,10 +89,7 @@ class SearchTrials:
         self._search.end(number, TrialEnd(state, seconds, failures, error))
         self._trackers.end(spec, state)
         if state != "failed":
-            self._pending_cleanup.append(spec.run_path)
-        for run_path in [path for path in self._pending_cleanup if not is_open(path)]:
-            _remove_checkpoints(run_path)
-            self._pending_cleanup.remove(run_path)
+            self._cleanup.add(spec.run_path)
 
     def stop(self) -> None:
         """Request that the running trials save and exit."""
@@ -103,11 +97,4 @@ class SearchTrials:
 
     def close(self) -> None:
         """Remove what is left of trials that have ended; no process trains any more."""
-        for run_path in self._pending_cleanup:
-            _remove_checkpoints(run_path)
-
-
-def _remove_checkpoints(run_path: Path) -> None:
-    """Remove the checkpoints of a trial that has ended, as far as the storage allows."""
-    for path in checkpoint_paths(run_path):
-        shutil.rmtree(path, ignore_errors=True)
+        self._cleanup.close()

@@ -1,17 +1,16 @@
 """The interface that provides trials, and an implementation for a fixed list of jobs."""
 
 import contextlib
-import shutil
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, Protocol
 
 from service.cluster.waiting import release_room
 from service.result import read_result
 from service.run.control import request_stop
-from service.run.folder import has_spec, read_spec, write_spec
-from service.spec.identity import fixed_differences
+from service.run.folder import write_spec
 from service.spec.job import JobSpec
+from service.trials.cleanup import CheckpointCleanup, remove_checkpoints
 from service.trials.run_trackers import RunTrackers
 
 TrialState = Literal["waiting", "running", "finished", "stopped", "failed"]
@@ -48,36 +47,42 @@ def request_stop_of_all(specs: Iterable[JobSpec]) -> None:
 
 
 class FixedTrials:
-    """Trains the unfinished jobs of a list, each to its last epoch.
+    """Trains the unfinished jobs of a list, each to its last epoch; removes their checkpoints.
 
-    ``tag``: MLflow tag of the runs, with the job's name as its value. ``on_tick``: called several
-    times a second. ``show``: prints how a job ended.
+    ``tags_of``: MLflow tags of a job's run. ``on_tick``: called several times a second. ``show``:
+    prints how a job ended.
     """
 
     def __init__(
         self,
         specs: Sequence[JobSpec],
         trackers: RunTrackers,
-        tag: str,
+        tags_of: Callable[[JobSpec], Mapping[str, str]],
         on_tick: Callable[["FixedTrials"], None] = lambda _: None,
         show: Callable[[str], None] = print,
     ):
-        self._specs, self._trackers, self._tag = list(specs), trackers, tag
+        self._specs, self._trackers, self._tags_of = list(specs), trackers, tags_of
         self._on_tick, self._show = on_tick, show
-        for spec in specs:
-            _remove_outdated_folder(spec)
         self._pending = [n for n, s in enumerate(specs) if read_result(s.run_path) is None]
         self._running: dict[int, JobSpec] = {}
-        self._failed: set[int] = set()
+        self._errors: dict[int, str] = {}
+        self._cleanup = CheckpointCleanup()
+        for number in set(range(len(specs))) - set(self._pending):
+            # Of a job whose submission was killed before it was cleaned up.
+            remove_checkpoints(specs[number].run_path)
 
     def states(self) -> dict[Path, TrialState]:
         """The state of each job, by its folder."""
         return {spec.run_path: self._state(number) for number, spec in enumerate(self._specs)}
 
+    def errors(self) -> dict[Path, str]:
+        """Why jobs failed in this submission, by their folders."""
+        return {self._specs[number].run_path: text for number, text in self._errors.items()}
+
     def _state(self, number: int) -> TrialState:
         if number in self._running:
             return "running"
-        if number in self._failed:
+        if number in self._errors:
             return "failed"
         return "waiting" if number in self._pending else "finished"
 
@@ -94,7 +99,7 @@ class FixedTrials:
         spec = self._running[number] = self._specs[number]
         spec.run_path.mkdir(parents=True, exist_ok=True)
         write_spec(spec)
-        self._trackers.start(spec, {self._tag: spec.name})
+        self._trackers.start(spec, self._tags_of(spec))
         return number, spec
 
     def report(
@@ -114,7 +119,9 @@ class FixedTrials:
         """Report how a job ended."""
         del self._running[number]
         if state == "failed":
-            self._failed.add(number)
+            self._errors[number] = error or "it failed"
+        else:
+            self._cleanup.add(self._specs[number].run_path)
         self._trackers.end(self._specs[number], state)
         self._show(f"{self._specs[number].name}: {error or state}")
 
@@ -126,8 +133,6 @@ class FixedTrials:
         """Request that the running jobs save and exit."""
         request_stop_of_all(self._running.values())
 
-
-def _remove_outdated_folder(spec: JobSpec) -> None:
-    """Remove a job's folder if it belongs to another run of the same name."""
-    if has_spec(spec.run_path) and fixed_differences(read_spec(spec.run_path), spec):
-        shutil.rmtree(spec.run_path)
+    def close(self) -> None:
+        """Remove what is left of jobs that have finished; no process trains any more."""
+        self._cleanup.close()

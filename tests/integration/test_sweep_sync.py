@@ -5,6 +5,7 @@ import shutil
 import mlflow
 import pytest
 from support.finished_runs import snapshot
+from support.mlflow_runs import runs_by_name
 from support.training_runs import run_alone
 
 from data_pipeline.files import write_atomically
@@ -99,11 +100,3 @@ def test_sweep_that_mlflow_missed_is_sent_once(make_sweep_content, monkeypatch, 
         assert moved[name].data.metrics == first[name].data.metrics
         assert moved[name].data.tags["mlflow.parentRunId"] == moved[sweep.name].info.run_id
     assert runs_by_name(store).keys() == first.keys()
-
-
-def runs_by_name(store):
-    client = mlflow.MlflowClient(store)
-    experiment = client.get_experiment_by_name("dtkd")
-    runs = client.search_runs([experiment.experiment_id])
-    assert len({run.info.run_name for run in runs}) == len(runs)
-    return {run.info.run_name: run for run in runs}

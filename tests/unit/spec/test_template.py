@@ -6,6 +6,7 @@ import pytest
 from support.image_makers import converted, write_folder
 
 from jobs.distill import main
+from service.compare.spec import CompareSpec
 from service.spec.job import JobSpec
 from service.spec.loading import parse_spec
 from service.spec.reference import fields_of, format_fields, json_schema
@@ -87,7 +88,7 @@ def test_new_spec_needs_its_options(capsys):
     assert "--val, --student" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("model", [JobSpec, SweepSpec])
+@pytest.mark.parametrize("model", [JobSpec, SweepSpec, CompareSpec])
 def test_every_field_is_described(model):
     entries = {entry.path: entry for entry in fields_of(model)}
 
@@ -105,7 +106,7 @@ def test_reference_shows_defaults_and_alternatives():
     assert entries["augmentation.size_stages[].size"] == "required"
 
 
-@pytest.mark.parametrize("model", [JobSpec, SweepSpec])
+@pytest.mark.parametrize("model", [JobSpec, SweepSpec, CompareSpec])
 def test_reference_is_a_table_with_defaults_and_units(model):
     header, rule, *lines = format_fields(model).splitlines()
 

@@ -7,8 +7,7 @@ from support.confirm_runs import NoTrackers, write_journal, write_result
 
 from service.run.status import StatusFile
 from service.sweep.comparison import read_comparison
-from service.sweep.confirm import compare, confirm_specs
-from service.sweep.confirm_progress import ConfirmProgress
+from service.sweep.confirm import compare, confirm_progress, confirm_specs, confirm_tags
 from service.sweep.loading import parse_sweep
 from service.sweep.progress import SweepStatus
 from service.trials.source import FixedTrials
@@ -38,7 +37,7 @@ def specs(sweep):
 @pytest.fixture
 def clock(monkeypatch):
     clock = Clock()
-    monkeypatch.setattr("service.sweep.confirm_progress.time.monotonic", clock)
+    monkeypatch.setattr("service.trials.run_progress.time.monotonic", clock)
     return clock
 
 
@@ -52,8 +51,8 @@ def test_table_and_status_follow_the_journals_of_the_runs(sweep, specs, status, 
     lines = []
     jobs = list(specs.values())
     write_result(specs["best", 0], 0.625)
-    progress = ConfirmProgress(sweep, jobs, status, lines.append)
-    trials = FixedTrials(jobs, NoTrackers(), "confirms", progress, lines.append)
+    progress = confirm_progress(sweep, jobs, status, lines.append)
+    trials = FixedTrials(jobs, NoTrackers(), confirm_tags, progress, lines.append)
     trials.on_tick()
     assert status.eta_s is None
     failing, failing_spec = trials.next()
@@ -87,8 +86,8 @@ def test_table_and_status_follow_the_journals_of_the_runs(sweep, specs, status, 
 def test_last_line_of_a_run_is_its_accuracy(sweep, specs, status, clock):
     lines = []
     jobs = list(specs.values())
-    progress = ConfirmProgress(sweep, jobs, status, lines.append)
-    trials = FixedTrials(jobs, NoTrackers(), "confirms", progress)
+    progress = confirm_progress(sweep, jobs, status, lines.append)
+    trials = FixedTrials(jobs, NoTrackers(), confirm_tags, progress)
     _, spec = trials.next()
     write_journal(spec, ("interval", 34, 8, {"train/loss": 0.5}))
     write_journal(spec, ("evaluation", 36, 9, {"val/top1": 0.6034}))
@@ -100,10 +99,10 @@ def test_last_line_of_a_run_is_its_accuracy(sweep, specs, status, clock):
 
 def test_status_file_says_that_the_sweep_is_confirming(sweep, specs, status, tmp_path):
     jobs = list(specs.values())
-    trials = FixedTrials(jobs, NoTrackers(), "confirms")
+    trials = FixedTrials(jobs, NoTrackers(), confirm_tags)
     status.state = "confirming"
     file = StatusFile(tmp_path, status)
-    ConfirmProgress(sweep, jobs, status).update(trials)
+    confirm_progress(sweep, jobs, status).update(trials)
     file.close()
 
     content = json.loads((tmp_path / "status.json").read_text())

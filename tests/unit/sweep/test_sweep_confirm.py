@@ -9,7 +9,7 @@ from service.result import RunResult
 from service.run.journal import JOURNAL_NAME, Journal
 from service.run.progress import Progress
 from service.sweep.comparison import Comparison, read_comparison, welch
-from service.sweep.confirm import compare, confirm_specs
+from service.sweep.confirm import compare, confirm_specs, confirm_tags, remove_outdated
 from service.sweep.loading import parse_sweep
 from service.trials.source import FixedTrials
 
@@ -86,7 +86,8 @@ def test_runs_with_other_best_settings_are_not_reused(make_sweep_content):
     sweep = parse_sweep(make_sweep_content())
     for weight in (1.5, 2.5):
         specs = confirm_specs(sweep, sweep.base, {"losses.dtkd.weight": weight}, num_seeds=1)
-        trials = FixedTrials(list(specs.values()), None, "confirms")
+        remove_outdated(specs.values())
+        trials = FixedTrials(list(specs.values()), None, confirm_tags)
         pending = [spec.name for spec in specs.values() if not spec.run_path.exists()]
         assert not trials.are_finished
         # Both share the run of the default settings, but not that of the best settings.

@@ -10,6 +10,7 @@ from support.confirm_runs import NoTrackers, write_journal, write_result
 from service.sweep import job as job_module
 from service.sweep.job import run_sweep
 from service.sweep.loading import load_sweep
+from service.trials import cluster as cluster_module
 
 VAL_TOP1 = {"best": 0.75, "default": 0.5}
 
@@ -46,11 +47,12 @@ class FakeCluster:
 @pytest.fixture
 def cluster(monkeypatch):
     cluster = FakeCluster()
-    monkeypatch.setattr(job_module, "run_trials", cluster.run_trials)
+    monkeypatch.setattr(cluster_module, "run_trials", cluster.run_trials)
     monkeypatch.setattr(job_module, "RunTrackers", lambda *_: NoTrackers())
-    for name in ("check_tracking", "check_address", "connect", "find_parent", "publish_sweep"):
+    for name in ("check_tracking", "check_address", "find_parent", "publish_sweep"):
         monkeypatch.setattr(job_module, name, lambda *_, **__: None)
-    monkeypatch.setattr(job_module, "plan_concurrency", lambda *_: 1)
+    monkeypatch.setattr(cluster_module, "connect", lambda: None)
+    monkeypatch.setattr(cluster_module, "plan_concurrency", lambda *_: 1)
     # Drawing takes seconds.
     monkeypatch.setattr("service.sweep.outcome.render_sweep_page", lambda *_: "")
     return cluster

@@ -73,7 +73,8 @@ def test_hovering_over_a_trial_shows_its_settings(records, pictures):
             lines = unescape(text).split("<br>")
             assert f"{WEIGHT}: {record.params[WEIGHT]:.6g}" in lines
             assert f"{KIND}: {record.params[KIND]}" in lines
-        assert all(trace.hovertemplate.startswith("%{hovertext}") for trace in figure.data)
+        shown = {(trace.hoverinfo, trace.hovertemplate) for trace in figure.data}
+        assert shown == {("text", None)}, "a template does not know a text that is stored once"
 
 
 @pytest.mark.parametrize(("path", "scale"), [(TEMPERATURE, "log"), (WEIGHT, None)])

@@ -1,4 +1,4 @@
-"""The progress of a sweep's confirming runs, from their journals: log and status."""
+"""The progress of a fixed list of runs, from their journals: table in the log, and counts."""
 
 import contextlib
 import math
@@ -8,16 +8,15 @@ from pathlib import Path
 from typing import NamedTuple
 
 from service.run.journal import JOURNAL_NAME, Event, JournalReader
-from service.run.report import duration, figure
+from service.run.report import duration, figure, metric_text, print_now
 from service.spec.job import JobSpec
-from service.sweep.analysis import metric_text
-from service.sweep.progress import STATUS_INTERVAL_S, SweepStatus, print_now
-from service.sweep.spec import SweepSpec
 from service.trials.source import FixedTrials, TrialState
+
+UPDATE_INTERVAL_S = 5.0
 
 
 class RunProgress(NamedTuple):
-    """How far one confirming run is.
+    """How far one run is.
 
     ``epochs_done``: whole epochs. ``newest``: the last accuracy or loss that it logged, such as
     "loss 0.9964".
@@ -28,6 +27,16 @@ class RunProgress(NamedTuple):
     num_epochs: int
     epochs_done: int
     newest: str
+
+
+class RunCounts(NamedTuple):
+    """The progress of all runs; ``seconds``: since this submission started them."""
+
+    num_runs: int
+    num_finished: int
+    num_failed: int
+    seconds: float
+    eta_s: float | None
 
 
 class RunReader:
@@ -58,18 +67,12 @@ class RunReader:
             self._newest = f"loss {figure(event.values, 'train/loss', '.4f')}"
 
 
-def confirm_table(
-    name: str, runs: Sequence[RunProgress], seconds: float, eta_s: float | None
-) -> str:
-    """A line for each run that trains or has failed, below the number of runs that are done.
-
-    ``name``: of the sweep. ``seconds``: since the confirming runs of this submission started.
-    """
-    num_failed = sum(run.state == "failed" for run in runs)
-    headline = f"{name}: confirming, {_num_done(runs)} of {len(runs)} runs done"
-    headline += f", {num_failed} failed" if num_failed else ""
-    headline += f", {duration(seconds)}"
-    headline += "" if eta_s is None else f", ETA {duration(eta_s)}"
+def runs_table(title: str, runs: Sequence[RunProgress], counts: RunCounts) -> str:
+    """A line for each run that trains or has failed, below the number of runs that are done."""
+    headline = f"{title}, {counts.num_finished} of {counts.num_runs} runs done"
+    headline += f", {counts.num_failed} failed" if counts.num_failed else ""
+    headline += f", {duration(counts.seconds)}"
+    headline += "" if counts.eta_s is None else f", ETA {duration(counts.eta_s)}"
     rows = [
         (
             run.name,
@@ -86,10 +89,6 @@ def confirm_table(
         for row in rows
     ]
     return "\n".join([headline, *lines])
-
-
-def _num_done(runs: Sequence[RunProgress]) -> int:
-    return sum(run.state == "finished" for run in runs)
 
 
 def epochs_done(runs: Sequence[RunProgress]) -> int:
@@ -109,44 +108,53 @@ def eta_s(runs: Sequence[RunProgress], epochs_before: int, seconds: float) -> fl
     return seconds / num_done * left
 
 
-class ConfirmProgress:
-    """Prints the table and updates the status, each when its interval has passed."""
+class RunsProgress:
+    """Prints the table and passes the counts on, each when its interval has passed.
+
+    ``title``: first words of the table. ``metric``: on val, shown of each run. ``take``: gets the
+    counts.
+    """
 
     def __init__(
         self,
-        sweep: SweepSpec,
+        title: str,
         specs: Sequence[JobSpec],
-        status: SweepStatus,
+        metric: str,
+        interval_s: float,
+        take: Callable[[RunCounts], None],
         show: Callable[[str], None] = print_now,
     ):
-        self._sweep, self._status, self._show = sweep, status, show
+        self._title, self._interval_s, self._take, self._show = title, interval_s, take, show
         self._readers: dict[Path, RunReader] = {
-            spec.run_path: RunReader(spec, sweep.metric) for spec in specs
+            spec.run_path: RunReader(spec, metric) for spec in specs
         }
         self._start_s = self._shown_s = time.monotonic()
         self._updated_s = -math.inf
         self._epochs_before: int | None = None
 
     def __call__(self, trials: FixedTrials) -> None:
-        """Print the table and update the status if they are due."""
+        """Print the table and update the counts if they are due."""
         now_s = time.monotonic()
-        must_show = now_s - self._shown_s >= self._sweep.progress_interval_s
-        if must_show or now_s - self._updated_s >= STATUS_INTERVAL_S:
+        must_show = now_s - self._shown_s >= self._interval_s
+        if must_show or now_s - self._updated_s >= UPDATE_INTERVAL_S:
             table = self.update(trials)
             if must_show:
                 self._shown_s = now_s
                 self._show(table)
 
     def update(self, trials: FixedTrials) -> str:
-        """Copy the progress to the status; returns the table."""
+        """Pass the counts on; returns the table."""
         self._updated_s = time.monotonic()
         seconds = self._updated_s - self._start_s
         runs = [self._readers[path].read(state) for path, state in trials.states().items()]
         if self._epochs_before is None:
             self._epochs_before = epochs_done(runs)
-        left_s = eta_s(runs, self._epochs_before, seconds)
-        status = self._status
-        status.num_confirm_runs, status.num_confirmed = len(runs), _num_done(runs)
-        status.num_confirm_failed = sum(run.state == "failed" for run in runs)
-        status.confirm_seconds, status.eta_s = seconds, left_s
-        return confirm_table(self._sweep.name, runs, seconds, left_s)
+        counts = RunCounts(
+            len(runs),
+            sum(run.state == "finished" for run in runs),
+            sum(run.state == "failed" for run in runs),
+            seconds,
+            eta_s(runs, self._epochs_before, seconds),
+        )
+        self._take(counts)
+        return runs_table(self._title, runs, counts)
