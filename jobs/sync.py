@@ -8,8 +8,11 @@ the run's folder. A SQLite file elsewhere must be named by MLFLOW_TRACKING_URI. 
 
 import argparse
 import sys
+from pathlib import Path
 
 from data_pipeline.uris import redacted
+from service.compare.publish import sync_comparison
+from service.compare.resuming import is_comparison
 from service.publish import run_folders, sync_run
 from service.run.folder import refuse_links
 from service.run.logs import set_up_logging
@@ -45,8 +48,7 @@ def main(arguments: list[str]) -> int:
         try:
             if run_path not in folders:
                 refuse_links([run_path])
-            sync = sync_sweep if is_sweep(run_path) else sync_run
-            print(sync(run_path), flush=True)
+            print(_sync(run_path), flush=True)
         except BadInputError as error:
             print(error, file=sys.stderr)
             exit_status = EXIT_FAILED
@@ -58,6 +60,13 @@ def main(arguments: list[str]) -> int:
             )
             exit_status = EXIT_FAILED
     return exit_status
+
+
+def _sync(path: Path) -> str:
+    """Send a run, a sweep or a comparison; returns a line for the log."""
+    if is_sweep(path):
+        return sync_sweep(path)
+    return sync_comparison(path) if is_comparison(path) else sync_run(path)
 
 
 if __name__ == "__main__":

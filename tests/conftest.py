@@ -14,7 +14,7 @@ os.environ |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "RAY_worker_
 import pytest
 import torch
 from safetensors.torch import save_file
-from support.spec_contents import spec_content, write_stripes
+from support.spec_contents import KD, spec_content, write_stripes
 from support.staging_helpers import instrument
 
 from data_pipeline.staging import Cache
@@ -116,5 +116,26 @@ def make_sweep_content(make_content, teacher):
         sections = {"teacher": teacher, "schedule": {"num_epochs": 9, "milestones": []}}
         job = make_content(**{**sections, **(base or {})})
         return {"name": "sweep", "base": job, "held_out": {"num_images": 64}, **fields}
+
+    return make
+
+
+@pytest.fixture
+def make_compare_content(make_content, teacher):
+    """A function that makes a comparison's JSON content over a small job with a teacher.
+
+    ``base``: sections of the job; all other fields are the comparison's.
+    """
+
+    def make(base=None, **fields):
+        sections = {
+            "teacher": teacher,
+            "losses": {"ce": {}},
+            "schedule": {"num_epochs": 2, "milestones": []},
+            "training": {"global_batch_size": 64, "micro_batch_size": 64},
+            "resources": {"num_workers": 1, "cpus_per_worker": 1},
+        }
+        job = make_content(**{**sections, **(base or {})})
+        return {"name": "cmp", "base": job, "seeds": [0, 1], "variants": {"kd": KD}, **fields}
 
     return make

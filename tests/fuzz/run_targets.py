@@ -31,9 +31,9 @@ from service.spec.errors import BadInputError
 from service.spec.job import JobSpec
 from service.spec.loading import LoadedJob
 from service.sweep.comparison import COMPARISON_NAME, Comparison, read_comparison
-from service.sweep.confirm_progress import RunReader
 from service.tracking.destination import SENT_NAME
 from service.tracking.tracker import SentPosition
+from service.trials.run_progress import RunReader
 
 LIMIT_BYTES = 100_000
 

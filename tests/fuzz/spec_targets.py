@@ -1,4 +1,4 @@
-"""Specs of jobs and of sweeps, as files."""
+"""Specs of jobs, sweeps and comparisons, as files."""
 
 import json
 from collections.abc import Iterator
@@ -12,6 +12,7 @@ from fuzz.target import Target
 from safetensors.torch import save_file
 from support.spec_contents import spec_content, write_stripes
 
+from service.compare.loading import load_comparison
 from service.models.build import build_model
 from service.spec.errors import BadInputError
 from service.spec.loading import load_job
@@ -112,5 +113,32 @@ def sweep_target(folder: Path) -> Target:
     def calls(data: bytes) -> Iterator[Call]:
         path.write_bytes(data)
         yield Call("load_sweep", lambda: load_sweep(path), (BadInputError,), (str(path),))
+
+    return Target(folder, [json.dumps(each).encode() for each in contents], mutate_json, calls)
+
+
+def compare_target(folder: Path) -> Target:
+    """A comparison's spec, as ``jobs/compare.py --validate`` reads it."""
+    content = write_inputs(folder)
+    (folder / "base.json").write_text(json.dumps(content))
+    teacher = {"model": MODEL, "weights": {"source": str(folder / "teacher.safetensors")}}
+    base = with_sections(content, {"teacher": teacher, "losses": {"ce": {}}})
+    compare = {"name": "compare", "base": base, "seeds": [0, 1]}
+    kd = {"losses.kd": {"weight": 1}}
+    contents = [
+        {**compare, "variants": {"kd": kd, "long": {"schedule.num_epochs": 7, **kd}}},
+        {**compare, "base": str(folder / "base.json"), "variants": {"wd": {"optimizer": {}}}},
+        {
+            **compare,
+            "variants": {"kd": kd},
+            "pairs": {"a": {"student.model": MODEL}, "b": {"student": {"model": "cifar:vgg8"}}},
+            "tuned": {"trials": 2, "held_out": {"num_images": 16}},
+        },
+    ]
+    path = folder / "compare.json"
+
+    def calls(data: bytes) -> Iterator[Call]:
+        path.write_bytes(data)
+        yield Call("load_comparison", lambda: load_comparison(path), (BadInputError,), (str(path),))
 
     return Target(folder, [json.dumps(each).encode() for each in contents], mutate_json, calls)

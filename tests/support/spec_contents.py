@@ -9,6 +9,8 @@ from data_pipeline.writer import BetonWriter
 
 NUM_CLASSES = 4
 SIZE = 16
+KD = {"losses": {"ce": {}, "kd": {"weight": 1}}}
+"""A variant of a comparison."""
 
 
 def write_stripes(path: Path, num_images: int, seed: int) -> None:

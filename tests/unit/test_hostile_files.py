@@ -11,6 +11,8 @@ from data_pipeline.manifest import read_manifest
 from data_pipeline.staging import StagingError, read_manifest_at
 from service.cluster.crashes import read_crash, record_crash
 from service.cluster.waiting import recorded_placement
+from service.compare.loading import load_comparison
+from service.compare.resuming import read_comparison as read_stored_comparison
 from service.result import read_result
 from service.run.claim import claim_run_folder, has_started
 from service.run.control import AbortReason, read_abort_reason
@@ -35,14 +37,18 @@ DEADLINE_S = 5
 REFUSING = {
     "spec.json": (read_spec, BadInputError),
     "sweep.json": (read_sweep, BadInputError),
+    "compare.json": (read_stored_comparison, BadInputError),
     "classes.json": (read_classes, BadInputError),
     "result.json": (read_result, BadInputError),
     "a.beton.json": (lambda folder: read_manifest(folder / "a.beton"), BetonError),
     "b.beton.json": (lambda folder: read_manifest_at(str(folder / "b.beton")), StagingError),
     "c.json": (lambda folder: load_job(folder / "c.json"), BadInputError),
     "d.json": (lambda folder: load_sweep(folder / "d.json"), BadInputError),
+    "e.json": (lambda folder: load_comparison(folder / "e.json"), BadInputError),
 }
 """What must raise an error of this class, by the file that is read."""
+
+NAMING_FIELDS = ("c.json", "d.json", "e.json", "compare.json")
 
 
 def abort_text(folder):
@@ -111,8 +117,8 @@ def test_file_that_decides_is_refused(make_hostile, caplog, name):
     text = str(caught.value)
     assert len(text.splitlines()) <= 6
     assert name in text
-    # A spec's own fields are named.
-    assert name in ("c.json", "d.json") or SECRET not in text + caplog.text
+    # Fields of a spec are named, also those that it does not have.
+    assert name in NAMING_FIELDS or SECRET not in text + caplog.text
 
 
 @pytest.mark.parametrize("name", DOING_WITHOUT)

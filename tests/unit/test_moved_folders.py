@@ -10,6 +10,10 @@ import pytest
 from support.finished_runs import NUM_POINTS, snapshot, write_finished_run
 
 from jobs import sync
+from service.compare.jobs import run_specs
+from service.compare.loading import parse_comparison
+from service.compare.publish import child_runs
+from service.compare.resuming import read_comparison
 from service.run.folder import located, read_spec, write_spec
 from service.spec.loading import parse_spec
 from service.sweep.loading import parse_sweep
@@ -124,3 +128,22 @@ def test_moved_sweep_and_its_runs(make_sweep_content, tmp_path):
     (moved_path / "trials").symlink_to(tmp_path / "trials")
     with pytest.raises(ValueError, match="trials: is a symbolic link"):
         list(run_folders(moved))
+
+
+def test_moved_comparison_and_its_runs(make_compare_content, tmp_path):
+    compare = parse_comparison(make_compare_content()).compare
+    key, spec = next(iter(run_specs(compare).items()))
+    spec.run_path.mkdir(parents=True)
+    write_spec(spec)
+    (compare.compare_path / "compare.json").write_text(compare.model_dump_json())
+    moved_path = tmp_path / "elsewhere" / "renamed"
+    shutil.move(compare.compare_path, moved_path)
+
+    moved = read_comparison(moved_path)
+    assert moved.compare_path == moved_path
+    assert run_specs(moved)[key].run_path == moved_path / "runs" / key.name
+    assert list(child_runs(moved)) == [moved_path / "runs" / key.name]
+    (moved_path / "runs").rename(tmp_path / "others")
+    (moved_path / "runs").symlink_to(tmp_path / "others")
+    with pytest.raises(ValueError, match="runs: is a symbolic link"):
+        list(child_runs(moved))

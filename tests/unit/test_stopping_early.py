@@ -10,6 +10,9 @@ from pathlib import Path
 import pytest
 
 from service import job as job_module
+from service.compare import job as compare_module
+from service.compare.job import run_comparison
+from service.compare.loading import parse_comparison
 from service.job import run_job
 from service.spec.loading import load_job
 from service.sweep import job as sweep_module
@@ -35,7 +38,7 @@ def sweep(make_sweep_content, tmp_path):
 @pytest.fixture
 def stop_at_tracking_check(monkeypatch, kind):
     """Both kinds of signal arrive while MLflow is asked; no cluster is looked for."""
-    for module in (job_module, sweep_module):
+    for module in (job_module, sweep_module, compare_module):
         monkeypatch.setattr(module, "check_tracking", lambda _: os.kill(os.getpid(), kind))
         monkeypatch.setattr(module, "check_address", lambda: None)
 
@@ -47,6 +50,16 @@ def test_new_job_leaves_no_folder(job, stop_at_tracking_check, capfd):
     out, err = capfd.readouterr()
     assert out.splitlines() == ["run was stopped; submit the same spec to resume it"]
     assert err == ""
+
+
+@KINDS
+def test_new_comparison_leaves_no_folder(make_compare_content, stop_at_tracking_check, capfd):
+    loaded = parse_comparison(make_compare_content())
+    assert run_comparison(loaded) == 3
+    assert not loaded.compare.compare_path.exists()
+    out, err = capfd.readouterr()
+    assert out.splitlines() == ["cmp was stopped; submit the same comparison to resume it"]
+    assert "Traceback" not in err
 
 
 @KINDS

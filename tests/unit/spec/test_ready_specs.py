@@ -10,13 +10,18 @@ from safetensors.torch import save_file
 
 from data_pipeline.encode import encoded
 from data_pipeline.writer import BetonWriter
+from service.compare.jobs import other_recipe
+from service.compare.loading import parse_comparison
 from service.models.build import build_model
 from service.spec.loading import parse_spec
 from service.sweep.loading import parse_sweep
 
 SPECS = Path(__file__).parents[3] / "jobs" / "specs"
-JOBS = sorted(path.name for path in SPECS.glob("*.json") if not path.name.startswith("sweep"))
+JOBS = sorted(
+    path.name for path in SPECS.glob("*.json") if not path.name.startswith(("sweep", "compare"))
+)
 SWEEPS = sorted(path.name for path in SPECS.glob("sweep*.json"))
+COMPARISONS = sorted(path.name for path in SPECS.glob("compare*.json"))
 
 
 def write_constant_images(path, num_classes, side):
@@ -67,8 +72,21 @@ def test_ready_sweep_is_valid(name, tmp_path):
     assert set(parse_sweep(content).space) == set(content["space"])
 
 
+@pytest.mark.parametrize("name", COMPARISONS)
+def test_ready_comparison_is_valid(name, tmp_path):
+    content = json.loads((SPECS / name).read_text())
+    content["base"] = with_local_paths(content["base"], tmp_path)
+
+    compare = parse_comparison(content).compare
+
+    assert compare.name == name.removesuffix(".json")
+    # All of one recipe.
+    assert not any(other_recipe(compare, variant) for variant in compare.rows())
+
+
 def test_there_is_a_spec_for_each_dataset():
     datasets = ("imagenet", "cifar10-", "cifar100-", "tiny-imagenet", "fashion-mnist")
 
     assert all(any(name.startswith(dataset) for name in JOBS) for dataset in datasets)
     assert SWEEPS
+    assert COMPARISONS

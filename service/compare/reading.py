@@ -1,0 +1,136 @@
+"""Reads what is known of the runs of a comparison from their folders."""
+
+import logging
+import re
+import statistics
+from collections import defaultdict
+from collections.abc import Mapping
+from pathlib import Path
+
+from service.compare.jobs import RunKey
+from service.compare.records import RunRecord, Series
+from service.result import read_result
+from service.run.journal import JOURNAL_NAME, Event, read_events
+from service.run.predictions import (
+    STUDENT_PREDICTIONS_NAME,
+    TEACHER_PREDICTIONS_NAME,
+    Predictions,
+    read_predictions,
+)
+from service.run.status import read_status
+from service.spec.errors import BadInputError
+from service.spec.job import JobSpec
+from service.training.peak_memory import PEAK_MEMORY_METRIC
+from service.trials.source import TrialState
+
+logger = logging.getLogger(__name__)
+
+QUANTILE = re.compile(r".*temperature_p\d+")
+"""Names of metrics that are quantiles of temperatures over the samples of a batch."""
+
+
+class RunRecords:
+    """The records of a comparison's runs; what a finished run has is read once."""
+
+    def __init__(self, specs: Mapping[RunKey, JobSpec]):
+        self._specs = specs
+        self._finished: dict[RunKey, RunRecord] = {}
+
+    def read(
+        self, states: Mapping[Path, TrialState], errors: Mapping[Path, str]
+    ) -> list[RunRecord]:
+        """All runs in their order; states and errors by folder.
+
+        A run without a state waits, or failed in an earlier submission.
+        """
+        records = []
+        for key, spec in self._specs.items():
+            state, error = states.get(spec.run_path), errors.get(spec.run_path)
+            if state is None:
+                state, error = stored_state(spec.run_path)
+            records.append(self._read(key, state, error))
+        return records
+
+    def _read(self, key: RunKey, state: TrialState, error: str | None) -> RunRecord:
+        if key not in self._finished:
+            record = read_record(key, self._specs[key], state, error)
+            if record.state != "finished":
+                return record
+            self._finished[key] = record
+        return self._finished[key]
+
+
+def stored_state(run_path: Path) -> tuple[TrialState, str | None]:
+    """The state of a run that no submission trains now, and why it failed if it did."""
+    status = read_status(run_path)
+    if status.state != "failed":
+        return "waiting", None
+    return "failed", status.last_failure or "its journal says why"
+
+
+def read_record(key: RunKey, spec: JobSpec, state: TrialState, error: str | None) -> RunRecord:
+    """The record of one run; it has finished if it has a result, whatever ``state`` says.
+
+    Raises:
+        BadInputError: its result is damaged.
+        OSError: the storage fails.
+    """
+    folder, result = spec.run_path, read_result(spec.run_path)
+    events = read_events(folder / JOURNAL_NAME)
+    speeds = _values(events, "interval", "system/images_per_s")
+    peaks = _values(events, "evaluation", PEAK_MEMORY_METRIC)
+    record = RunRecord(
+        *key.variant,
+        key.seed,
+        "waiting" if state == "finished" else state,
+        spec.schedule.num_epochs,
+        curve=tuple(
+            (float(event.epoch), event.values["val/top1"])
+            for event in events
+            if event.kind == "evaluation" and "val/top1" in event.values
+        ),
+        images_per_s=statistics.median(speeds) if speeds else None,
+        peak_memory_bytes=max(peaks, default=None),
+        temperatures=temperature_series(events),
+        error=error,
+    )
+    if result is None:
+        return record
+    progress = result.progress
+    return record._replace(
+        state="finished",
+        last_top1=progress.last_top1,
+        last_top5=progress.last_top5,
+        best_top1=progress.best_top1,
+        best_epoch=progress.best_epoch,
+        seconds=result.training_s,
+        student=_predictions(folder / STUDENT_PREDICTIONS_NAME),
+        teacher=_predictions(folder / TEACHER_PREDICTIONS_NAME),
+        error=None,
+    )
+
+
+def _values(events: list[Event], kind: str, name: str) -> list[float]:
+    return [e.values[name] for e in events if e.kind == kind and name in e.values]
+
+
+def temperature_series(events: list[Event]) -> dict[str, Series]:
+    """Quantiles of temperatures over the epochs, by the metric's name."""
+    steps = [e.step / e.epoch for e in events if e.kind == "evaluation" and e.epoch > 0]
+    series: dict[str, list[tuple[float, float]]] = defaultdict(list)
+    for event in events:
+        # The steps of an epoch are known from the first evaluation on.
+        epochs = event.step / steps[0] if steps else float(event.epoch)
+        for name, value in event.values.items():
+            if event.kind == "interval" and QUANTILE.fullmatch(name):
+                series[name].append((epochs, value))
+    return {name: tuple(points) for name, points in series.items()}
+
+
+def _predictions(path: Path) -> Predictions | None:
+    """The predictions; None if there are none to use."""
+    try:
+        return read_predictions(path)
+    except (BadInputError, OSError) as error:
+        logger.warning("%s", error)
+        return None

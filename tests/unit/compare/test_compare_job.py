@@ -1,0 +1,164 @@
+"""A whole submission of a comparison, whose runs are trained in this process."""
+
+import csv
+import json
+
+import pytest
+from support.training_runs import InterruptedRunError, run_alone
+
+from service.compare import progress
+from service.compare.job import run_comparison
+from service.compare.loading import parse_comparison
+from service.run.journal import JOURNAL_NAME, read_events
+from service.spec.errors import BadInputError
+from service.spec.loading import parse_spec
+
+
+@pytest.fixture
+def submit(make_compare_content, capsys):
+    """A function that submits a comparison; returns its exit status and its output."""
+
+    def submit(**fields):
+        exit_status = run_comparison(parse_comparison(make_compare_content(**fields)))
+        return exit_status, capsys.readouterr().out
+
+    return submit
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return tmp_path / "runs" / "cmp"
+
+
+def rows(path):
+    with path.open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_all_variants_train_with_all_seeds_seed_by_seed(here, submit, folder):
+    exit_status, output = submit()
+    assert exit_status == 0
+    assert here.started == ["base-seed-0", "kd-seed-0", "base-seed-1", "kd-seed-1"]
+    assert not list(folder.glob("runs/*/checkpoint_*"))
+    top1 = {(r["variant"], r["seed"]): float(r["last_top1"]) for r in rows(folder / "runs.csv")}
+    results = {r["variant"]: r for r in rows(folder / "results.csv")}
+    gains = [top1["kd", seed] - top1["base", seed] for seed in ("0", "1")]
+    assert float(results["kd"]["difference"]) == pytest.approx(sum(gains) / 2)
+    assert "variant" in output
+    assert "<html" in (folder / "compare.html").read_text()
+    status = json.loads((folder / "status.json").read_text())
+    assert (status["state"], status["num_runs"], status["num_finished"]) == ("finished", 4, 4)
+
+    here.started = []
+    assert submit()[0] == 0
+    assert here.started == []
+
+
+def test_stopped_comparison_resumes_and_gives_the_same_table(here, submit, folder):
+    here.stop_at = "base-seed-1"
+    assert submit()[0] == 3
+    assert json.loads((folder / "status.json").read_text())["state"] == "stopped"
+    before, here.stop_at, here.started = here.started, None, []
+    assert submit()[0] == 0
+    assert (before, here.started) == (
+        ["base-seed-0", "kd-seed-0", "base-seed-1"],
+        ["base-seed-1", "kd-seed-1"],
+    )
+    resumed = rows(folder / "results.csv")
+    assert submit(name="other")[0] == 0
+    others = rows(folder.parent / "other" / "results.csv")
+    for row in resumed + others:
+        # They depend on clocks, and on what else this process has done.
+        del row["images_per_s"], row["peak_memory_bytes"]
+    assert resumed == others
+
+
+def test_killed_comparison_resumes_within_a_run_and_gives_the_same_table(here, submit, folder):
+    here.kill_at = "kd-seed-0"
+    with pytest.raises(InterruptedRunError):
+        submit()
+    assert list((folder / "runs" / "kd-seed-0").glob("checkpoint_*"))
+    here.kill_at, here.started = None, []
+    assert submit()[0] == 0
+    assert here.started == ["kd-seed-0", "base-seed-1", "kd-seed-1"]
+    events = read_events(folder / "runs" / "kd-seed-0" / JOURNAL_NAME)
+    assert sum(event.kind == "start" for event in events) == 2
+    assert submit(name="other")[0] == 0
+    columns = ("variant", "top1_mean", "top1_deviation", "difference", "p_holm", "verdict")
+    resumed, others = (
+        [[row[column] for column in columns] for row in rows(path / "results.csv")]
+        for path in (folder, folder.parent / "other")
+    )
+    assert resumed == others
+
+
+def test_failed_run_is_left_out_and_named(here, submit, folder):
+    here.failing = {"kd-seed-1"}
+    exit_status, output = submit()
+    assert exit_status == 1
+    assert "kd: seed 1 failed: worker 0 was killed" in output
+    assert rows(folder / "results.csv")[1]["seeds"] == "0"
+    here.failing, here.started = set(), []
+    assert submit()[0] == 0
+    assert here.started == ["kd-seed-1"]
+
+
+def test_files_are_written_while_runs_train(here, submit, monkeypatch):
+    monkeypatch.setattr(progress, "OUTCOME_INTERVAL_S", 0.0)
+    written = []
+    monkeypatch.setattr(progress, "write_outcome", lambda outcome: written.append(outcome))
+    here.failing = {"base-seed-1"}
+    assert submit()[0] == 1
+    states = [[record.state for record in outcome.records] for outcome in written]
+    assert states == [
+        ["finished", "waiting", "waiting", "waiting"],
+        ["finished", "finished", "waiting", "waiting"],
+        ["finished", "finished", "failed", "waiting"],
+        ["finished", "finished", "failed", "finished"],
+    ]
+
+
+def test_only_what_is_new_is_trained(here, submit):
+    assert submit()[0] == 0
+    here.started = []
+    variants = {"kd": {"losses": {"ce": {}, "kd": {"weight": 1}}}, "dtkd": {"losses": None}}
+    assert submit(variants=variants, seeds=[1, 2])[0] == 0
+    assert here.started == ["dtkd-seed-1", "base-seed-2", "kd-seed-2", "dtkd-seed-2"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "where"),
+    [
+        ({"base": {"optimizer": {"learning_rate": 0.1}}}, "base.optimizer.learning_rate"),
+        ({"variants": {"kd": {"losses": {"ce": {}, "kd": {"weight": 2}}}}}, "variants.kd"),
+        ({"base_label": "labels"}, "base_label"),
+    ],
+)
+def test_changed_comparison_is_refused_and_nothing_is_deleted(here, submit, folder, fields, where):
+    assert submit()[0] == 0
+    before = sorted(folder.rglob("*"))
+    with pytest.raises(BadInputError) as caught:
+        submit(**fields)
+    (problem,) = caught.value.problems
+    assert problem.where == where
+    assert "another name" in problem.remedy
+    assert sorted(folder.rglob("*")) == before
+
+
+def test_folder_of_another_run_is_refused(here, submit, folder, make_content):
+    run_alone(parse_spec(make_content(name="cmp")))
+    (folder / "spec.json").write_text("{}")
+    with pytest.raises(BadInputError, match="cmp is that of another run; use another name"):
+        submit()
+    assert (folder / "spec.json").read_text() == "{}"
+
+
+def test_other_weights_under_the_same_name_are_refused(here, submit, folder, teacher):
+    assert submit()[0] == 0
+    for name in ("base-seed-0", "kd-seed-1"):
+        (folder / "runs" / name / "tags.json").write_text(json.dumps({"teacher_sha256": "0" * 64}))
+    with pytest.raises(BadInputError) as caught:
+        submit()
+    (problem,) = caught.value.problems
+    assert problem.where == "base.teacher.weights.source"
+    assert "was started with 0000" in problem.wrong
