@@ -5,7 +5,6 @@ Exit status: 0 all runs have finished, 1 some have failed, 2 bad input, 3 stoppe
 
 import argparse
 import signal
-import sys
 
 if __name__ == "__main__":
     # Until a folder is claimed, Ctrl-C ends the process without a traceback, as SIGTERM does.
@@ -15,29 +14,15 @@ from service.compare.loading import LoadedComparison, load_comparison
 from service.compare.resuming import check_same_comparison
 from service.compare.spec import CompareSpec
 from service.compare.warnings import comparison_warnings
-from service.run.logs import set_up_logging
-from service.run.scripts import run_script
-from service.spec.errors import EXIT_BAD_INPUT, EXIT_DONE, BadInputError
-from service.spec.reference import format_fields, json_schema
+from service.run.scripts import run_script, run_spec
+from service.spec.errors import EXIT_DONE
 from service.spec.secrets import path_argument
 from service.spec.weights_metadata import weights_notes
 
 
 def main(arguments: list[str]) -> int:
     """Run, check or plan a comparison, or print the reference; returns the exit status."""
-    set_up_logging()
-    parser = _parser()
-    options = parser.parse_args(arguments)
-    if options.fields or options.schema:
-        print(format_fields(CompareSpec) if options.fields else json_schema(CompareSpec))
-        return EXIT_DONE
-    if options.comparison is None:
-        parser.error("give the spec of a comparison, or --fields or --schema")
-    try:
-        return _run(options)
-    except BadInputError as error:
-        print(error, file=sys.stderr)
-        return EXIT_BAD_INPUT
+    return run_spec(_parser(), arguments, CompareSpec, _run)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -45,7 +30,7 @@ def _parser() -> argparse.ArgumentParser:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "comparison", nargs="?", type=path_argument, help="the JSON spec of the comparison"
+        "spec", nargs="?", type=path_argument, help="the JSON spec of the comparison"
     )
     mode = parser.add_mutually_exclusive_group()
     for name, text in {
@@ -59,7 +44,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(options: argparse.Namespace) -> int:
-    loaded = load_comparison(options.comparison)
+    loaded = load_comparison(options.spec)
     if not (options.validate or options.plan):
         # Imported late: --validate does not need torch and Ray, which take seconds to import.
         from service.compare.job import run_comparison
@@ -73,7 +58,7 @@ def _run(options: argparse.Namespace) -> int:
         return EXIT_DONE
     compare = loaded.compare
     num_runs = len(loaded.jobs) * len(compare.seeds)
-    print(f"{options.comparison}: valid, comparison {compare.name}, {num_runs} runs")
+    print(f"{options.spec}: valid, comparison {compare.name}, {num_runs} runs")
     for line in [*(f"warning: {text}" for text in comparison_warnings(loaded)), *_found(loaded)]:
         print(line)
     return EXIT_DONE

@@ -5,17 +5,14 @@ Exit status: 0 done, 1 failed, 2 bad input, 3 stopped.
 
 import argparse
 import signal
-import sys
 
 if __name__ == "__main__":
     # Until a folder is claimed, Ctrl-C ends the process without a traceback, as SIGTERM does.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
-from service.run.logs import set_up_logging
-from service.run.scripts import run_script
-from service.spec.errors import EXIT_BAD_INPUT, EXIT_DONE, BadInputError
+from service.run.scripts import run_script, run_spec
+from service.spec.errors import EXIT_DONE
 from service.spec.image_warnings import small_image_warnings
-from service.spec.reference import format_fields, json_schema
 from service.spec.secrets import path_argument
 from service.spec.weights_metadata import weights_notes
 from service.sweep.loading import load_sweep
@@ -25,23 +22,11 @@ from service.sweep.spec import SweepSpec
 
 def main(arguments: list[str]) -> int:
     """Run, check or plan a sweep, or print the reference; returns the exit status."""
-    set_up_logging()
-    parser = _parser()
-    options = parser.parse_args(arguments)
-    if options.fields or options.schema:
-        print(format_fields(SweepSpec) if options.fields else json_schema(SweepSpec))
-        return EXIT_DONE
-    if options.sweep is None:
-        parser.error("give the spec of a sweep, or --fields or --schema")
-    try:
-        return _run(options)
-    except BadInputError as error:
-        print(error, file=sys.stderr)
-        return EXIT_BAD_INPUT
+    return run_spec(_parser(), arguments, SweepSpec, _run)
 
 
 def _run(options: argparse.Namespace) -> int:
-    loaded = load_sweep(options.sweep)
+    loaded = load_sweep(options.spec)
     sweep = loaded.sweep
     job = loaded.base._replace(spec=sweep.as_job())
     if options.validate or options.plan:
@@ -53,7 +38,7 @@ def _run(options: argparse.Namespace) -> int:
             from service.tracking.job_check import check_weights
 
             lines += check_weights(job)
-        print(f"{options.sweep}: valid, sweep {sweep.name}, {len(sweep.space)} parameters")
+        print(f"{options.spec}: valid, sweep {sweep.name}, {len(sweep.space)} parameters")
         print(*lines, sep="\n", end="\n" if lines else "")
         return EXIT_DONE
     # Imported late: --validate does not need torch, Ray and Optuna, which take seconds to import.
@@ -72,7 +57,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("sweep", nargs="?", type=path_argument, help="the JSON spec of the sweep")
+    parser.add_argument("spec", nargs="?", type=path_argument, help="the JSON spec of the sweep")
     mode = parser.add_mutually_exclusive_group()
     mode.add_argument("--validate", action="store_true", help="only check the sweep and its files")
     mode.add_argument("--plan", action="store_true", help="print what the sweep would do")

@@ -18,13 +18,10 @@ from service.compare.statistics import BASE_VERDICT
 from service.compare.table import recipe_remarks
 from service.compare.tuned_space import TUNING_NAME
 from service.compare.tuning import found_settings
-from service.publish import sync_run
 from service.result import read_result
-from service.run.claim import claim_run_folder
 from service.run.folder import RUNS_NAME, TRIALS_NAME, read_tags
 from service.tracking.mlflow_run import MlflowRun, tracking_uri
-from service.tracking.sync_destination import check_artifacts, sync_destination, tracking_kept
-from service.trials.child_runs import child_folders, move_runs, set_parent
+from service.trials.child_runs import child_folders, move_runs, set_parent, synced
 from service.trials.run_trackers import find_parent
 
 logger = logging.getLogger(__name__)
@@ -113,19 +110,10 @@ def sync_comparison(compare_path: Path) -> str:
     """Send the missing data of a comparison and its runs to MLflow; returns a line for the log.
 
     Raises:
-        BadInputError: a running job sends the data itself, or a file of the folder is damaged.
-        One of TRACKING_ERRORS: the server fails; what it accepted is not sent again.
+        BadInputError, one of TRACKING_ERRORS: see ``synced``.
     """
     compare = read_comparison(compare_path)
-    spec = compare.as_job()
-    destination = sync_destination(spec)
-    with claim_run_folder(spec), tracking_kept():
-        # Before its runs, so that they are created as its children.
-        parent = MlflowRun(spec, destination.uri)
-        check_artifacts(parent, spec, destination)
-        set_parent(child_runs(compare), parent)
-        for run_path in child_runs(compare):
-            sync_run(run_path, destination)
+    with synced(compare.as_job(), lambda: child_runs(compare)):
         settings = found_settings(compare)
         records = RunRecords(run_specs(compare, settings)).read({}, {})
         outcome = outcome_of(compare, records, settings)

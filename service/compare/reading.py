@@ -4,8 +4,10 @@ import logging
 import re
 import statistics
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+
+import numpy as np
 
 from service.compare.jobs import RunKey
 from service.compare.records import RunRecord, Series
@@ -49,7 +51,7 @@ class RunRecords:
             if state is None:
                 state, error = stored_state(spec.run_path)
             records.append(self._read(key, state, error))
-        return records
+        return with_teacher_of_pair(records)
 
     def _read(self, key: RunKey, state: TrialState, error: str | None) -> RunRecord:
         if key not in self._finished:
@@ -58,6 +60,28 @@ class RunRecords:
                 return record
             self._finished[key] = record
         return self._finished[key]
+
+
+def with_teacher_of_pair(records: Sequence[RunRecord]) -> list[RunRecord]:
+    """The records, in which students without a teacher are beside the only one that their pair has.
+
+    How often they agree with it anyway is what distillation adds to.
+    """
+    teachers: dict[str, list[Predictions]] = defaultdict(list)
+    for record in records:
+        known = teachers[record.pair]
+        if record.teacher is not None and not any(_are_equal(record.teacher, t) for t in known):
+            known.append(record.teacher)
+    return [
+        record._replace(teacher=teachers[record.pair][0])
+        if record.student is not None and record.teacher is None and len(teachers[record.pair]) == 1
+        else record
+        for record in records
+    ]
+
+
+def _are_equal(first: Predictions, second: Predictions) -> bool:
+    return all(np.array_equal(getattr(first, n), getattr(second, n)) for n in first._fields)
 
 
 def stored_state(run_path: Path) -> tuple[TrialState, str | None]:

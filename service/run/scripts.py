@@ -1,10 +1,16 @@
 """Runs the main function of a script of jobs/, whoever reads its output."""
 
+import argparse
 import io
 import os
 import sys
 from collections.abc import Callable
 from typing import NoReturn, TextIO
+
+from service.run.logs import set_up_logging
+from service.spec.errors import EXIT_BAD_INPUT, EXIT_DONE, BadInputError
+from service.spec.fields import Section
+from service.spec.reference import format_fields, json_schema
 
 
 class _Output(io.FileIO):
@@ -43,3 +49,28 @@ def _output(stream: TextIO) -> TextIO:
         line_buffering=stream.line_buffering,
         write_through=stream.write_through,
     )
+
+
+def run_spec(
+    parser: argparse.ArgumentParser,
+    arguments: list[str],
+    model: type[Section],
+    run: Callable[[argparse.Namespace], int],
+) -> int:
+    """Run the spec that the arguments name, or print the reference of its fields.
+
+    ``parser``: has the arguments spec, --fields and --schema. ``run``: gets all arguments, and
+    returns the exit status.
+    """
+    set_up_logging()
+    options = parser.parse_args(arguments)
+    if options.fields or options.schema:
+        print(format_fields(model) if options.fields else json_schema(model))
+        return EXIT_DONE
+    if options.spec is None:
+        parser.error("give a spec, or --fields or --schema")
+    try:
+        return run(options)
+    except BadInputError as error:
+        print(error, file=sys.stderr)
+        return EXIT_BAD_INPUT

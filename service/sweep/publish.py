@@ -10,9 +10,8 @@ from mlflow.entities import Metric, Param
 from mlflow.exceptions import MlflowException
 
 from data_pipeline.files import write_atomically
-from service.publish import load_student, sync_run
+from service.publish import load_student
 from service.result import read_result
-from service.run.claim import claim_run_folder
 from service.run.folder import STUDENT_NAME, TRIALS_NAME, read_spec, read_tags
 from service.spec.mlflow_rules import MAX_PARAM_LENGTH
 from service.sweep.analysis import counts_text
@@ -25,12 +24,7 @@ from service.sweep.study import Search
 from service.sweep.trials import trial_name
 from service.tracking.mlflow_run import MlflowRun, tracking_uri
 from service.tracking.student_model import log_student
-from service.tracking.sync_destination import (
-    check_artifacts,
-    sync_destination,
-    tracking_kept,
-)
-from service.trials.child_runs import child_folders, move_runs, set_parent
+from service.trials.child_runs import child_folders, move_runs, set_parent, synced
 from service.trials.run_trackers import find_parent
 
 logger = logging.getLogger(__name__)
@@ -151,21 +145,10 @@ def sync_sweep(sweep_path: Path) -> str:
     """Send the missing data of a sweep and its runs to MLflow; returns a line for the log.
 
     Raises:
-        BadInputError: a running job has claimed the folder, which sends the data itself; or a file
-            in the folder is damaged, or of another version of the service.
-        One of TRACKING_ERRORS: the server fails or does not respond; data that it accepted is not
-            sent again.
+        BadInputError, one of TRACKING_ERRORS: see ``synced``.
     """
     sweep = read_sweep(sweep_path)
-    spec = sweep.as_job()
-    destination = sync_destination(spec)
-    with claim_run_folder(spec), tracking_kept():
-        # Before its runs, so that they are created as its children.
-        parent = MlflowRun(spec, destination.uri)
-        check_artifacts(parent, spec, destination)
-        set_parent(run_folders(sweep), parent)
-        for run_path in run_folders(sweep):
-            sync_run(run_path, destination)
+    with synced(sweep.as_job(), lambda: run_folders(sweep)):
         search = Search(sweep)
         outcome = write_outcome(sweep, search.records())
         tags = read_tags(sweep_path)

@@ -1,9 +1,11 @@
 """The runs of a sweep or a comparison in MLflow: children of its own run, tracked where it is."""
 
-from collections.abc import Iterable, Iterator
+import contextlib
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from service.publish import sync_run
+from service.run.claim import claim_run_folder
 from service.run.folder import (
     SPEC_NAME,
     read_spec,
@@ -12,10 +14,16 @@ from service.run.folder import (
     write_spec,
     write_tags,
 )
+from service.spec.job import JobSpec
 from service.spec.sections import Tracking
 from service.tracking.destination import is_destination, stored_run_id
 from service.tracking.mlflow_run import MlflowRun
-from service.tracking.sync_destination import SyncDestination
+from service.tracking.sync_destination import (
+    SyncDestination,
+    check_artifacts,
+    sync_destination,
+    tracking_kept,
+)
 from service.trials.run_trackers import PARENT_TAG
 
 
@@ -60,3 +68,26 @@ def move_runs(run_paths: Iterable[Path], uri: str) -> None:
     for run_path in run_paths:
         if not is_destination(read_spec(run_path), uri):
             sync_run(run_path, SyncDestination(uri, is_named=True))
+
+
+@contextlib.contextmanager
+def synced(spec: JobSpec, run_paths: Callable[[], Iterable[Path]]) -> Iterator[None]:
+    """Send the missing data of runs and hold the folder of ``spec``, which represents them.
+
+    ``run_paths``: finds the runs' folders.
+
+    Raises:
+        BadInputError: a running job has claimed the folder, which sends the data itself; or a file
+            in the folder is damaged, or of another version of the service.
+        One of TRACKING_ERRORS: the server fails or does not respond; data that it accepted is not
+            sent again.
+    """
+    destination = sync_destination(spec)
+    with claim_run_folder(spec), tracking_kept():
+        # Before its runs, so that they are created as its children.
+        parent = MlflowRun(spec, destination.uri)
+        check_artifacts(parent, spec, destination)
+        set_parent(run_paths(), parent)
+        for run_path in run_paths():
+            sync_run(run_path, destination)
+        yield

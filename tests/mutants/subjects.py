@@ -14,6 +14,7 @@ _SPEC = (
 )
 
 SUBJECTS: dict[str, tuple[str, ...]] = {
+    "service/distillation/ensemble.py": _DISTILLATION,
     "service/distillation/logits.py": _DISTILLATION,
     "service/distillation/divergences.py": _DISTILLATION,
     "service/distillation/objective.py": _DISTILLATION,
@@ -35,6 +36,12 @@ SUBJECTS: dict[str, tuple[str, ...]] = {
         "training/test_lost_process_group.py",
     ),
     "service/run/journal.py": ("run/test_journal.py",),
+    "service/run/predictions.py": ("run/test_predictions.py",),
+    "service/training/prediction_recorder.py": ("training/test_prediction_recorder.py",),
+    "service/compare/statistics.py": ("compare/test_compare_statistics.py",),
+    "service/compare/summary.py": ("compare/test_compare_summary.py",),
+    "service/compare/rules.py": ("compare/test_compare_rules.py",),
+    "service/spec/teacher_classes.py": ("spec/test_teacher_classes.py",),
     "service/plan.py": ("test_plan.py", "models/test_weights_choice.py"),
     "service/sweep/study.py": ("sweep/test_sweep_search.py", "sweep/test_search_algorithms.py"),
     "service/sweep/halving.py": ("sweep/test_sweep_halving.py", "sweep/test_sweep_search.py"),

@@ -70,4 +70,4 @@ def test_spec_is_needed(capsys):
     with pytest.raises(SystemExit) as caught:
         main([])
     assert caught.value.code == 2
-    assert "give the spec of a comparison" in capsys.readouterr().err
+    assert "give a spec, or --fields" in capsys.readouterr().err
