@@ -82,7 +82,7 @@ def results_table(summaries: Sequence[VariantSummary]) -> pd.DataFrame:
             ),
             "agreement %": _spread(mean(summary.agreements), deviation(summary.agreements)),
             "img/s": _number(mean(summary.images_per_s), ".0f"),
-            "peak GB": _number(max(summary.peak_memory_bytes.values(), default=None), ".2f", 1e-9),
+            "peak GB": _number(max(summary.peak_memory_bytes.values(), default=None), ".3g", 1e-9),
         }
         for summary in summaries
     ]
@@ -102,7 +102,7 @@ def runs_table(records: Sequence[RunRecord]) -> pd.DataFrame:
             "best top-1 %": _number(run.best_top1, ".2f", 100),
             "seconds": _number(run.seconds or None, ".0f"),
             "img/s": _number(run.images_per_s, ".0f"),
-            "peak GB": _number(run.peak_memory_bytes, ".2f", 1e-9),
+            "peak GB": _number(run.peak_memory_bytes, ".3g", 1e-9),
             "error": run.error or "",
         }
         for run in records

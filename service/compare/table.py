@@ -55,7 +55,7 @@ def _cells(summary: VariantSummary) -> tuple[str, ...]:
         _share(mean(summary.calibration_errors)),
         _share(mean(summary.agreements)),
         "-" if speed is None else f"{speed:,.0f}",
-        "-" if peak_bytes is None else f"{peak_bytes / 1e9:.2f}",
+        "-" if peak_bytes is None else f"{peak_bytes / 1e9:.3g}",
     )
 
 

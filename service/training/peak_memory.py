@@ -1,4 +1,4 @@
-"""The most memory that a worker has used: of its GPU, or of its process."""
+"""The most memory that a run has used in a worker: of its GPU, or of its process."""
 
 import contextlib
 import ctypes
@@ -17,30 +17,39 @@ _PROCESS = Path("/proc/self")
 _RESET_PEAK = "5"
 
 
-def reset_peak_memory(device: torch.device) -> None:
-    """Start to measure; memory that an earlier run in this process has freed does not count."""
-    gc.collect()
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats(device)
-        return
-    # ``keep_freed_memory`` makes the allocator keep it.
-    ctypes.CDLL(None).malloc_trim(0)
-    with contextlib.suppress(OSError):
-        (_PROCESS / "clear_refs").write_text(_RESET_PEAK)
+class PeakMemory:
+    """Measures from its construction on, which is to come before a run allocates anything."""
+
+    def __init__(self, world: World):
+        self._world, self._before_bytes = world, 0
+        gc.collect()
+        if world.device.type == "cuda":
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats(world.device)
+            return
+        # ``keep_freed_memory`` makes the allocator keep what an earlier run has freed.
+        ctypes.CDLL(None).malloc_trim(0)
+        with contextlib.suppress(OSError):
+            (_PROCESS / "clear_refs").write_text(_RESET_PEAK)
+        self._before_bytes = _status_bytes("VmRSS")
+
+    def read(self) -> float:
+        """Bytes that the worker with the most has used; every rank must call it.
+
+        Of a GPU, what torch has reserved. Of a process, by how much its resident memory has grown,
+        the pages of mapped files included.
+        """
+        if self._world.device.type == "cuda":
+            own = torch.cuda.max_memory_reserved(self._world.device)
+        else:
+            own = max(_status_bytes("VmHWM") - self._before_bytes, 0)
+        most = torch.tensor(own, dtype=torch.float64, device=self._world.device)
+        if self._world.size > 1:
+            dist.all_reduce(most, dist.ReduceOp.MAX)
+        return float(most)
 
 
-def peak_memory_bytes(world: World) -> float:
-    """Of the worker with the most: GPU memory reserved by torch, or resident memory of the process,
-    shared libraries and the pages of mapped files included. Every rank must call it.
-    """
-    if world.device.type == "cuda":
-        own = float(torch.cuda.max_memory_reserved(world.device))
-    else:
-        status = (_PROCESS / "status").read_text()
-        found = re.search(r"^VmHWM:\s+(\d+) kB$", status, re.MULTILINE)
-        own = 1024.0 * int(found[1]) if found is not None else 0.0
-    most = torch.tensor(own, dtype=torch.float64, device=world.device)
-    if world.size > 1:
-        dist.all_reduce(most, dist.ReduceOp.MAX)
-    return float(most)
+def _status_bytes(field: str) -> int:
+    status = (_PROCESS / "status").read_text()
+    found = re.search(rf"^{field}:\s+(\d+) kB$", status, re.MULTILINE)
+    return 1024 * int(found[1]) if found is not None else 0

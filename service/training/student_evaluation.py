@@ -17,7 +17,7 @@ from service.spec.job import JobSpec
 from service.training.data import WorkerData
 from service.training.distributed import World
 from service.training.evaluation import Accuracy, Evaluator
-from service.training.peak_memory import PEAK_MEMORY_METRIC, peak_memory_bytes
+from service.training.peak_memory import PEAK_MEMORY_METRIC, PeakMemory
 from service.training.prediction_recorder import PredictionRecorder
 
 
@@ -32,9 +32,10 @@ class StudentEvaluation:
         model: nn.Module,
         data: WorkerData,
         evaluator: Evaluator,
+        memory: PeakMemory,
     ):
         self._spec, self._world, self._task, self._model = spec, world, task, model
-        self._data, self._evaluator = data, evaluator
+        self._data, self._evaluator, self._memory = data, evaluator, memory
 
     def run(self, *, is_last: bool) -> tuple[Accuracy, dict[str, float]]:
         """The accuracy, and all metrics by name.
@@ -51,7 +52,7 @@ class StudentEvaluation:
         if recorder is not None:
             values |= self._recorded(recorder)
         values |= self._data.undecodable_metrics()
-        values[PEAK_MEMORY_METRIC] = peak_memory_bytes(self._world)
+        values[PEAK_MEMORY_METRIC] = self._memory.read()
         return accuracy, values
 
     def _recorded(self, recorder: PredictionRecorder) -> dict[str, float]:

@@ -44,7 +44,7 @@ from service.training.optimizers import (
     learning_rate,
     set_learning_rate,
 )
-from service.training.peak_memory import reset_peak_memory
+from service.training.peak_memory import PeakMemory
 from service.training.run_log import RunLog
 from service.training.state import TrainState
 from service.training.student_evaluation import StudentEvaluation
@@ -83,7 +83,7 @@ class Trainer:
 
     def __init__(self, spec: JobSpec, world: World, notice: StopNotice):
         self._spec, self._world, self._notice = spec, world, notice
-        reset_peak_memory(world.device)
+        memory = PeakMemory(world)
         torch.set_num_threads(world.num_cpus)
         # Every rank initializes the same weights.
         torch.manual_seed(spec.seed)
@@ -116,7 +116,7 @@ class Trainer:
         self._teacher_check = TeacherCheck(spec, world, self._task, evaluator)
         evaluated = self._ema if self._ema is not None else self._student
         self._student_evaluation = StudentEvaluation(
-            spec, world, self._task, evaluated, self._data, evaluator
+            spec, world, self._task, evaluated, self._data, evaluator, memory
         )
         # After DDP has broadcast rank 0's buffers: each rank has its own in the checkpoint.
         self.progress = self._state.restore(self._log.note)

@@ -110,8 +110,8 @@ def test_training_learns_and_reports_the_accuracy_of_a_plain_count(make_content)
     found = read_predictions(spec.run_path / STUDENT_PREDICTIONS_NAME)
     assert found.are_right.tolist() == is_correct.tolist()
     assert found.labels.tolist() == file.labels.tolist()
-    # Nobody else runs in this process; what is imported, and the images, are in memory.
-    assert 1e8 < values["system/peak_memory_bytes"] < 1e10
+    # The files of images are mapped, and the student is tiny.
+    assert 1e5 < values["system/peak_memory_bytes"] < 1e9
     assert values["val/ece"] == reliability(found).calibration_error
 
 
