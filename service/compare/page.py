@@ -74,7 +74,7 @@ def results_table(summaries: Sequence[VariantSummary]) -> pd.DataFrame:
             "seeds": str(len(summary.result.top1)),
             "top-1 %": _spread(summary.result.mean, summary.result.deviation),
             "difference": _difference(summary.result),
-            "p (Holm)": _number(summary.result.p_holm, ".2g"),
+            "p (Holm)": _number(summary.result.p_holm, ".3g"),
             "verdict": summary.result.verdict,
             "best epoch %": _spread(summary.result.best_mean, None),
             "ECE %": _spread(
