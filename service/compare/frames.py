@@ -72,7 +72,7 @@ def results_frame(
                 "ece": mean(summary.calibration_errors),
                 "teacher_agreement": mean(summary.agreements),
                 "images_per_s": mean(summary.images_per_s),
-                "peak_memory_bytes": max(summary.peak_memory_bytes.values(), default=None),
+                "peak_memory_bytes": summary.typical_peak_bytes,
                 "other_recipe": " ".join(other_recipe(compare, variant)),
                 "tuned": json.dumps(settings[variant]) if variant in settings else "",
             }

@@ -82,7 +82,7 @@ def results_table(summaries: Sequence[VariantSummary]) -> pd.DataFrame:
             ),
             "agreement %": _spread(mean(summary.agreements), deviation(summary.agreements)),
             "img/s": _number(mean(summary.images_per_s), ".0f"),
-            "peak GB": _number(max(summary.peak_memory_bytes.values(), default=None), ".3g", 1e-9),
+            "peak GB": _number(summary.typical_peak_bytes, ".3g", 1e-9),
         }
         for summary in summaries
     ]

@@ -43,6 +43,11 @@ class VariantSummary(NamedTuple):
         """The variant's name."""
         return self.result.variant
 
+    @property
+    def typical_peak_bytes(self) -> float | None:
+        """Median of the runs' peak memory; the first run of a process also pays what all share."""
+        return float(np.median([*peaks])) if (peaks := self.peak_memory_bytes.values()) else None
+
 
 def summarize(
     records: Sequence[RunRecord], results: Sequence[VariantResult], num_classes: int

@@ -42,7 +42,7 @@ def _cells(summary: VariantSummary) -> tuple[str, ...]:
     top1 = _share(result.mean)
     if result.deviation is not None:
         top1 += f" +- {100 * result.deviation:.2f}"
-    peak_bytes = max(summary.peak_memory_bytes.values(), default=None)
+    peak_bytes = summary.typical_peak_bytes
     return (
         result.variant,
         str(len(result.top1)),

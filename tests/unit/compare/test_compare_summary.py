@@ -140,3 +140,10 @@ def test_what_runs_do_not_tell_is_absent():
     assert summary.agreements == {1: 0.0}
     assert summary.student_reliability is summary.teacher_reliability is None
     assert summary.class_gains is None
+
+
+def test_the_first_run_of_a_process_does_not_decide_the_peak_memory():
+    peaks = (19.0, 6.0, 7.0)
+    runs = [run_of("kd", seed, peak_memory_bytes=peak) for seed, peak in enumerate(peaks)]
+    assert summary_of(*runs).typical_peak_bytes == 7.0
+    assert summary_of(run_of("kd", 0)).typical_peak_bytes is None
