@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from mlflow import MlflowClient
 from stack import FOLDER, ROOT, Stack, up
@@ -39,13 +39,6 @@ DTKD: dict[str, Any] = {
     "kd": {"weight": 1.0, "temperature": TEMPERATURE},
     "warmup_epochs": 5,
 }
-
-
-class Job(NamedTuple):
-    """A finished job: seconds from submission to exit, and the file with its output."""
-
-    seconds: float
-    log_path: Path
 
 
 def main() -> int:
@@ -81,8 +74,9 @@ def main() -> int:
         "seeds": SEEDS,
         "concurrency": 2,
     }
-    job = submit(stack, runs, "jobs/compare.py", comparison)
-    print(job.log_path.read_text()[-6000:])
+    seconds = submit(stack, runs, "jobs/compare.py", comparison)
+    print(f"  in {seconds:.0f} s\n\n{(runs / 'comparison' / 'results.txt').read_text()}")
+    print(f"the comparison's page: {runs / 'comparison' / 'compare.html'}")
     print(f"temperatures of the student with DTKD: {draw_temperatures(runs / 'dtkd')}")
     print(f"total time: {time.monotonic() - start_s:.0f} s")
     print(f"MLflow UI: {stack.mlflow_url}/#/experiments?{UI_MODE}")
@@ -148,15 +142,15 @@ def _spec(name: str, train: str, val: str) -> dict[str, Any]:
 
 def train(stack: Stack, runs: Path, spec: dict[str, Any]) -> None:
     """Train one network with a job of its own, and print its accuracy from MLflow."""
-    job = submit(stack, runs, "jobs/distill.py", spec)
+    seconds = submit(stack, runs, "jobs/distill.py", spec)
     run_id = (runs / spec["name"] / "mlflow_run_id").read_text().strip()
     run = MlflowClient(stack.mlflow_url).get_run(run_id)
     top1 = run.data.metrics["result/last_top1"]
-    print(f"  {spec['name']}: top-1 {top1:.2%} in {job.seconds:.0f} s", flush=True)
+    print(f"  {spec['name']}: top-1 {top1:.2%} in {seconds:.0f} s", flush=True)
 
 
-def submit(stack: Stack, runs: Path, script: str, spec: dict[str, Any]) -> Job:
-    """Run a spec with ``ray job submit``; exits if it fails."""
+def submit(stack: Stack, runs: Path, script: str, spec: dict[str, Any]) -> float:
+    """Run a spec with ``ray job submit``; returns the seconds it took, or exits if it fails."""
     path = runs / f"{spec['name']}.json"
     path.write_text(json.dumps(spec, indent=1) + "\n")
     command = ["ray", "job", "submit", "--address", stack.dashboard_url, "--"]
@@ -171,7 +165,7 @@ def submit(stack: Stack, runs: Path, script: str, spec: dict[str, Any]) -> Job:
         status = run_logged(command, stack, log_path)
     if status != 0:
         raise SystemExit(f"{' '.join(command)}\nfailed with status {status}; see {log_path}")
-    return Job(time.monotonic() - start_s, log_path)
+    return time.monotonic() - start_s
 
 
 def run_logged(command: Sequence[str], stack: Stack, log_path: Path) -> int:

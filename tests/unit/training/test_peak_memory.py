@@ -20,7 +20,7 @@ def test_peak_counts_what_was_freed_since_and_nothing_from_before():
     assert memory.read() < NUM_BYTES / 10
     during = filled()
     del during
-    assert NUM_BYTES <= memory.read() < 1.2 * NUM_BYTES
+    assert 0.9 * NUM_BYTES < memory.read() < 1.2 * NUM_BYTES
     assert before.sum() == NUM_BYTES
     # The next run starts from what is resident then.
     assert PeakMemory(World(0, 1, CPU, 1)).read() < NUM_BYTES / 10
