@@ -1,7 +1,7 @@
 """What weights say about themselves, against the model and the dataset they are used with."""
 
 import json
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +77,8 @@ def _file_problems(
     if weights.match == "order":
         if file.is_safetensors:
             yield _no_order(where, str(file.path))
+            return
+        yield from _class_problems(where, file, _sizes_by_order(file, weights), num_classes)
         return
     chosen = _chosen(file, model, weights, where)
     if chosen is None:
@@ -90,7 +92,13 @@ def _file_problems(
         if name.endswith((".weight", ".bias")) and info.dtype not in FLOAT_DTYPES:
             yield type_problem(f"{where}.source", name, info)
             return
-    sizes = classifier_sizes(chosen)
+    yield from _class_problems(where, file, classifier_sizes(chosen), num_classes)
+
+
+def _class_problems(
+    where: str, file: WeightsFile, sizes: Sequence[int], num_classes: int | None
+) -> Iterator[Problem]:
+    """A classifier of another number of classes than the dataset; ``sizes``: the possible ones."""
     if sizes and num_classes is not None and num_classes not in sizes:
         yield class_count_problem(where, str(file.path), sizes[-1], num_classes)
 
@@ -192,7 +200,12 @@ def sizes_of_file(model: str, weights: Weights) -> tuple[int, ...]:
     file = read_weights_file(Path(weights.source))
     if weights.match == "names":
         return tuple(classifier_sizes(_chosen(file, model, weights, "weights") or {}))
-    # Other names, but the same order: the classifier is the last.
+    return _sizes_by_order(file, weights)
+
+
+def _sizes_by_order(file: WeightsFile, weights: Weights) -> tuple[int, ...]:
+    """The number of classes of a file with other names, but the same order as the network."""
+    # The classifier is the last of every network.
     container = f"{weights.key.rstrip('.')}." if weights.key else largest_container(file.containers)
     shapes = [shape for n in file.containers.get(container, ()) if (shape := file.tensors[n].shape)]
     return tuple(shape[0] for shape in shapes[-1:])
