@@ -20,7 +20,7 @@ from service.cluster.launch import run_training
 from service.cluster.retries import FAILURES_LIMIT_BYTES
 from service.provenance import provenance_tags
 from service.publish import try_to_publish
-from service.result import IncompleteRunError, RunResult, collect_result, read_result
+from service.result import IncompleteRunError, collect_result
 from service.run.claim import check_inputs, check_resumable, claim_run_folder, forget_rejected
 from service.run.control import (
     GracefulStop,
@@ -35,6 +35,7 @@ from service.run.durations import recorded_submission
 from service.run.folder import read_tags, write_spec, write_tags
 from service.run.journal import FAILURES_NAME, Journal
 from service.run.report import ProgressPrinter
+from service.run.result import RunResult, read_result
 from service.run.status import State, write_stopped
 from service.run.stop_signals import JobStoppedError, StopSignals
 from service.run.student_card import write_classes

@@ -11,10 +11,10 @@ from torch import nn
 from data_pipeline.uris import redacted
 from service.distillation.logits import are_valid
 from service.models.build import load_network
-from service.result import RunResult, read_result
 from service.run.claim import claim_run_folder
 from service.run.folder import SPEC_NAME, STUDENT_NAME, read_spec, read_tags
 from service.run.journal import JOURNAL_NAME, JournalReader
+from service.run.result import RunResult, read_result
 from service.run.status import read_status
 from service.spec.errors import BadInputError, Problem
 from service.spec.job import JobSpec
@@ -99,7 +99,8 @@ def sync_run(run_path: Path, destination: SyncDestination | None = None) -> str:
     """Send MLflow what it misses of a run; returns a line for the log.
 
     Only the run's own folder is changed, and with SQLite its storage path, which is the folder
-    around it. ``destination``: that of the sweep that the run belongs to.
+    around it. ``destination``: that of the sweep or comparison that the run belongs to, whose
+    database is beside the folder of these.
 
     Raises:
         BadInputError: a job holds the folder, and sends it itself; or the spec names a database

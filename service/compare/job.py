@@ -19,10 +19,10 @@ from service.compare.tuned_space import tuned_rows
 from service.compare.tuning import found_settings, run_search
 from service.compare.warnings import comparison_warnings
 from service.provenance import provenance_tags
-from service.result import read_result
 from service.run.claim import claim_run_folder, forget_rejected
 from service.run.folder import RUNS_NAME, write_spec, write_tags
 from service.run.report import print_now
+from service.run.result import read_result
 from service.run.status import State, StatusFile, write_stopped
 from service.run.stop_signals import JobStoppedError, StopSignals
 from service.run.student_card import read_classes, write_classes

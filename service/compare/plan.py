@@ -16,7 +16,7 @@ from service.compare.tuned_space import tuned_rows
 from service.compare.warnings import comparison_warnings
 from service.models.build import build_on_meta_device
 from service.plan import Plan, make_plan
-from service.result import read_result
+from service.run.result import read_result
 from service.spec.job import JobSpec
 from service.spec.loading import LoadedJob
 from service.spec.networks import STUDENT

@@ -18,8 +18,8 @@ from service.compare.statistics import BASE_VERDICT
 from service.compare.table import recipe_remarks
 from service.compare.tuned_space import TUNING_NAME
 from service.compare.tuning import found_settings
-from service.result import read_result
 from service.run.folder import RUNS_NAME, TRIALS_NAME, read_tags
+from service.run.result import read_result
 from service.tracking.mlflow_run import MlflowRun, tracking_uri
 from service.trials.child_runs import child_folders, move_runs, set_parent, synced
 from service.trials.run_trackers import find_parent

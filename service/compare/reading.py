@@ -11,7 +11,6 @@ import numpy as np
 
 from service.compare.jobs import RunKey
 from service.compare.records import RunRecord, Series
-from service.result import read_result
 from service.run.journal import JOURNAL_NAME, Event, read_events
 from service.run.predictions import (
     STUDENT_PREDICTIONS_NAME,
@@ -19,6 +18,7 @@ from service.run.predictions import (
     Predictions,
     read_predictions,
 )
+from service.run.result import read_result
 from service.run.status import read_status
 from service.spec.errors import BadInputError
 from service.spec.job import JobSpec

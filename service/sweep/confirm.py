@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
-from service.result import read_result
 from service.run.folder import has_spec, read_spec
 from service.run.journal import JOURNAL_NAME, read_events
 from service.run.report import print_now
+from service.run.result import read_result
 from service.spec.identity import fixed_differences
 from service.spec.job import JobSpec
 from service.spec.loading import parse_spec

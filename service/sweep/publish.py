@@ -11,8 +11,8 @@ from mlflow.exceptions import MlflowException
 
 from data_pipeline.files import write_atomically
 from service.publish import load_student
-from service.result import read_result
 from service.run.folder import STUDENT_NAME, TRIALS_NAME, read_spec, read_tags
+from service.run.result import read_result
 from service.spec.mlflow_rules import MAX_PARAM_LENGTH
 from service.sweep.analysis import counts_text
 from service.sweep.confirm import CONFIRM_NAME

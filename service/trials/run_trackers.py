@@ -9,8 +9,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 from service.publish import try_to_publish
-from service.result import read_result
 from service.run.folder import write_tags
+from service.run.result import read_result
 from service.run.status import State
 from service.run.student_card import write_classes
 from service.spec.job import JobSpec

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 from service.cluster.waiting import release_room
-from service.result import read_result
 from service.run.control import request_stop
 from service.run.folder import write_spec
+from service.run.result import read_result
 from service.spec.job import JobSpec
 from service.trials.cleanup import CheckpointCleanup, remove_checkpoints
 from service.trials.run_trackers import RunTrackers

@@ -18,10 +18,10 @@ from support.spec_contents import spec_content, write_stripes
 from support.training_runs import final, loss_series, run_together
 
 from service.models.build import build_model
-from service.result import RESULT_NAME
 from service.run.control import REQUEST_PREFIX
 from service.run.folder import STUDENT_NAME
 from service.run.journal import FAILURES_NAME, JOURNAL_NAME, read_events
+from service.run.result import RESULT_NAME
 from service.spec.loading import parse_job, parse_spec
 from service.training.checkpoint import final_student_path, newest_checkpoint
 

@@ -10,7 +10,7 @@ from fuzz.outcomes import Call
 from fuzz.small_run import NUM_EPOCHS, train_once
 from fuzz.target import Target
 
-from service.result import RESULT_NAME, collect_result, read_result
+from service.result import collect_result
 from service.run.claim import check_resumable
 from service.run.control import ABORT_NAME, read_abort_reason, write_abort_reason
 from service.run.durations import SUBMISSIONS_NAME, durations, recorded_submission
@@ -24,6 +24,7 @@ from service.run.folder import (
 )
 from service.run.journal import JOURNAL_NAME, Journal, JournalReader, read_events
 from service.run.report import ProgressPrinter
+from service.run.result import RESULT_NAME, read_result
 from service.run.status import STATUS_NAME, Status, StatusFile, read_status, write_stopped
 from service.run.student_card import CLASSES_NAME, read_classes, write_classes
 from service.run.waiting import WAITING_NAME, read_waiting, report_waiting

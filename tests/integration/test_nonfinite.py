@@ -13,12 +13,13 @@ from data_pipeline.order import train_batches
 from jobs import sync
 from service.distillation.task import DistillationTask
 from service.models.build import build_model
-from service.result import IncompleteRunError, RunResult, collect_result
+from service.result import IncompleteRunError, collect_result
 from service.run.control import clear_abort
 from service.run.folder import write_spec
 from service.run.journal import JOURNAL_NAME, read_events
 from service.run.progress import Progress
 from service.run.report import progress_line
+from service.run.result import RunResult
 from service.spec.loading import parse_spec
 from service.training.checkpoint import (
     checkpoint_paths,

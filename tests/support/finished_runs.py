@@ -3,10 +3,10 @@
 from safetensors.torch import save_file
 
 from service.models.build import build_model
-from service.result import RunResult
 from service.run.folder import STUDENT_NAME, write_spec, write_tags
 from service.run.journal import JOURNAL_NAME, Journal
 from service.run.progress import Progress
+from service.run.result import RunResult
 from service.spec.loading import parse_spec
 
 NUM_POINTS = 3

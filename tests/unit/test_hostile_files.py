@@ -13,12 +13,12 @@ from service.cluster.crashes import read_crash, record_crash
 from service.cluster.waiting import recorded_placement
 from service.compare.loading import load_comparison
 from service.compare.resuming import read_comparison as read_stored_comparison
-from service.result import read_result
 from service.run.claim import claim_run_folder, has_started
 from service.run.control import AbortReason, read_abort_reason
 from service.run.durations import durations, recorded_submission
 from service.run.folder import FencedError, FencingToken, read_spec, read_tags
 from service.run.journal import Journal, read_events
+from service.run.result import read_result
 from service.run.status import Status, read_status, write_stopped
 from service.run.student_card import read_classes
 from service.run.waiting import read_waiting

@@ -4,7 +4,6 @@ import json
 
 import pytest
 
-from service.result import RunResult, read_result
 from service.run import state_files
 from service.run.claim import check_resumable, forget_rejected
 from service.run.control import AbortReason, read_abort_reason, write_abort_reason
@@ -12,6 +11,7 @@ from service.run.durations import durations
 from service.run.folder import read_spec, write_spec, write_tags
 from service.run.journal import Event, read_events
 from service.run.progress import Progress
+from service.run.result import RunResult, read_result
 from service.run.status import Status, read_status
 from service.run.waiting import Waiting, read_waiting
 from service.spec.errors import BadInputError

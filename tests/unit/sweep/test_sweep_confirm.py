@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from service.result import RunResult
 from service.run.journal import JOURNAL_NAME, Journal
 from service.run.progress import Progress
+from service.run.result import RunResult
 from service.sweep.comparison import Comparison, read_comparison, welch
 from service.sweep.confirm import compare, confirm_specs, confirm_tags, remove_outdated
 from service.sweep.loading import parse_sweep
