@@ -24,10 +24,13 @@ FILE_SCHEMES = ("", "file", "sqlite")
 
 
 class SyncDestination(NamedTuple):
-    """``is_named``: whether MLFLOW_TRACKING_URI names it, and not the run's spec."""
+    """``storage_path``: where a database, and the files that it knows of, must be.
+
+    None if the user names the destination in MLFLOW_TRACKING_URI.
+    """
 
     uri: str
-    is_named: bool
+    storage_path: Path | None
 
 
 @contextlib.contextmanager
@@ -46,41 +49,35 @@ def sync_destination(spec: JobSpec) -> SyncDestination:
     Raises:
         BadInputError: a file outside the storage path that MLFLOW_TRACKING_URI does not name.
     """
-    found = SyncDestination(tracking_uri(spec), is_named=bool(os.environ.get(VARIABLE)))
-    if found.is_named or urlsplit(found.uri).scheme.split("+")[0] not in FILE_SCHEMES:
-        return found
-    path = sqlite_path(found.uri)
-    if path is None or not path.is_absolute() or not _is_in_storage(path, spec):
-        _refuse("tracking.uri", f"is {found.uri}", spec)
-    return found
+    uri, storage_path = tracking_uri(spec), spec.checkpoints.storage_path
+    if os.environ.get(VARIABLE):
+        return SyncDestination(uri, None)
+    if urlsplit(uri).scheme.split("+")[0] in FILE_SCHEMES:
+        path = sqlite_path(uri)
+        if path is None or not path.is_absolute() or not _is_within(path, storage_path):
+            _refuse("tracking.uri", f"is {uri}", spec.name, storage_path)
+    return SyncDestination(uri, storage_path)
 
 
 def check_artifacts(run: MlflowRun, spec: JobSpec, destination: SyncDestination) -> None:
-    """Check where a database in the storage path says that the run's files are.
+    """Check where a database in the destination's storage path says that the run's files are.
 
     Raises:
         BadInputError: outside the storage path, unless MLFLOW_TRACKING_URI names the database.
     """
-    if destination.is_named or sqlite_path(run.uri) is None:
+    storage_path = destination.storage_path
+    if storage_path is None or sqlite_path(run.uri) is None:
         return
     uri = str(run.client.get_run(run.run_id).info.artifact_uri)
     parts = urlsplit(uri)
-    if parts.scheme in FILE_SCHEMES and not _is_in_storage(Path(unquote(parts.path)), spec):
-        _refuse("tracking", f"stores the run's files in {uri}", spec)
+    if parts.scheme in FILE_SCHEMES and not _is_within(Path(unquote(parts.path)), storage_path):
+        _refuse("tracking", f"stores the run's files in {uri}", spec.name, storage_path)
 
 
-def _is_in_storage(path: Path, spec: JobSpec) -> bool:
-    return path.resolve().is_relative_to(spec.checkpoints.storage_path.resolve())
+def _is_within(path: Path, folder: Path) -> bool:
+    return path.resolve().is_relative_to(folder.resolve())
 
 
-def _refuse(where: str, wrong: str, spec: JobSpec) -> NoReturn:
-    raise BadInputError(
-        spec.name,
-        [
-            Problem(
-                where,
-                f"{wrong}, outside of {spec.checkpoints.storage_path}",
-                f"set {VARIABLE} to the database or server that is meant",
-            )
-        ],
-    )
+def _refuse(where: str, wrong: str, name: str, storage_path: Path) -> NoReturn:
+    remedy = f"set {VARIABLE} to the database or server that is meant"
+    raise BadInputError(name, [Problem(where, f"{wrong}, outside of {storage_path}", remedy)])

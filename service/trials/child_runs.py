@@ -67,7 +67,7 @@ def move_runs(run_paths: Iterable[Path], uri: str) -> None:
     """Send runs that were tracked elsewhere to the server and experiment of their parent."""
     for run_path in run_paths:
         if not is_destination(read_spec(run_path), uri):
-            sync_run(run_path, SyncDestination(uri, is_named=True))
+            sync_run(run_path, SyncDestination(uri, None))
 
 
 @contextlib.contextmanager

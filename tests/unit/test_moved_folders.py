@@ -147,3 +147,35 @@ def test_moved_comparison_and_its_runs(make_compare_content, tmp_path):
     (moved_path / "runs").symlink_to(tmp_path / "others")
     with pytest.raises(ValueError, match="runs: is a symbolic link"):
         list(child_runs(moved))
+
+
+@pytest.mark.parametrize("kind", ["sweep", "comparison"])
+def test_moved_runs_are_sent_to_the_new_database_beside_their_parent(
+    kind, make_sweep_content, make_compare_content, tmp_path, monkeypatch
+):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    # The export of students is tested elsewhere.
+    monkeypatch.setattr("service.publish.log_student", lambda *_: None)
+    if kind == "sweep":
+        jobs = parse_sweep(make_sweep_content())
+        (name, child) = "sweep", jobs.as_job().located_at(jobs.sweep_path / "trials" / "trial-0000")
+    else:
+        jobs = parse_comparison(make_compare_content()).compare
+        name, child = "compare", next(iter(run_specs(jobs).values()))
+    write_finished_run(child.model_dump(mode="json"))
+    folder = jobs.as_job().run_path
+    write_spec(jobs.as_job())
+    (folder / f"{name}.json").write_text(jobs.model_dump_json())
+    copied = tmp_path / "elsewhere" / "copy"
+    shutil.copytree(folder, copied)
+    for _ in range(2):
+        assert sync.main([str(copied)]) == 0
+    assert not (folder.parent / "mlflow.db").exists()
+    runs = mlflow.MlflowClient(f"sqlite:///{copied.parent / 'mlflow.db'}").search_runs(["1"])
+    assert len(runs) == 2
+    assert {run.info.status for run in runs} <= {"FINISHED", "FAILED", "KILLED"}
+    (sent,) = (run for run in runs if "val/top1" in run.data.metrics)
+    (parent,) = (run for run in runs if run is not sent)
+    assert sent.data.tags["mlflow.parentRunId"] == parent.info.run_id
+    artifacts = (copied.parent / "mlflow-artifacts").as_uri()
+    assert {run.info.artifact_uri.startswith(artifacts) for run in runs} == {True}
