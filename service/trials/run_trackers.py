@@ -57,7 +57,7 @@ class RunTrackers:
         self._uri, self._tags, self._classes = uri, dict(tags), classes
         if parent is not None:
             self._tags[PARENT_TAG] = parent.run_id
-        self._trackers: dict[Path, Tracker] = {}
+        self._trackers: dict[Path, tuple[JobSpec, Tracker]] = {}
         self._closing: list[Future[None]] = []
 
     def start(self, spec: JobSpec, tags: Mapping[str, str]) -> None:
@@ -65,24 +65,20 @@ class RunTrackers:
         all_tags = {**self._tags, "spec_hash": spec.content_hash(), **tags}
         write_tags(spec.run_path, all_tags)
         write_classes(spec.run_path, self._classes)
-        self._trackers[spec.run_path] = Tracker(spec, self._uri, all_tags, show=None)
+        self._trackers[spec.run_path] = spec, Tracker(spec, self._uri, all_tags, show=None)
 
     def end(self, spec: JobSpec, state: State) -> None:
         """Send the remaining data of a run that has ended, in the background."""
-        tracker = self._trackers.pop(spec.run_path)
+        _, tracker = self._trackers.pop(spec.run_path)
         self._closing.append(_CLOSING.submit(_close, spec, tracker, state))
 
     def close(self) -> None:
         """Close all trackers and wait for them; trials that have not ended count as stopped."""
-        for tracker in self._trackers.values():
-            self._closing.append(_CLOSING.submit(_close_stopped, tracker))
+        for spec, tracker in self._trackers.values():
+            self._closing.append(_CLOSING.submit(_close, spec, tracker, "stopped"))
         self._trackers.clear()
         for future in self._closing:
             future.result()
-
-
-def _close_stopped(tracker: Tracker) -> None:
-    tracker.close("stopped")
 
 
 def _close(spec: JobSpec, tracker: Tracker, state: State) -> None:
