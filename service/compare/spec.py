@@ -51,8 +51,6 @@ class Tuned(Section):
 class CompareSpec(ManyJobs):
     """A complete comparison. The base is always one of its rows."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
-    """Name of the comparison and of its folder in the base's storage path."""
     base: JobSpec
     """The job that the variants change: a job spec, or the path of its file, relative to the
     current directory. Its name, seed, tracking.register_as and tracking.alias do not apply."""

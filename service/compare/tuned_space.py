@@ -6,7 +6,7 @@ from typing import Any
 from service.compare.jobs import RunKey, run_content
 from service.compare.spec import CompareSpec, Variant
 from service.spec.job import JobSpec
-from service.spec.losses import LossSection
+from service.spec.losses import TEMPERATURE_FIELDS, LossSection
 from service.sweep.spec import Algorithm, Budget, Parameter, Scheduler, SweepSpec
 
 TUNING_NAME = "tuning"
@@ -15,7 +15,6 @@ TUNING_NAME = "tuning"
 SEARCH_SEED = 0
 WEIGHT_FACTOR = 4.0
 TEMPERATURES = (1.0, 8.0)
-TEMPERATURE_FIELDS = ("temperature", "base_temperature")
 
 
 def tuned_space(spec: JobSpec) -> Mapping[str, Parameter]:

@@ -7,12 +7,11 @@ from torch import Tensor
 
 from service.distillation.logits import standardized
 from service.probe.statistics import temperature_with_entropy
-from service.spec.losses import Losses, LossSection
+from service.spec.losses import TEMPERATURE_FIELDS, Losses, LossSection
 from service.spec.losses.ls import Ls
 
 LOW_ENTROPY, HIGH_ENTROPY = 0.1, 0.6
 """Mean entropies at the ends of the range, as shares of log K."""
-FIELDS = ("temperature", "base_temperature")
 
 
 class Range(NamedTuple):
@@ -47,7 +46,7 @@ def temperature_ranges(losses: Losses, logits: Tensor) -> Iterator[Range]:
 
 def _paths(section: LossSection) -> Iterator[str]:
     """Fields with a temperature that is a number, from the section on."""
-    for field in FIELDS:
+    for field in TEMPERATURE_FIELDS:
         value = getattr(section, field, None)
         if isinstance(value, float):
             yield field

@@ -14,7 +14,7 @@ class ManyJobs(Section):
     schema_version: Literal[1] = 1
     """Version of this format."""
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
-    """Name of the folder."""
+    """Name of all of them, and of their folder in the base's storage path."""
     base: JobSpec
     """The job that the others differ from."""
 

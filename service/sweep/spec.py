@@ -104,8 +104,6 @@ class Scheduler(Section):
 class SweepSpec(ManyJobs):
     """A complete sweep. Two equal specs are the same sweep."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
-    """Name of the sweep and of its folder in the base's storage path."""
     base: JobSpec
     """The job whose settings are searched: a job spec, or the path of its file, relative to the
     current directory. Its tracking.register_as and tracking.alias apply to the best student."""

@@ -5,7 +5,7 @@
 
 from service.spec.fields import NonNegative, Section
 from service.spec.losses.abkd import Abkd
-from service.spec.losses.base import LossSection
+from service.spec.losses.base import TEMPERATURE_FIELDS, LossSection
 from service.spec.losses.ce import Ce
 from service.spec.losses.crld import Crld
 from service.spec.losses.ctkd import Ctkd
@@ -28,7 +28,7 @@ from service.spec.losses.ttm import Ttm
 from service.spec.losses.wkd import Wkd
 from service.spec.losses.wttm import Wttm
 
-__all__ = ["LossSection", "Losses", "default_losses"]
+__all__ = ["TEMPERATURE_FIELDS", "LossSection", "Losses", "default_losses"]
 
 PUBLISHED_WARMUP_EPOCHS, PUBLISHED_EPOCHS = 20, 240
 

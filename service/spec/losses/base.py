@@ -6,6 +6,9 @@ from typing import ClassVar
 from service.spec.errors import Problem
 from service.spec.fields import NonNegative, Section
 
+TEMPERATURE_FIELDS = ("temperature", "base_temperature")
+"""The fields of losses that are, or choose, a softmax temperature."""
+
 
 class LossSection(Section):
     """A loss and its weight in the total; what its formula needs is said by the class."""
