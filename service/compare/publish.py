@@ -1,6 +1,8 @@
 """Logs a comparison to MLflow: a run above its runs, with the table, the figures and the page."""
 
 import logging
+import math
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -19,14 +21,14 @@ from service.compare.table import recipe_remarks
 from service.compare.tuned_space import TUNING_NAME
 from service.compare.tuning import found_settings
 from service.run.folder import RUNS_NAME, TRIALS_NAME, read_tags
-from service.run.result import read_result
-from service.tracking.mlflow_run import MlflowRun, tracking_uri
+from service.tracking.mlflow_run import MAX_METRICS_PER_CALL, MlflowRun, tracking_uri
 from service.trials.child_runs import child_folders, move_runs, set_parent, synced
 from service.trials.run_trackers import find_parent
 
 logger = logging.getLogger(__name__)
 
 NOTE_TAG = "mlflow.note.content"
+TAG_PREFIX, METRIC_PREFIX = "compare.", "compare/"
 PUBLISHED_NAME = "mlflow_address"
 
 
@@ -46,7 +48,8 @@ def publish_comparison(
 ) -> str | None:
     """Log the outcome to MLflow and return the URL of its run; None if that failed.
 
-    The function is idempotent: repeated calls create no duplicates.
+    The function is idempotent: the same outcome adds nothing. The latest metrics are those of
+    the outcome; metrics of rows that are gone, which MLflow cannot delete, become NaN.
     """
     compare = outcome.compare
     parent = find_parent(compare.as_job(), tracking_uri(compare.base))
@@ -72,36 +75,54 @@ def publish_comparison(
 
 
 def _log_outcome(outcome: Outcome, parent: MlflowRun, tags: Mapping[str, str]) -> None:
-    compare, client = outcome.compare, parent.client
+    compare = outcome.compare
     all_tags = {**tags, NOTE_TAG: f"```\n{outcome.table}\n```"}
-    all_tags["compare.seeds"] = ", ".join(map(str, compare.seeds))
+    all_tags[f"{TAG_PREFIX}seeds"] = ", ".join(map(str, compare.seeds))
     if remarks := recipe_remarks(compare):
-        all_tags["compare.other_recipes"] = "; ".join(remarks)
+        all_tags[f"{TAG_PREFIX}other_recipes"] = "; ".join(remarks)
     for result in outcome.results:
         if result.verdict != BASE_VERDICT:
             label = Variant(result.pair, result.variant).label
-            all_tags[f"compare.{label}"] = result.verdict
+            all_tags[f"{TAG_PREFIX}{label}"] = result.verdict
+    logged = parent.client.get_run(parent.run_id).data
+    for tag in logged.tags:
+        if tag.startswith(TAG_PREFIX) and tag not in all_tags:
+            # Of a row that is gone.
+            parent.client.delete_tag(parent.run_id, tag)
     parent.set_tags(all_tags)
-    if time_ms := _last_result_ms(compare):
-        metrics = [
-            Metric(name, value, time_ms, 0)
-            for result in outcome.results
-            for name, value in _figures(result).items()
-        ]
-        client.log_batch(parent.run_id, metrics=metrics)
+    figures = {
+        name: value for result in outcome.results for name, value in _figures(result).items()
+    }
+    _log_figures(parent, figures, logged.metrics)
     for path in artifacts(compare.compare_path):
-        client.log_artifact(parent.run_id, str(path))
+        parent.client.log_artifact(parent.run_id, str(path))
 
 
-def _last_result_ms(compare: CompareSpec) -> int:
-    """When the last run was done, so that MLflow drops what is sent again; 0 before the first."""
-    results = (read_result(spec.run_path) for spec in run_specs(compare).values())
-    return max((result.time_ms for result in results if result is not None), default=0)
+def _log_figures(
+    parent: MlflowRun, figures: Mapping[str, float], logged: Mapping[str, float]
+) -> None:
+    """Log the figures that differ from the latest ones in MLflow, ``logged``."""
+    gone = [name for name in logged if name.startswith(METRIC_PREFIX) and name not in figures]
+    wanted = {**figures, **dict.fromkeys(gone, math.nan)}
+    # At one time, MLflow would take the largest value for the latest.
+    now_ms = int(time.time() * 1000)
+    metrics = [
+        Metric(name, value, now_ms, 0)
+        for name, value in wanted.items()
+        if name not in logged or not _are_equal(value, logged[name])
+    ]
+    for start in range(0, len(metrics), MAX_METRICS_PER_CALL):
+        batch = metrics[start : start + MAX_METRICS_PER_CALL]
+        parent.client.log_batch(parent.run_id, metrics=batch)
+
+
+def _are_equal(first: float, second: float) -> bool:
+    return first == second or (math.isnan(first) and math.isnan(second))
 
 
 def _figures(result: VariantResult) -> dict[str, float]:
     """The known figures of a row as metrics."""
-    prefix = "/".join(["compare", *filter(None, (result.pair, result.variant))])
+    prefix = METRIC_PREFIX + "/".join(filter(None, (result.pair, result.variant)))
     figures = {"num_seeds": float(len(result.top1)), **result_figures(result)}
     return {f"{prefix}/{name}": value for name, value in figures.items() if value is not None}
 
