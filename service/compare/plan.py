@@ -3,10 +3,8 @@
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
-import torch
-
 from data_pipeline.order import num_steps_per_epoch
-from data_pipeline.staging.cache import format_bytes
+from service.compare.disk import disk_line
 from service.compare.jobs import RunKey
 from service.compare.loading import LoadedComparison
 from service.compare.spec import CompareSpec, Variant
@@ -14,17 +12,18 @@ from service.compare.table import recipe_remarks
 from service.compare.timing import can_time, num_that_fit, time_images
 from service.compare.tuned_space import tuned_rows
 from service.compare.warnings import comparison_warnings
-from service.models.build import build_on_meta_device
 from service.plan import Plan, make_plan
+from service.run.folder import TRIALS_NAME
 from service.run.result import read_result
+from service.run.status import read_status
 from service.spec.job import JobSpec
 from service.spec.loading import LoadedJob
 from service.spec.networks import STUDENT
 from service.sweep.spec import SweepSpec
-from service.sweep.study import STUDY_NAME, Search
+from service.trials.child_runs import child_folders
 
-# Copies of the student's size in a checkpoint, beside the weights: the optimizer's state.
-OPTIMIZER_COPIES = {"sgd": 1, "adamw": 2}
+# Each takes some seconds.
+MAX_TIMED = 20
 
 
 class Amount(NamedTuple):
@@ -57,7 +56,7 @@ def format_plan(loaded: LoadedComparison) -> str:
         *_search_lines(compare, searches, left),
         f"left to train: {sum(amount.num_epochs for amount in left.values()):,} epochs, "
         f"{_num_steps(loaded, left):,} steps",
-        *_disk_lines(loaded, specs),
+        disk_line(loaded, min(_num_concurrent(loaded), len(specs))),
         _time_line(loaded, specs, finished, left),
         f"each worker: about {max(plan.memory_bytes for plan in plans) / 1e9:.1f} GB of memory",
         *recipe_remarks(compare),
@@ -67,13 +66,13 @@ def format_plan(loaded: LoadedComparison) -> str:
 
 
 def _job_plans(loaded: LoadedComparison) -> list[Plan]:
-    """The plans of the rows' jobs, without those that differ in their losses only."""
+    """The plans of the rows' jobs, without those that have the same one."""
     jobs: dict[str, LoadedJob] = {}
     for job in loaded.jobs.values():
         if not job.spec.uses_teacher:
             # That a row has no use for a teacher is no mistake here.
             job = job._replace(spec=job.spec.model_copy(update={"teacher": None}))
-        jobs.setdefault(_time_key(job.spec), job)
+        jobs.setdefault(_plan_key(job.spec), job)
     return [make_plan(job) for job in jobs.values()]
 
 
@@ -92,10 +91,14 @@ def _left(
 
 
 def _num_ended(search: SweepSpec) -> int:
-    """Trials of a search that will not run again."""
-    if not (search.sweep_path / STUDY_NAME).exists():
-        return 0
-    return sum(r.state in ("finished", "failed") for r in Search(search).records())
+    """Trials of a search that will not run again.
+
+    From their folders: a search that is opened is written to, and another process may run it.
+    """
+    return sum(
+        read_result(path) is not None or read_status(path).state == "failed"
+        for path in child_folders([search.sweep_path / TRIALS_NAME])
+    )
 
 
 def _rows(compare: CompareSpec, specs: Mapping[RunKey, JobSpec]) -> Iterator[str]:
@@ -136,34 +139,6 @@ def _steps_per_epoch(loaded: LoadedComparison, variant: Variant) -> int:
     return num_steps_per_epoch(job.train.num_images, size, drop_last=drop_last)
 
 
-def _disk_lines(loaded: LoadedComparison, specs: Mapping[RunKey, JobSpec]) -> Iterator[str]:
-    """Bytes of the students that stay, and of the checkpoints of the runs that train."""
-    sizes = {variant: _student_bytes(job.spec) for variant, job in loaded.jobs.items()}
-    searches = tuned_rows(loaded.compare)
-    num_trials = {v: searches[v].budget.trials if v in searches else 0 for v in sizes}
-    num_seeds = len(loaded.compare.seeds)
-    students = sum(size * (num_seeds + num_trials[v]) for v, size in sizes.items())
-    largest = max(_checkpoint_bytes(job.spec, sizes[v]) for v, job in loaded.jobs.items())
-    num_concurrent = min(_num_concurrent(loaded), len(specs))
-    yield (
-        f"disk: {format_bytes(students)} of students, and {format_bytes(largest)} of checkpoints "
-        f"of each run while it trains; at most {format_bytes(students + num_concurrent * largest)} "
-        f"with {num_concurrent} at a time"
-    )
-
-
-def _student_bytes(spec: JobSpec) -> int:
-    model = build_on_meta_device(spec.student.model, spec.dataset.num_classes)
-    tensors = model.state_dict().values()
-    return sum(t.numel() * t.element_size() for t in tensors if isinstance(t, torch.Tensor))
-
-
-def _checkpoint_bytes(spec: JobSpec, student_bytes: int) -> int:
-    """Of one run: those that are kept, and the one that is being written."""
-    copies = 1 + OPTIMIZER_COPIES[spec.optimizer.kind] + (spec.training.ema_decay is not None)
-    return student_bytes * copies * (spec.checkpoints.num_to_keep + 1)
-
-
 def _num_concurrent(loaded: LoadedComparison) -> int:
     return loaded.compare.concurrency or num_that_fit(next(iter(loaded.jobs.values())).spec)
 
@@ -178,21 +153,19 @@ def _time_line(
     if not any(amount.num_epochs for amount in left.values()):
         return "time: nothing is left to train"
     measured = _measured_s(specs, finished)
-    if not measured and not all(can_time(job.spec) for job in loaded.jobs.values()):
+    how = "as the runs that have finished took"
+    if measured:
+        mean_s = sum(measured.values()) / len(measured)
+        epoch_s = {variant: measured.get(variant, mean_s) for variant in left}
+    elif all(can_time(job.spec) for job in loaded.jobs.values()):
+        epoch_s, num_left_out = _timed_s(loaded)
+        how = "on a machine like this one"
+        if num_left_out:
+            how += f" ({num_left_out} rows were not timed, but count as the most alike)"
+    else:
         return "time: not known: the runs need a GPU, and this machine has none to time steps on"
-    seconds = 0.0
-    timed: dict[str, float] = {}
-    for variant, amount in left.items():
-        if measured:
-            mean_s = sum(measured.values()) / len(measured)
-            seconds += amount.num_epochs * measured.get(variant, mean_s)
-        else:
-            key = _time_key(loaded.jobs[variant].spec)
-            if key not in timed:
-                timed[key] = _timed_epoch_s(loaded, variant)
-            seconds += amount.num_epochs * timed[key]
+    seconds = sum(amount.num_epochs * epoch_s[variant] for variant, amount in left.items())
     num_concurrent = _num_concurrent(loaded)
-    how = "as the runs that have finished took" if measured else "on a machine like this one"
     return (
         f"time: about {_time_text(seconds / num_concurrent)} {how}, with {num_concurrent} at a "
         f"time; {_time_text(seconds)} of all runs together"
@@ -218,15 +191,46 @@ def _measured_s(specs: Mapping[RunKey, JobSpec], finished: set[RunKey]) -> dict[
     return {variant: sum(times) / len(times) for variant, times in found.items()}
 
 
-def _time_key(spec: JobSpec) -> str:
-    """What the time of a step depends on."""
+def _timed_s(loaded: LoadedComparison) -> tuple[dict[Variant, float], int]:
+    """Seconds per epoch of each row, from steps that are timed now; and how many rows were not.
+
+    Rows beyond MAX_TIMED kinds count as the last timed one with the same networks, or without such
+    as the slowest.
+    """
+    timed: dict[tuple[str, str], float] = {}
+    found: dict[Variant, float] = {}
+    num_left_out = 0
+    for variant, job in loaded.jobs.items():
+        key = _plan_key(job.spec), _losses_key(job.spec)
+        if key not in timed and len(timed) < MAX_TIMED:
+            timed[key] = _timed_epoch_s(loaded, variant)
+        num_left_out += key not in timed
+        alike = [seconds for (plan, _), seconds in timed.items() if plan == key[0]]
+        found[variant] = timed.get(key, alike[-1] if alike else max(timed.values()))
+    return found, num_left_out
+
+
+def _plan_key(spec: JobSpec) -> str:
+    """What a step's memory depends on, and its time beside the losses."""
     networks = [
-        (path, network.model)
+        (path, network.model, spec.num_classes_of(path), sorted(spec.image_sizes_of(path)))
         for path, network in spec.networks().items()
         if path == STUDENT or spec.uses_teacher
     ]
-    parts = (networks, spec.augmentation, spec.training, spec.dataset.train)
-    return repr(parts)
+    how = spec.teacher.mean_of if spec.teacher is not None and spec.uses_teacher else None
+    classifier = spec.effective_losses().needs_classifier
+    parts = (networks, how, classifier, spec.optimizer.kind, spec.augmentation, spec.training)
+    return repr((*parts, spec.dataset.train))
+
+
+def _losses_key(spec: JobSpec) -> str:
+    """What the time of the losses depends on; their weights are only factors."""
+    losses = spec.effective_losses()
+    active = {
+        name: section.model_dump(exclude={"weight", *section.part_weights})
+        for name, section in losses.active.items()
+    }
+    return repr((active, losses.entropy_weights))
 
 
 def _timed_epoch_s(loaded: LoadedComparison, variant: Variant) -> float:

@@ -5,11 +5,13 @@ import json
 import pytest
 import torch
 from support.confirm_runs import write_result
+from support.finished_runs import snapshot
 
 from service.compare import plan
 from service.compare.jobs import run_specs
 from service.compare.loading import parse_comparison
 from service.compare.timing import ImageTime, num_that_fit, time_images
+from service.compare.tuned_space import tuned_rows
 
 NINE = {"schedule": {"num_epochs": 9, "milestones": []}}
 
@@ -56,10 +58,72 @@ def test_bytes_on_disk_are_those_of_weights_and_checkpoints(make_plan):
     base = {"checkpoints": {"num_to_keep": 4}, "training": {"ema_decay": 0.9}}
     _, others = make_plan({**base, "optimizer": {"kind": "adamw", "learning_rate": 0.001}})
     (few,), (many,) = ([x for x in found if x.startswith("disk")] for found in (lines, others))
+    # Four students, and with kd two copies of the teacher's: 25 bytes of each of 101 images.
+    assert f"{6 * 25 * 101 / 1e3:.2f} kB of predictions" in few
+    assert "about 2.50 MB of the page" in few
     # tiny_cnn: checkpoints are 3 x (weights, momentum), and 5 x (weights, two moments, average).
     student = float(few.split()[1]) / 4
     assert float(few.split("and ")[1].split()[0]) == pytest.approx(6 * student, abs=0.01)
     assert float(many.split("and ")[1].split()[0]) == pytest.approx(20 * student, abs=0.01)
+
+
+def timed_losses(monkeypatch):
+    """Active losses, and the number of the teacher's networks, of each job that is timed."""
+    timed = []
+
+    def time_and_record(spec):
+        timed.append((",".join(spec.effective_losses().active), len(spec.networks()) - 1))
+        return ImageTime(2.0 * len(timed), 0.5)
+
+    monkeypatch.setattr(plan, "time_images", time_and_record)
+    return timed
+
+
+KINDS = {
+    "kd": {"losses": {"ce": {}, "kd": {}}},
+    "kd2": {"losses": {"ce": {}, "kd": {"weight": 2}}},
+    "dist": {"losses": {"ce": {}, "dist": {}}},
+}
+
+
+def test_each_kind_of_loss_and_teacher_is_timed(make_compare_content, teacher, monkeypatch):
+    timed = timed_losses(monkeypatch)
+    two = {"losses": {"ce": {}, "kd": {}}, "teacher.others": [teacher]}
+    content = make_compare_content(NINE, variants={**KINDS, "two": two})
+    text = plan.format_plan(parse_comparison(content))
+    assert timed == [("ce", 1), ("ce,kd", 1), ("ce,dist", 1), ("ce,kd", 2)]
+    assert "were not timed" not in text
+
+
+def test_rows_of_too_many_kinds_count_as_the_most_alike(make_compare_content, monkeypatch):
+    timed = timed_losses(monkeypatch)
+    monkeypatch.setattr(plan, "MAX_TIMED", 2)
+    loaded = parse_comparison(make_compare_content(NINE, variants=KINDS, concurrency=1))
+    lines = plan.format_plan(loaded).splitlines()
+    assert len(timed) == 2
+    (line,) = [line for line in lines if line.startswith("time: about")]
+    assert "(1 rows were not timed, but count as the most alike)" in line
+    # Labels 2 s an image, all others 4 s.
+    hours = 18 * (256 * (2.0 + 3 * 4.0) + 4 * 101 * 0.5) / 3600
+    assert f"{hours:.2g} hours of all runs together" in line or f"{hours:.0f} hours" in line
+
+
+def test_plan_writes_nothing_into_a_search(make_compare_content, teacher, monkeypatch):
+    monkeypatch.setattr(plan, "time_images", lambda _: ImageTime(2.0, 0.5))
+    tuned = {"trials": 3, "held_out": {"num_images": 64}}
+    loaded = parse_comparison(make_compare_content(NINE, tuned=tuned))
+    (search,) = tuned_rows(loaded.compare).values()
+    for number, state in enumerate(("finished", "failed", "running")):
+        trial = search.base.located_at(search.sweep_path / "trials" / f"trial-000{number}")
+        write_result(trial, 0.5)
+        if state != "finished":
+            (trial.run_path / "result.json").unlink()
+            status = {"name": "trial", "state": state}
+            (trial.run_path / "status.json").write_text(json.dumps(status))
+    (search.sweep_path / "search.log").write_text('{"op_code": 0}\n{"torn')
+    before = snapshot(search.sweep_path)
+    assert "3 trials, of which 2 have ended" in plan.format_plan(loaded)
+    assert snapshot(search.sweep_path) == before
 
 
 def test_searches_come_first(make_plan):
