@@ -12,7 +12,7 @@ from service.compare.spec import COMPARE_NAME, CompareSpec, Variant
 from service.compare.statistics import compare_variants
 from service.compare.summary import VariantSummary, summarize
 from service.compare.table import (
-    NOTES,
+    missing_predictions,
     recipe_remarks,
     results_table,
     tuning_rows,
@@ -88,9 +88,9 @@ def page_facts(outcome: Outcome) -> list[tuple[str, str]]:
         ("Runs", f"{len(records)}: " + ", ".join(f"{n} {state}" for n, state in counts if n)),
         ("Seeds", ", ".join(map(str, compare.seeds))),
         ("Training", duration(sum(record.seconds for record in records))),
-        ("Accuracy", " ".join(NOTES)),
     ]
     facts += [("Recipe", line) for line in recipe_remarks(compare)]
+    facts += [("Predictions", line) for line in missing_predictions(outcome.summaries)]
     if compare.tuned is not None:
         images = f"{compare.tuned.held_out.num_images:,} held-out images of train"
         text = f"{compare.tuned.trials} trials of each variant on {images}; val was not read"

@@ -55,8 +55,9 @@ def render_compare_page(
     summaries = summarize(records, results, num_classes)
     parts = [page.facts(facts)]
     note = (
-        f"Mean ± deviation over the seeds; differences to {spec.base_label} are paired by seed, in "
-        "percentage points, with the interval at the level of Holm's step. The best epoch was "
+        f"Top-1 on val after the last epoch, mean ± deviation over the seeds. Differences to "
+        f"{spec.base_label} are paired by seed, in percentage points; their intervals and p-values "
+        "are those of the paired t-test, corrected for all rows (Holm, 5 %). The best epoch was "
         "chosen on val: its top-1 is not a result to report"
     )
     parts.append(page.table("Results", note, results_table(summaries)))

@@ -22,8 +22,12 @@ NO_EXTRA = "<extra></extra>"
 NUM_TEMPERATURE_BINS = 60
 MEDIAN = "_p50"
 """Ends the name of the metric that is the median of a batch's temperatures."""
+ONE_OF_ALL = "/temperature"
+"""Ends the name of the metric that is the temperature of all samples."""
 SHOWN_SHARE = 0.85
 """Of the learning curves: their first values are so low that the differences would not be seen."""
+MIN_IMAGES, MIN_SHARE = 10, 0.001
+"""Of a bin of a reliability diagram: the accuracy of fewer images is noise."""
 
 
 def learning_curves(summaries: Sequence[VariantSummary], pair: str) -> go.Figure | None:
@@ -44,8 +48,10 @@ def learning_curves(summaries: Sequence[VariantSummary], pair: str) -> go.Figure
             _add_line(figure, place, base, "base, mean", _line("mean of the base", "#333", 1.5))
         name = f"{full_name(summary.result)}, mean"
         _add_line(figure, place, mean_curve(summary.runs), name, _line("mean", BLUE, 2.5))
-    values = [value for s in shown for run in s.runs for _, value in _finite(run.curve)]
-    low, high = np.quantile(values, 1 - SHOWN_SHARE), max(values)
+    values = [[v for run in s.runs for _, v in _finite(run.curve)] for s in shown]
+    every = np.concatenate(values)
+    # Of a variant that lies below the others, half is seen.
+    low, high = min(np.quantile(every, 1 - SHOWN_SHARE), *map(np.median, values)), every.max()
     margin = 0.05 * (high - low) or 0.01
     figure.update_yaxes(tickformat=PERCENT, range=[low - margin, high + margin])
     return _finish(figure, "epoch", "top-1")
@@ -57,13 +63,15 @@ def temperatures(summaries: Sequence[VariantSummary], pair: str) -> go.Figure | 
     if not shown:
         return None
     title = pair_title(pair, "Softmax temperatures over training")
-    note = "median and 5th to 95th percentile of a batch, mean of seeds"
+    note = "of a step, or median and 5th to 95th percentile of a batch; mean of seeds"
     figure, places = _panels([shortened(s.name, 24) for s in shown], title, note)
     for summary, place in zip(shown, places, strict=True):
         metrics = dict.fromkeys(metric for run in summary.runs for metric in run.temperatures)
         for metric in metrics:
             if metric.endswith(MEDIAN):
                 _add_temperature(figure, place, summary, metric.removesuffix(MEDIAN))
+            elif metric.endswith(ONE_OF_ALL):
+                _add_temperature(figure, place, summary, metric, median="")
     figure.update_yaxes(rangemode="tozero")
     return _finish(figure, "epoch", "temperature")
 
@@ -74,7 +82,7 @@ def reliability_diagrams(summaries: Sequence[VariantSummary], pair: str) -> go.F
     if not shown:
         return None
     title = pair_title(pair, "Accuracy by confidence")
-    note = "images of all seeds; larger circles have more images"
+    note = "images of all seeds, in bins of at least 10 and 0.1 % of them; larger circles have more"
     titles = [f"{shortened(s.name, 20)}<br>{_calibration_text(s)}" for s in shown]
     figure, places = _panels(titles, title, note, max_columns=5)
     for summary, place in zip(shown, places, strict=True):
@@ -114,9 +122,13 @@ def binned(several: Sequence[Series], num_epochs: int) -> Series:
 
 
 def _add_temperature(
-    figure: go.Figure, place: tuple[int, int], summary: VariantSummary, name: str
+    figure: go.Figure,
+    place: tuple[int, int],
+    summary: VariantSummary,
+    name: str,
+    median: str = MEDIAN,
 ) -> None:
-    """The median of a temperature as a line, and the other quantiles as a band."""
+    """The median of a temperature as a line, and the other quantiles as a band, if it has any."""
     side = next((side for side in ("student", "teacher") if side in name), "both")
 
     def series(quantile: str) -> Series:
@@ -132,7 +144,7 @@ def _add_temperature(
         _add_line(figure, place, high, "", edge | {"fill": "tonexty", "fillcolor": FILLS[side]})
     text = f"{full_name(summary.result)}, {wrapped(name, 60)}"
     style = _line(side, COLORS[side], 2)
-    _add_line(figure, place, series(MEDIAN), text, style, "epoch %{x:.3~g}, %{y:.3g}")
+    _add_line(figure, place, series(median), text, style, "epoch %{x:.3~g}, %{y:.3g}")
 
 
 def _add_reliability(
@@ -142,7 +154,9 @@ def _add_reliability(
     side: str,
     summary: VariantSummary,
 ) -> None:
-    is_used = diagram.counts > 0
+    is_used = diagram.counts >= max(MIN_IMAGES, MIN_SHARE * diagram.counts.sum())
+    if not is_used.any():
+        return
     counts = diagram.counts[is_used]
     points = zip(
         diagram.confidences[is_used].tolist(), diagram.accuracies[is_used].tolist(), strict=True

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import plotly.graph_objects as go
 
 from service.compare.records import VariantResult
+from service.compare.statistics import BETTER, MORE_SEEDS, NOISE, WORSE
 from service.compare.summary import VariantSummary, mean
 from service.pages.figures import BLUE, GRAY, GREEN, ORANGE, PERCENT, shortened, titled, wrapped
 
@@ -15,12 +16,7 @@ MEAN_MARKER = {"symbol": "line-ns", "size": 17, "line": {"width": 3}}
 POINTS = 100.0
 """Percentage points of a difference of 1 in accuracy."""
 
-VERDICTS = {
-    "better than the base": GREEN,
-    "worse than the base": ORANGE,
-    "no more than noise": GRAY,
-    "no interval yet": BLUE,
-}
+VERDICTS = {BETTER: GREEN, WORSE: ORANGE, NOISE: GRAY, MORE_SEEDS: BLUE}
 
 
 class Quantity(NamedTuple):
@@ -54,7 +50,11 @@ def forest(summaries: Sequence[VariantSummary], pair: str) -> go.Figure | None:
     figure.add_vline(0, line={"color": "#333", "width": 1})
     _add_seeds(figure, [_paired_differences(result, base) for result in results], results, "+.2f")
     for verdict, color in VERDICTS.items():
-        rows = [row for row, result in enumerate(results) if _verdict(result) == verdict]
+        rows = [
+            row
+            for row, result in enumerate(results)
+            if result.verdict == verdict and result.difference is not None
+        ]
         if rows:
             figure.add_trace(_intervals([results[row] for row in rows], rows, verdict, color))
     figure.update_xaxes(title_text="difference in top-1 (percentage points)")
@@ -116,18 +116,6 @@ def _paired_differences(result: VariantResult, base: VariantResult) -> dict[int,
         return {}
     seeds = result.top1.keys() & base.top1.keys()
     return {seed: POINTS * (result.top1[seed] - base.top1[seed]) for seed in sorted(seeds)}
-
-
-def _verdict(result: VariantResult) -> str | None:
-    """The key of VERDICTS; None for what has no difference, such as the base."""
-    if result.difference is None:
-        return None
-    if result.interval is None:
-        return "no interval yet"
-    low, high = result.interval
-    if low <= 0 <= high:
-        return "no more than noise"
-    return "better than the base" if low > 0 else "worse than the base"
 
 
 def _intervals(

@@ -27,8 +27,8 @@ from service.trials.source import TrialState
 
 logger = logging.getLogger(__name__)
 
-QUANTILE = re.compile(r".*temperature_p\d+")
-"""Names of metrics that are quantiles of temperatures over the samples of a batch."""
+TEMPERATURE = re.compile(r".*/temperature|.*temperature_p\d+")
+"""Names of metrics that are temperatures: of a step, or quantiles over the samples of a batch."""
 
 
 class RunRecords:
@@ -139,14 +139,14 @@ def _values(events: list[Event], kind: str, name: str) -> list[float]:
 
 
 def temperature_series(events: list[Event]) -> dict[str, Series]:
-    """Quantiles of temperatures over the epochs, by the metric's name."""
+    """Temperatures over the epochs, by the metric's name."""
     steps = [e.step / e.epoch for e in events if e.kind == "evaluation" and e.epoch > 0]
     series: dict[str, list[tuple[float, float]]] = defaultdict(list)
     for event in events:
         # The steps of an epoch are known from the first evaluation on.
         epochs = event.step / steps[0] if steps else float(event.epoch)
         for name, value in event.values.items():
-            if event.kind == "interval" and QUANTILE.fullmatch(name):
+            if event.kind == "interval" and TEMPERATURE.fullmatch(name):
                 series[name].append((epochs, value))
     return {name: tuple(points) for name, points in series.items()}
 

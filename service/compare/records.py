@@ -17,9 +17,10 @@ class RunRecord(NamedTuple):
     ``last_top1``, ``last_top5``: of the last epoch; ``best_top1``: of the best one, ``best_epoch``;
     None until the run has finished. ``num_epochs``: of its schedule. ``seconds``: of training and
     evaluation. ``images_per_s``: of training steps, over all workers. ``peak_memory_bytes``: of the
-    largest worker. ``temperatures``: quantiles over the samples (such as
-    dtkd/teacher_temperature_p50) over training, by metric name. ``student``, ``teacher``: what they
-    predicted for val after the last epoch, if it is known. ``error``: why the run failed.
+    largest worker. ``temperatures``: over training, by metric name: quantiles over the samples,
+    such as dtkd/teacher_temperature_p50, or one of all, such as ctkd/temperature. ``student``,
+    ``teacher``: what they predicted for val after the last epoch, if it is known. ``error``: why
+    the run failed.
     """
 
     pair: str

@@ -75,7 +75,7 @@ def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
 def _remarks(
     compare: CompareSpec, summaries: Sequence[VariantSummary], settings: Mapping[Variant, Point]
 ) -> list[str]:
-    lines = recipe_remarks(compare)
+    lines = [*recipe_remarks(compare), *missing_predictions(summaries)]
     lines += [
         f"{Variant(run.pair, run.variant).label}: seed {run.seed} failed: {run.error}"
         for summary in summaries
@@ -93,6 +93,21 @@ def recipe_remarks(compare: CompareSpec) -> list[str]:
         if paths := other_recipe(compare, variant):
             found.setdefault(variant.name, paths)
     return [f"{name}: not the same recipe: {', '.join(paths)}" for name, paths in found.items()]
+
+
+def missing_predictions(summaries: Sequence[VariantSummary]) -> list[str]:
+    """A line for each row whose ECE or agreement is a mean over fewer seeds than its top-1."""
+    lines = []
+    for summary in summaries:
+        result, columns = summary.result, {"ECE": summary.calibration_errors}
+        columns["agreement"] = summary.agreements
+        for name, values in columns.items():
+            missing = [str(seed) for seed in result.top1 if seed not in values]
+            if values and missing:
+                label = Variant(result.pair, result.variant).label
+                text = f"{name} is without seed {', '.join(missing)}, which has no predictions"
+                lines.append(f"{label}: {text}")
+    return lines
 
 
 def tuning_rows(compare: CompareSpec, settings: Mapping[Variant, Point]) -> list[tuple[str, str]]:

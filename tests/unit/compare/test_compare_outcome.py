@@ -53,7 +53,7 @@ def test_record_has_what_the_folder_has(specs):
         ("interval", 2, 0, {"system/images_per_s": 100.0, "dtkd/teacher_temperature_p50": 3.0}),
         ("evaluation", 4, 1, {"val/top1": 0.25, "system/peak_memory_bytes": 5e6}),
         ("interval", 6, 1, {"system/images_per_s": 300.0, "dtkd/teacher_temperature_p50": 4.0}),
-        ("interval", 7, 1, {"system/images_per_s": 200.0, "kd/temperature": 4.0}),
+        ("interval", 7, 1, {"system/images_per_s": 200.0, "ctkd/temperature": 2.0}),
     )
     running = read_record(RunKey(KD, 1), spec, "running", None)
     assert (running.state, running.last_top1) == ("running", None)
@@ -66,7 +66,10 @@ def test_record_has_what_the_folder_has(specs):
     assert record.curve == ((1.0, 0.25), (9.0, 0.5))
     assert (record.images_per_s, record.peak_memory_bytes) == (200.0, 5e6)
     # Four steps are an epoch.
-    assert record.temperatures == {"dtkd/teacher_temperature_p50": ((0.5, 3.0), (1.5, 4.0))}
+    assert record.temperatures == {
+        "dtkd/teacher_temperature_p50": ((0.5, 3.0), (1.5, 4.0)),
+        "ctkd/temperature": ((1.75, 2.0),),
+    }
     assert list(record.student.predicted) == [0, 0, 1, 1]
     assert record.teacher is None
 
@@ -98,6 +101,11 @@ def test_table_and_files(specs, compare):
     for text in ("+6.50", "+0.15 to +12.85", "better than the base", "25.00", "75.00"):
         assert text in lines[2]
     assert "kd: not the same recipe: optimizer.momentum" in lines
+    for name in ("ECE", "agreement"):
+        line = f"kd: {name} is without seed 1, which has no predictions"
+        assert line in lines
+        assert ("Predictions", line) in page_facts(outcome)
+    assert not any(line.startswith("base: ECE") for line in lines)
     with (compare.compare_path / "runs.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [(r["variant"], r["seed"], r["last_top1"]) for r in rows] == [

@@ -70,6 +70,12 @@ def test_results_are_those_of_the_variants_in_their_order(runs):
     assert (rows[1]["img/s"], rows[1]["peak GB"]) == ("991", "2.1")
 
 
+def test_deviations_are_written_alike_and_explained_once(runs):
+    text = text_of(runs)
+    assert "+-" not in text
+    assert text.count("paired t-test") == 1
+
+
 def test_runs_are_listed_with_their_errors(runs):
     error = "progress 10%\rout of memory"
     failed = runs[1]._replace(state="failed", error=error, last_top1=None, curve=runs[1].curve[:4])

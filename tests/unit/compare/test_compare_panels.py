@@ -72,6 +72,13 @@ def test_late_epochs_fill_the_axis(runs):
     assert np.mean(values > low) == pytest.approx(0.85, abs=0.03)
 
 
+def test_variant_below_the_others_is_seen(runs):
+    low_curve = tuple((epoch, value - 0.5) for epoch, value in runs[0].curve)
+    lowest = [r._replace(curve=low_curve) if r.variant == "dkd" else r for r in runs]
+    low, _ = learning_curves(summaries_of(lowest), "").layout.yaxis.range
+    assert np.mean([value > low for _, value in low_curve]) >= 0.5
+
+
 def test_many_variants_have_a_panel_each_and_one_legend():
     names = [f"variant{number}" for number in range(21)]
     figure = learning_curves(summaries_of(make_runs(names, range(5)), names), "")
@@ -96,6 +103,19 @@ def test_temperatures_are_medians_in_a_band_of_quantiles(runs):
     edges = [figure.data[figure.data.index(band) - 1] for band in bands]
     for low, high in zip(edges, bands, strict=True):
         np.testing.assert_allclose(np.subtract(high.y, low.y), 2.0, atol=1e-4)
+
+
+def test_temperature_of_a_step_is_a_line_without_a_band(runs):
+    series = tuple((epoch, 1.0 + epoch) for epoch in (0.5, 3.5, 9.5))
+    learned = [
+        run._replace(temperatures={"ctkd/temperature": series} if run.variant == "dkd" else {})
+        for run in runs
+    ]
+    figure = temperatures(summaries_of(learned), "")
+    assert panel_titles(figure) == ["dkd"]
+    (line,) = figure.data
+    assert [*zip(line.x, line.y, strict=True)] == [*series]
+    assert line.meta == "dkd, ctkd/temperature"
 
 
 def test_long_series_are_averaged_within_bins():
@@ -125,6 +145,17 @@ def test_reliability_of_student_and_teacher(runs):
         counts = [np.sum(bins == number) for number in np.unique(bins)]
         assert list(line.hovertext) == [f"{summary.name}, student, {n} images" for n in counts]
     assert {t.xaxis for t in figure.data if t.name == "teacher"} == {"x2", "x3"}
+
+
+def test_bins_of_few_images_are_left_out():
+    rng = np.random.default_rng(0)
+    few = make_runs(["labels"], (0,), num_images=300)
+    confidences = np.full(300, 0.5, np.float32)
+    confidences[:9], confidences[9:19] = 0.9, 0.1
+    student = few[0].student._replace(confidences=rng.permutation(confidences))
+    figure = reliability_diagrams(summaries_of([few[0]._replace(student=student)], ["labels"]), "")
+    (line,) = (trace for trace in figure.data if trace.name == "student")
+    np.testing.assert_allclose(line.x, [0.1, 0.5], atol=1e-4)
 
 
 def test_panels_state_the_calibration_errors(runs):

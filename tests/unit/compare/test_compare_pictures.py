@@ -59,15 +59,15 @@ def test_forest_has_the_differences_with_their_intervals(summaries):
     np.testing.assert_allclose(sorted(drawn), expected, atol=1e-9)
 
 
-def test_colors_of_the_forest_tell_the_intervals_that_exclude_zero(summaries):
-    intervals = {1: (-0.1, 0.2), 2: (0.01, 0.2), 3: (-0.2, -0.01)}
+def test_colors_of_the_forest_tell_the_verdicts_of_the_table(summaries):
+    names = "no more than noise", "better than the base", "WORSE than the base"
+    verdicts = dict(enumerate(names, start=1))
     changed = [
-        summary._replace(result=summary.result._replace(interval=intervals.get(row)))
+        summary._replace(result=summary.result._replace(verdict=verdicts.get(row, "the base")))
         for row, summary in enumerate(summaries)
     ]
     figure = forest(changed, "")
     rows = {trace.name: list(trace.y) for trace in figure.data if trace.name != "seed"}
-    names = "no more than noise", "better than the base", "worse than the base"
     assert rows == {name: [row] for row, name in enumerate(names, start=1)}
     assert len({trace.marker.color for trace in named(figure, *names)}) == 3
 
@@ -87,7 +87,7 @@ def test_forest_has_a_point_for_each_seed_that_both_have():
 
 def test_difference_without_an_interval_is_drawn_without_one():
     figure = forest(summaries_of(make_runs(VARIANTS, [0]), VARIANTS), "")
-    (trace,) = named(figure, "no interval yet")
+    (trace,) = named(figure, "more seeds needed")
     assert list(trace.error_x.array) == list(trace.error_x.arrayminus) == [0.0] * 3
 
 
