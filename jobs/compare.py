@@ -52,9 +52,12 @@ def _run(options: argparse.Namespace) -> int:
         return run_comparison(loaded)
     check_same_comparison(loaded)
     if options.plan:
+        from service.compare.build import check_files_fit
         from service.compare.plan import format_plan
+        from service.tracking.job_check import check_tracking
 
-        print(format_plan(loaded))
+        lines = [*check_files_fit(loaded), *check_tracking(loaded.base), *_found_in_mlflow(loaded)]
+        print(format_plan(loaded), *dict.fromkeys(lines), sep="\n")
         return EXIT_DONE
     compare = loaded.compare
     num_runs = len(loaded.jobs) * len(compare.seeds)
@@ -66,14 +69,19 @@ def _run(options: argparse.Namespace) -> int:
 
 def _found(loaded: LoadedComparison) -> list[str]:
     """A line for each file with several weights, and for weights in MLflow."""
+    lines = [line for job in loaded.jobs.values() for line in weights_notes(job.spec)]
+    return list(dict.fromkeys([*lines, *_found_in_mlflow(loaded)]))
+
+
+def _found_in_mlflow(loaded: LoadedComparison) -> list[str]:
+    """A line for each network with weights in MLflow, which is imported only if there are any."""
     lines: list[str] = []
     for job in loaded.jobs.values():
-        lines += weights_notes(job.spec)
         if job.spec.has_mlflow_weights:
             from service.tracking.job_check import check_weights
 
             lines += check_weights(job)
-    return list(dict.fromkeys(lines))
+    return lines
 
 
 if __name__ == "__main__":

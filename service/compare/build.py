@@ -1,15 +1,17 @@
 """Builds what the runs of a comparison need: models and weights, once for each pair of networks."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from service.build import BuiltJob, build_job
 from service.compare.jobs import RunKey, run_keys
 from service.compare.loading import LoadedComparison
+from service.compare.rules import place_of_field
 from service.compare.spec import Variant
-from service.plan import build_models_on_meta
+from service.plan import build_models_on_meta, check_weights_fit
 from service.provenance import provenance_tags
 from service.run.claim import check_inputs, has_started
+from service.spec.errors import BadInputError
 from service.spec.job import JobSpec
 from service.spec.loading import LoadedJob
 from service.spec.sections import Student
@@ -33,8 +35,40 @@ def check_models(loaded: LoadedComparison) -> None:
     Raises:
         BadInputError: a model cannot be built or does not accept its image size.
     """
-    for spec in {_networks(job.spec): job.spec for job in loaded.jobs.values()}.values():
-        build_models_on_meta(spec)
+    _check_networks(loaded, build_models_on_meta)
+
+
+def check_files_fit(loaded: LoadedComparison) -> list[str]:
+    """Check that local files of weights fit the models of all variants; a line for each choice.
+
+    Raises:
+        BadInputError: they do not fit.
+    """
+    lines: list[str] = []
+    _check_networks(loaded, lambda spec: lines.extend(check_weights_fit(spec)))
+    return list(dict.fromkeys(lines))
+
+
+def _check_networks(loaded: LoadedComparison, check: Callable[[JobSpec], object]) -> None:
+    """Check each set of networks once; a problem is one of the first variant that has them.
+
+    Raises:
+        BadInputError: what ``check`` finds, at the place where the comparison has it.
+    """
+    checked: set[str] = set()
+    for variant, job in loaded.jobs.items():
+        networks = _networks(job.spec)
+        if networks in checked:
+            continue
+        checked.add(networks)
+        try:
+            check(job.spec)
+        except BadInputError as error:
+            problems = [
+                problem._replace(where=place_of_field(loaded.compare, variant, problem.where))
+                for problem in error.problems
+            ]
+            raise BadInputError("comparison", problems) from error
 
 
 def _networks(spec: JobSpec) -> str:

@@ -6,10 +6,16 @@ import mlflow
 
 from data_pipeline.files import write_atomically
 from service.cluster.address import check_address
-from service.compare.build import BuiltVariant, build_variants, check_models, weights_tags
+from service.compare.build import (
+    BuiltVariant,
+    build_variants,
+    check_files_fit,
+    check_models,
+    weights_tags,
+)
 from service.compare.jobs import RunKey
 from service.compare.loading import LoadedComparison
-from service.compare.outcome import Outcome, outcome_of, write_outcome
+from service.compare.outcome import PAGE_NAME, Outcome, outcome_of, write_outcome
 from service.compare.progress import CompareProgress, CompareStatus
 from service.compare.publish import child_runs, publish_comparison
 from service.compare.reading import RunRecords
@@ -77,6 +83,7 @@ def _prepare(loaded: LoadedComparison, signals: StopSignals) -> dict[Variant, Bu
         JobStoppedError: a signal arrived.
     """
     check_same_comparison(loaded)
+    check_files_fit(loaded)
     specs = loaded.run_specs()
     if any(read_result(spec.run_path) is None for spec in specs.values()):
         # Before weights are fetched; what is finished needs no cluster.
@@ -201,6 +208,7 @@ class CompareRun:
 
     def _publish(self, outcome: Outcome) -> int:
         compare, is_stopped, address = self._compare, self._signals.is_set, None
+        print_now(f"page: {compare.compare_path / PAGE_NAME}")
         may_stop = nullcontext() if is_stopped else self._signals.interruptible()
         with suppress(JobStoppedError), may_stop:
             address = publish_comparison(outcome, self._tags, is_stopped=is_stopped)

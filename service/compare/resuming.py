@@ -6,11 +6,20 @@ Rows and seeds may come and go. But what has been trained once under a name is t
 from collections.abc import Iterator
 from pathlib import Path
 
+from service.compare.jobs import RunKey
 from service.compare.loading import LoadedComparison
 from service.compare.spec import COMPARE_NAME, CompareSpec, Variant
 from service.compare.tuned_space import TUNING_NAME, tuned_rows, tuned_space
 from service.run.claim import changed_inputs, has_started, input_tags
-from service.run.folder import SPEC_NAME, has_spec, read_many_jobs, read_spec, read_tags
+from service.run.folder import (
+    RUNS_NAME,
+    SPEC_NAME,
+    has_spec,
+    read_many_jobs,
+    read_spec,
+    read_tags,
+)
+from service.run.result import RESULT_NAME, read_result
 from service.spec.errors import BadInputError, Problem
 from service.spec.identity import fixed_differences
 from service.spec.job import JobSpec
@@ -83,12 +92,23 @@ def _run_problems(loaded: LoadedComparison, stored: CompareSpec) -> Iterator[Pro
         for field in _differences(compare, read_spec(spec.run_path), spec):
             problem = _difference(compare, field, spec.run_path / SPEC_NAME)
             yield _as_written(compare, stored, key.variant, problem)
+        yield from _result_problems(key, spec.run_path)
         job = loaded.jobs[key.variant].spec
         files = repr((job.dataset.train, job.teacher, job.student))
         if files not in digests:
             digests[files] = input_tags(loaded.jobs[key.variant])
         for problem in changed_inputs(read_tags(spec.run_path), digests[files], compare.name):
             yield _as_written(compare, stored, key.variant, problem)
+
+
+def _result_problems(key: RunKey, run_path: Path) -> Iterator[Problem]:
+    """A damaged result: the checkpoints that had it are removed when a run has finished."""
+    try:
+        read_result(run_path)
+    except BadInputError as error:
+        where = f"{RUNS_NAME}/{key.name}/{RESULT_NAME}"
+        remedy = f"remove the folder {run_path} and submit again: the run is trained anew"
+        yield error.problems[0]._replace(where=where, remedy=remedy)
 
 
 def _search_problems(compare: CompareSpec, stored: CompareSpec) -> Iterator[Problem]:
@@ -110,8 +130,12 @@ def _differences(compare: CompareSpec, stored: JobSpec, spec: JobSpec) -> Iterat
     """Fields in which a run differs from what it was; not those that tuning sets."""
     tuned = tuned_space(spec) if compare.tuned is not None else {}
     old, new = (s.model_copy(update={"losses": s.effective_losses()}) for s in (stored, spec))
+    follows = set()
+    if all(each.schedule.has_default_milestones for each in (stored, spec)):
+        # They follow from num_epochs, which is named.
+        follows = {"schedule.milestones"}
     for field in fixed_differences(old, new):
-        if field not in tuned and not _is_fetched(spec, field):
+        if field not in tuned and field not in follows and not _is_fetched(spec, field):
             yield field
 
 

@@ -120,13 +120,15 @@ def _checked_jobs(compare: CompareSpec) -> tuple[dict[Variant, LoadedJob], list[
             jobs[variant] = parse_job(run_content(compare, RunKey(variant, compare.seeds[0]), {}))
         except BadInputError as error:
             for problem in error.problems:
-                where = _place_of_field(compare, variant, problem.where)
+                where = place_of_field(compare, variant, problem.where)
                 problems.setdefault((problem.where, problem.wrong), problem._replace(where=where))
     return jobs, list(problems.values())
 
 
-def _place_of_field(compare: CompareSpec, variant: Variant, field: str) -> str:
+def place_of_field(compare: CompareSpec, variant: Variant, field: str) -> str:
     """Where the user may have written what is wrong with a field of a variant's job."""
+    if compare.resources is not None and field.split(".")[0] == "resources":
+        return field
     is_of_pair = variant.pair and field.split(".")[0] in PAIR_SECTIONS
     if compare.is_base(variant) and not is_of_pair:
         return f"base.{field}"
@@ -162,8 +164,18 @@ def _tuning_problems(compare: CompareSpec) -> list[Problem]:
     problems: dict[tuple[str, str], Problem] = {}
     for variant, sweep in tuned_rows(compare).items():
         for problem in check_sweep(sweep)[1]:
-            where = f"tuned.{problem.where}"
-            if problem.where.startswith(("space", "base")):
-                where = f"tuned, {variant.label}: {problem.where}"
-            problems.setdefault((problem.where, problem.remedy), problem._replace(where=where))
+            problems.setdefault((problem.where, problem.remedy), _of_search(variant, problem))
     return list(problems.values())
+
+
+def _of_search(variant: Variant, problem: Problem) -> Problem:
+    """A problem of a row's search, at the field of the comparison that it follows from."""
+    field = problem.where
+    if field.startswith(("space", "base")):
+        return problem._replace(where=f"tuned, {variant.label}: {field}")
+    if field.startswith("held_out"):
+        return problem._replace(where=f"tuned.{field}")
+    # The variant's job is valid: what is wrong comes from the images that are held out.
+    wrong = f"leaves trials whose {field} {problem.wrong}"
+    remedy = f"hold out fewer images, or {problem.remedy}"
+    return Problem("tuned.held_out.num_images", wrong, remedy)

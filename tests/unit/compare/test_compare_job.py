@@ -2,13 +2,17 @@
 
 import csv
 import json
+import shutil
 
 import pytest
+from safetensors.torch import save_file
+from support.spec_contents import KD
 from support.training_runs import InterruptedRunError, run_alone
 
-from service.compare import progress
+from service.compare import job, progress
 from service.compare.job import run_comparison
 from service.compare.loading import parse_comparison
+from service.models.build import build_model
 from service.run.journal import JOURNAL_NAME, read_events
 from service.spec.errors import BadInputError
 from service.spec.loading import parse_spec
@@ -45,6 +49,9 @@ def test_all_variants_train_with_all_seeds_seed_by_seed(here, submit, folder):
     gains = [top1["kd", seed] - top1["base", seed] for seed in ("0", "1")]
     assert float(results["kd"]["difference"]) == pytest.approx(sum(gains) / 2)
     assert "variant" in output
+    page, address = output.splitlines()[-2:]
+    assert page == f"page: {folder / 'compare.html'}"
+    assert address.startswith("comparison: ")
     assert "<html" in (folder / "compare.html").read_text()
     status = json.loads((folder / "status.json").read_text())
     assert (status["state"], status["num_runs"], status["num_finished"]) == ("finished", 4, 4)
@@ -56,7 +63,9 @@ def test_all_variants_train_with_all_seeds_seed_by_seed(here, submit, folder):
 
 def test_stopped_comparison_resumes_and_gives_the_same_table(here, submit, folder):
     here.stop_at = "base-seed-1"
-    assert submit()[0] == 3
+    exit_status, output = submit()
+    assert exit_status == 3
+    assert f"page: {folder / 'compare.html'}" in output.splitlines()
     assert json.loads((folder / "status.json").read_text())["state"] == "stopped"
     before, here.stop_at, here.started = here.started, None, []
     assert submit()[0] == 0
@@ -143,6 +152,51 @@ def test_changed_comparison_is_refused_and_nothing_is_deleted(here, submit, fold
     assert problem.where == where
     assert "another name" in problem.remedy
     assert sorted(folder.rglob("*")) == before
+
+
+def test_changed_length_is_one_problem(here, make_compare_content):
+    contents = [make_compare_content() for _ in range(2)]
+    for content, num_epochs in zip(contents, (2, 9), strict=True):
+        # The milestones are left out, and follow from it.
+        content["base"]["schedule"] = {"num_epochs": num_epochs}
+    first, longer = map(parse_comparison, contents)
+    assert run_comparison(first) == 0
+    with pytest.raises(BadInputError) as caught:
+        run_comparison(longer)
+    assert [problem.where for problem in caught.value.problems] == ["base.schedule.num_epochs"]
+
+
+def test_damaged_result_is_trained_anew(here, submit, folder):
+    assert submit()[0] == 0
+    run_path = folder / "runs" / "kd-seed-0"
+    (run_path / "result.json").write_text("{}")
+    with pytest.raises(BadInputError) as caught:
+        submit()
+    (problem,) = caught.value.problems
+    assert problem.where == "runs/kd-seed-0/result.json"
+    assert (
+        problem.remedy == f"remove the folder {run_path} and submit again: the run is trained anew"
+    )
+    shutil.rmtree(run_path)
+    here.started = []
+    assert submit()[0] == 0
+    assert here.started == ["kd-seed-0"]
+
+
+def test_files_of_weights_are_checked_before_a_cluster_is_looked_for(
+    here, submit, tmp_path, monkeypatch
+):
+    def no_cluster():
+        raise AssertionError("the files are checked first")
+
+    monkeypatch.setattr(job, "check_address", no_cluster)
+    path = tmp_path / "wide.safetensors"
+    save_file({**build_model("cifar:resnet14", 4).state_dict()}, path)
+    teacher = {"model": "cifar:resnet8", "weights": {"source": str(path)}}
+    with pytest.raises(BadInputError, match="resnet8") as caught:
+        submit(variants={"kd": {**KD, "teacher": teacher}})
+    (problem,) = caught.value.problems
+    assert problem.where == "variants.kd: teacher.weights.source"
 
 
 def test_folder_of_another_run_is_refused(here, submit, folder, make_content):

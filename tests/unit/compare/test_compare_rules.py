@@ -50,6 +50,12 @@ def problems_of(content):
             "tuned.held_out.num_images",
             "999",
         ),
+        (
+            {"tuned": {"trials": 2, "held_out": {"num_images": 200}}},
+            "tuned.held_out.num_images",
+            "training.global_batch_size is 64 but",
+        ),
+        ({"resources": {"num_workers": 2}}, "resources.num_workers", "micro-batches"),
     ],
 )
 def test_problem_names_the_field_and_the_remedy(make_compare_content, fields, where, text):

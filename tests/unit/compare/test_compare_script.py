@@ -6,8 +6,15 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
+from support.confirm_runs import write_result
+from support.spec_contents import KD
 
 from jobs.compare import main
+from service.compare.jobs import run_specs
+from service.compare.loading import load_comparison
+from service.models.build import build_model
 
 ROOT = Path(__file__).parents[3]
 
@@ -56,6 +63,47 @@ def test_bad_comparison_exits_with_2_and_a_line_for_each_problem(write, capsys, 
     assert [line.split(":")[0].strip() for line in lines] == [
         "variants.a.losses.kd.wieght",
         "variants.b.seed",
+    ]
+
+
+@pytest.mark.parametrize("mode", ["--validate", "--plan"])
+def test_classifier_of_weights_by_order_is_checked(write, tmp_path, capsys, mode):
+    weights = {
+        str(n): t for n, t in enumerate(build_model("cifar:resnet8", 9).state_dict().values())
+    }
+    torch.save(weights, tmp_path / "nine.pth")
+    source = {"source": str(tmp_path / "nine.pth"), "match": "order"}
+    teacher = {"model": "cifar:resnet8", "weights": source}
+    assert main([write(base={"teacher": teacher}), mode]) == 2
+    _, line = capsys.readouterr().err.splitlines()
+    assert line.strip().startswith("base.teacher.weights.source: ")
+    assert "has a classifier for 9 classes" in line
+    assert "set teacher.classes" in line
+
+
+def test_plan_checks_that_weights_fit(write, tmp_path, capsys):
+    save_file(build_model("cifar:resnet14", 4).state_dict(), tmp_path / "deep.safetensors")
+    weights = {"source": str(tmp_path / "deep.safetensors")}
+    path = write(variants={"kd": {**KD, "teacher.weights": weights}})
+    assert main([path, "--validate"]) == 0
+    assert main([path, "--plan"]) == 2
+    assert "variants.kd: teacher.weights.source: " in capsys.readouterr().err
+
+
+def test_damaged_result_is_found_without_torch(write, tmp_path, capsys):
+    path = write()
+    for key, spec in run_specs(load_comparison(Path(path)).compare).items():
+        write_result(spec, 0.5)
+        if key.seed == 1:
+            (spec.run_path / "result.json").write_text("{")
+    compare = load_comparison(Path(path)).compare
+    (compare.compare_path / "compare.json").write_text(compare.model_dump_json())
+    (compare.compare_path / "spec.json").write_text(compare.as_job().model_dump_json())
+    assert main([path, "--validate"]) == 2
+    _, *lines = capsys.readouterr().err.splitlines()
+    assert [line.split(":")[0].strip() for line in lines] == [
+        "runs/base-seed-1/result.json",
+        "runs/kd-seed-1/result.json",
     ]
 
 
