@@ -43,10 +43,12 @@ def _run(options: argparse.Namespace) -> int:
         return EXIT_DONE
     # Imported late: --validate does not need torch, Ray and Optuna, which take seconds to import.
     if options.plan:
+        from service.plan import check_weights_fit
         from service.sweep.plan import format_plan
         from service.tracking.job_check import check_tracking
 
-        print(format_plan(sweep), *warnings, *check_tracking(job), sep="\n")
+        lines = [*warnings, *check_weights_fit(job.spec), *check_tracking(job)]
+        print(format_plan(sweep), *lines, sep="\n")
         return EXIT_DONE
     from service.sweep.job import run_sweep
 

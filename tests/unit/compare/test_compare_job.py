@@ -61,43 +61,28 @@ def test_all_variants_train_with_all_seeds_seed_by_seed(here, submit, folder):
     assert here.started == []
 
 
-def test_stopped_comparison_resumes_and_gives_the_same_table(here, submit, folder):
-    here.stop_at = "base-seed-1"
+def test_comparison_killed_and_stopped_resumes_and_gives_the_same_table(here, submit, folder):
+    here.kill_at = "kd-seed-0"
+    with pytest.raises(InterruptedRunError):
+        submit()
+    assert list((folder / "runs" / "kd-seed-0").glob("checkpoint_*"))
+    here.kill_at, here.stop_at, here.started = None, "base-seed-1", []
     exit_status, output = submit()
     assert exit_status == 3
     assert f"page: {folder / 'compare.html'}" in output.splitlines()
     assert json.loads((folder / "status.json").read_text())["state"] == "stopped"
-    before, here.stop_at, here.started = here.started, None, []
+    assert here.started == ["kd-seed-0", "base-seed-1"]
+    events = read_events(folder / "runs" / "kd-seed-0" / JOURNAL_NAME)
+    assert sum(event.kind == "start" for event in events) == 2
+    here.stop_at, here.started = None, []
     assert submit()[0] == 0
-    assert (before, here.started) == (
-        ["base-seed-0", "kd-seed-0", "base-seed-1"],
-        ["base-seed-1", "kd-seed-1"],
-    )
+    assert here.started == ["base-seed-1", "kd-seed-1"]
     resumed = rows(folder / "results.csv")
     assert submit(name="other")[0] == 0
     others = rows(folder.parent / "other" / "results.csv")
     for row in resumed + others:
         # They depend on clocks, and on what else this process has done.
         del row["images_per_s"], row["peak_memory_bytes"]
-    assert resumed == others
-
-
-def test_killed_comparison_resumes_within_a_run_and_gives_the_same_table(here, submit, folder):
-    here.kill_at = "kd-seed-0"
-    with pytest.raises(InterruptedRunError):
-        submit()
-    assert list((folder / "runs" / "kd-seed-0").glob("checkpoint_*"))
-    here.kill_at, here.started = None, []
-    assert submit()[0] == 0
-    assert here.started == ["kd-seed-0", "base-seed-1", "kd-seed-1"]
-    events = read_events(folder / "runs" / "kd-seed-0" / JOURNAL_NAME)
-    assert sum(event.kind == "start" for event in events) == 2
-    assert submit(name="other")[0] == 0
-    columns = ("variant", "top1_mean", "top1_deviation", "difference", "p_holm", "verdict")
-    resumed, others = (
-        [[row[column] for column in columns] for row in rows(path / "results.csv")]
-        for path in (folder, folder.parent / "other")
-    )
     assert resumed == others
 
 

@@ -1,9 +1,12 @@
 import json
 
 import pytest
+from safetensors.torch import save_file
 
+from jobs.sweep import main
+from service.models.build import build_model
 from service.run.status import StatusFile
-from service.spec.errors import BadInputError
+from service.spec.errors import EXIT_BAD_INPUT, BadInputError
 from service.sweep.loading import load_sweep, parse_sweep
 from service.sweep.plan import format_plan
 from service.sweep.progress import ProgressReporter, SweepStatus
@@ -76,3 +79,17 @@ def test_started_sweep_accepts_only_what_does_not_change_its_trials(make_sweep_c
         check(base={"seed": 5}, metric="loss")
     assert [problem.where for problem in error.value.problems] == ["base.seed", "metric"]
     assert str(error.value).startswith("sweep: 2 problems")
+
+
+def test_plan_finds_weights_that_do_not_fit(make_sweep_content, tmp_path, capsys):
+    content = make_sweep_content()
+    weights = build_model("cifar:resnet20", 4).state_dict()
+    del weights["conv1.weight"]
+    save_file(weights, tmp_path / "teacher.safetensors")
+    source = str(tmp_path / "teacher.safetensors")
+    content["base"]["teacher"] = {"model": "cifar:resnet20", "weights": {"source": source}}
+    path = tmp_path / "sweep.json"
+    path.write_text(json.dumps(content))
+
+    assert main([str(path), "--plan"]) == EXIT_BAD_INPUT
+    assert "teacher.weights.source: " in capsys.readouterr().err
