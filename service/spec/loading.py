@@ -26,7 +26,7 @@ from service.spec.secrets import environment_problems, secret_problems, without_
 from service.spec.section_paths import absolute_paths, home_problems, refused_paths
 from service.spec.suggestions import nearest_field, nearest_value
 from service.spec.teacher_classes import resolve_classes
-from service.spec.weights_metadata import check_weights_cards
+from service.spec.weights_cards import check_weights_cards
 
 SPEC_LIMIT_BYTES = 1_000_000
 

@@ -170,15 +170,12 @@ def resolved(
     return {"classes": indices, "num_classes": num_classes}
 
 
-def match_names(
-    where: str, wanted: Sequence[str], names: Sequence[str], readable_names: Sequence[str]
-) -> tuple[int, ...]:
-    """The index of each wanted class among a teacher's.
+def indices_of_names(
+    wanted: Sequence[str], names: Sequence[str], readable_names: Sequence[str]
+) -> list[list[int]]:
+    """Every index that each wanted class may have among a teacher's; none where it has no such.
 
-    ``names``, ``readable_names``: see ``KnownClasses``. ``where``: the field.
-
-    Raises:
-        BadInputError: naming classes that the teacher lacks, or that are not told apart.
+    ``names``, ``readable_names``: see ``KnownClasses``.
     """
     by_name, by_readable_name = _indices_by(names), _indices_by(readable_names)
     found: list[list[int]] = []
@@ -190,8 +187,22 @@ def match_names(
                 # Two wnids are two classes, even of one name.
                 indices = [index for index in indices if not WNID.fullmatch(names[index])]
         found.append(indices)
+    return found
+
+
+def match_names(
+    where: str, wanted: Sequence[str], names: Sequence[str], readable_names: Sequence[str]
+) -> tuple[int, ...]:
+    """The index of each wanted class among a teacher's.
+
+    ``names``, ``readable_names``: see ``KnownClasses``. ``where``: the field.
+
+    Raises:
+        BadInputError: naming classes that the teacher lacks, or that are not told apart.
+    """
+    found = indices_of_names(wanted, names, readable_names)
     if missing := [name for name, indices in zip(wanted, found, strict=True) if not indices]:
-        wrong = f'is "by_name", but the teacher lacks {_some(missing)} of {len(wanted)} classes'
+        wrong = f'is "by_name", but the teacher lacks {some_of(missing)} of {len(wanted)} classes'
         _refuse(where, wrong, f"use a teacher of these classes, or {BY_INDEX}")
     shared = defaultdict(list)
     for name, indices in zip(wanted, found, strict=True):
@@ -239,7 +250,8 @@ def _comparable(name: str) -> str:
     return " ".join(name.replace("_", " ").casefold().split())
 
 
-def _some(names: Sequence[str]) -> str:
+def some_of(names: Sequence[str]) -> str:
+    """The first few names, how many more there are, and how many in all."""
     shown = ", ".join(names[:MAX_SHOWN])
     more = f" and {len(names) - MAX_SHOWN} more" if len(names) > MAX_SHOWN else ""
     return f"{shown}{more}, {len(names)}"

@@ -15,7 +15,6 @@ from service.spec.network_variants import (
     current_name,
     variant_of,
 )
-from service.spec.networks import networks_of
 from service.spec.published_weights import (
     class_count_problem,
     is_published_with_transform,
@@ -23,7 +22,7 @@ from service.spec.published_weights import (
     published_problems,
 )
 from service.spec.safetensors_header import read_safetensors_header
-from service.spec.sections import Student, Weights, is_file_source, is_mlflow_source
+from service.spec.sections import Weights, is_file_source, is_mlflow_source
 from service.spec.state_dicts import (
     CLASSIFIER,
     Choice,
@@ -32,13 +31,11 @@ from service.spec.state_dicts import (
     prefixes_of_classifiers,
     renamed,
 )
-from service.spec.teacher_sections import Teacher, TeacherNetwork
 from service.spec.tensor_info import FLOAT_DTYPES, TensorInfo, UnreadableWeightsError
 from service.spec.weights_file import WeightsFile, is_safetensors, read_weights_file
 
 TORCHVISION = "torchvision:"
 NUM_NAMES = 3
-MAX_SHOWN = 100
 
 
 def weights_problems(
@@ -246,48 +243,3 @@ def read_card(path: Path) -> dict[str, Any]:
     except (OSError, UnreadableWeightsError, KeyError, ValueError, RecursionError):
         return {}
     return {**metadata, **values} if "architecture" in metadata else {}
-
-
-def check_weights_cards(
-    student: Student, teacher: Teacher | None, classes: tuple[str, ...] | None
-) -> Iterator[Problem]:
-    """Files of students of this service, that are of another network or another class order.
-
-    ``classes``: names of the training set's classes by label, if they are known.
-    """
-    for path, network in networks_of(student, teacher).items():
-        if network.weights is not None and is_file_source(network.weights.source):
-            card = read_card(Path(network.weights.source))
-            yield from card_problems(path, card, network, classes)
-
-
-def card_problems(
-    path: str,
-    card: Mapping[str, Any],
-    network: Student | TeacherNetwork,
-    classes: tuple[str, ...] | None,
-) -> Iterator[Problem]:
-    """Weights of another network, or of classes in another order.
-
-    ``path``: that of the network. ``card``: see run/student_card.py; without one nothing is known.
-    Classes of other names are no problem: the same ones may be named differently.
-    """
-    model, weights, where = network.model, network.weights, f"{path}.weights.source"
-    assert weights is not None, "the card is theirs"
-    stated = card.get("architecture")
-    trained = stated[:MAX_SHOWN] if isinstance(stated, str) and not weights.rename else None
-    # The same network of torchvision and of timm has the same names of tensors.
-    if trained is not None and trained.split(":")[-1] != model.split(":")[-1]:
-        remedy = f"set the model to {trained}, or rename to the names that differ"
-        yield Problem(where, f"has weights of {trained}, but the model is {model}", remedy)
-    names = card.get("classes")
-    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        return
-    is_teacher = isinstance(network, TeacherNetwork)
-    if isinstance(network, TeacherNetwork) and network.classes is not None:
-        return
-    if names and classes and sorted(names) == sorted(classes) and tuple(names) != classes:
-        label = next(i for i, (a, b) in enumerate(zip(names, classes, strict=True)) if a != b)
-        wrong = f"has label {label} for {names[label]}, but in the dataset it is {classes[label]}"
-        by_name = f', or set {path}.classes to "by_name"' if is_teacher else ""
-        yield Problem(where, wrong, f"use a dataset whose classes are in the same order{by_name}")

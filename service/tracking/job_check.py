@@ -7,7 +7,7 @@ from service.spec.published_weights import class_count_problem
 from service.spec.sections import Student, is_mlflow_source
 from service.spec.teacher_classes import classes_of_card, resolved
 from service.spec.teacher_sections import TeacherNetwork
-from service.spec.weights_metadata import card_problems
+from service.spec.weights_cards import card_problems
 from service.tracking.mlflow_run import TRACKING_ERRORS, tracking_uri
 from service.tracking.server_check import ask, check_server, is_new_database
 from service.tracking.weights_source import FoundWeights, find_described

@@ -77,6 +77,40 @@ def test_same_classes_in_another_order_are_permuted_by_name_only(make, tmp_path)
     assert parse_spec(make({**teacher, "classes": "by_name"})).teacher.classes == (3, 2, 1, 0)
 
 
+def test_teacher_of_other_classes_is_refused(make, tmp_path):
+    """Unless a list says which they are: names are not compared then."""
+    names = ["airplane", "tench", "bird", "chain saw"]
+    teacher = write_teacher(tmp_path / "t.safetensors", 4, classes=names)
+    text = problem_of(make(teacher), "teacher.weights.source")
+    assert "lacks n02102040, n02979186, 2 of the dataset's 4 classes; use a teacher of" in text
+    assert "set teacher.classes: give a list" in text
+    others = {**IN_FULL, "classes": "by_name", "others": [teacher]}
+    assert problem_of(make(others), "teacher.others.0.weights.source").endswith("in label order")
+    assert parse_spec(make({**teacher, "classes": [1, 0, 2, 3]})).teacher.classes == (1, 0, 2, 3)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [["tench", "English_springer", "Cassette Player", "chain saw"], list("0123")],
+    ids=["readable names", "numbers"],
+)
+def test_same_classes_under_other_names_are_accepted(make, tmp_path, names):
+    teacher = write_teacher(tmp_path / "t.safetensors", 4, classes=names)
+    assert parse_spec(make(teacher)).teacher.classes is None
+
+
+def test_order_of_classes_under_other_names_is_compared(make, tmp_path):
+    names = ["tench", "chain saw", "cassette player", "English springer"]
+    teacher = write_teacher(tmp_path / "t.safetensors", 4, classes=names)
+    text = problem_of(make(teacher), "teacher.weights.source")
+    assert "has label 1 for chain saw, but in the dataset it is n02102040" in text
+
+
+def test_student_may_start_from_weights_of_other_classes(make, tmp_path):
+    student = write_teacher(tmp_path / "s.safetensors", 4, classes=list("abcd"))
+    assert parse_spec(make(IN_FULL | {"classes": "by_name"}, student=student)).student.weights
+
+
 def test_indices_need_no_names(make_content, tmp_path):
     teacher = {**write_teacher(tmp_path / "t.safetensors", 7), "classes": [6, 0, 3, 1]}
     found = parse_spec(make_content(teacher=teacher)).teacher

@@ -20,7 +20,7 @@ from service.spec.errors import BadInputError
 from service.spec.loading import parse_spec
 from service.spec.tensor_info import UnreadableWeightsError
 from service.spec.weights_file import read_weights_file
-from service.spec.weights_metadata import check_weights_cards
+from service.spec.weights_cards import check_weights_cards
 
 BIAS = {"dtype": "F32", "shape": [4], "data_offsets": [0, 16]}
 ENTRY = f'"fc.bias": {json.dumps(BIAS)}'
