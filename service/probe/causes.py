@@ -4,17 +4,15 @@ import json
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from torch import Tensor
-
 from service.distillation.logits import are_valid
 from service.probe.confidence import flat_maxima, nothing_dark
 from service.probe.label_order import misplaced_classes
+from service.probe.normalizations import better_normalization
 from service.probe.sampling import Predictions, Sample
 from service.probe.statistics import (
     SIGNIFICANCE,
     chance,
     correct_predictions,
-    p_value_of_gain,
     share_of,
 )
 from service.spec.data_sections import Normalization
@@ -27,14 +25,16 @@ class Context(NamedTuple):
     """What the causes are named with.
 
     ``normalizations``: the others that were tried, by name. ``classes``: names by label, or None.
-    ``has_train_labels``: whether the labels of training crops mean anything. ``has_own_order``:
-    whether the logits are those of one network, in its order.
+    ``has_train_labels``: whether the labels of training crops mean anything. ``own_indices``
+    [K]: of one network, its index of each logit; None for several. ``has_list``: whether they come
+    from teacher.classes.
     """
 
     normalizations: dict[str, Normalization]
     classes: Sequence[str] | None
     has_train_labels: bool
-    has_own_order: bool
+    own_indices: Sequence[int] | None
+    has_list: bool
 
 
 class Explanation(NamedTuple):
@@ -60,7 +60,7 @@ def find_causes(sample: Sample, context: Context) -> Iterator[Problem]:
     if not len(evaluated.labels) or not len(train.labels):
         return
     # A wrong input and a wrong order of labels can both seem to explain an accuracy in part.
-    explanations = [*_normalizations(sample, context), *_label_order(evaluated, context)]
+    explanations = [*_normalization(sample, context), *_label_order(evaluated, context)]
     if explanations:
         yield max(explanations).problem
         return
@@ -83,33 +83,20 @@ def _not_finite(sample: Sample, train: Predictions, evaluated: Predictions) -> I
         )
 
 
-def _normalizations(sample: Sample, context: Context) -> Iterator[Explanation]:
-    """Another normalization with which more of the same images are classified correctly.
-
-    The first one that the best is not clearly better than: several may differ by little.
-    """
-    found: dict[str, Tensor] = {}
-    num_images = min(map(len, sample.renormalized.values()), default=0)
-    own, labels = sample.evaluated.first(num_images)
-    before = correct_predictions(own, labels)
-    for name, logits in sample.renormalized.items():
-        after = correct_predictions(logits, labels)
-        is_gain = p_value_of_gain(before, after) < SIGNIFICANCE / len(sample.renormalized)
-        if is_gain and share_of(after).low > chance(labels):
-            found[name] = after
-    if not found:
+def _normalization(sample: Sample, context: Context) -> Iterator[Explanation]:
+    if sample.renormalized is None:
         return
-    best = max(found.values(), key=lambda correct: int(correct.sum()))
-    name = next(one for one in found if p_value_of_gain(found[one], best) >= SIGNIFICANCE)
-    share = share_of(found[name])
+    better = better_normalization(sample.renormalized)
+    if better is None:
+        return
+    num_images = len(sample.renormalized.own.labels)
     problem = Problem(
         "teacher.normalization",
-        f"is not the one that the teacher was trained with: with {name}, top-1 on the same "
-        f"{num_images:,} images is {share.value:.2%} instead of "
-        f"{share_of(before).value:.2%}",
-        f"set it to {json.dumps(context.normalizations[name].model_dump(mode='json'))}",
+        f"is not the one that the teacher was trained with: with {better.name}, top-1 on the same "
+        f"{num_images:,} images is {better.top1_after:.2%} instead of {better.top1_before:.2%}",
+        f"set it to {json.dumps(context.normalizations[better.name].model_dump(mode='json'))}",
     )
-    yield Explanation(share.value, problem)
+    yield Explanation(better.top1_after, problem)
 
 
 def _label_order(evaluated: Predictions, context: Context) -> Iterator[Explanation]:
@@ -124,16 +111,27 @@ def _label_order(evaluated: Predictions, context: Context) -> Iterator[Explanati
         f"{name(predicted)} for {name(label)}" for predicted, label in found.swapped[:MAX_SHOWN]
     )
     more = f" and {len(found.swapped) - MAX_SHOWN:,} more" if len(found.swapped) > MAX_SHOWN else ""
-    is_listed = context.has_own_order and len(found.indices) <= MAX_LISTED
-    remedy = f"check and set teacher.classes to {list(found.indices)}, or " if is_listed else ""
-    problem = Problem(
+    wrong = (
+        f"another order than the dataset: they predict {shown}{more}; with the best assignment of "
+        f"classes, top-1 is {found.top1_after:.2%} instead of {found.top1_before:.2%}"
+    )
+    yield Explanation(found.top1_after, _order_problem(wrong, found.indices, context))
+
+
+def _order_problem(wrong: str, indices: Sequence[int], context: Context) -> Problem:
+    """``indices`` [K]: the logit that stands for each label."""
+    own = context.own_indices
+    right = [own[index] for index in indices] if own is not None else []
+    is_listed = 0 < len(right) <= MAX_LISTED
+    if right and context.has_list:
+        remedy = f"set it to {right}" if is_listed else "correct the indices of these classes"
+        return Problem("teacher.classes", f"are in {wrong}", f"check and {remedy}")
+    remedy = f"check and set teacher.classes to {right}, or " if is_listed else ""
+    return Problem(
         "teacher.weights",
-        f"have their classes in another order than the dataset: they predict {shown}{more}; with "
-        f"the best assignment of classes, top-1 is {found.top1_after:.2%} instead of "
-        f"{found.top1_before:.2%}",
+        f"have their classes in {wrong}",
         f"{remedy}convert train and val with the teacher's order of classes (convert.py --classes)",
     )
-    yield Explanation(found.top1_after, problem)
 
 
 def _chance(evaluated: Predictions) -> Problem | None:

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from service.probe.causes import without_invalid
-from service.probe.sampling import Predictions, Sample
+from service.probe.normalizations import better_normalization, least_seen_gain
+from service.probe.sampling import Predictions, Renormalized, Sample
 from service.probe.statistics import Share, entropies, max_probabilities, share_of
 from service.probe.temperatures import HIGH_ENTROPY, LOW_ENTROPY, temperature_ranges
 from service.run.report import SPLIT_WORDS
@@ -25,6 +26,8 @@ def format_probe(spec: JobSpec, sample: Sample, causes: Sequence[Problem]) -> st
     lines = [*_accuracies(spec, sample)]
     if len(train):
         lines += [*_sharpness(train), *_space(spec, train)]
+    if sample.renormalized is not None:
+        lines += _normalizations(sample.renormalized)
     lines += [f"warning: {cause}" for cause in causes]
     return "\n".join(lines)
 
@@ -40,6 +43,16 @@ def _accuracies(spec: JobSpec, sample: Sample) -> Iterator[str]:
     if not spec.dataset.unlabeled:
         share = _share_among(train, 1)
         yield f"agrees with the labels of {share.num_images:,} training crops: {_percent(share)}"
+
+
+def _normalizations(renormalized: Renormalized) -> Iterator[str]:
+    """What could have been found, where nothing was."""
+    if better_normalization(renormalized) is None:
+        yield (
+            f"other normalizations, none of which is better on {len(renormalized.own.labels):,} "
+            f"images: {', '.join(renormalized.others)}; a gain of "
+            f"{least_seen_gain(renormalized):.2%} would have been seen"
+        )
 
 
 def _share_among(predictions: Predictions, num_best: int) -> Share:
@@ -72,6 +85,9 @@ def _space(spec: JobSpec, logits: Tensor) -> Iterator[str]:
     """Temperatures for the space of a sweep."""
     span = f"{LOW_ENTROPY:.0%} to {HIGH_ENTROPY:.0%} of log {logits.shape[1]}"
     ranges = list(temperature_ranges(spec.effective_losses(), logits))
-    if ranges:
+    if wide := [one for one in ranges if one.is_wide]:
         yield f"temperatures to search, where the mean entropy is {span}, within 0.5 to 16:"
-        yield ",\n".join(f"  {one}" for one in ranges)
+        yield ",\n".join(f"  {one}" for one in wide)
+    for one in ranges:
+        if not one.is_wide:
+            yield f"no temperatures to search for {one.path}: {one.why_narrow}"

@@ -4,6 +4,7 @@ The images are those of the run: its first training crops, as its own loader cut
 and center crops of what it evaluates, chosen at random.
 """
 
+import itertools
 import math
 import os
 import time
@@ -34,10 +35,6 @@ class Predictions(NamedTuple):
     logits: Tensor
     labels: Tensor
 
-    def first(self, num_images: int) -> "Predictions":
-        """Those of the first images."""
-        return Predictions(self.logits[:num_images], self.labels[:num_images])
-
 
 class PairPredictions(NamedTuple):
     """Logits [P, K] of two images each, ``blended`` evenly or ``cut`` in half and joined.
@@ -50,17 +47,27 @@ class PairPredictions(NamedTuple):
     labels: Tensor
 
 
+class Renormalized(NamedTuple):
+    """Predictions for the same images with the teacher's own and with other normalizations.
+
+    ``others``: logits [M, K] by the names of the normalizations.
+    """
+
+    own: Predictions
+    others: dict[str, Tensor]
+
+
 class Sample(NamedTuple):
     """What the teacher predicts.
 
     ``train``: for training crops. ``evaluated``: for center crops. Of the first of the latter:
-    ``renormalized``: logits [M, K] with other normalizations, by the names of these; ``pairs``: for
-    mixtures of every two.
+    ``renormalized``, with center crops of training images too if they have labels, and None if
+    there is no other normalization; ``pairs``: for mixtures of every two.
     """
 
     train: Predictions
     evaluated: Predictions
-    renormalized: dict[str, Tensor]
+    renormalized: Renormalized | None
     pairs: PairPredictions
 
 
@@ -92,7 +99,8 @@ class TeacherSampler:
             kept: list[Batch] = []
             batches = _keeping_first(data.val_batches(chosen), kept)
             evaluated = self._predict(batches, NUM_VAL_IMAGES, VAL_LIMIT_S)
-            renormalized = self._renormalized(kept, normalizations)
+            centers = itertools.chain(kept, self._train_centers(data, kept, generator))
+            renormalized = self._renormalized(centers, normalizations) if normalizations else None
             pairs = self._pairs(kept)
             train_batches = data.train_batches(epoch=0, start=0)
             train = self._predict(train_batches, NUM_TRAIN_IMAGES, TRAIN_LIMIT_S)
@@ -115,24 +123,36 @@ class TeacherSampler:
         logits, labels = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
         return Predictions(logits, labels)
 
+    def _train_centers(
+        self, data: WorkerData, kept: Sequence[Batch], generator: np.random.Generator
+    ) -> Iterator[Batch]:
+        """Center crops of labeled training images, as many as the ``kept`` ones are too few."""
+        num_missing = NUM_KEPT_IMAGES - sum(len(batch.labels) for batch in kept)
+        if num_missing > 0 and not self._spec.dataset.unlabeled:
+            chosen = generator.permutation(data.num_train_images)[:num_missing]
+            yield from data.train_center_batches(chosen)
+
     def _renormalized(
-        self, batches: Sequence[Batch], normalizations: Mapping[str, Normalization]
-    ) -> dict[str, Tensor]:
-        """Logits [M, K] with each normalization, of the same images for all."""
-        if not normalizations:
-            return {}
+        self, batches: Iterable[Batch], normalizations: Mapping[str, Normalization]
+    ) -> Renormalized:
+        """For as many images as there is time for."""
         teacher = self._teacher
         assert isinstance(teacher, FrozenTeacher), "only a single network is normalized anew"
         own, end_s = teacher.normalize, time.monotonic() + RENORMALIZED_LIMIT_S
+        own_parts: list[Predictions] = []
         parts: dict[str, list[Tensor]] = {name: [] for name in normalizations}
         for batch in batches:
+            teacher.normalize = own
+            own_parts.append(Predictions(self._logits(batch.images), batch.labels))
             for name, normalization in normalizations.items():
                 teacher.normalize = PixelNormalizer(normalization).to(self._device)
                 parts[name].append(self._logits(batch.images))
             if time.monotonic() > end_s:
                 break
         teacher.normalize = own
-        return {name: torch.cat(logits) for name, logits in parts.items()}
+        logits, labels = (torch.cat(tensors) for tensors in zip(*own_parts, strict=True))
+        others = {name: torch.cat(tensors) for name, tensors in parts.items()}
+        return Renormalized(Predictions(logits, labels), others)
 
     def _pairs(self, batches: Sequence[Batch]) -> PairPredictions:
         """For mixtures of a batch's first image with its last, and so on to the middle."""

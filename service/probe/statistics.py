@@ -3,6 +3,7 @@
 Logits are [N, K] in float64, labels [N].
 """
 
+import itertools
 import math
 from typing import NamedTuple
 
@@ -58,6 +59,16 @@ def p_value_of_gain(before: Tensor, after: Tensor) -> float:
     if num_won == 0:
         return 1.0
     return float(binomtest(num_won, num_won + num_lost, alternative="greater").pvalue)
+
+
+def num_wins_of_a_gain(num_lost: int, significance: float) -> int:
+    """The fewest wins with which ``p_value_of_gain`` is below ``significance``."""
+    wins = itertools.count(num_lost + 1)
+    return next(
+        num_won
+        for num_won in wins
+        if binomtest(num_won, num_won + num_lost, alternative="greater").pvalue < significance
+    )
 
 
 def entropies(logits: Tensor, temperature: float) -> Tensor:

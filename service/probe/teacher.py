@@ -1,9 +1,11 @@
 """Probes a run's teacher in this process: without a cluster, and without the run's folder."""
 
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from data_pipeline.loader import UndecodableSampleError
 from service.distillation.pixels import FrozenTeacher
@@ -28,7 +30,8 @@ def probe_teacher(job: LoadedJob) -> str:
     Raises:
         BadInputError: there is no teacher, it cannot be built, or images cannot be read.
     """
-    if job.spec.teacher is None:
+    section = job.spec.teacher
+    if section is None:
         remedy = "add the teacher that is to be probed"
         raise BadInputError("spec", [Problem("teacher", "is absent", remedy)])
     with tempfile.TemporaryDirectory() as folder:
@@ -49,9 +52,18 @@ def probe_teacher(job: LoadedJob) -> str:
         others,
         job.classes,
         has_train_labels=not spec.dataset.unlabeled,
-        has_own_order=isinstance(teacher, FrozenTeacher) and teacher.classes is None,
+        own_indices=_own_indices(spec, teacher),
+        has_list=section.classes is not None,
     )
     return format_probe(spec, sample, list(find_causes(sample, context)))
+
+
+def _own_indices(spec: JobSpec, teacher: nn.Module) -> Sequence[int] | None:
+    """A single network's index of each of the dataset's classes."""
+    if not isinstance(teacher, FrozenTeacher):
+        return None
+    classes = teacher.classes
+    return range(spec.dataset.num_classes) if classes is None else classes.tolist()
 
 
 def other_normalizations(job: LoadedJob) -> dict[str, Normalization]:

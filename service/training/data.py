@@ -157,16 +157,22 @@ class WorkerData:
 
     def val_batches(self, chosen: NDArray[np.int64]) -> Iterator[Batch]:
         """This worker's share of the validation images at the places ``chosen``."""
+        return self._center_crops(self._val_loader, self._val_samples[chosen])
+
+    def train_center_batches(self, chosen: NDArray[np.int64]) -> Iterator[Batch]:
+        """As ``val_batches``, of training images: cropped as evaluation does, not augmented."""
+        return self._center_crops(self._train_loader, self._train_samples[chosen])
+
+    def _center_crops(self, loader: ImageLoader, samples: Indices) -> Iterator[Batch]:
         evaluation = self._spec.evaluation
         shares = evaluation_batches(
-            len(chosen),
+            len(samples),
             evaluation.batch_size,
             rank=self._world.rank,
             world_size=self._world.size,
         )
         crop = center_crop(evaluation.resize_size, evaluation.crop_size)
-        samples = (self._val_samples[chosen[share]] for share in shares)
-        return self._val_loader.batches(samples, crop)
+        return loader.batches((samples[share] for share in shares), crop)
 
 
 def _without_labels(batch: Batch) -> Batch:

@@ -4,7 +4,7 @@ import math
 
 import torch
 
-from service.probe.sampling import PairPredictions, Predictions, Sample
+from service.probe.sampling import PairPredictions, Predictions, Renormalized, Sample
 
 
 def posteriors(num_images, num_classes, seed=0, sharpness=6.0):
@@ -47,7 +47,8 @@ def sample_of(logits, labels, renormalized=None, pairs=None):
     """A sample whose training crops are the evaluated images."""
     predictions = Predictions(logits, labels)
     pairs = pairs or pairs_of(200, logits.shape[1], 0.2, 0.3)
-    return Sample(predictions, predictions, renormalized or {}, pairs)
+    compared = Renormalized(predictions, renormalized) if renormalized else None
+    return Sample(predictions, predictions, compared, pairs)
 
 
 def confident_logits(labels, num_classes, accuracy, seed=3):

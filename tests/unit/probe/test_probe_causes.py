@@ -23,7 +23,7 @@ NORMALIZATIONS = {
     "the dataset's": Normalization(mean=(0.1, 0.2, 0.3)),
     "ImageNet's": Normalization(),
 }
-CONTEXT = Context(NORMALIZATIONS, [f"class{label}" for label in range(K)], True, True)
+CONTEXT = Context(NORMALIZATIONS, [f"class{label}" for label in range(K)], True, range(K), False)
 PROBABILITIES = posteriors(4000, K)
 LABELS = drawn_labels(PROBABILITIES)
 CALIBRATED = PROBABILITIES.log()
@@ -76,8 +76,17 @@ def test_another_order_of_classes_is_named():
     (cause,) = causes_of(CALIBRATED[:, order])
     assert "class0 for class1, class1 for class0;" in cause.wrong
     assert "set teacher.classes to [1, 0, 2, 3, 4, 5, 6, 7, 8, 9], or convert" in cause.remedy
-    context = CONTEXT._replace(has_own_order=False)
+    context = CONTEXT._replace(own_indices=None)
     assert causes_of(CALIBRATED[:, order], context=context)[0].remedy.startswith("convert train")
+
+
+def test_a_wrong_list_of_classes_is_corrected():
+    """Logits 0 and 1 are the teacher's 700 and 300, and label 0 is the teacher's 300."""
+    order = torch.tensor([1, 0, *range(2, K)])
+    context = CONTEXT._replace(own_indices=[700, 300, *range(2, K)], has_list=True)
+    (cause,) = causes_of(CALIBRATED[:, order], context=context)
+    assert cause.where == "teacher.classes"
+    assert cause.remedy == "check and set it to [300, 700, 2, 3, 4, 5, 6, 7, 8, 9]"
 
 
 @pytest.mark.parametrize("num_classes", [3, 50])
@@ -113,7 +122,7 @@ def test_no_better_than_chance():
 
 def test_the_better_normalization_is_named_and_set():
     wrong = confident_logits(LABELS, K, 0.5)
-    right = {"ImageNet's": confident_logits(LABELS[:1000], K, 0.8)}
+    right = {"ImageNet's": confident_logits(LABELS, K, 0.8)}
     (cause,) = causes_of(wrong, renormalized=right)
     assert cause.where == "teacher.normalization"
     assert "with ImageNet's" in cause.wrong

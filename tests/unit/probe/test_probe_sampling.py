@@ -41,13 +41,31 @@ def test_every_image_of_val_is_evaluated_once_and_normalized_anew(spec, data_fol
     network, other = build_teacher(spec, CPU), Normalization(mean=(0, 0, 0), std=(1, 1, 1))
     sample = TeacherSampler(spec, network, CPU).sample({"other": other})
     file = open_beton(data_folder / "val.beton")
-    chosen = np.random.default_rng(spec.seed).permutation(file.num_samples)
+    generator = np.random.default_rng(spec.seed)
+    chosen = generator.permutation(file.num_samples)
     with ImageLoader(file, seed=0, num_threads=1) as loader:
         (batch,) = loader.batches([chosen], center_crop(16, 16))
     assert sample.evaluated.labels.equal(batch.labels)
     torch.testing.assert_close(sample.evaluated.logits, network(batch.images).double())
     anew = FrozenTeacher(network.model, other)
-    torch.testing.assert_close(sample.renormalized["other"], anew(batch.images).double())
+    own, others = sample.renormalized
+    count = len(batch.labels)
+    assert own.labels[:count].equal(batch.labels)
+    torch.testing.assert_close(own.logits[:count], sample.evaluated.logits)
+    torch.testing.assert_close(others["other"][:count], anew(batch.images).double())
+    train = open_beton(data_folder / "train.beton")
+    places = generator.permutation(train.num_samples)
+    with ImageLoader(train, seed=0, num_threads=1) as loader:
+        (batch,) = loader.batches([places], center_crop(16, 16))
+    assert own.labels[count:].equal(batch.labels)
+    torch.testing.assert_close(others["other"][count:], anew(batch.images).double())
+
+
+def test_training_images_without_labels_are_not_normalized_anew(make_content, teacher):
+    spec = parse_spec(make_content(teacher=teacher, dataset={"unlabeled": True}))
+    other = Normalization(mean=(0, 0, 0), std=(1, 1, 1))
+    sample = TeacherSampler(spec, build_teacher(spec, CPU), CPU).sample({"other": other})
+    assert sample.renormalized.own.labels.equal(sample.evaluated.labels)
 
 
 def test_pairs_are_blended_or_cut(spec):
@@ -70,7 +88,7 @@ def test_each_part_ends_when_its_time_is_up(spec, monkeypatch):
     sample = TeacherSampler(spec, build_teacher(spec, CPU), CPU).sample({"own": Normalization()})
     size = sampling.BATCH_SIZE
     assert len(sample.evaluated.labels) == len(sample.train.labels) == size
-    assert len(sample.renormalized["own"]) == size
+    assert len(sample.renormalized.others["own"]) == size
 
 
 def test_normalizations_that_are_tried_differ_from_the_teachers(make_content, teacher):
@@ -88,6 +106,7 @@ def test_the_probe_of_an_untrained_teacher_warns_and_is_done(
     output = capsys.readouterr().out
     assert "on 101 images of val: top-1 " in output
     assert "warning: teacher.weights: are no better than chance" in output
+    assert "other normalizations, none of which is better on " in output
     assert ("agrees with the labels of 256 training crops" in output) != unlabeled
     assert not (tmp_path / "runs").exists()
 

@@ -43,10 +43,21 @@ def test_standardized_losses_have_the_range_of_standardized_logits():
     assert by_path["losses.dkd.temperature"] != unscaled[1:]
 
 
-@pytest.mark.parametrize("scale", [0.0, 1e6])
-def test_predictions_that_no_temperature_changes_have_no_range(scale):
-    logits = scale * torch.eye(4, dtype=torch.float64)
-    assert list(temperature_ranges(Losses(kd={}), logits)) == []
+@pytest.mark.parametrize(
+    ("logits", "text"),
+    [
+        (0.0 * torch.eye(4, dtype=torch.float64), "flatter than 60% of log K at 0.5 already: set"),
+        (0.9 * torch.eye(4, dtype=torch.float64), "flatter than 60% of log K at 0.5 already: set"),
+        (1e6 * torch.eye(4, dtype=torch.float64), "surer than 10% of log K up to 16: use stand"),
+        (40.0 * torch.eye(9_999, dtype=torch.float64)[:50], "set 4.4: the entropy rises"),
+    ],
+)
+def test_ranges_without_room_say_what_to_do(logits, text):
+    """Of 9,999 classes, the probability leaves the first one within a factor below 1.5."""
+    (found,) = temperature_ranges(Losses(kd={}), logits)
+    assert found.high < 1.5 * found.low
+    assert not found.is_wide
+    assert text in found.why_narrow
 
 
 def test_the_lines_are_a_space_of_a_sweep(make_sweep_content):
