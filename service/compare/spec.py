@@ -10,7 +10,7 @@ from typing import Annotated, NamedTuple
 from pydantic import Field, JsonValue
 
 from service.spec.data_sections import HeldOut
-from service.spec.fields import Count, Section
+from service.spec.fields import Count, Items, Section
 from service.spec.job import JobSpec
 from service.spec.many_jobs import ManyJobs
 from service.spec.sections import Resources
@@ -60,7 +60,7 @@ class CompareSpec(ManyJobs):
     """What is compared with the base, by name: values by the dotted path of the field of a job spec
     that they set. {"losses.kd.weight": 2} sets a field, {"losses": {...}} replaces a section,
     {"teacher": null} removes one."""
-    seeds: Annotated[tuple[Seed, ...], Field(max_length=100)] = (0, 1, 2)
+    seeds: Annotated[Items[Seed], Field(max_length=100)] = (0, 1, 2)
     """Each variant is trained once with each. Runs with the same seed see the same images in the
     same order and start from the same weights."""
     pairs: Patches = NO_PATCHES

@@ -1,6 +1,5 @@
 """The sections of a job spec about images: the datasets, and their augmentation."""
 
-from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -9,13 +8,17 @@ from service.spec.fields import (
     IMAGENET_MEAN,
     IMAGENET_STD,
     Count,
+    FolderPath,
     Fraction,
     ImageSize,
+    Items,
     Location,
     NonNegative,
+    Pair,
     Positive,
     Section,
     Share,
+    Triple,
 )
 
 Split = Literal["val", "held_out"]
@@ -25,16 +28,16 @@ Split = Literal["val", "held_out"]
 class Normalization(Section):
     """Per-channel (x - mean) / std of RGB pixels scaled to [0, 1]."""
 
-    mean: tuple[Fraction, Fraction, Fraction] = IMAGENET_MEAN
+    mean: Triple[Fraction] = IMAGENET_MEAN
     """Mean of red, green and blue, on the scale 0 to 1."""
-    std: tuple[Positive, Positive, Positive] = IMAGENET_STD
+    std: Triple[Positive] = IMAGENET_STD
     """Standard deviation of red, green and blue, on the scale 0 to 1."""
 
 
 class DatasetCache(Section):
     """Copies of datasets on each node's own disk."""
 
-    path: Path
+    path: FolderPath
     """Folder on every node's own disk; it is created if it does not exist."""
     limit_bytes: Annotated[int, Field(ge=1)] | None = None
     """Largest size of the folder; the least recently used dataset is evicted first. Absent: the
@@ -124,9 +127,9 @@ class Erasing(Section):
 
     probability: Fraction = 0.25
     """Probability that a box of an image is erased."""
-    scale: tuple[Share, Share] = (0.02, 0.33)
+    scale: Pair[Share] = (0.02, 0.33)
     """Minimum and maximum share of the image's area."""
-    ratio: tuple[Positive, Positive] = (0.3, 3.3)
+    ratio: Pair[Positive] = (0.3, 3.3)
     """Minimum and maximum height / width of the box."""
     fill: Literal["mean", "noise"] = "mean"
     """mean: the dataset's mean color, which normalization turns into 0. noise: random pixels."""
@@ -164,11 +167,11 @@ class Augmentation(Section):
     all be size x size)."""
     size: ImageSize = 224
     """Side of the training image, in pixels."""
-    size_stages: tuple[SizeStage, ...] = ()
+    size_stages: Items[SizeStage] = ()
     """Progressive resolution: later epochs with other sizes, in ascending order of from_epoch."""
-    scale: tuple[Share, Share] = (0.08, 1.0)
+    scale: Pair[Share] = (0.08, 1.0)
     """random_resized: minimum and maximum share of the image's area that a crop covers."""
-    ratio: tuple[Positive, Positive] = (3 / 4, 4 / 3)
+    ratio: Pair[Positive] = (3 / 4, 4 / 3)
     """random_resized: minimum and maximum width / height of a crop."""
     padding: Annotated[int, Field(ge=0, le=64)] = 4
     """pad_and_crop: pixels added on each side."""

@@ -1,6 +1,7 @@
 """The base class of a spec's sections, and the types of their numbers."""
 
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -16,10 +17,24 @@ Share = Annotated[float, Field(gt=0, le=1)]
 Location = Annotated[str, Field(min_length=1)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
+T = TypeVar("T")
+# JSON has neither tuples nor paths.
+Items = Annotated[tuple[T, ...], Field(strict=False)]
+Pair = Annotated[tuple[T, T], Field(strict=False)]
+Triple = Annotated[tuple[T, T, T], Field(strict=False)]
+FolderPath = Annotated[Path, Field(strict=False)]
+
 
 class Section(BaseModel):
-    """Base of all sections: immutable, without unknown fields and numbers that are not finite."""
+    """Base of all sections: immutable, without unknown fields and numbers that are not finite.
+
+    Values must have the types of their fields: "2" and true are no numbers.
+    """
 
     model_config = ConfigDict(
-        frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True
+        frozen=True,
+        extra="forbid",
+        strict=True,
+        allow_inf_nan=False,
+        use_attribute_docstrings=True,
     )

@@ -5,12 +5,23 @@ epochs 30, 60 and 90, 224-pixel random resized crops, evaluation at 256 / 224.
 """
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag
 
-from service.spec.fields import Count, Fraction, NonNegative, Positive, Section, Sha256
+from service.spec.fields import (
+    Count,
+    FolderPath,
+    Fraction,
+    Items,
+    NonNegative,
+    Pair,
+    Positive,
+    Section,
+    Sha256,
+)
+
+Replacement = Annotated[tuple[Annotated[str, Field(min_length=1)], str], Field(strict=False)]
 
 
 class Weights(Section):
@@ -29,7 +40,7 @@ class Weights(Section):
     """names: names must be equal, but for what contains the network, such as state_dict and module.
     order: the n-th tensor of a .pth file fills the n-th of the model, whatever its name, with every
     shape checked (for state dicts of another code base)."""
-    rename: tuple[tuple[Annotated[str, Field(min_length=1)], str], ...] = ()
+    rename: Items[Replacement] = ()
     """Parts of names in the file to replace, in this order, each one or several words between dots;
     an empty replacement removes them: [["head.fc", "fc"], ["backbone", ""]]."""
     transform_input: bool | None = None
@@ -85,10 +96,7 @@ class AdamW(Section):
     """adamw."""
     learning_rate: Positive = 1e-3
     """Peak learning rate, for the global batch as it is; nothing rescales it."""
-    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (
-        0.9,
-        0.999,
-    )
+    betas: Pair[Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.999)
     """Decay of the first and second moment."""
     weight_decay: NonNegative = 0.05
     """Decoupled weight decay."""
@@ -110,7 +118,7 @@ class Schedule(Section):
     """Passes over the training set."""
     kind: Literal["multistep", "cosine", "linear"] = "multistep"
     """multistep: x decay_factor after each milestone. cosine, linear: down to final_fraction."""
-    milestones: tuple[Count, ...] = Field(default_factory=default_milestones)
+    milestones: Items[Count] = Field(default_factory=default_milestones)
     """multistep: epochs after which the learning rate is multiplied by decay_factor. Left out: 30,
     60 and 90 % of num_epochs."""
     decay_factor: Annotated[float, Field(gt=0, le=1)] = 0.1
@@ -163,7 +171,7 @@ def _workers_kind(value: object) -> str:
 
 
 Workers = Annotated[
-    Annotated[Count, Tag("number")] | Annotated[tuple[Count, Count], Tag("range")],
+    Annotated[Count, Tag("number")] | Annotated[Pair[Count], Tag("range")],
     Discriminator(_workers_kind),
 ]
 
@@ -209,7 +217,7 @@ class Resources(Section):
 class Checkpoints(Section):
     """Where and when the run's state is saved."""
 
-    storage_path: Path
+    storage_path: FolderPath
     """Folder that every node sees; the run lives in storage_path/name."""
     every_epochs: Count = 1
     """Epochs between two checkpoints; the last epoch is always saved."""

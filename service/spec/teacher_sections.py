@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Discriminator, Field, Tag
 
 from service.spec.data_sections import Normalization
-from service.spec.fields import Count, Fraction, ImageSize, Positive, Section
+from service.spec.fields import Count, Fraction, ImageSize, Items, Positive, Section
 from service.spec.sections import Weights
 
 
@@ -19,7 +19,7 @@ def _size_kind(value: object) -> str:
 
 Classes = Annotated[
     Annotated[Literal["by_name"], Tag("word")]
-    | Annotated[tuple[Annotated[int, Field(ge=0)], ...], Tag("indices")],
+    | Annotated[Items[Annotated[int, Field(ge=0)]], Tag("indices")],
     Discriminator(_classes_kind),
 ]
 OwnSize = Annotated[
@@ -65,7 +65,7 @@ class TeacherNetwork(Section):
 class Teacher(TeacherNetwork):
     """The frozen network, or networks, whose outputs the student learns from."""
 
-    others: tuple[TeacherNetwork, ...] = ()
+    others: Items[TeacherNetwork] = ()
     """More networks: the student learns from the weighted mean of all, this section's included."""
     mean_of: Literal["logits", "probabilities"] = "logits"
     """What is averaged over several networks. probabilities: the logits are then the logarithm of

@@ -1,4 +1,4 @@
-"""What students of this service say in their cards, against the network and the dataset they are for.
+"""What students of this service say in their cards, against a network and a dataset.
 
 See run/student_card.py for what a card has.
 """

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 from pydantic import Field, JsonValue
 
 from service.spec.data_sections import HeldOut
-from service.spec.fields import Count, Positive, Section
+from service.spec.fields import Count, Items, Pair, Positive, Section
 from service.spec.job import JobSpec
 from service.spec.many_jobs import ManyJobs
 from service.spec.sections import Resources
@@ -25,17 +25,17 @@ Finite = Annotated[float, Field(allow_inf_nan=False)]
 class Parameter(Section):
     """Values that are tried for a field of the job spec: exactly one of log, linear and choice."""
 
-    log: tuple[Positive, Positive] | None = None
+    log: Pair[Positive] | None = None
     """Minimum and maximum, searched uniformly on a log scale; integers for an integer field."""
-    linear: tuple[Finite, Finite] | None = None
+    linear: Pair[Finite] | None = None
     """Minimum and maximum, searched uniformly; integers for an integer field."""
-    choice: Annotated[tuple[JsonValue, ...], Field(min_length=1, max_length=1000)] | None = None
+    choice: Annotated[Items[JsonValue], Field(min_length=1, max_length=1000)] | None = None
     """The values, of any type that the field accepts; a value may be a section."""
     step: Positive | None = None
     """linear: only the minimum plus multiples of it are tried."""
     points: Annotated[int, Field(ge=2, le=1000)] | None = None
     """Algorithm grid: number of values of log or linear, both ends included."""
-    when: dict[str, Annotated[tuple[JsonValue, ...], Field(max_length=1000)]] | None = None
+    when: dict[str, Annotated[Items[JsonValue], Field(max_length=1000)]] | None = None
     """The parameter applies only where other parameters, by path, have one of these choices."""
 
     @property

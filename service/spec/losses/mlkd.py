@@ -4,7 +4,7 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field
 
-from service.spec.fields import NonNegative
+from service.spec.fields import Items, NonNegative
 from service.spec.losses.base import LossSection
 from service.spec.losses.temperatures import Temperature
 
@@ -23,7 +23,7 @@ class Mlkd(LossSection):
 
     weight: NonNegative = 0.9
     """Weight in the total; 0 is as if the section were absent."""
-    temperatures: Annotated[tuple[Temperature, ...], Field(min_length=1)] = PUBLISHED
+    temperatures: Annotated[Items[Temperature], Field(min_length=1)] = PUBLISHED
     """Softmax temperatures; their losses are added."""
     standardize: bool = False
     """Whether each sample's logits are standardized first, in the part about samples."""

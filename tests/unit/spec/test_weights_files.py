@@ -19,8 +19,8 @@ from service.spec import inert_pickle
 from service.spec.errors import BadInputError
 from service.spec.loading import parse_spec
 from service.spec.tensor_info import UnreadableWeightsError
-from service.spec.weights_file import read_weights_file
 from service.spec.weights_cards import check_weights_cards
+from service.spec.weights_file import read_weights_file
 
 BIAS = {"dtype": "F32", "shape": [4], "data_offsets": [0, 16]}
 ENTRY = f'"fc.bias": {json.dumps(BIAS)}'
