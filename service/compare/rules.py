@@ -10,8 +10,9 @@ from service.compare.jobs import RunKey, run_content, run_keys
 from service.compare.spec import CompareSpec, Variant
 from service.compare.tuned_space import tuned_rows
 from service.spec.errors import BadInputError, Problem
+from service.spec.field_problems import field_remedy
 from service.spec.job import JobSpec
-from service.spec.loading import LoadedJob, field_remedy, parse_job
+from service.spec.loading import LoadedJob, parse_job
 from service.sweep.rules import check_sweep
 from service.sweep.space import leaf_types
 

@@ -10,16 +10,15 @@ from typing import Annotated, NamedTuple
 from pydantic import Field, JsonValue
 
 from service.spec.data_sections import HeldOut
-from service.spec.fields import Count, Items, Section
+from service.spec.fields import Count, Items, Name, Section, ShortName
 from service.spec.job import JobSpec
 from service.spec.many_jobs import ManyJobs
 from service.spec.sections import Resources
 
 COMPARE_NAME = "compare.json"
 
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,39}$")]
 Patch = Annotated[dict[str, JsonValue], Field(max_length=100)]
-Patches = Annotated[dict[Name, Patch], Field(max_length=100)]
+Patches = Annotated[dict[ShortName, Patch], Field(max_length=100)]
 NO_PATCHES: dict[str, dict[str, JsonValue]] = {}
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 
@@ -54,7 +53,7 @@ class CompareSpec(ManyJobs):
     base: JobSpec
     """The job that the variants change: a job spec, or the path of its file, relative to the
     current directory. Its name, seed, tracking.register_as and tracking.alias do not apply."""
-    base_label: Name = "base"
+    base_label: ShortName = "base"
     """Name of the base in tables and folders."""
     variants: Patches = NO_PATCHES
     """What is compared with the base, by name: values by the dotted path of the field of a job spec

@@ -26,7 +26,7 @@ from service.training.distributed import World
 # Small, so that a large network on a CPU is stopped in time.
 BATCH_SIZE = 16
 NUM_VAL_IMAGES, NUM_KEPT_IMAGES, NUM_TRAIN_IMAGES = 10_000, 2_048, 4_096
-VAL_LIMIT_S, RENORMALIZED_LIMIT_S, PAIRS_LIMIT_S, TRAIN_LIMIT_S = 35.0, 30.0, 15.0, 25.0
+VAL_LIMIT_S, RENORMALIZED_LIMIT_S, PAIRS_LIMIT_S, TRAIN_LIMIT_S = 35.0, 40.0, 15.0, 25.0
 
 
 class Predictions(NamedTuple):

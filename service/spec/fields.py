@@ -15,7 +15,19 @@ Count = Annotated[int, Field(ge=1)]
 ImageSize = Annotated[int, Field(ge=8, le=1024)]
 Share = Annotated[float, Field(gt=0, le=1)]
 Location = Annotated[str, Field(min_length=1)]
-Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
+SHORT_NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,39}$"
+SHA256_PATTERN = r"^[0-9a-f]{64}$"
+NAME_REMEDY = "use 1 to {} letters, digits, dots, _ and -, of which the first is a letter or digit"
+PATTERN_REMEDIES = {
+    NAME_PATTERN: NAME_REMEDY.format(100),
+    SHORT_NAME_PATTERN: NAME_REMEDY.format(40),
+    SHA256_PATTERN: "give 64 hexadecimal digits in lower case",
+}
+Name = Annotated[str, Field(pattern=NAME_PATTERN)]
+ShortName = Annotated[str, Field(pattern=SHORT_NAME_PATTERN)]
+Sha256 = Annotated[str, Field(pattern=SHA256_PATTERN)]
 
 T = TypeVar("T")
 # JSON has neither tuples nor paths.

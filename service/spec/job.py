@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Discriminator, Field, PrivateAttr, Tag
 
 from service.spec.data_sections import Augmentation, Dataset
-from service.spec.fields import Section
+from service.spec.fields import Name, Section
 from service.spec.identity import content_hash
 from service.spec.losses import Losses, default_losses
 from service.spec.networks import networks_of
@@ -45,7 +45,7 @@ class JobSpec(Section):
 
     schema_version: Literal[1] = 1
     """Version of this format."""
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
+    name: Name
     """Name of the run and of its folder in the storage path; letters, digits, . _ and -."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     """Seed of the initial weights, the order of the samples and the augmentation."""

@@ -4,27 +4,24 @@ Answers within a second or two: neither torch nor ray is imported.
 """
 
 import contextlib
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pydantic import BaseModel, TypeAdapter, ValidationError
-from pydantic_core import ErrorDetails
+from pydantic import TypeAdapter, ValidationError
 
 from data_pipeline.facts import DatasetFacts
 from data_pipeline.json_files import UnusableFileError
 from data_pipeline.json_files import read_json as read_json_file
 from service.spec.data_rules import check_data, read_facts
-from service.spec.errors import MAX_PROBLEMS, BadInputError, Problem
+from service.spec.errors import BadInputError, Problem
+from service.spec.field_problems import problems_of
 from service.spec.job import JobSpec
-from service.spec.losses.temperatures import TEMPERATURE_KINDS
 from service.spec.networks import changed_networks
 from service.spec.paths import absolute_path, path_remedy
 from service.spec.rules import check_rules
 from service.spec.secrets import environment_problems, secret_problems, without_secrets
 from service.spec.section_paths import absolute_paths, home_problems, refused_paths
-from service.spec.suggestions import nearest_field, nearest_value
 from service.spec.teacher_classes import resolve_classes
 from service.spec.weights_cards import check_weights_cards
 
@@ -93,7 +90,9 @@ def parse_job(content: Any, subject: str = "spec") -> LoadedJob:  # noqa: ANN401
         others = sections.get("augmentation"), sections.get("training")
         problems += [*unreadable, *check_data(facts, dataset, *others)]
     labeled = facts.get(dataset.labeled_split) if dataset else None
-    if labeled is not None and {"student", "teacher"} <= sections.keys():
+    # Images that lack the labels they must have are a problem of their own, and have no classes.
+    has_classes = labeled is not None and not labeled.is_unlabeled
+    if labeled is not None and has_classes and {"student", "teacher"} <= sections.keys():
         models = sections["student"], sections["teacher"]
         problems += check_weights_cards(*models, labeled.classes)
         changes, found = resolve_classes(models[1], sections["dataset"], labeled.classes)
@@ -136,72 +135,3 @@ def _valid_sections(content: Mapping[str, Any]) -> dict[str, Any]:
             adapter = TypeAdapter[Any](field.rebuild_annotation())
             sections[name] = adapter.validate_python(content[name])
     return sections
-
-
-ADDED_PARTS = ("sgd", "adamw", "number", "range", "word", "indices", "pixels", "[key]")
-"""What pydantic adds to a location where a field has alternatives, and to that of the name of a
-mapping's entry; the user did not write it."""
-
-
-def problems_of(error: ValidationError, model: type[BaseModel]) -> list[Problem]:
-    """What pydantic found in the content of a ``model``, in this service's form."""
-    details = [
-        detail
-        for detail in error.errors(include_url=False)
-        # A default that depends on a field which has a problem of its own.
-        if detail["type"] != "default_factory_not_called"
-    ]
-    # Suggestions take time, and more problems are not listed.
-    problems = [_problem_of(detail, model) for detail in details[:MAX_PROBLEMS]]
-    return problems + [
-        Problem(_where(detail), "is not valid", detail["msg"]) for detail in details[MAX_PROBLEMS:]
-    ]
-
-
-def _parts(detail: ErrorDetails) -> list[int | str]:
-    """The keys and indices in the spec that lead to a problem."""
-    location = detail["loc"]
-    return [
-        part
-        for parent, part in zip(("", *location), location, strict=False)
-        if part not in ADDED_PARTS and not (parent == "temperature" and part in TEMPERATURE_KINDS)
-    ]
-
-
-def _where(detail: ErrorDetails) -> str:
-    return ".".join(map(str, _parts(detail))) or "$"
-
-
-def _problem_of(detail: ErrorDetails, model: type[BaseModel]) -> Problem:
-    parts = _parts(detail)
-    where = _where(detail)
-    if detail["type"] == "missing":
-        return Problem(where, "is missing", "it has no default and must be given")
-    if detail["type"] == "extra_forbidden":
-        return Problem(where, "is not a field of the spec", field_remedy(model, parts))
-    if detail["type"] == "union_tag_invalid":
-        # A number, which may take the place of sections, has no kind.
-        *kinds, last = detail["ctx"]["expected_tags"].removeprefix("'number', ").split(", ")
-        expected = " or ".join([", ".join(kinds), last] if kinds else [last])
-        if not (isinstance(detail["input"], Mapping) and "kind" in detail["input"]):
-            return Problem(f"{where}.kind", "is missing", f"use {expected}")
-        return _choice_problem(f"{where}.kind", detail["input"]["kind"], expected)
-    if detail["type"] == "literal_error":
-        return _choice_problem(where, detail["input"], detail["ctx"]["expected"])
-    if detail["type"] in ("model_type", "model_attributes_type"):
-        return Problem(where, f"is {detail['input']!r}", "give an object, such as {}")
-    message = detail["msg"]
-    return Problem(where, f"is {detail['input']!r}", message[0].lower() + message[1:])
-
-
-def field_remedy(model: type[BaseModel], location: Sequence[str | int]) -> str:
-    """What to do about a field that does not exist; ``location``: the keys that lead to it."""
-    nearest = nearest_field(model, location)
-    return "remove it or fix its name" if nearest is None else f"did you mean {nearest}?"
-
-
-def _choice_problem(where: str, value: object, expected: str) -> Problem:
-    """``expected``: the choices as pydantic writes them, such as 'sgd' or 'adamw'."""
-    nearest = nearest_value(value, re.findall(r"'([^']*)'", expected))
-    hint = "" if nearest is None else f"; did you mean {nearest!r}?"
-    return Problem(where, f"is {value!r}", f"use {expected}{hint}")

@@ -1,10 +1,10 @@
 """What the specs of many jobs have in common: a base, and one folder for all of them."""
 
-from typing import Annotated, Literal, Self
+from typing import Literal, Self
 
-from pydantic import Field, PrivateAttr
+from pydantic import PrivateAttr
 
-from service.spec.fields import Section
+from service.spec.fields import Name, Section
 from service.spec.job import JobSpec
 
 
@@ -13,7 +13,7 @@ class ManyJobs(Section):
 
     schema_version: Literal[1] = 1
     """Version of this format."""
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
+    name: Name
     """Name of all of them, and of their folder in the base's storage path."""
     base: JobSpec
     """The job that the others differ from."""

@@ -64,7 +64,10 @@ def nearest_field(model: type[BaseModel], location: Sequence[str | int]) -> str 
     ``location``: the keys and indices that lead to it. Fields of the same section come before those
     of others; of these, fields within the same outermost section come first.
     """
+    location, is_field = _in_existing_section(model, location)
     *parents, name = map(str, location)
+    if is_field:
+        return ".".join([*parents, name])
     given = ".".join([*parents, name])
     siblings = {
         field: ".".join([*parents, field])
@@ -95,6 +98,32 @@ def nearest_field(model: type[BaseModel], location: Sequence[str | int]) -> str 
         if found := match(name, list(fields)):
             return fields[found]
     return None
+
+
+def _in_existing_section(
+    model: type[BaseModel], location: Sequence[str | int]
+) -> tuple[Sequence[str | int], bool]:
+    """The location within the section that was meant, if it names one that does not exist.
+
+    Also whether the field exists there.
+    """
+    sections, is_entry = [model], False
+    for place, part in enumerate(location[:-1]):
+        if is_entry:
+            # The key of a mapping or the index of a list.
+            is_entry = False
+            continue
+        fields = [one.model_fields[part] for one in sections if part in one.model_fields]
+        nested = [pair for field in fields for pair in nested_sections(field.annotation)]
+        if sections and not fields:
+            nearest = nearest_field(model, location[: place + 1])
+            if nearest is None:
+                break
+            meant = [*nearest.split("."), *location[place + 1 :]]
+            known = _sections_at(model, list(map(str, meant[:-1])))
+            return meant, any(location[-1] in section.model_fields for section in known)
+        sections, is_entry = [one for _, one in nested], any(suffix for suffix, _ in nested)
+    return location, False
 
 
 def _sections_at(model: type[BaseModel], parents: Sequence[str]) -> list[type[BaseModel]]:

@@ -7,7 +7,8 @@ from typing import Any, NamedTuple, TypeVar
 from pydantic import ValidationError
 
 from service.spec.errors import BadInputError, Problem
-from service.spec.loading import LoadedJob, problems_of, read_json
+from service.spec.field_problems import problems_of
+from service.spec.loading import LoadedJob, read_json
 from service.spec.many_jobs import ManyJobs
 from service.spec.secrets import environment_problems, secret_problems, without_secrets
 from service.spec.section_paths import absolute_paths

@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from service.spec.errors import BadInputError, Problem
+from service.spec.field_problems import field_remedy
 from service.spec.job import JobSpec
-from service.spec.loading import LoadedJob, field_remedy, parse_job, parse_spec
+from service.spec.loading import LoadedJob, parse_job, parse_spec
 from service.sweep.loss_rules import absent_loss_problems, teacher_problems
 from service.sweep.space import (
     Dimension,

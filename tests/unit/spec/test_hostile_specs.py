@@ -142,7 +142,7 @@ def test_space_of_too_many_parameters_is_refused_in_time(make_sweep_content):
     space = {f"losses.dtkd.weight{number}": {"log": [1, 8]} for number in range(20_000)}
     (problem,) = refused(parse_sweep, make_sweep_content(space=space)).problems
     assert problem.where == "space"
-    assert "at most 100 items" in problem.remedy
+    assert "at most 100 entries" in problem.remedy
 
 
 def test_grid_of_too_many_points_is_refused_in_time(make_sweep_content):

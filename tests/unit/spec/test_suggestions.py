@@ -85,6 +85,9 @@ def test_fields_of_a_sweep_are_suggested(make_sweep_content, wrong, right):
         ("losses.dtkd.temperature", "losses.dtkd.base_temperature"),
         ("losses.kd.tau", "losses.kd.temperature"),
         ("optimizer.lr", "optimizer.learning_rate"),
+        ("losses.kdd.weight", "losses.kd.weight"),
+        ("losses.dtk.tau", "losses.dtkd.base_temperature"),
+        ("optim.weight_decay", "optimizer.weight_decay"),
     ],
 )
 def test_paths_in_a_space_are_suggested(make_sweep_content, wrong, right):

@@ -124,7 +124,7 @@ def test_indices_need_no_names(make_content, tmp_path):
         ([0, 1, 2, 7], "has 7, but the teacher has 7 classes; use indices from 0 to 6"),
         ([0, 1, 2, 1], "has 1 more than once; give each index once"),
         ("by_name", "does not name its classes; give a list"),
-        ("by name", "is 'by name'; use 'by_name'; did you mean 'by_name'?"),
+        ("by name", "is 'by name'; use 'by_name', or a list: the teacher's index of each"),
     ],
     ids=str,
 )
