@@ -104,14 +104,19 @@ def _convert(options: argparse.Namespace) -> None:
     for part, manifest in zip(parts, manifests, strict=True):
         for fault in manifest["left_out"]:
             print(f"left out: {fault}")
-        num_classes = len(manifest["classes"])
-        labels = "without labels" if options.unlabeled else f"of {num_classes} classes"
+        images = _counted(manifest["num_samples"], "image", "images")
+        classes = _counted(len(manifest["classes"]), "class", "classes")
+        labels = "without labels" if options.unlabeled else f"of {classes}"
         print(
-            f"{part.path}: {manifest['num_samples']:,} images {labels}, "
+            f"{part.path}: {images} {labels}, "
             f"{manifest['num_bytes'] / 1e6:,.1f} MB, fingerprint {manifest['fingerprint']}"
         )
     if hold_out:
         _warn_of_copies(options.out, options.hold_out_path)
+
+
+def _counted(count: int, one: str, several: str) -> str:
+    return f"{count:,} {one if count == 1 else several}"
 
 
 def _open_source(options: argparse.Namespace) -> Source:

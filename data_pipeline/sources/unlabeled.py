@@ -57,6 +57,8 @@ def open_unlabeled(path: Path, *, split: str = "train") -> Source:
             return _open_tars(path, tars)
         if not find_cifar(path) and not any(IDX_IMAGES in entry.name for entry in entries):
             return _open_folder(path)
+    if is_image(path.name):
+        raise SourceError(f"{path} is an image; give a folder of images")
     source = open_source(path, split=split)
     indices = np.arange(len(source.labels))
     return RelabeledSource(source, indices, CLASSES, np.zeros_like(indices))

@@ -100,8 +100,9 @@ def known_classes(network: TeacherNetwork) -> KnownClasses:
     if card := read_card(Path(network.weights.source)):
         return classes_of_card(card)
     sizes = sizes_of_file(network.model, network.weights)
-    if network.num_classes is not None and network.weights.match == "order":
-        # The last tensor need not be the classifier's.
+    is_by_order = network.weights.match == "order" and sizes != (NUM_CLASSES,)
+    if network.num_classes is not None and is_by_order:
+        # The last tensor need not be the classifier's, but one of ImageNet's classes is.
         sizes = (network.num_classes,)
     if NUM_CLASSES in (network.num_classes, *sizes[-1:]):
         return KnownClasses(sizes, *_imagenet())

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from data_pipeline.facts import DatasetFacts, dataset_facts
 from data_pipeline.files import is_remote
+from service.spec.data_sections import Dataset
 from service.spec.errors import BadInputError, Problem
 from service.spec.fields import IMAGENET_MEAN, IMAGENET_STD
 from service.spec.job import JobSpec
@@ -15,7 +16,10 @@ from service.spec.loading import parse_spec
 from service.spec.paths import absolute_path, path_remedy
 from service.spec.published_weights import NUM_CLASSES
 from service.spec.secrets import secret_problems
-from service.spec.sections import Resources, Sgd, Training
+from service.spec.sections import Resources, Sgd, Training, Weights, is_file_source
+from service.spec.teacher_classes import known_classes, resolved
+from service.spec.teacher_sections import TeacherNetwork
+from service.spec.tensor_info import UnreadableWeightsError
 from service.spec.weights_metadata import TORCHVISION
 
 # Images of one size up to this are padded and cropped, as the CIFAR recipe does.
@@ -61,8 +65,9 @@ def new_spec(choices: Choices) -> JobSpec:
         "checkpoints": {"storage_path": str(absolute_path(choices.storage_path))},
     }
     if choices.teacher is not None:
-        num_classes = content["dataset"]["num_classes"]
-        content["teacher"] = _teacher(choices.teacher, choices.weights or "", num_classes)
+        dataset = Dataset.model_validate(content["dataset"])
+        weights = choices.weights or ""
+        content["teacher"] = _teacher(choices.teacher, weights, dataset, labeled.classes)
     return parse_spec(content)
 
 
@@ -75,21 +80,9 @@ def format_spec(spec: JobSpec) -> str:
     if spec.teacher is not None:
         losses = spec.effective_losses()
         content["losses"] = losses.model_dump(mode="json", exclude_none=True)
-    for path, network in spec.networks().items():
-        if network.weights is not None and network.weights.source.startswith(TORCHVISION):
-            # What a file may need, and published weights must not have.
-            _section_at(content, path)["weights"] = {"source": network.weights.source}
     order = [name for name in JobSpec.model_fields if name in content]
     lines = [f"  {json.dumps(name)}: {_format(content[name], 2)}" for name in order]
     return "{\n" + ",\n".join(lines) + "\n}"
-
-
-def _section_at(content: dict[str, Any], path: str) -> dict[str, Any]:
-    """What is at the path of a network, such as teacher.others.0."""
-    section: Any = content
-    for part in path.split("."):
-        section = section[int(part) if part.isdigit() else part]
-    return section
 
 
 def _format(value: Any, indent: int) -> str:  # noqa: ANN401 - any JSON value
@@ -169,11 +162,32 @@ def cpus_per_worker() -> int:
     return min(Resources().cpus_per_worker, len(os.sched_getaffinity(0)))
 
 
-def _teacher(model: str, weights: str, num_classes: int) -> dict[str, Any]:
+def _teacher(
+    model: str, weights: str, dataset: Dataset, data_classes: tuple[str, ...] | None
+) -> dict[str, Any]:
     """Published torchvision weights have ImageNet's normalization and classes."""
     teacher: dict[str, Any] = {"model": model, "weights": {"source": weights}}
     if weights.startswith(TORCHVISION):
         teacher["normalization"] = {"mean": IMAGENET_MEAN, "std": IMAGENET_STD}
-        if num_classes != NUM_CLASSES:
+        if dataset.num_classes != NUM_CLASSES:
             teacher["classes"] = "by_name"
+    elif is_file_source(weights) and _has_more_classes(model, weights, dataset, data_classes):
+        teacher["classes"] = "by_name"
     return teacher
+
+
+def _has_more_classes(
+    model: str, weights: str, dataset: Dataset, data_classes: tuple[str, ...] | None
+) -> bool:
+    """Whether a file has a classifier of other classes too, and the dataset's by their names."""
+    source = Weights(source=str(absolute_path(weights)))
+    network = TeacherNetwork(model=model, weights=source, classes="by_name")
+    try:
+        known = known_classes(network)
+        if dataset.num_classes in known.sizes:
+            return False
+        resolved("teacher", network, known, dataset, data_classes)
+    except (UnreadableWeightsError, BadInputError):
+        # The spec is checked without them.
+        return False
+    return True

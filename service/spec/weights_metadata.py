@@ -53,9 +53,11 @@ def weights_problems(
         yield Problem(f"{where}.rename", 'is set, but match is "order"', "remove one of them")
     if weights.source.startswith(TORCHVISION):
         yield from published_problems(where, model, weights, num_classes)
-        for field in weights.model_fields_set & {"key", "match", "rename", "sha256"}:
-            remedy = "remove it, or give the path of a file"
-            yield Problem(f"{where}.{field}", "is set for weights of torchvision", remedy)
+        for field in ("sha256", "key", "match", "rename"):
+            # A stored spec may have all fields, with their defaults.
+            if getattr(weights, field) != Weights.model_fields[field].default:
+                remedy = "remove it, or give the path of a file"
+                yield Problem(f"{where}.{field}", "is set for weights of torchvision", remedy)
     elif is_mlflow_source(weights.source) and weights.match == "order":
         yield _no_order(where, "the student's file in MLflow")
     elif is_file_source(weights.source):

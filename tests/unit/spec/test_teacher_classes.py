@@ -3,10 +3,12 @@
 import json
 
 import pytest
+import torch
 from support.teachers import WNIDS, write_named_datasets, write_teacher
 
 from data_pipeline.sources.image_labels import human_names
 from jobs.distill import main
+from service.models.build import build_model
 from service.spec.errors import BadInputError
 from service.spec.identity import fixed_differences
 from service.spec.loading import parse_spec
@@ -162,6 +164,32 @@ def test_number_of_classes_must_be_that_of_the_weights(make, tmp_path):
     text = problem_of(make({**teacher, "num_classes": 8}), "teacher.num_classes")
     assert "is 8, but " in text
     assert "t.safetensors has 7 classes; remove it" in text
+
+
+def test_wrong_number_of_classes_is_named_where_names_of_tensors_differ(make, tmp_path):
+    """By order, the last tensor need not be the classifier's, but one of 1,000 classes is."""
+    torch.save(build_model("cifar:resnet8", 1000).state_dict(), tmp_path / "t.pth")
+    weights = {"source": str(tmp_path / "t.pth"), "match": "order"}
+    teacher = {"model": "cifar:resnet8", "weights": weights, "classes": "by_name"}
+    assert parse_spec(make(teacher)).teacher.classes == OF_IMAGENET
+    text = problem_of(make({**teacher, "num_classes": 999}), "teacher.num_classes")
+    assert "is 999, but" in text
+    assert "has 1000 classes; remove it" in text
+
+
+def test_spec_with_every_field_of_published_weights_is_valid(make):
+    spec = parse_spec(make({**IN_FULL, "classes": "by_name"}))
+    assert parse_spec(json.loads(spec.model_dump_json())) == spec
+
+
+def test_new_spec_takes_the_classes_of_a_file(capsys, dataset, tmp_path):
+    files = ["--train", dataset["train"], "--val", dataset["val"], "--storage", str(tmp_path)]
+    for num_classes, classes in ((1000, list(OF_IMAGENET)), (4, None)):
+        teacher = write_teacher(tmp_path / "t.safetensors", num_classes)
+        options = ["--teacher", teacher["model"], "--weights", teacher["weights"]["source"]]
+        assert main(["--new", *files, "--student", "resnet18", *options]) == 0
+        found = json.loads(capsys.readouterr().out)["teacher"]
+        assert found.get("classes") == classes
 
 
 @pytest.mark.parametrize(

@@ -52,6 +52,27 @@ def image_content(make_content, teacher, tmp_path):
     return make
 
 
+def test_images_without_labels_are_one_problem(image_content, tmp_path):
+    """Not also that a teacher's classes have other names than "unlabeled"."""
+    content = image_content()
+    save = {**write_teacher(tmp_path / "t.safetensors", 4, classes=list("abcd"))}
+    for classes in (None, "by_name"):
+        with pytest.raises(BadInputError) as caught:
+            parse_spec({**content, "teacher": {**save, "classes": classes}})
+        (problem,) = caught.value.problems
+        assert problem.where == "dataset.train"
+        assert problem.remedy.startswith("set dataset.unlabeled to true")
+
+
+def test_one_image_is_no_source(tmp_path, capsys):
+    folder = write_folder(tmp_path / "images", 1, 1)
+    (image,) = (path for path in folder.rglob("*") if path.is_file())
+    assert convert([str(image), str(tmp_path / "a.beton"), "--unlabeled"]) == 2
+    assert "is an image; give a folder of images" in capsys.readouterr().err
+    assert convert([str(folder), str(tmp_path / "a.beton"), "--unlabeled"]) == 0
+    assert ": 1 image without labels, " in capsys.readouterr().out
+
+
 def test_the_default_losses_are_those_of_dtkd_without_the_cross_entropy(make_content, teacher):
     losses = parse_spec(make_content(**UNLABELED, teacher=teacher)).effective_losses()
     assert {name: one.weight for name, one in losses.active.items()} == {"dtkd": 3.0, "kd": 1.0}
