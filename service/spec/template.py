@@ -1,5 +1,6 @@
 """Writes a first spec for a user's own data: valid, complete, with the recipe's defaults."""
 
+import contextlib
 import json
 import os
 from collections.abc import Mapping
@@ -13,6 +14,7 @@ from service.spec.errors import BadInputError, Problem
 from service.spec.fields import IMAGENET_MEAN, IMAGENET_STD
 from service.spec.job import JobSpec
 from service.spec.loading import parse_spec
+from service.spec.model_names import TIMM_PREFIX
 from service.spec.paths import absolute_path, path_remedy
 from service.spec.published_weights import NUM_CLASSES
 from service.spec.secrets import secret_problems
@@ -171,23 +173,27 @@ def _teacher(
         teacher["normalization"] = {"mean": IMAGENET_MEAN, "std": IMAGENET_STD}
         if dataset.num_classes != NUM_CLASSES:
             teacher["classes"] = "by_name"
-    elif is_file_source(weights) and _has_more_classes(model, weights, dataset, data_classes):
-        teacher["classes"] = "by_name"
+    elif is_file_source(weights):
+        teacher |= _more_classes(model, weights, dataset, data_classes)
     return teacher
 
 
-def _has_more_classes(
+def _more_classes(
     model: str, weights: str, dataset: Dataset, data_classes: tuple[str, ...] | None
-) -> bool:
-    """Whether a file has a classifier of other classes too, and the dataset's by their names."""
-    source = Weights(source=str(absolute_path(weights)))
-    network = TeacherNetwork(model=model, weights=source, classes="by_name")
-    try:
-        known = known_classes(network)
-        if dataset.num_classes in known.sizes:
-            return False
-        resolved("teacher", network, known, dataset, data_classes)
-    except (UnreadableWeightsError, BadInputError):
-        # The spec is checked without them.
-        return False
-    return True
+) -> dict[str, Any]:
+    """What a file needs that has a classifier of the dataset's classes, by name, and of others."""
+    sources = [Weights(source=str(absolute_path(weights)))]
+    if model.startswith(TIMM_PREFIX):
+        # The published weights of some networks have the names of another code base.
+        sources.append(sources[0].model_copy(update={"match": "order"}))
+    for source in sources:
+        network = TeacherNetwork(model=model, weights=source, classes="by_name")
+        # Without them, what is wrong with the file is said where the spec is checked.
+        with contextlib.suppress(UnreadableWeightsError, BadInputError):
+            known = known_classes(network)
+            if dataset.num_classes in known.sizes:
+                break
+            resolved("teacher", network, known, dataset, data_classes)
+            changed = source.model_dump(mode="json", exclude_defaults=True)
+            return {"weights": {**changed, "source": weights}, "classes": "by_name"}
+    return {}

@@ -22,7 +22,7 @@ def problems_of(content):
         ({"seeds": [3]}, "seeds", "fewer than two seeds for an interval"),
         ({"seeds": [1, 2, 1]}, "seeds", "has 1 twice"),
         ({"variants": {}}, "variants", "is empty"),
-        ({"variants": {"a/b": KD}}, "variants.a/b", "match"),
+        ({"variants": {"a/b": KD}}, "variants.a/b", "use 1 to 40 letters"),
         ({"variants": {"base": KD}}, "base_label", "is a variant too"),
         ({"variants": {"KD": KD, "kd": {"losses.ce.weight": 2}}}, "variants", "same folder"),
         ({"variants": {"a": {"losses.kd.wieght": 2}}}, "variants.a.losses.kd.wieght", "kd.weight?"),

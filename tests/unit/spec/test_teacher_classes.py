@@ -192,6 +192,19 @@ def test_new_spec_takes_the_classes_of_a_file(capsys, dataset, tmp_path):
         assert found.get("classes") == classes
 
 
+def test_new_spec_takes_published_weights_of_timms_networks_by_order(capsys, dataset, tmp_path):
+    """As of EfficientNet-Lite, whose tensors have other names than in timm."""
+    tensors = {"first.kernel": torch.zeros(3, 2), "last.kernel": torch.zeros(1000, 3)}
+    tensors["last.offset"] = torch.zeros(1000)
+    torch.save(tensors, tmp_path / "t.pth")
+    files = ["--train", dataset["train"], "--val", dataset["val"], "--storage", str(tmp_path)]
+    options = ["--teacher", "timm:tf_efficientnet_lite0", "--weights", str(tmp_path / "t.pth")]
+    assert main(["--new", *files, "--student", "resnet18", *options]) == 0
+    found = json.loads(capsys.readouterr().out)["teacher"]
+    assert found["weights"]["match"] == "order"
+    assert found["classes"] == list(OF_IMAGENET)
+
+
 @pytest.mark.parametrize(
     ("field", "where"),
     [({}, "teacher.weights.source"), ({"num_classes": 1000}, "teacher.num_classes")],
