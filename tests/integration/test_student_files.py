@@ -234,9 +234,14 @@ def test_plan_says_which_weights_were_found(logged, make_content):
             CLASSES[::-1],
             'has label 0 for cat, but in the dataset it is a "quoted',
         ),
+        (
+            "cifar:tiny_cnn",
+            ("wxyz", *CLASSES[1:]),
+            "lacks wxyz, 1 of the dataset's 4 classes; use a teacher of these classes, or",
+        ),
     ],
 )
-def test_other_network_or_class_order_is_refused(logged, make_content, model, classes, text):
+def test_other_network_or_classes_are_refused(logged, make_content, model, classes, text):
     with pytest.raises(BadInputError) as error:
         check_weights(job_with_teacher(make_content, logged, model, classes))
     assert f"{WHERE}: {text}" in str(error.value)
