@@ -10,7 +10,7 @@ from typing import Annotated, NamedTuple
 from pydantic import Field, JsonValue
 
 from service.spec.data_sections import HeldOut
-from service.spec.fields import Count, Items, Name, Section, ShortName
+from service.spec.fields import Count, Items, Section, ShortName
 from service.spec.job import JobSpec
 from service.spec.many_jobs import ManyJobs
 from service.spec.sections import Resources
