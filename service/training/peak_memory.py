@@ -1,8 +1,6 @@
 """The most memory that a run has used in a worker: of its GPU, or of its process."""
 
 import contextlib
-import ctypes
-import gc
 import re
 from pathlib import Path
 
@@ -18,17 +16,16 @@ _RESET_PEAK = "5"
 
 
 class PeakMemory:
-    """Measures from its construction on, which is to come before a run allocates anything."""
+    """Measures from its construction on, which is to come before a run allocates anything.
+
+    What an earlier run in this process has left is not its business: ``reset_process`` releases it.
+    """
 
     def __init__(self, world: World):
         self._world, self._before_bytes = world, 0
-        gc.collect()
         if world.device.type == "cuda":
-            torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats(world.device)
             return
-        # ``keep_freed_memory`` makes the allocator keep what an earlier run has freed.
-        ctypes.CDLL(None).malloc_trim(0)
         with contextlib.suppress(OSError):
             (_PROCESS / "clear_refs").write_text(_RESET_PEAK)
         self._before_bytes = _status_bytes("VmRSS")
