@@ -11,6 +11,7 @@ if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 from service.compare.loading import LoadedComparison, load_comparison
+from service.compare.networks import check_mlflow_weights
 from service.compare.resuming import check_same_comparison
 from service.compare.spec import CompareSpec
 from service.compare.warnings import comparison_warnings
@@ -54,10 +55,11 @@ def _run(options: argparse.Namespace) -> int:
     if options.plan:
         from service.compare.build import check_files_fit
         from service.compare.plan import format_plan
-        from service.tracking.job_check import check_tracking
+        from service.tracking.job_check import unanswered
 
-        lines = [*check_files_fit(loaded), *check_tracking(loaded.base), *_found_in_mlflow(loaded)]
-        print(format_plan(loaded), *dict.fromkeys(lines), sep="\n")
+        lines = check_files_fit(loaded)
+        lines += unanswered(loaded.base.spec) or check_mlflow_weights(loaded)
+        print(format_plan(loaded), *lines, sep="\n")
         return EXIT_DONE
     compare = loaded.compare
     num_runs = len(loaded.jobs) * len(compare.seeds)
@@ -70,18 +72,7 @@ def _run(options: argparse.Namespace) -> int:
 def _found(loaded: LoadedComparison) -> list[str]:
     """A line for each file with several weights, and for weights in MLflow."""
     lines = [line for job in loaded.jobs.values() for line in weights_notes(job.spec)]
-    return list(dict.fromkeys([*lines, *_found_in_mlflow(loaded)]))
-
-
-def _found_in_mlflow(loaded: LoadedComparison) -> list[str]:
-    """A line for each network with weights in MLflow, which is imported only if there are any."""
-    lines: list[str] = []
-    for job in loaded.jobs.values():
-        if job.spec.has_mlflow_weights:
-            from service.tracking.job_check import check_weights
-
-            lines += check_weights(job)
-    return lines
+    return list(dict.fromkeys([*lines, *check_mlflow_weights(loaded)]))
 
 
 if __name__ == "__main__":

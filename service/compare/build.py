@@ -1,17 +1,16 @@
 """Builds what the runs of a comparison need: models and weights, once for each pair of networks."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from service.build import BuiltJob, build_job
 from service.compare.jobs import RunKey, run_keys
 from service.compare.loading import LoadedComparison
-from service.compare.rules import place_of_field
+from service.compare.networks import check_networks, networks_key
 from service.compare.spec import Variant
 from service.plan import build_models_on_meta, check_weights_fit
 from service.provenance import provenance_tags
 from service.run.claim import check_inputs, has_started
-from service.spec.errors import BadInputError
 from service.spec.job import JobSpec
 from service.spec.loading import LoadedJob
 from service.spec.sections import Student
@@ -35,7 +34,7 @@ def check_models(loaded: LoadedComparison) -> None:
     Raises:
         BadInputError: a model cannot be built or does not accept its image size.
     """
-    _check_networks(loaded, build_models_on_meta)
+    check_networks(loaded, lambda job: build_models_on_meta(job.spec))
 
 
 def check_files_fit(loaded: LoadedComparison) -> list[str]:
@@ -45,36 +44,8 @@ def check_files_fit(loaded: LoadedComparison) -> list[str]:
         BadInputError: they do not fit.
     """
     lines: list[str] = []
-    _check_networks(loaded, lambda spec: lines.extend(check_weights_fit(spec)))
+    check_networks(loaded, lambda job: lines.extend(check_weights_fit(job.spec)))
     return list(dict.fromkeys(lines))
-
-
-def _check_networks(loaded: LoadedComparison, check: Callable[[JobSpec], object]) -> None:
-    """Check each set of networks once; a problem is one of the first variant that has them.
-
-    Raises:
-        BadInputError: what ``check`` finds, at the place where the comparison has it.
-    """
-    checked: set[str] = set()
-    for variant, job in loaded.jobs.items():
-        networks = _networks(job.spec)
-        if networks in checked:
-            continue
-        checked.add(networks)
-        try:
-            check(job.spec)
-        except BadInputError as error:
-            problems = [
-                problem._replace(where=place_of_field(loaded.compare, variant, problem.where))
-                for problem in error.problems
-            ]
-            raise BadInputError("comparison", problems) from error
-
-
-def _networks(spec: JobSpec) -> str:
-    """What is checked of models and weights; equal for jobs that are built alike."""
-    needs_classifier = spec.effective_losses().needs_classifier
-    return repr((spec.dataset, spec.student, spec.teacher, spec.augmentation, needs_classifier))
 
 
 def build_variants(
@@ -93,7 +64,7 @@ def build_variants(
     keys.sort(key=lambda key: not has_started(specs[key].run_path))
     for key in keys:
         spec, variant = specs[key], key.variant
-        networks = _networks(spec)
+        networks = networks_key(spec)
         if networks not in built:
             built[networks] = _with_classes(build_job(spec), loaded.jobs[variant])
         built_spec, digests = built[networks]

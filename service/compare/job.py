@@ -15,6 +15,7 @@ from service.compare.build import (
 )
 from service.compare.jobs import RunKey
 from service.compare.loading import LoadedComparison
+from service.compare.networks import check_mlflow_weights
 from service.compare.outcome import PAGE_NAME, Outcome, outcome_of, write_outcome
 from service.compare.progress import CompareProgress, CompareStatus
 from service.compare.publish import child_runs, publish_comparison
@@ -35,7 +36,7 @@ from service.run.student_card import read_classes, write_classes
 from service.spec.errors import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED
 from service.spec.job import JobSpec
 from service.sweep.space import Point
-from service.tracking.job_check import check_tracking, check_weights
+from service.tracking.job_check import unanswered
 from service.tracking.mlflow_run import tracking_uri
 from service.trials.child_runs import adopt_tracking
 from service.trials.cluster import TrialCluster
@@ -89,9 +90,8 @@ def _prepare(loaded: LoadedComparison, signals: StopSignals) -> dict[Variant, Bu
         # Before weights are fetched; what is finished needs no cluster.
         check_address()
     signals.check()
-    check_tracking(loaded.base)
-    for job in loaded.jobs.values():
-        check_weights(job)
+    if not unanswered(loaded.base.spec):
+        check_mlflow_weights(loaded)
     with signals.interruptible():
         (loaded.compare.compare_path / RUNS_NAME).mkdir(exist_ok=True)
         built = build_variants(loaded, specs)
@@ -109,8 +109,9 @@ class CompareRun:
         tags: dict[str, str],
         signals: StopSignals,
     ):
-        self._loaded, self._compare, self._built = loaded, loaded.compare, built
-        self._tags, self._signals, compare = tags, signals, loaded.compare
+        compare = loaded.compare
+        self._loaded, self._compare, self._built = loaded, compare, built
+        self._tags, self._signals = tags, signals
         self._uri = tracking_uri(compare.base)
         self._parent = find_parent(compare.as_job(), self._uri)
         resources = compare.resources or compare.base.resources

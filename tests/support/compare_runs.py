@@ -17,7 +17,7 @@ from service.trials import cluster as cluster_module
 def without_mlflow(setattr_):
     """Comparisons use neither MLflow nor RAY_ADDRESS; ``setattr_``: that of monkeypatch."""
     setattr_(job_module, "RunTrackers", lambda *_: NoTrackers())
-    for name in ("check_tracking", "check_address", "find_parent", "publish_comparison"):
+    for name in ("unanswered", "check_address", "find_parent", "publish_comparison"):
         setattr_(job_module, name, lambda *_, **__: None)
 
 

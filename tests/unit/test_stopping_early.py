@@ -38,8 +38,10 @@ def sweep(make_sweep_content, tmp_path):
 @pytest.fixture
 def stop_at_tracking_check(monkeypatch, kind):
     """Both kinds of signal arrive while MLflow is asked; no cluster is looked for."""
-    for module in (job_module, sweep_module, compare_module):
-        monkeypatch.setattr(module, "check_tracking", lambda _: os.kill(os.getpid(), kind))
+    asking = {job_module: "check_tracking", sweep_module: "check_tracking"}
+    asking[compare_module] = "unanswered"
+    for module, name in asking.items():
+        monkeypatch.setattr(module, name, lambda _: os.kill(os.getpid(), kind))
         monkeypatch.setattr(module, "check_address", lambda: None)
 
 
