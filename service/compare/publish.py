@@ -1,6 +1,5 @@
 """Logs a comparison to MLflow: a run above its runs, with the table, the figures and the page."""
 
-import logging
 import math
 import time
 from collections.abc import Iterator, Mapping
@@ -8,7 +7,6 @@ from pathlib import Path
 
 from mlflow.entities import Metric
 
-from data_pipeline.files import write_atomically
 from service.compare.frames import result_figures
 from service.compare.jobs import run_specs
 from service.compare.outcome import Outcome, artifacts, outcome_of, write_outcome
@@ -21,15 +19,11 @@ from service.compare.table import recipe_remarks
 from service.compare.tuned_space import TUNING_NAME
 from service.compare.tuning import found_settings
 from service.run.folder import RUNS_NAME, TRIALS_NAME, read_tags
-from service.tracking.mlflow_run import MAX_METRICS_PER_CALL, MlflowRun, tracking_uri
-from service.trials.child_runs import child_folders, move_runs, set_parent, synced
-from service.trials.run_trackers import find_parent
-
-logger = logging.getLogger(__name__)
+from service.tracking.mlflow_run import MAX_METRICS_PER_CALL, MlflowRun
+from service.trials.child_runs import child_folders, publish_parent, synced
 
 NOTE_TAG = "mlflow.note.content"
 TAG_PREFIX, METRIC_PREFIX = "compare.", "compare/"
-PUBLISHED_NAME = "mlflow_address"
 
 
 def child_runs(compare: CompareSpec) -> Iterator[Path]:
@@ -52,26 +46,13 @@ def publish_comparison(
     the outcome; metrics of rows that are gone, which MLflow cannot delete, become NaN.
     """
     compare = outcome.compare
-    parent = find_parent(compare.as_job(), tracking_uri(compare.base))
-    if parent is None:
-        return None
-    try:
-        set_parent(child_runs(compare), parent)
-        move_runs(child_runs(compare), parent.uri)
+
+    def send(parent: MlflowRun) -> str:
         _log_outcome(outcome, parent, tags)
         status = "FINISHED" if outcome.are_finished else "FAILED"
-        parent.end("KILLED" if is_stopped else status)
-    except Exception as error:
-        # Any error: the comparison itself is complete and can be sent later.
-        logger.warning(
-            "MLflow did not accept all of the comparison (%s); python jobs/sync.py %s sends the "
-            "rest",
-            error,
-            compare.compare_path,
-        )
-        return None
-    write_atomically(compare.compare_path / PUBLISHED_NAME, parent.address + "\n")
-    return parent.address
+        return "KILLED" if is_stopped else status
+
+    return publish_parent(compare.as_job(), lambda: child_runs(compare), send)
 
 
 def _log_outcome(outcome: Outcome, parent: MlflowRun, tags: Mapping[str, str]) -> None:

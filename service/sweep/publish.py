@@ -2,14 +2,12 @@
 
 import contextlib
 import json
-import logging
 from collections.abc import Iterator
 from pathlib import Path
 
 from mlflow.entities import Metric, Param
 from mlflow.exceptions import MlflowException
 
-from data_pipeline.files import write_atomically
 from service.publish import load_student
 from service.run.folder import STUDENT_NAME, TRIALS_NAME, read_spec, read_tags
 from service.run.result import read_result
@@ -24,13 +22,9 @@ from service.sweep.study import Search
 from service.sweep.trials import trial_name
 from service.tracking.mlflow_run import MlflowRun, tracking_uri
 from service.tracking.student_model import log_student
-from service.trials.child_runs import child_folders, move_runs, set_parent, synced
-from service.trials.run_trackers import find_parent
-
-logger = logging.getLogger(__name__)
+from service.trials.child_runs import child_folders, publish_parent, synced
 
 NOTE_TAG = "mlflow.note.content"
-PUBLISHED_NAME = "mlflow_address"
 
 
 def publish_sweep(
@@ -40,26 +34,14 @@ def publish_sweep(
 
     The function is idempotent: repeated calls create no duplicates.
     """
-    parent = find_parent(sweep.as_job(), tracking_uri(sweep.base))
-    if parent is None:
-        return None
-    try:
-        set_parent(run_folders(sweep), parent)
-        move_runs(run_folders(sweep), parent.uri)
+
+    def send(parent: MlflowRun) -> str:
         _log_outcome(sweep, parent, tags, outcome, is_final=not is_stopped)
         if outcome.best is not None and not is_stopped:
             register_best_student(sweep, outcome)
-        parent.end("KILLED" if is_stopped else "FINISHED" if outcome.best else "FAILED")
-    except Exception as error:
-        # Any error: the sweep itself is complete and can be sent later.
-        logger.warning(
-            "MLflow did not accept all of the sweep (%s); python jobs/sync.py %s sends the rest",
-            error,
-            sweep.sweep_path,
-        )
-        return None
-    write_atomically(sweep.sweep_path / PUBLISHED_NAME, parent.address + "\n")
-    return parent.address
+        return "KILLED" if is_stopped else "FINISHED" if outcome.best else "FAILED"
+
+    return publish_parent(sweep.as_job(), lambda: run_folders(sweep), send)
 
 
 def run_folders(sweep: SweepSpec) -> Iterator[Path]:

@@ -1,9 +1,11 @@
 """The runs of a sweep or a comparison in MLflow: children of its own run, tracked where it is."""
 
 import contextlib
+import logging
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
+from data_pipeline.files import write_atomically
 from service.publish import sync_run
 from service.run.claim import claim_run_folder
 from service.run.folder import (
@@ -17,14 +19,18 @@ from service.run.folder import (
 from service.spec.job import JobSpec
 from service.spec.sections import Tracking
 from service.tracking.destination import is_destination, stored_run_id
-from service.tracking.mlflow_run import MlflowRun
+from service.tracking.mlflow_run import MlflowRun, tracking_uri
 from service.tracking.sync_destination import (
     SyncDestination,
     check_artifacts,
     sync_destination,
     tracking_kept,
 )
-from service.trials.run_trackers import PARENT_TAG
+from service.trials.run_trackers import PARENT_TAG, find_parent
+
+logger = logging.getLogger(__name__)
+
+PUBLISHED_NAME = "mlflow_address"
 
 
 def child_folders(folders: Iterable[Path]) -> Iterator[Path]:
@@ -91,3 +97,31 @@ def synced(spec: JobSpec, run_paths: Callable[[], Iterable[Path]]) -> Iterator[N
         for run_path in run_paths():
             sync_run(run_path, destination)
         yield
+
+
+def publish_parent(
+    spec: JobSpec, run_paths: Callable[[], Iterable[Path]], send: Callable[[MlflowRun], str]
+) -> str | None:
+    """Log to the MLflow run of ``spec``, the parent of its runs; its URL, or None if that failed.
+
+    ``run_paths``: finds the runs' folders. ``send``: logs what the parent has, and returns the
+    status that it ends with; repeated calls must create no duplicates.
+    """
+    parent = find_parent(spec, tracking_uri(spec))
+    if parent is None:
+        return None
+    try:
+        set_parent(run_paths(), parent)
+        move_runs(run_paths(), parent.uri)
+        parent.end(send(parent))
+    except Exception as error:
+        # Any error: all is complete in the folder, and can be sent later.
+        logger.warning(
+            "MLflow did not accept all of %s (%s); python jobs/sync.py %s sends the rest",
+            spec.name,
+            error,
+            spec.run_path,
+        )
+        return None
+    write_atomically(spec.run_path / PUBLISHED_NAME, parent.address + "\n")
+    return parent.address
