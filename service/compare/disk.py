@@ -2,7 +2,7 @@
 
 import torch
 
-from data_pipeline.staging.cache import format_bytes
+from data_pipeline.text import format_bytes
 from service.compare.loading import LoadedComparison
 from service.compare.tuned_space import tuned_rows
 from service.models.build import build_on_meta_device
@@ -24,9 +24,10 @@ def disk_line(loaded: LoadedComparison, num_concurrent: int) -> str:
     num_seeds = len(compare.seeds)
     students = sum(size * (num_seeds + num_trials[v]) for v, size in sizes.items())
     num_held_out = 0 if compare.tuned is None else compare.tuned.held_out.num_images
+    # In trials, teachers are not evaluated.
     num_predictions = sum(
-        (1 + job.spec.uses_teacher)
-        * (num_seeds * job.val.num_images + num_trials[variant] * num_held_out)
+        (1 + job.spec.uses_teacher) * num_seeds * job.val.num_images
+        + num_trials[variant] * num_held_out
         for variant, job in loaded.jobs.items()
     )
     predictions = PREDICTION_BYTES * num_predictions

@@ -28,23 +28,26 @@ PAGE_NAME = "compare.html"
 
 
 class Outcome(NamedTuple):
-    """What is known of a comparison so far; ``settings``: what tuning found for each row."""
+    """What is known of a comparison so far.
+
+    ``records``: of all runs. ``summaries``: of all rows. ``settings``: what tuning found for each
+    row.
+    """
 
     compare: CompareSpec
     records: tuple[RunRecord, ...]
-    results: tuple[VariantResult, ...]
+    summaries: tuple[VariantSummary, ...]
     settings: Mapping[Variant, Point]
+
+    @property
+    def results(self) -> list[VariantResult]:
+        """The accuracy of each row."""
+        return [summary.result for summary in self.summaries]
 
     @property
     def table(self) -> str:
         """The results as text."""
         return results_table(self.compare, self.summaries, self.settings)
-
-    @property
-    def summaries(self) -> list[VariantSummary]:
-        """What is known of each row beside its accuracy."""
-        num_classes = self.compare.base.dataset.num_classes
-        return summarize(self.records, self.results, num_classes)
 
     @property
     def are_finished(self) -> bool:
@@ -56,7 +59,9 @@ def outcome_of(
     compare: CompareSpec, records: Sequence[RunRecord], settings: Mapping[Variant, Point]
 ) -> Outcome:
     """The outcome of the runs so far."""
-    return Outcome(compare, tuple(records), tuple(compare_variants(compare, records)), settings)
+    results = compare_variants(compare, records)
+    summaries = summarize(records, results, compare.base.dataset.num_classes)
+    return Outcome(compare, tuple(records), tuple(summaries), settings)
 
 
 def write_outcome(outcome: Outcome) -> None:
@@ -65,8 +70,8 @@ def write_outcome(outcome: Outcome) -> None:
     Raises:
         OSError: the storage fails.
     """
-    compare, records, results, settings = outcome
-    folder, summaries = compare.compare_path, outcome.summaries
+    compare, records, summaries, settings = outcome
+    folder = compare.compare_path
     frames = {
         RUNS_TABLE_NAME: runs_frame(summaries),
         RESULTS_NAME: results_frame(compare, summaries, settings),
@@ -75,7 +80,7 @@ def write_outcome(outcome: Outcome) -> None:
         write_atomically(folder / name, frame.to_csv(index=False, lineterminator="\n"))
     write_atomically(folder / TABLE_NAME, outcome.table + "\n")
     classes = read_classes(folder)
-    page = render_compare_page(compare, records, results, page_facts(outcome), classes)
+    page = render_compare_page(compare, records, summaries, page_facts(outcome), classes)
     write_atomically(folder / PAGE_NAME, page)
 
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Sequence
 from itertools import groupby
-from typing import Protocol
 
 import pandas as pd
 import plotly.graph_objects as go
@@ -11,9 +10,9 @@ from service.compare import panels
 from service.compare.class_pictures import class_gains_figure
 from service.compare.pictures import Quantity, by_seed, forest, relative_to_base
 from service.compare.records import RunRecord, VariantResult
-from service.compare.summary import VariantSummary, deviation, mean, summarize
+from service.compare.spec import CompareSpec
+from service.compare.summary import VariantSummary, deviation, mean
 from service.pages import page
-from service.spec.job import JobSpec
 
 TOP1 = Quantity("Top-1 on val after the last epoch", "top-1")
 CALIBRATION_ERROR = Quantity("Expected calibration error (ECE)", "ECE")
@@ -22,48 +21,31 @@ IMAGES_PER_S = Quantity("Images per second, relative to the base", "ratio", ".4~
 PEAK_MEMORY = Quantity("Peak memory, relative to the base", "ratio", ".4~g", ".3f")
 
 
-class Comparison(Protocol):
-    """What the page shows of a comparison's spec."""
-
-    @property
-    def name(self) -> str:
-        """The name of the comparison."""
-
-    @property
-    def base_label(self) -> str:
-        """The name of the variant with which the others are compared."""
-
-    @property
-    def base(self) -> JobSpec:
-        """The job that the variants change."""
-
-
 def render_compare_page(
-    spec: Comparison,
+    compare: CompareSpec,
     records: Sequence[RunRecord],
-    results: Sequence[VariantResult],
+    summaries: Sequence[VariantSummary],
     facts: Sequence[tuple[str, str]],
     classes: tuple[str, ...] | None = None,
 ) -> str:
     """The page as HTML.
 
-    ``records``: all runs, in any state. ``results``: of every variant of every pair, in the order
+    ``records``: all runs, in any state. ``summaries``: of every variant of every pair, in the order
     in which they are shown. ``facts``: labels and texts. ``classes``: names of the classes, [K].
     """
-    num_classes = spec.base.dataset.num_classes
+    num_classes = compare.base.dataset.num_classes
     names = classes or tuple(f"class {number}" for number in range(num_classes))
-    summaries = summarize(records, results, num_classes)
     parts = [page.facts(facts)]
     note = (
         f"Top-1 on val after the last epoch, mean ± deviation over the seeds. Differences to "
-        f"{spec.base_label} are paired by seed, in percentage points; their intervals and p-values "
-        "are those of the paired t-test, corrected for all rows (Holm, 5 %). The best epoch was "
-        "chosen on val: its top-1 is not a result to report"
+        f"{compare.base_label} are paired by seed, in percentage points; their intervals and "
+        "p-values are those of the paired t-test, corrected for all rows (Holm, 5 %). The best "
+        "epoch was chosen on val: its top-1 is not a result to report"
     )
     parts.append(page.table("Results", note, results_table(summaries)))
     parts += _pictures(summaries, names)
     parts.append(page.table("All runs", _states_text(records), runs_table(records)))
-    return page.render_page(f"Comparison {spec.name}", parts)
+    return page.render_page(f"Comparison {compare.name}", parts)
 
 
 def results_table(summaries: Sequence[VariantSummary]) -> pd.DataFrame:

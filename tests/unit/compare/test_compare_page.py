@@ -8,6 +8,7 @@ from support.parsed_page import Page
 from support.sweep_records import ATTACK
 
 from service.compare.page import render_compare_page
+from service.compare.summary import summarize
 
 VARIANTS = ["labels", "kd", "dtkd"]
 SEEDS = (0, 1, 2)
@@ -35,7 +36,8 @@ def text_of(runs, variants=VARIANTS, pairs=("",), facts=(("Seeds", "three"),), c
         base_label=variants[0],
         base=SimpleNamespace(dataset=SimpleNamespace(num_classes=5)),
     )
-    return render_compare_page(spec, runs, make_results(runs, variants, pairs), facts, classes)
+    summaries = summarize(runs, make_results(runs, variants, pairs), 5)
+    return render_compare_page(spec, runs, summaries, facts, classes)
 
 
 def tables(page):
