@@ -1,5 +1,6 @@
-"""Names that others chose, in messages and manifests."""
+"""Texts in messages and manifests: names that others chose, and numbers of bytes."""
 
+import math
 import unicodedata
 
 # Control characters, halves of surrogate pairs (bytes of a file name that are no UTF-8), and the
@@ -17,3 +18,11 @@ def printable(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
+
+
+def format_bytes(num_bytes: float) -> str:
+    """A readable number of bytes, such as 1.50 GB (1 GB = 10^9 bytes)."""
+    if num_bytes < 1000:
+        return f"{num_bytes:.0f} bytes"
+    exponent = min(int(math.log10(num_bytes)) // 3, 4)
+    return f"{num_bytes / 1000**exponent:.2f} {('kB', 'MB', 'GB', 'TB')[exponent - 1]}"

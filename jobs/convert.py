@@ -169,27 +169,7 @@ def _parser() -> argparse.ArgumentParser:
         help="labels of images that are in one folder or tar, such as ILSVRC2012's val: the "
         "devkit, or a text file with a label, or a file name and a label, in each line",
     )
-    classes = parser.add_mutually_exclusive_group()
-    classes.add_argument(
-        "--classes",
-        type=path_argument,
-        metavar="FILE",
-        help="take over the classes of another dataset and their order, so that a label means the "
-        "same in both: OTHER.beton, or a file of names; a source's numbers are indices into them",
-    )
-    classes.add_argument(
-        "--only-classes",
-        type=path_argument,
-        metavar="FILE",
-        help="convert only the images of these classes, as for ImageNet-100: a file with a name, "
-        "such as a wnid, in each line, or JSON",
-    )
-    classes.add_argument(
-        "--unlabeled",
-        action="store_true",
-        help="convert all images of a folder, a tar or shards, in whatever folders they are, "
-        "without labels, to distill from a teacher alone (dataset.unlabeled of a spec)",
-    )
+    _add_class_options(parser)
     parser.add_argument(
         "--split",
         choices=("train", "test"),
@@ -220,6 +200,30 @@ def _parser() -> argparse.ArgumentParser:
         "per available CPU)",
     )
     return parser
+
+
+def _add_class_options(parser: argparse.ArgumentParser) -> None:
+    classes = parser.add_mutually_exclusive_group()
+    classes.add_argument(
+        "--classes",
+        type=path_argument,
+        metavar="FILE",
+        help="take over the classes of another dataset and their order, so that a label means the "
+        "same in both: OTHER.beton, or a file of names; a source's numbers are indices into them",
+    )
+    classes.add_argument(
+        "--only-classes",
+        type=path_argument,
+        metavar="FILE",
+        help="convert only the images of these classes, as for ImageNet-100: a file with a name, "
+        "such as a wnid, in each line, or JSON",
+    )
+    classes.add_argument(
+        "--unlabeled",
+        action="store_true",
+        help="convert all images of a folder, a tar or shards, in whatever folders they are, "
+        "without labels, to distill from a teacher alone (dataset.unlabeled of a spec)",
+    )
 
 
 def _add_storage_options(parser: argparse.ArgumentParser) -> None:

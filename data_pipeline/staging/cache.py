@@ -9,7 +9,6 @@ manifest of the dataset that was asked for, and neither links nor FIFOs are open
 """
 
 import fcntl
-import math
 import os
 import re
 import shutil
@@ -161,11 +160,3 @@ def stored_manifest(path: Path) -> dict[str, Any]:
         return read_json(manifest_path(path), LIMIT_BYTES, dict)
     except (OSError, UnusableFileError):
         return {}
-
-
-def format_bytes(num_bytes: float) -> str:
-    """A readable number of bytes, such as 1.50 GB (1 GB = 10^9 bytes)."""
-    if num_bytes < 1000:
-        return f"{num_bytes:.0f} bytes"
-    exponent = min(int(math.log10(num_bytes)) // 3, 4)
-    return f"{num_bytes / 1000**exponent:.2f} {('kB', 'MB', 'GB', 'TB')[exponent - 1]}"

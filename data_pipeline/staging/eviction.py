@@ -5,8 +5,9 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 
-from data_pipeline.staging.cache import Cache, Entry, format_bytes
+from data_pipeline.staging.cache import Cache, Entry
 from data_pipeline.staging.remote import StagingError
+from data_pipeline.text import format_bytes
 
 MARGIN_BYTES = 1 << 30
 

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from data_pipeline.files import is_regular, open_regular, remove_tree
-from data_pipeline.staging.cache import format_bytes
 from data_pipeline.staging.remote import RemoteFile, StagingError, explain
+from data_pipeline.text import format_bytes
 
 CHUNK_BYTES = 32 << 20
 NUM_THREADS = 8

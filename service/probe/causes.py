@@ -8,7 +8,7 @@ from service.distillation.logits import are_valid
 from service.probe.confidence import flat_maxima, nothing_dark
 from service.probe.label_order import misplaced_classes
 from service.probe.normalizations import better_normalization
-from service.probe.sampling import Predictions, Sample
+from service.probe.sampling import LabeledLogits, Sample
 from service.probe.statistics import (
     SIGNIFICANCE,
     chance,
@@ -44,10 +44,10 @@ class Explanation(NamedTuple):
     problem: Problem
 
 
-def without_invalid(predictions: Predictions) -> Predictions:
+def without_invalid(predictions: LabeledLogits) -> LabeledLogits:
     """Those whose logits are a prediction, see ``are_valid``."""
     is_valid = are_valid(predictions.logits)
-    return Predictions(predictions.logits[is_valid], predictions.labels[is_valid])
+    return LabeledLogits(predictions.logits[is_valid], predictions.labels[is_valid])
 
 
 def find_causes(sample: Sample, context: Context) -> Iterator[Problem]:
@@ -71,7 +71,9 @@ def find_causes(sample: Sample, context: Context) -> Iterator[Problem]:
     yield from nothing_dark(*train, has_labels=context.has_train_labels)
 
 
-def _not_finite(sample: Sample, train: Predictions, evaluated: Predictions) -> Iterator[Problem]:
+def _not_finite(
+    sample: Sample, train: LabeledLogits, evaluated: LabeledLogits
+) -> Iterator[Problem]:
     num_images = len(sample.train.labels) + len(sample.evaluated.labels)
     count = num_images - len(train.labels) - len(evaluated.labels)
     if count:
@@ -99,7 +101,7 @@ def _normalization(sample: Sample, context: Context) -> Iterator[Explanation]:
     yield Explanation(better.top1_after, problem)
 
 
-def _label_order(evaluated: Predictions, context: Context) -> Iterator[Explanation]:
+def _label_order(evaluated: LabeledLogits, context: Context) -> Iterator[Explanation]:
     found, classes = misplaced_classes(*evaluated, SIGNIFICANCE), context.classes
     if found is None:
         return
@@ -134,7 +136,7 @@ def _order_problem(wrong: str, indices: Sequence[int], context: Context) -> Prob
     )
 
 
-def _chance(evaluated: Predictions) -> Problem | None:
+def _chance(evaluated: LabeledLogits) -> Problem | None:
     share, by_chance = share_of(correct_predictions(*evaluated)), chance(evaluated.labels)
     if share.low > by_chance:
         return None

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 
 from torch import Tensor
 
-from service.probe.sampling import PairPredictions
+from service.probe.sampling import PairLogits
 from service.probe.statistics import (
     SIGNIFICANCE,
     correct_predictions,
@@ -36,7 +36,7 @@ MIN_DARK_ENTROPY, NEARLY_ALL = 0.05, 0.99
 """Of training crops: entropy as a share of log K, and accuracy."""
 
 
-def flat_maxima(logits: Tensor, labels: Tensor, pairs: PairPredictions) -> Iterator[Problem]:
+def flat_maxima(logits: Tensor, labels: Tensor, pairs: PairLogits) -> Iterator[Problem]:
     """Confidence well below accuracy, of logits [N, K] with labels [N]; and what it comes from."""
     confidence = max_probabilities(logits)
     correct = correct_predictions(logits, labels)
@@ -64,7 +64,7 @@ def flat_maxima(logits: Tensor, labels: Tensor, pairs: PairPredictions) -> Itera
     )
 
 
-def sees_blends(pairs: PairPredictions) -> bool:
+def sees_blends(pairs: PairLogits) -> bool:
     """Whether both classes of a pair are more often the two best for blended images than for cut.
 
     Pairs of one class do not count.

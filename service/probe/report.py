@@ -8,7 +8,7 @@ from torch import Tensor
 
 from service.probe.causes import without_invalid
 from service.probe.normalizations import better_normalization, least_seen_gain
-from service.probe.sampling import Predictions, Renormalized, Sample
+from service.probe.sampling import LabeledLogits, Renormalized, Sample
 from service.probe.statistics import Share, entropies, max_probabilities, share_of
 from service.probe.temperatures import HIGH_ENTROPY, LOW_ENTROPY, temperature_ranges
 from service.run.report import SPLIT_WORDS
@@ -55,7 +55,7 @@ def _normalizations(renormalized: Renormalized) -> Iterator[str]:
         )
 
 
-def _share_among(predictions: Predictions, num_best: int) -> Share:
+def _share_among(predictions: LabeledLogits, num_best: int) -> Share:
     return share_of(is_among_best(*predictions, num_best))
 
 

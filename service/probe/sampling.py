@@ -29,14 +29,14 @@ NUM_VAL_IMAGES, NUM_KEPT_IMAGES, NUM_TRAIN_IMAGES = 10_000, 2_048, 4_096
 VAL_LIMIT_S, RENORMALIZED_LIMIT_S, PAIRS_LIMIT_S, TRAIN_LIMIT_S = 35.0, 40.0, 15.0, 25.0
 
 
-class Predictions(NamedTuple):
+class LabeledLogits(NamedTuple):
     """``logits`` [N, K] in float64 and ``labels`` [N] of N images, on the CPU."""
 
     logits: Tensor
     labels: Tensor
 
 
-class PairPredictions(NamedTuple):
+class PairLogits(NamedTuple):
     """Logits [P, K] of two images each, ``blended`` evenly or ``cut`` in half and joined.
 
     ``labels`` [P, 2] are of both.
@@ -53,7 +53,7 @@ class Renormalized(NamedTuple):
     ``others``: logits [M, K] by the names of the normalizations.
     """
 
-    own: Predictions
+    own: LabeledLogits
     others: dict[str, Tensor]
 
 
@@ -65,10 +65,10 @@ class Sample(NamedTuple):
     there is no other normalization; ``pairs``: for mixtures of every two.
     """
 
-    train: Predictions
-    evaluated: Predictions
+    train: LabeledLogits
+    evaluated: LabeledLogits
     renormalized: Renormalized | None
-    pairs: PairPredictions
+    pairs: PairLogits
 
 
 class TeacherSampler:
@@ -108,7 +108,7 @@ class TeacherSampler:
             data.close()
         return Sample(train, evaluated, renormalized, pairs)
 
-    def _predict(self, batches: Iterable[Batch], num_images: int, limit_s: float) -> Predictions:
+    def _predict(self, batches: Iterable[Batch], num_images: int, limit_s: float) -> LabeledLogits:
         """For up to ``num_images``, and for at least one batch.
 
         The time starts with the first batch, for which the augmentation may have to be compiled.
@@ -116,12 +116,12 @@ class TeacherSampler:
         end_s, parts, count = math.inf, [], 0
         for batch in batches:
             end_s = min(end_s, time.monotonic() + limit_s)
-            parts.append(Predictions(self._logits(batch.images), batch.labels))
+            parts.append(LabeledLogits(self._logits(batch.images), batch.labels))
             count += len(batch.labels)
             if count >= num_images or time.monotonic() > end_s:
                 break
         logits, labels = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
-        return Predictions(logits, labels)
+        return LabeledLogits(logits, labels)
 
     def _train_centers(
         self, data: WorkerData, kept: Sequence[Batch], generator: np.random.Generator
@@ -139,11 +139,11 @@ class TeacherSampler:
         teacher = self._teacher
         assert isinstance(teacher, FrozenTeacher), "only a single network is normalized anew"
         own, end_s = teacher.normalize, time.monotonic() + RENORMALIZED_LIMIT_S
-        own_parts: list[Predictions] = []
+        own_parts: list[LabeledLogits] = []
         parts: dict[str, list[Tensor]] = {name: [] for name in normalizations}
         for batch in batches:
             teacher.normalize = own
-            own_parts.append(Predictions(self._logits(batch.images), batch.labels))
+            own_parts.append(LabeledLogits(self._logits(batch.images), batch.labels))
             for name, normalization in normalizations.items():
                 teacher.normalize = PixelNormalizer(normalization).to(self._device)
                 parts[name].append(self._logits(batch.images))
@@ -152,9 +152,9 @@ class TeacherSampler:
         teacher.normalize = own
         logits, labels = (torch.cat(tensors) for tensors in zip(*own_parts, strict=True))
         others = {name: torch.cat(tensors) for name, tensors in parts.items()}
-        return Renormalized(Predictions(logits, labels), others)
+        return Renormalized(LabeledLogits(logits, labels), others)
 
-    def _pairs(self, batches: Sequence[Batch]) -> PairPredictions:
+    def _pairs(self, batches: Sequence[Batch]) -> PairLogits:
         """For mixtures of a batch's first image with its last, and so on to the middle."""
         end_s, parts = time.monotonic() + PAIRS_LIMIT_S, []
         for batch in batches:
@@ -165,10 +165,10 @@ class TeacherSampler:
             cut, middle = first.clone(), first.shape[2] // 2
             cut[:, :, middle:] = second[:, :, middle:]
             labels = torch.stack([batch.labels, batch.labels.flip(0)], dim=1)[:count]
-            parts.append(PairPredictions(self._logits(blended), self._logits(cut), labels))
+            parts.append(PairLogits(self._logits(blended), self._logits(cut), labels))
             if time.monotonic() > end_s:
                 break
-        return PairPredictions(*(torch.cat(tensors) for tensors in zip(*parts, strict=True)))
+        return PairLogits(*(torch.cat(tensors) for tensors in zip(*parts, strict=True)))
 
     def _logits(self, images: Tensor) -> Tensor:
         with torch.inference_mode(), autocast(self._device, self._dtype):

@@ -49,7 +49,7 @@ class TeacherCheck:
         """
         if self._spec.dataset.held_out is not None:
             # A trial of a sweep is one of many with this teacher: it is not evaluated in each.
-            self._require_min_top1(self._measured_first)
+            self._require_min_top1(self._measured)
             return
         predictions = teacher_predictions(self._spec, self._world, self._recorded)
         self._require_min_top1(lambda count: recorded_accuracy(predictions.spaced(count)))
@@ -59,7 +59,7 @@ class TeacherCheck:
 
     def _recorded(self) -> Predictions:
         """What the teacher predicts for all images, unless it fails on the first ones."""
-        self._require_min_top1(self._measured_first)
+        self._require_min_top1(self._measured)
         recorder = PredictionRecorder()
         self._measured(None, recorder)
         return recorder.gathered(self._world, self._spec.resources.collective_timeout_s)
@@ -84,9 +84,6 @@ class TeacherCheck:
         if self._task.teacher is not None:
             with self._task.autocast(self._world.device):
                 self._require_finite(evaluate(self._task.teacher, [batch], self._world))
-
-    def _measured_first(self, num_images: int) -> Accuracy:
-        return self._measured(num_images)
 
     def _measured(
         self, num_images: int | None, recorder: PredictionRecorder | None = None

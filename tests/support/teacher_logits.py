@@ -4,7 +4,7 @@ import math
 
 import torch
 
-from service.probe.sampling import PairPredictions, Predictions, Renormalized, Sample
+from service.probe.sampling import LabeledLogits, PairLogits, Renormalized, Sample
 
 
 def posteriors(num_images, num_classes, seed=0, sharpness=6.0):
@@ -40,12 +40,12 @@ def pairs_of(num_pairs, num_classes, both_when_blended, both_when_cut, seed=2):
         values[torch.arange(count), labels[:count, 1]] = 1.0
         return values
 
-    return PairPredictions(logits(both_when_blended), logits(both_when_cut), labels)
+    return PairLogits(logits(both_when_blended), logits(both_when_cut), labels)
 
 
 def sample_of(logits, labels, renormalized=None, pairs=None):
     """A sample whose training crops are the evaluated images."""
-    predictions = Predictions(logits, labels)
+    predictions = LabeledLogits(logits, labels)
     pairs = pairs or pairs_of(200, logits.shape[1], 0.2, 0.3)
     compared = Renormalized(predictions, renormalized) if renormalized else None
     return Sample(predictions, predictions, compared, pairs)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from service.probe.normalizations import better_normalization, least_seen_gain
-from service.probe.sampling import Predictions, Renormalized
+from service.probe.sampling import LabeledLogits, Renormalized
 from service.probe.statistics import p_value_of_gain
 
 
@@ -17,7 +17,7 @@ def compared(before, *afters):
         return torch.nn.functional.one_hot(predicted, 2).double()
 
     others = {f"other{number}": logits(after) for number, after in enumerate(afters)}
-    return Renormalized(Predictions(logits(before), labels), others)
+    return Renormalized(LabeledLogits(logits(before), labels), others)
 
 
 def changed(num_images, num_won, num_lost, num_right):

@@ -135,9 +135,17 @@ def test_classes_that_do_not_fit_are_refused(make, tmp_path, classes, text):
     assert text in problem_of(make(teacher))
 
 
-@pytest.mark.parametrize("index", [-1, "a", 1.5])
-def test_indices_are_numbers_from_0(make, index):
-    problem_of(make({**IN_FULL, "classes": [0, 1, 2, index]}), "teacher.classes.3")
+@pytest.mark.parametrize(
+    ("index", "text"),
+    [
+        (-1, "is -1; give a number greater than or equal to 0"),
+        ("a", "is 'a'; give an integer, without quotes"),
+        (1.5, "is 1.5; give an integer"),
+    ],
+)
+def test_indices_are_numbers_from_0(make, index, text):
+    found = problem_of(make({**IN_FULL, "classes": [0, 1, 2, index]}), "teacher.classes.3")
+    assert found.startswith(f"teacher.classes.3: {text}")
 
 
 def test_missing_classes_are_named(make, tmp_path):
