@@ -41,7 +41,11 @@ SUBJECTS: dict[str, tuple[str, ...]] = {
     "service/compare/statistics.py": ("compare/test_compare_statistics.py",),
     "service/compare/summary.py": ("compare/test_compare_summary.py",),
     "service/compare/rules.py": ("compare/test_compare_rules.py",),
-    "service/spec/teacher_classes.py": ("spec/test_teacher_classes.py",),
+    "service/spec/teacher_classes.py": (
+        "spec/test_teacher_classes.py",
+        "spec/test_several_teachers.py",
+        "spec/test_card_classes.py",
+    ),
     "service/plan.py": ("test_plan.py", "models/test_weights_choice.py"),
     "service/sweep/study.py": ("sweep/test_sweep_search.py", "sweep/test_search_algorithms.py"),
     "service/sweep/halving.py": ("sweep/test_sweep_halving.py", "sweep/test_sweep_search.py"),

@@ -105,3 +105,10 @@ def test_spaced_images_are_the_first_the_last_and_those_between():
     found = random_predictions(count=101)
     assert found.spaced(5).samples.tolist() == [0, 25, 50, 75, 100]
     assert found.spaced(1000).samples.tolist() == list(range(101))
+
+
+def test_confidence_that_rounding_has_raised_above_1_is_in_the_last_of_15_bins():
+    confidences = np.nextafter(np.float32(1), np.float32(2)), 1.0, 0.0
+    diagram = reliability(make([0, 0, 1], [0, 1, 1], confidences))
+    assert diagram.counts.tolist() == [1, *[0] * 13, 2]
+    assert diagram.accuracies[[0, -1]].tolist() == [1.0, 0.5]
