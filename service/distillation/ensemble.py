@@ -37,8 +37,8 @@ class TeacherEnsemble(nn.Module):
         """Logits [B, K], float32 or wider, of uint8 pixels [B, H, W, 3]."""
         logits = torch.stack([member(pixels) for member in self.members])
         wide = torch.promote_types(logits.dtype, torch.float32)
-        with torch.autocast(pixels.device.type, enabled=False):
-            return self._mean(logits.to(wide), self.weights.to(wide))
+        # Autocast leaves these operations in the types of their inputs, or wider.
+        return self._mean(logits.to(wide), self.weights.to(wide))
 
 
 def mean_logits(logits: Tensor, weights: Tensor) -> Tensor:
