@@ -72,14 +72,13 @@ def main() -> int:
             "dtkd": {"teacher": teacher, "losses": DTKD},
         },
         "seeds": SEEDS,
-        "concurrency": 2,
     }
     seconds = submit(stack, runs, "jobs/compare.py", comparison)
     print(f"  in {seconds:.0f} s\n\n{(runs / 'comparison' / 'results.txt').read_text()}")
     print(f"the comparison's page: {runs / 'comparison' / 'compare.html'}")
     print(f"temperatures of the student with DTKD: {draw_temperatures(runs / 'dtkd')}")
     print(f"total time: {time.monotonic() - start_s:.0f} s")
-    print(f"MLflow UI: {stack.mlflow_url}/#/experiments?{UI_MODE}")
+    print(f"MLflow UI: {experiment_page(stack, experiment)}")
     print(f"Ray dashboard: {stack.dashboard_url} (token in {FOLDER / 'ray_token'})")
     print("stop everything: make demo-down")
     return 0
@@ -147,6 +146,13 @@ def train(stack: Stack, runs: Path, spec: dict[str, Any]) -> None:
     run = MlflowClient(stack.mlflow_url).get_run(run_id)
     top1 = run.data.metrics["result/last_top1"]
     print(f"  {spec['name']}: top-1 {top1:.2%} in {seconds:.0f} s", flush=True)
+
+
+def experiment_page(stack: Stack, experiment: str) -> str:
+    """The address of all runs in MLflow's UI."""
+    found = MlflowClient(stack.mlflow_url).get_experiment_by_name(experiment)
+    assert found is not None, "the runs are there"
+    return f"{stack.mlflow_url}/#/experiments/{found.experiment_id}?{UI_MODE}"
 
 
 def submit(stack: Stack, runs: Path, script: str, spec: dict[str, Any]) -> float:

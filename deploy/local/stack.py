@@ -27,8 +27,8 @@ START_TIMEOUT_S = 120.0
 STOP_TIMEOUT_S = 20.0
 # Also loopback; Ray replaces 127.0.0.1 with an external address.
 RAY_HOST = "127.0.0.2"
-# Two jobs at a time with two workers each; more than the two cores, so that job starts overlap.
-NUM_RAY_CPUS = 4
+# Two workers, or two runs of a comparison, whatever the machine has.
+NUM_RAY_CPUS = 2
 
 
 @dataclass(frozen=True)
