@@ -10,6 +10,7 @@ from service.run.folder import VERSION_TAG
 from service.run.state_files import service_version
 from service.spec.loading import LoadedJob
 from service.spec.paths import RAY_JOB_VARIABLE
+from service.tracking.dataset_inputs import dataset_tags
 
 
 def provenance_tags(job: LoadedJob, weights_tags: Mapping[str, str]) -> dict[str, str]:
@@ -19,8 +20,8 @@ def provenance_tags(job: LoadedJob, weights_tags: Mapping[str, str]) -> dict[str
     """
     return {
         "spec_hash": job.spec.content_hash(),
-        "dataset_train_fingerprint": job.train.fingerprint,
-        "dataset_val_fingerprint": job.val.fingerprint,
+        **dataset_tags("train", job.train),
+        **dataset_tags("val", job.val),
         VERSION_TAG: service_version(),
         "git_revision": git_revision(),
         "ray_submission_id": ray_submission_id(),

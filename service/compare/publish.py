@@ -71,6 +71,7 @@ def _log_outcome(outcome: Outcome, parent: MlflowRun, tags: Mapping[str, str]) -
             # Of a row that is gone.
             parent.client.delete_tag(parent.run_id, tag)
     parent.set_tags(all_tags)
+    parent.log_datasets(tags)
     figures = {
         name: value for result in outcome.results for name, value in _figures(result).items()
     }

@@ -89,6 +89,7 @@ def _log_outcome(
         metrics = [Metric(key, float(value), result.time_ms, 0) for key, value in figures.items()]
         client.log_batch(parent.run_id, metrics=metrics)
     parent.set_tags(all_tags)
+    parent.log_datasets(tags)
     for path in artifacts(sweep.sweep_path):
         client.log_artifact(parent.run_id, str(path))
 

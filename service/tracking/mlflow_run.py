@@ -3,7 +3,7 @@
 import hashlib
 import os
 import shlex
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 # A dead server must be noticed in seconds. Callers retry on their own, and first check what the
 # server did before its answer was lost: repeated blindly, a request creates a second run, or a
@@ -31,6 +31,7 @@ from service.spec.job import JobSpec
 from service.spec.mlflow_rules import MAX_PARAM_LENGTH, MAX_TAG_LENGTH
 from service.spec.paths import absolute_uri, sqlite_path, sqlite_uri
 from service.spec.secrets import environment_problems
+from service.tracking.dataset_inputs import log_run_datasets
 from service.tracking.destination import RUN_ID_NAME, set_destination, stored_run_id
 
 # What the client raises when the server is away, fails or answers nonsense.
@@ -73,7 +74,7 @@ class MlflowRun:
         return f"http://127.0.0.1:5000{page} (first start: {command})"
 
     def log_spec(self, tags: dict[str, str]) -> None:
-        """Log the spec, as parameters and as a file, and the tags."""
+        """Log the spec, as parameters and as a file, the tags, and the datasets as inputs."""
         # MLflow keeps a parameter's first value; what may change since is in spec.json.
         logged = self.client.get_run(self.run_id).data.params
         params = [
@@ -82,7 +83,12 @@ class MlflowRun:
         for start in range(0, len(params), MAX_PARAMS_PER_CALL):
             self.client.log_batch(self.run_id, params=params[start : start + MAX_PARAMS_PER_CALL])
         self.set_tags(tags)
+        self.log_datasets(tags)
         self.client.log_text(self.run_id, self._spec.model_dump_json(indent=1), "spec.json")
+
+    def log_datasets(self, tags: Mapping[str, str]) -> None:
+        """Log the datasets that the tags of the run know, as its inputs."""
+        log_run_datasets(self.client, self.run_id, self._spec, tags)
 
     def log_events(self, events: Iterable[Event]) -> None:
         """Log the events' values as metrics; MLflow keeps equal points once."""
