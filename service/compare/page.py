@@ -12,7 +12,7 @@ from service.compare.pictures import Quantity, by_seed, forest, relative_to_base
 from service.compare.records import RunRecord, VariantResult
 from service.compare.spec import CompareSpec
 from service.compare.summary import VariantSummary, deviation, mean
-from service.pages import page
+from service.pages import page, reliability
 
 TOP1 = Quantity("Top-1 on val after the last epoch", "top-1")
 CALIBRATION_ERROR = Quantity("Expected calibration error (ECE)", "ECE")
@@ -105,14 +105,11 @@ def _pictures(summaries: Sequence[VariantSummary], classes: Sequence[str]) -> It
     )
     figures = [[panels.learning_curves(group, pair)] for pair, group in pairs]
     yield from _section("Learning curves", figures, caption, is_wide=True)
-    figures = [[panels.temperatures(group, pair)] for pair, group in pairs]
+    figures = [[panels.temperature_panels(group, pair)] for pair, group in pairs]
     caption = "Of the variants whose loss chooses its temperatures."
     yield from _section("Temperatures", figures, caption, is_wide=True)
-    figures = [[panels.reliability_diagrams(group, pair)] for pair, group in pairs]
-    caption = (
-        "Above the diagonal, a network is right more often than it is confident. ECE is the mean "
-        "and deviation over the seeds, of 15 bins."
-    )
+    figures = [[panels.reliability_panels(group, pair)] for pair, group in pairs]
+    caption = f"{reliability.CAPTION} ECE is the mean and deviation over the seeds, of 15 bins."
     yield from _section("Calibration", figures, caption, is_wide=True)
     figures = [_calibration_figures(group, pair) for pair, group in pairs]
     caption = "Agreement is the share of images for which student and teacher predict one class."

@@ -1,7 +1,5 @@
 """Reads what is known of the runs of a comparison from their folders."""
 
-import logging
-import re
 import statistics
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -10,25 +8,21 @@ from pathlib import Path
 import numpy as np
 
 from service.compare.jobs import RunKey
-from service.compare.records import RunRecord, Series
+from service.compare.records import RunRecord
+from service.pages.series import timeline
+from service.pages.temperatures import temperature_series
 from service.run.journal import JOURNAL_NAME, Event, read_events
 from service.run.predictions import (
     STUDENT_PREDICTIONS_NAME,
     TEACHER_PREDICTIONS_NAME,
     Predictions,
-    read_predictions,
+    predictions_if_usable,
 )
 from service.run.result import read_result
 from service.run.status import read_status
-from service.spec.errors import BadInputError
 from service.spec.job import JobSpec
 from service.training.peak_memory import PEAK_MEMORY_METRIC
 from service.trials.source import TrialState
-
-logger = logging.getLogger(__name__)
-
-TEMPERATURE = re.compile(r".*/temperature|.*temperature_p\d+")
-"""Names of metrics that are temperatures: of a step, or quantiles over the samples of a batch."""
 
 
 class RunRecords:
@@ -103,6 +97,7 @@ def read_record(key: RunKey, spec: JobSpec, state: TrialState, error: str | None
     events = read_events(folder / JOURNAL_NAME)
     speeds = _values(events, "interval", "system/images_per_s")
     peaks = _values(events, "evaluation", PEAK_MEMORY_METRIC)
+    axis = timeline(events)
     record = RunRecord(
         *key.variant,
         key.seed,
@@ -115,7 +110,7 @@ def read_record(key: RunKey, spec: JobSpec, state: TrialState, error: str | None
         ),
         images_per_s=statistics.median(speeds) if speeds else None,
         peak_memory_bytes=max(peaks, default=None),
-        temperatures=temperature_series(events),
+        temperatures=temperature_series(events, axis) if axis.counts_epochs else {},
         error=error,
     )
     if result is None:
@@ -128,33 +123,11 @@ def read_record(key: RunKey, spec: JobSpec, state: TrialState, error: str | None
         best_top1=progress.best_top1,
         best_epoch=progress.best_epoch,
         seconds=result.training_s,
-        student=_predictions(folder / STUDENT_PREDICTIONS_NAME),
-        teacher=_predictions(folder / TEACHER_PREDICTIONS_NAME),
+        student=predictions_if_usable(folder / STUDENT_PREDICTIONS_NAME),
+        teacher=predictions_if_usable(folder / TEACHER_PREDICTIONS_NAME),
         error=None,
     )
 
 
 def _values(events: list[Event], kind: str, name: str) -> list[float]:
     return [e.values[name] for e in events if e.kind == kind and name in e.values]
-
-
-def temperature_series(events: list[Event]) -> dict[str, Series]:
-    """Temperatures over the epochs, by the metric's name."""
-    steps = [e.step / e.epoch for e in events if e.kind == "evaluation" and e.epoch > 0]
-    series: dict[str, list[tuple[float, float]]] = defaultdict(list)
-    for event in events:
-        # The steps of an epoch are known from the first evaluation on.
-        epochs = event.step / steps[0] if steps else float(event.epoch)
-        for name, value in event.values.items():
-            if event.kind == "interval" and TEMPERATURE.fullmatch(name):
-                series[name].append((epochs, value))
-    return {name: tuple(points) for name, points in series.items()}
-
-
-def _predictions(path: Path) -> Predictions | None:
-    """The predictions; None if there are none to use."""
-    try:
-        return read_predictions(path)
-    except (BadInputError, OSError) as error:
-        logger.warning("%s", error)
-        return None

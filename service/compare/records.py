@@ -3,11 +3,9 @@
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from service.pages.series import Series
 from service.run.predictions import Predictions
 from service.trials.source import TrialState
-
-Series = tuple[tuple[float, float], ...]
-"""Points (epochs done, value)."""
 
 
 class RunRecord(NamedTuple):
@@ -17,8 +15,8 @@ class RunRecord(NamedTuple):
     ``last_top1``, ``last_top5``: of the last epoch; ``best_top1``: of the best one, ``best_epoch``;
     None until the run has finished. ``num_epochs``: of its schedule. ``seconds``: of training and
     evaluation. ``images_per_s``: of training steps, over all workers. ``peak_memory_bytes``: of the
-    largest worker. ``temperatures``: over training, by metric name: quantiles over the samples,
-    such as dtkd/teacher_temperature_p50, or one of all, such as ctkd/temperature. ``student``,
+    largest worker. ``temperatures``: over training, by metric name: statistics over the samples,
+    such as dtkd/teacher_temperature_p95, or one of all, such as ctkd/temperature. ``student``,
     ``teacher``: what they predicted for val after the last epoch, if it is known. ``error``: why
     the run failed.
     """

@@ -8,12 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.compare.records import RunRecord, VariantResult
+from service.pages.reliability import diagram_of
 from service.run.predictions import (
     Predictions,
     Reliability,
     agreement,
     class_accuracies,
-    reliability,
 )
 
 
@@ -73,9 +73,9 @@ def _summary(
     finished = _finished(runs)
     students = _students(finished)
     diagrams = {
-        run.seed: diagram for run in finished if (diagram := _diagram(run.student)) is not None
+        run.seed: diagram for run in finished if (diagram := diagram_of(run.student)) is not None
     }
-    teachers = [diagram for run in finished if (diagram := _diagram(run.teacher)) is not None]
+    teachers = [diagram for run in finished if (diagram := diagram_of(run.teacher)) is not None]
     gains = None if result.is_base else class_gains(students, base_students, num_classes)
     return VariantSummary(
         result,
@@ -141,14 +141,6 @@ def _finished(runs: Sequence[RunRecord]) -> list[RunRecord]:
 
 def _students(runs: Sequence[RunRecord]) -> dict[int, Predictions]:
     return {run.seed: run.student for run in runs if run.student is not None}
-
-
-def _diagram(predictions: Predictions | None) -> Reliability | None:
-    """None without predictions, or if none of them has a confidence."""
-    if predictions is None:
-        return None
-    diagram = reliability(predictions)
-    return diagram if diagram.counts.any() else None
 
 
 def _agreement(run: RunRecord) -> float | None:

@@ -4,6 +4,7 @@ From it, whoever reads the run computes what the run itself does not log: calibr
 class, agreement with another network.
 """
 
+import logging
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,6 +16,9 @@ from safetensors.numpy import load, save
 from data_pipeline.files import retry_io, write_atomically
 from data_pipeline.json_files import UnusableFileError, read_bounded
 from service.run.state_files import damaged
+from service.spec.errors import BadInputError
+
+logger = logging.getLogger(__name__)
 
 STUDENT_PREDICTIONS_NAME = "student_predictions.safetensors"
 TEACHER_PREDICTIONS_NAME = "teacher_predictions.safetensors"
@@ -85,6 +89,15 @@ def read_predictions(path: Path) -> Predictions | None:
     if len({array.shape for array in found}) != 1 or found.labels.ndim != 1:
         raise damaged(path, "its arrays have different lengths", remedy)
     return found
+
+
+def predictions_if_usable(path: Path) -> Predictions | None:
+    """The predictions in a file; a warning and None where they cannot be used."""
+    try:
+        return read_predictions(path)
+    except (BadInputError, OSError) as error:
+        logger.warning("%s", error)
+        return None
 
 
 class Reliability(NamedTuple):

@@ -72,7 +72,7 @@ def _finished(pair, variant, seed, curve):
 
 def _temperatures(num_epochs):
     epochs = np.linspace(0.1, num_epochs, 40).tolist()
-    shifts = {"p5": -1.0, "p50": 0.0, "p95": 1.0}
+    shifts = {"p5": -1.0, "mean": 0.0, "p95": 1.0}
     return {
         f"dtkd/{side}_temperature_{name}": tuple((e, level + shift + e / 10) for e in epochs)
         for side, level in (("teacher", 5.0), ("student", 3.0))

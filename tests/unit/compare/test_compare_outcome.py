@@ -50,9 +50,9 @@ def test_record_has_what_the_folder_has(specs):
     spec = specs[RunKey(KD, 1)]
     write_journal(
         spec,
-        ("interval", 2, 0, {"system/images_per_s": 100.0, "dtkd/teacher_temperature_p50": 3.0}),
+        ("interval", 2, 0, {"system/images_per_s": 100.0, "dtkd/teacher_temperature_mean": 3.0}),
         ("evaluation", 4, 1, {"val/top1": 0.25, "system/peak_memory_bytes": 5e6}),
-        ("interval", 6, 1, {"system/images_per_s": 300.0, "dtkd/teacher_temperature_p50": 4.0}),
+        ("interval", 6, 1, {"system/images_per_s": 300.0, "dtkd/teacher_temperature_mean": 4.0}),
         ("interval", 7, 1, {"system/images_per_s": 200.0, "ctkd/temperature": 2.0}),
     )
     running = read_record(RunKey(KD, 1), spec, "running", None)
@@ -67,7 +67,7 @@ def test_record_has_what_the_folder_has(specs):
     assert (record.images_per_s, record.peak_memory_bytes) == (200.0, 5e6)
     # Four steps are an epoch.
     assert record.temperatures == {
-        "dtkd/teacher_temperature_p50": ((0.5, 3.0), (1.5, 4.0)),
+        "dtkd/teacher_temperature_mean": ((0.5, 3.0), (1.5, 4.0)),
         "ctkd/temperature": ((1.75, 2.0),),
     }
     assert list(record.student.predicted) == [0, 0, 1, 1]

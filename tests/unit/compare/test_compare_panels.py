@@ -5,7 +5,7 @@ import pytest
 from support.comparison_records import make_results, make_runs
 from support.sweep_records import ATTACK
 
-from service.compare.panels import binned, learning_curves, reliability_diagrams, temperatures
+from service.compare.panels import learning_curves, reliability_panels, temperature_panels
 from service.compare.summary import summarize
 
 VARIANTS = ["labels", "kd", "dkd"]
@@ -90,13 +90,13 @@ def test_many_variants_have_a_panel_each_and_one_legend():
     assert figure.layout.height > 6 * 150
 
 
-def test_temperatures_are_medians_in_a_band_of_quantiles(runs):
-    figure = temperatures(summaries_of(runs), "")
+def test_temperatures_are_means_in_a_band_of_percentiles(runs):
+    figure = temperature_panels(summaries_of(runs), "")
     assert panel_titles(figure) == ["kd"]
     (metrics,) = {id(run.temperatures): run.temperatures for run in runs[1:2]}.values()
     for side in ("teacher", "student"):
         (line,) = (trace for trace in figure.data if trace.name == side)
-        expected = metrics[f"dtkd/{side}_temperature_p50"]
+        expected = metrics[f"dtkd/{side}_temperature_mean"]
         np.testing.assert_allclose(np.transpose([line.x, line.y]), expected, atol=1e-4)
         assert line.meta == f"kd, dtkd/{side}_temperature"
     bands = [trace for trace in figure.data if trace.fill == "tonexty"]
@@ -111,26 +111,16 @@ def test_temperature_of_a_step_is_a_line_without_a_band(runs):
         run._replace(temperatures={"ctkd/temperature": series} if run.variant == "dkd" else {})
         for run in runs
     ]
-    figure = temperatures(summaries_of(learned), "")
+    figure = temperature_panels(summaries_of(learned), "")
     assert panel_titles(figure) == ["dkd"]
     (line,) = figure.data
     assert [*zip(line.x, line.y, strict=True)] == [*series]
     assert line.meta == "dkd, ctkd/temperature"
 
 
-def test_long_series_are_averaged_within_bins():
-    epochs = np.linspace(0.0, 6.0, 6001)[:-1]
-    series = tuple(zip(epochs.tolist(), (2 * epochs).tolist(), strict=True))
-    shifted = tuple((epoch, value + 1) for epoch, value in series)
-    found = np.array(binned([series, shifted, ((1.0, math.nan),)], num_epochs=6))
-    assert found.shape == (60, 2)
-    np.testing.assert_allclose(found[:, 1], 2 * found[:, 0] + 0.5, atol=1e-9)
-    assert binned([((6.0, 1.0),)], num_epochs=6) == ((6.0, 1.0),)
-
-
 def test_reliability_of_student_and_teacher(runs):
     summaries = summaries_of(runs)
-    figure = reliability_diagrams(summaries, "")
+    figure = reliability_panels(summaries, "")
     for summary, axis in zip(summaries, ("x", "x2", "x3"), strict=True):
         students = [run.student for run in runs if run.variant == summary.name]
         confidences = np.concatenate([student.confidences for student in students])
@@ -153,14 +143,14 @@ def test_bins_of_few_images_are_left_out():
     confidences = np.full(300, 0.5, np.float32)
     confidences[:9], confidences[9:19] = 0.9, 0.1
     student = few[0].student._replace(confidences=rng.permutation(confidences))
-    figure = reliability_diagrams(summaries_of([few[0]._replace(student=student)], ["labels"]), "")
+    figure = reliability_panels(summaries_of([few[0]._replace(student=student)], ["labels"]), "")
     (line,) = (trace for trace in figure.data if trace.name == "student")
     np.testing.assert_allclose(line.x, [0.1, 0.5], atol=1e-4)
 
 
 def test_panels_state_the_calibration_errors(runs):
     summaries = summaries_of(runs)
-    titles = panel_titles(reliability_diagrams(summaries, ""))
+    titles = panel_titles(reliability_panels(summaries, ""))
     for title, summary in zip(titles, summaries, strict=True):
         errors = [*summary.calibration_errors.values()]
         text = f"ECE {100 * np.mean(errors):.1f} ± {100 * np.std(errors, ddof=1):.1f}%"
@@ -174,14 +164,14 @@ def test_nothing_is_drawn_without_data(runs):
         run._replace(curve=((1, math.nan),), temperatures={}, student=None, teacher=None)
         for run in runs
     ]
-    for draw in (learning_curves, temperatures, reliability_diagrams):
+    for draw in (learning_curves, temperature_panels, reliability_panels):
         assert draw(summaries_of(bare), "") is None
 
 
 def test_names_in_panels_are_texts():
     names = ["labels", ATTACK]
     summaries = summaries_of(make_runs(names, SEEDS), names)
-    for draw in (learning_curves, temperatures, reliability_diagrams):
+    for draw in (learning_curves, temperature_panels, reliability_panels):
         figure = draw(summaries, ATTACK)
         texts = [*panel_titles(figure), figure.layout.title.text]
         texts += [text for trace in figure.data for text in np.atleast_1d(trace.hovertext)]
