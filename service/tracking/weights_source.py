@@ -34,20 +34,25 @@ class FoundWeights(NamedTuple):
     """The one safetensors file at an address.
 
     ``origin``: what the address is, such as "version 3 of run ...". ``card``: what the service
-    logged about a student (see run/student_card.py), empty for other models.
+    logged about a student (see run/student_card.py), empty for other models. ``run_id``,
+    ``model_id``: of the run and the logged model that it belongs to, where there are such.
     """
 
     uri: str
     origin: str
     num_bytes: int | None
     card: dict[str, Any]
+    run_id: str | None = None
+    model_id: str | None = None
 
 
 class _Place(NamedTuple):
-    """A folder or file of artifacts, and what it is."""
+    """A folder or file of artifacts, what it is, and what it belongs to."""
 
     uri: str
     origin: str
+    run_id: str | None = None
+    model_id: str | None = None
 
 
 class _File(NamedTuple):
@@ -72,7 +77,7 @@ def find_weights(source: str, tracking_uri: str, where: str) -> FoundWeights:
             files = list(_files(place.uri, tracking_uri))
             weights = [file for file in files if file.name.lower().endswith(".safetensors")]
             if weights:
-                return _found(weights, files, place.origin, source, tracking_uri, where)
+                return _found(weights, files, place, source, tracking_uri, where)
     except TRACKING_ERRORS as error:
         if not is_refusal(error):
             raise
@@ -93,7 +98,7 @@ def find_described(source: str, tracking_uri: str, where: str) -> FoundWeights:
     if found.card or found.num_bytes is None or found.num_bytes > SMALL_FILE_BYTES:
         return found
     with tempfile.TemporaryDirectory() as folder:
-        path = _fetch(found.uri, folder, tracking_uri)
+        path = fetch(found.uri, folder, tracking_uri)
         card = read_card(path) or _classes_of(path)
     return found._replace(card=card)
 
@@ -116,7 +121,7 @@ def download_weights(source: str, folder: str, where: str) -> Path:
     tracking_uri = mlflow.get_tracking_uri()
     try:
         uri = find_weights(source, tracking_uri, where).uri
-        return _fetch(uri, folder, tracking_uri)
+        return fetch(uri, folder, tracking_uri)
     except TRACKING_ERRORS as error:
         wrong = f"{source} cannot be fetched from {tracking_uri} ({reason_of(error)})"
         raise BadInputError("spec", [Problem(where, wrong, "check the server")]) from error
@@ -125,7 +130,7 @@ def download_weights(source: str, folder: str, where: str) -> Path:
 def _found(
     weights: list[_File],
     files: list[_File],
-    origin: str,
+    place: _Place,
     source: str,
     tracking_uri: str,
     where: str,
@@ -138,16 +143,21 @@ def _found(
     card: dict[str, Any] = {}
     if any(other.uri == f"{file.folder_uri}/{CARD_NAME}" for other in files):
         with tempfile.TemporaryDirectory() as folder:
-            path = _fetch(f"{file.folder_uri}/{CARD_NAME}", folder, tracking_uri)
+            path = fetch(f"{file.folder_uri}/{CARD_NAME}", folder, tracking_uri)
             # Another program may have a file of this name.
             with contextlib.suppress(UnusableFileError):
                 card = read_json(path, SMALL_FILE_BYTES, dict)
     if not card.keys() >= CARD_KEYS:
         card = {}
-    return FoundWeights(file.uri, origin, file.num_bytes, card)
+    return FoundWeights(file.uri, place.origin, file.num_bytes, card, place.run_id, place.model_id)
 
 
-def _fetch(uri: str, folder: str, tracking_uri: str) -> Path:
+def fetch(uri: str, folder: str, tracking_uri: str) -> Path:
+    """Fetch the file of ``FoundWeights.uri`` into ``folder``; returns its path.
+
+    Raises:
+        One of TRACKING_ERRORS: the server does not answer.
+    """
     fetched = mlflow.artifacts.download_artifacts(
         artifact_uri=uri, dst_path=folder, tracking_uri=tracking_uri
     )
@@ -170,13 +180,16 @@ def _places_of_run(client: MlflowClient, path: str) -> Iterator[_Place]:
     run_id, _, artifact_path = path.strip("/").partition("/")
     run = client.get_run(run_id)
     origin = f"in run {run_id}"
-    yield _Place(f"{run.info.artifact_uri}/{artifact_path}".rstrip("/"), origin)
-    # Not among the run's own files: a model that it logged under this name.
     name, _, rest = artifact_path.partition("/")
-    for output in run.outputs.model_outputs if run.outputs else ():
-        model = client.get_logged_model(output.model_id)
-        if model.name == name:
-            yield _Place(f"{model.artifact_location}/{rest}".rstrip("/"), origin)
+    query = f"source_run_id = '{run_id}'"
+    models = client.search_logged_models([run.info.experiment_id], query) if name else []
+    model = next((model for model in models if model.name == name), None)
+    model_id = model.model_id if model is not None else None
+    uri = f"{run.info.artifact_uri}/{artifact_path}".rstrip("/")
+    yield _Place(uri, origin, run_id, model_id)
+    # Not among the run's own files: a model that it logged under this name.
+    if model is not None:
+        yield _Place(f"{model.artifact_location}/{rest}".rstrip("/"), origin, run_id, model_id)
 
 
 def _place_of_model(client: MlflowClient, path: str) -> _Place:
@@ -184,7 +197,8 @@ def _place_of_model(client: MlflowClient, path: str) -> _Place:
     if "@" not in name and name.startswith("m-") and not rest.split("/")[0].isdigit():
         model = client.get_logged_model(name)
         uri = f"{model.artifact_location}/{rest}".rstrip("/")
-        return _Place(uri, f"the logged model {name} of run {model.source_run_id}")
+        origin = f"the logged model {name} of run {model.source_run_id}"
+        return _Place(uri, origin, model.source_run_id, name)
     if "@" in name:
         name, _, alias = name.rpartition("@")
         version = client.get_model_version_by_alias(name, alias)
@@ -192,12 +206,12 @@ def _place_of_model(client: MlflowClient, path: str) -> _Place:
         number, _, rest = rest.partition("/")
         version = client.get_model_version(name, number)
     uri = str(client.get_model_version_download_uri(name, version.version))
-    origin = f"version {version.version} of {name}"
+    origin, model_id = f"version {version.version} of {name}", None
     if version.run_id:
         origin += f", of run {version.run_id}"
     if uri.startswith("models:/"):
-        uri = _place_of_model(client, uri.removeprefix("models:/")).uri
-    return _Place(f"{uri}/{rest}".rstrip("/"), origin)
+        uri, _, _, model_id = _place_of_model(client, uri.removeprefix("models:/"))
+    return _Place(f"{uri}/{rest}".rstrip("/"), origin, version.run_id or None, model_id)
 
 
 def _files(uri: str, tracking_uri: str) -> Iterator[_File]:

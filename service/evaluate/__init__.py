@@ -1,0 +1,1 @@
+"""Measures a model on a dataset: accuracy, calibration, errors by class, agreement, speed."""

@@ -1,0 +1,154 @@
+"""A model that a source names, with its network built: see ``locate`` for what a source is."""
+
+import contextlib
+import copy
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from torch import nn
+
+from data_pipeline.files import sha256_of
+from service.evaluate.locate import LocatedModel, locate_model, refuse
+from service.evaluate.options import ModelOptions
+from service.evaluate.preprocessing import Preprocessing, published, with_options
+from service.models.build import build_with_weights, check_image_sizes
+from service.models.published import published_file
+from service.spec.errors import BadInputError
+from service.spec.job import JobSpec
+from service.spec.teacher_classes import KnownClasses, known_classes
+from service.spec.teacher_sections import TeacherNetwork
+from service.spec.tensor_info import UnreadableWeightsError
+from service.spec.weights_metadata import TORCHVISION
+
+# The network's role in errors of the modules below; here, its fields are options.
+ROLE = "model"
+
+
+class FoundModel(NamedTuple):
+    """A model and what is known about it.
+
+    ``network``: normalized images [B, 3, H, W] to logits [B, num_classes]; in evaluation mode, in
+    float32, on the CPU. ``classes``: names by label as its training data had them, and
+    ``class_names`` for people; None if they are not known. ``origin``: for people. ``spec``: of a
+    run's folder. ``run_id``, ``model_id``: its run and its logged model in MLflow, where known.
+    ``interpolation``: with which it was published. ``preprocessing_origin``: what says how images
+    are prepared. ``notes``: what is to be said about its file.
+    """
+
+    network: nn.Module
+    architecture: str
+    num_classes: int
+    classes: tuple[str, ...] | None
+    class_names: tuple[str, ...] | None
+    preprocessing: Preprocessing
+    origin: str
+    weights_sha256: str
+    spec: JobSpec | None
+    run_id: str | None
+    model_id: str | None
+    interpolation: str
+    preprocessing_origin: str
+    notes: tuple[str, ...] = ()
+
+
+def find_model(
+    source: str, options: ModelOptions, tracking_uri: str | None, folder: Path
+) -> FoundModel:
+    """Find a model and build its network.
+
+    ``tracking_uri``: the server that addresses in MLflow are on. ``folder``: for what is fetched.
+
+    Raises:
+        BadInputError: as ``locate_model``; or its weights cannot be used, it cannot take images of
+            its size, or an option is missing for bare weights.
+        One of TRACKING_ERRORS: the server does not answer.
+    """
+    located = locate_model(source, options, tracking_uri, folder)
+    with _in_terms_of(options):
+        return _built(located, options)
+
+
+def _built(located: LocatedModel, options: ModelOptions) -> FoundModel:
+    architecture, weights = located.architecture, located.weights
+    known = located.known or _known_of_weights(located, options)
+    num_classes = _num_classes(known, options, located.origin)
+    notes: list[str] = []
+    network = build_with_weights(ROLE, architecture, num_classes, weights, notes.append).eval()
+    digest = sha256_of(_file_of(located, options))
+    own = located.stated or published(architecture, num_classes, weights.source, digest)
+    stated = with_options(own, options, located.origin)
+    _check_crop_size(network, architecture, num_classes, stated.preprocessing.crop_size, options)
+    has_names = known.names is not None and len(known.names) == num_classes
+    return FoundModel(
+        network,
+        architecture,
+        num_classes,
+        known.names if has_names else None,
+        known.readable_names if has_names else None,
+        stated.preprocessing,
+        located.origin,
+        digest,
+        located.spec,
+        located.run_id,
+        located.model_id,
+        stated.interpolation,
+        stated.origin,
+        tuple(notes),
+    )
+
+
+def _known_of_weights(located: LocatedModel, options: ModelOptions) -> KnownClasses:
+    """What bare weights, or published ones, say about their classes."""
+    network = TeacherNetwork(
+        model=located.architecture, weights=located.weights, num_classes=options.num_classes
+    )
+    try:
+        return known_classes(network)
+    except UnreadableWeightsError as error:
+        refuse(options.argument, f"{located.weights.source} {error.wrong}", error.remedy)
+
+
+def _num_classes(known: KnownClasses, options: ModelOptions, origin: str) -> int:
+    where, stated, sizes = options.where("num_classes"), options.num_classes, known.sizes
+    if stated is not None and sizes and stated not in sizes:
+        refuse(where, f"is {stated}, but {origin} has {sizes[-1]} classes", "remove it")
+    if stated is None and not sizes:
+        refuse(where, f"is absent, and {origin} does not say it", "give the number of its classes")
+    return stated or sizes[-1]
+
+
+def _file_of(located: LocatedModel, options: ModelOptions) -> Path:
+    source = located.weights.source
+    if not source.startswith(TORCHVISION):
+        return Path(source)
+    enum = source.removeprefix(TORCHVISION)
+    return published_file(located.architecture, enum, options.where("weights"))
+
+
+def _check_crop_size(
+    network: nn.Module, name: str, num_classes: int, size: int, options: ModelOptions
+) -> None:
+    # A forward pass on the meta device computes nothing.
+    on_meta = copy.deepcopy(network).to("meta")
+    try:
+        check_image_sizes(ROLE, name, on_meta, num_classes, [size])
+    except BadInputError as error:
+        remedy = "give a size that it accepts"
+        refuse(options.where("crop"), error.problems[0].wrong, remedy)
+
+
+@contextlib.contextmanager
+def _in_terms_of(options: ModelOptions) -> Iterator[None]:
+    """Name options in place of a spec's fields in the errors about a network and its weights."""
+    source = options.argument if options.weights is None else options.where("weights")
+    try:
+        yield
+    except BadInputError as error:
+        problems = []
+        for problem in error.problems:
+            field = problem.where.rpartition(".")[2]
+            where = options.where(field) if field in ("key", "match", "rename") else source
+            is_option = problem.where.startswith("-")
+            problems.append(problem if is_option else problem._replace(where=where))
+        raise BadInputError("arguments", problems) from error
