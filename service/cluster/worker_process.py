@@ -1,7 +1,6 @@
 """What runs in a worker process: its preparation, its signals and the call of the training loop."""
 
 import contextlib
-import ctypes
 import gc
 import signal
 from dataclasses import dataclass
@@ -88,13 +87,15 @@ def is_node_drained() -> bool:
 
 def reset_process() -> None:
     """Release what an earlier run left in this process, which trains another one next."""
+    from service.training.distributed import release_freed_memory
+
     _received_signals.clear()
     # An error that ended it refers to its models and batches in a cycle.
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-    # The allocator keeps freed memory (see training.distributed); the next run may need less.
-    ctypes.CDLL(None).malloc_trim(0)
+    # The next run may need less.
+    release_freed_memory()
 
 
 _TorchBackend: Any = TorchConfig().backend_cls

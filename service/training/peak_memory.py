@@ -1,8 +1,8 @@
 """The most memory that a run has used in a worker: of its GPU, or of its process."""
 
-import contextlib
 import re
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -26,9 +26,8 @@ class PeakMemory:
         if world.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(world.device)
             return
-        with contextlib.suppress(OSError):
-            (_PROCESS / "clear_refs").write_text(_RESET_PEAK)
-        self._before_bytes = _status_bytes("VmRSS")
+        reset_process_peak()
+        self._before_bytes = process_bytes().resident
 
     def read(self) -> float:
         """Bytes that the worker with the most has used; every rank must call it.
@@ -39,14 +38,31 @@ class PeakMemory:
         if self._world.device.type == "cuda":
             own = torch.cuda.max_memory_reserved(self._world.device)
         else:
-            own = max(_status_bytes("VmHWM") - self._before_bytes, 0)
+            own = max(process_bytes().peak - self._before_bytes, 0)
         most = torch.tensor(own, dtype=torch.float64, device=self._world.device)
         if self._world.size > 1:
             dist.all_reduce(most, dist.ReduceOp.MAX)
         return float(most)
 
 
-def _status_bytes(field: str) -> int:
+class ProcessBytes(NamedTuple):
+    """Resident memory of this process: now, and the most since the peak was reset."""
+
+    resident: int
+    peak: int
+
+
+def reset_process_peak() -> bool:
+    """Set the peak to what is resident now; False where the system does not allow it."""
+    try:
+        (_PROCESS / "clear_refs").write_text(_RESET_PEAK)
+    except OSError:
+        return False
+    return True
+
+
+def process_bytes() -> ProcessBytes:
+    """The resident memory of this process, mapped files included; 0 where it is not told."""
     status = (_PROCESS / "status").read_text()
-    found = re.search(rf"^{field}:\s+(\d+) kB$", status, re.MULTILINE)
-    return 1024 * int(found[1]) if found is not None else 0
+    found = (re.search(rf"^{field}:\s+(\d+) kB$", status, re.M) for field in ("VmRSS", "VmHWM"))
+    return ProcessBytes(*(1024 * int(match[1]) if match is not None else 0 for match in found))
