@@ -95,7 +95,7 @@ def read_record(key: RunKey, spec: JobSpec, state: TrialState, error: str | None
     """
     folder, result = spec.run_path, read_result(spec.run_path)
     events = read_events(folder / JOURNAL_NAME)
-    speeds = _values(events, "interval", "system/images_per_s")
+    speeds = _values(events, "interval", "speed/images_per_s")
     peaks = _values(events, "evaluation", PEAK_MEMORY_METRIC)
     axis = timeline(events)
     record = RunRecord(

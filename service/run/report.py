@@ -36,8 +36,8 @@ def progress_line(event: Event, spec: JobSpec, last_top1: float | None) -> str:
         f"epoch {event.epoch + 1}/{num_epochs}  step {event.step}  "
         f"loss {figure(values, 'train/loss', '.4f')}  top-1 {percent(last_top1)}  "
         f"lr {figure(values, 'train/learning_rate', '.4g')}  "
-        f"{figure(values, 'system/images_per_s', ',.0f')} img/s  "
-        f"data wait {figure(values, 'system/data_wait_share', '.0%')}"
+        f"{figure(values, 'speed/images_per_s', ',.0f')} img/s  "
+        f"data wait {figure(values, 'speed/data_wait_share', '.0%')}"
     )
     return line if event.eta_s is None else f"{line}  ETA {duration(event.eta_s)}"
 
@@ -58,7 +58,7 @@ def _nonfinite(values: dict[str, float], split: str) -> str:
 
 
 def _undecodable(values: dict[str, float]) -> str:
-    count = values.get("system/undecodable", 0)
+    count = values.get("data/undecodable", 0)
     return f"  {count:.0f} undecodable images skipped or replaced" if count else ""
 
 

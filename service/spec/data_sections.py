@@ -78,7 +78,7 @@ class Dataset(Section):
     """Absent: all of train is trained on, and val is evaluated."""
     max_undecodable: Annotated[int, Field(ge=0)] = 0
     """Images of a file that may fail to decode before the job fails. In training another image
-    replaces them, in an evaluation they are left out; the metric system/undecodable counts them."""
+    replaces them, in an evaluation they are left out; the metric data/undecodable counts them."""
 
     @property
     def labeled_split(self) -> Literal["train", "val"]:

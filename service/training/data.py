@@ -112,7 +112,7 @@ class WorkerData:
                 f"{max(map(len, found))} images do not decode and dataset.max_undecodable is "
                 f"{limit}; jobs/verify.py lists them, convert again"
             )
-        return {"system/undecodable": sum(map(len, found))}
+        return {"data/undecodable": sum(map(len, found))}
 
     def step_share(self, step_in_epoch: int) -> StepShare:
         """This worker's share of a step."""

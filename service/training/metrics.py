@@ -82,8 +82,8 @@ class IntervalMetrics:
         values = {
             f"train/{name}": part / self._num_steps for name, part in zip(names, parts, strict=True)
         }
-        values["system/images_per_s"] = num_images * world_size / elapsed_s
-        values["system/data_wait_share"] = wait_s / elapsed_s
+        values["speed/images_per_s"] = num_images * world_size / elapsed_s
+        values["speed/data_wait_share"] = wait_s / elapsed_s
         columns = self._telemetry(last.inputs)
         if columns:
             rows = torch.stack([column.float() for column in columns.values()], dim=1)

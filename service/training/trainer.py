@@ -48,6 +48,7 @@ from service.training.peak_memory import PeakMemory
 from service.training.run_log import RunLog
 from service.training.state import TrainState
 from service.training.student_evaluation import StudentEvaluation
+from service.training.system_metrics import SystemMetrics
 from service.training.teacher_check import TeacherCheck
 
 
@@ -129,6 +130,9 @@ class Trainer:
         workers = "1 worker" if world.size == 1 else f"{world.size} workers"
         text = f"training on {workers}, from step {self.progress.step}"
         self._log.start(self.progress, self._num_steps, text)
+        self._system = SystemMetrics(
+            world, self._consensus.group, spec.resources.collective_timeout_s
+        )
         self._requests = RequestWatcher(spec.run_path) if world.rank == 0 else None
 
     def run(self) -> None:
@@ -192,7 +196,7 @@ class Trainer:
         is_due = step % self._spec.tracking.log_every_steps == 0 or step == self._num_steps
         if not is_due or self._metrics.is_empty:
             return
-        values = self._metrics.read(output) | self._data.undecodable_metrics()
+        values = self._metrics.read(output) | self._data.undecodable_metrics() | self._system.read()
         values["train/learning_rate"] = self._last_learning_rate
         values["train/gradient_norm"] = float(self._last_gradient_norm)
         if self._spec.training.on_nonfinite != "stop":
@@ -308,6 +312,7 @@ class Trainer:
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._data.close()
+        self._system.close()
         if self._requests is not None:
             self._requests.close()
         # Report the error that ended training, not that of the checkpoint that it interrupted.

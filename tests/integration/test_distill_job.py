@@ -105,7 +105,7 @@ def test_finished_job_is_completely_in_mlflow(finished):
     for metric, steps in (("train/loss", [2, 4, 6, 8]), ("val/top1", [4, 8])):
         history = client.get_metric_history(run.info.run_id, metric)
         assert [point.step for point in history] == steps
-    names = {"teacher/top1", "result/last_top1", "result/best_top1", "system/data_wait_share"}
+    names = {"teacher/top1", "result/last_top1", "result/best_top1", "speed/data_wait_share"}
     assert names <= run.data.metrics.keys()
     assert "spec.json" in [file.path for file in client.list_artifacts(run.info.run_id)]
 

@@ -74,7 +74,7 @@ def test_undecodable_image_within_the_limit_is_counted_and_replaced(make_content
     spec = parse_spec(content)
     run_alone(spec)
     events = read_events(spec.run_path / JOURNAL_NAME)
-    assert [e.values["system/undecodable"] for e in events if e.kind == "interval"][-1] == 1
+    assert [e.values["data/undecodable"] for e in events if e.kind == "interval"][-1] == 1
     content["name"], content["dataset"]["max_undecodable"] = "strict", 0
     with pytest.raises(UndecodableSampleError, match="sample 3 "):
         run_alone(parse_spec(content))

@@ -50,10 +50,10 @@ def test_record_has_what_the_folder_has(specs):
     spec = specs[RunKey(KD, 1)]
     write_journal(
         spec,
-        ("interval", 2, 0, {"system/images_per_s": 100.0, "dtkd/teacher_temperature_mean": 3.0}),
+        ("interval", 2, 0, {"speed/images_per_s": 100.0, "dtkd/teacher_temperature_mean": 3.0}),
         ("evaluation", 4, 1, {"val/top1": 0.25, "system/peak_memory_bytes": 5e6}),
-        ("interval", 6, 1, {"system/images_per_s": 300.0, "dtkd/teacher_temperature_mean": 4.0}),
-        ("interval", 7, 1, {"system/images_per_s": 200.0, "ctkd/temperature": 2.0}),
+        ("interval", 6, 1, {"speed/images_per_s": 300.0, "dtkd/teacher_temperature_mean": 4.0}),
+        ("interval", 7, 1, {"speed/images_per_s": 200.0, "ctkd/temperature": 2.0}),
     )
     running = read_record(RunKey(KD, 1), spec, "running", None)
     assert (running.state, running.last_top1) == ("running", None)

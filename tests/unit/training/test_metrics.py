@@ -46,7 +46,7 @@ def test_parts_are_means_over_steps(clock):
     values = metrics.read(output_of(0.0))
     assert values["train/loss"] == pytest.approx((0.75 * 2 + 0.25 * 6 + 5) / 2)
     assert values["train/kd"] == pytest.approx((0.75 * 0.5 + 0.25) / 2)
-    assert values["system/images_per_s"] == pytest.approx(48 / 2)
+    assert values["speed/images_per_s"] == pytest.approx(48 / 2)
     assert "train/agreement" not in values
 
 
@@ -60,8 +60,8 @@ def test_parts_are_means_over_workers_and_images_are_sums(clock, monkeypatch):
     clock.append(104.0)
     values = metrics.read(output_of(0.0))
     assert values["train/loss"] == pytest.approx((5 + 2) / 2)
-    assert values["system/images_per_s"] == pytest.approx((16 + 24) / 4)
-    assert values["system/data_wait_share"] == pytest.approx((1 / 2) / 4)
+    assert values["speed/images_per_s"] == pytest.approx((16 + 24) / 4)
+    assert values["speed/data_wait_share"] == pytest.approx((1 / 2) / 4)
 
 
 def test_waiting_for_data_is_a_share_of_the_time(clock):
@@ -80,7 +80,7 @@ def test_waiting_for_data_is_a_share_of_the_time(clock):
         clock.append(clock[-1] + 1.0)
     values = metrics.read(output_of(0.0))
     # 3 x 2 s and 1 s for the end, in 10 s.
-    assert values["system/data_wait_share"] == pytest.approx(0.7)
+    assert values["speed/data_wait_share"] == pytest.approx(0.7)
 
 
 def test_reading_starts_a_new_interval(clock):
@@ -97,8 +97,8 @@ def test_reading_starts_a_new_interval(clock):
     clock.append(105.0)
     values = metrics.read(output_of(0.0))
     assert values["train/loss"] == 1.0
-    assert values["system/images_per_s"] == pytest.approx(20 / 4)
-    assert values["system/data_wait_share"] == 0.0
+    assert values["speed/images_per_s"] == pytest.approx(20 / 4)
+    assert values["speed/data_wait_share"] == 0.0
 
 
 def test_pauses_and_skipped_time_do_not_count(clock):
@@ -109,7 +109,7 @@ def test_pauses_and_skipped_time_do_not_count(clock):
         clock.append(150.0)
     clock.append(157.0)
     metrics.skip_time(3.0)
-    assert metrics.read(output_of(0.0))["system/images_per_s"] == pytest.approx(12 / 4)
+    assert metrics.read(output_of(0.0))["speed/images_per_s"] == pytest.approx(12 / 4)
 
 
 def test_an_interval_continues_from_a_checkpoint(clock):
@@ -127,7 +127,7 @@ def test_an_interval_continues_from_a_checkpoint(clock):
     clock.append(902.0)
     values = resumed.read(output_of(0.0))
     assert values["train/loss"] == pytest.approx(2.0)
-    assert values["system/images_per_s"] == pytest.approx(16 / 4)
+    assert values["speed/images_per_s"] == pytest.approx(16 / 4)
 
 
 def test_columns_are_summarized_by_their_mean_and_temperatures_by_quantiles_too(clock):
