@@ -64,21 +64,32 @@ def _class_problems(
     names = known.names
     if "classes" not in card or names is None or classes is None or len(names) != len(classes):
         return
-    if _are_numbers(names) or _are_numbers(classes):
-        return
-    found = indices_of_names(classes, names, known.readable_names)
-    missing = [name for name, indices in zip(classes, found, strict=True) if not indices]
-    if missing:
-        if is_teacher:
-            wrong = f"lacks {some_of(missing)} of the dataset's {len(classes)} classes"
-            other = f"if it has them under other names, set {path}.classes: {BY_INDEX}"
-            yield Problem(where, wrong, f"use a teacher of these classes, or, {other}")
-        return
-    moved = (label for label, indices in enumerate(found) if label not in indices)
-    if (label := next(moved, None)) is not None:
+    missing, label = class_differences(names, known.readable_names, classes)
+    if missing and is_teacher:
+        wrong = f"lacks {some_of(missing)} of the dataset's {len(classes)} classes"
+        other = f"if it has them under other names, set {path}.classes: {BY_INDEX}"
+        yield Problem(where, wrong, f"use a teacher of these classes, or, {other}")
+    if label is not None:
         wrong = f"has label {label} for {names[label]}, but in the dataset it is {classes[label]}"
         by_name = f', or set {path}.classes to "by_name"' if is_teacher else ""
         yield Problem(where, wrong, f"use a dataset whose classes are in the same order{by_name}")
+
+
+def class_differences(
+    names: tuple[str, ...], readable_names: tuple[str, ...], classes: tuple[str, ...]
+) -> tuple[list[str], int | None]:
+    """The dataset's ``classes`` that a network of as many classes lacks; and, if it lacks none, the
+    first label that it has for another class.
+
+    ``names``, ``readable_names``: see ``KnownClasses``. Names that only repeat the labels say
+    nothing.
+    """
+    if _are_numbers(names) or _are_numbers(classes):
+        return [], None
+    found = indices_of_names(classes, names, readable_names)
+    missing = [name for name, indices in zip(classes, found, strict=True) if not indices]
+    moved = (label for label, indices in enumerate(found) if label not in indices)
+    return missing, None if missing else next(moved, None)
 
 
 def _are_numbers(names: tuple[str, ...]) -> bool:
