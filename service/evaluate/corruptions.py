@@ -94,6 +94,19 @@ def strength_values(kind: str, size_px: int) -> tuple[float, ...]:
     return tuple(v * size_px / published_px for v in values) if kind == "blur" else values
 
 
+def strengths_text(size_px: int) -> str:
+    """What the strengths are for images of this side in pixels, for people."""
+    values = {
+        kind: ", ".join(f"{value:.3g}" for value in strength_values(kind, size_px))
+        for kind in CORRUPTIONS
+    }
+    return (
+        f"Gaussian noise with the standard deviation {values['noise']} (of values from 0 to 1); "
+        f"Gaussian blur with {values['blur']} pixels; contrast times {values['contrast']}; JPEG of "
+        f"quality {values['jpeg']}"
+    )
+
+
 def corrupted(
     pixels: Tensor, kind: str, strength: int, samples: NDArray[np.int64], seed: int
 ) -> Tensor:
