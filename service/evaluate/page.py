@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 import pandas as pd
 import plotly.graph_objects as go
 
+from data_pipeline.text import format_bytes
 from service.evaluate import pictures
 from service.evaluate.corrupted import corruption_rows
 from service.evaluate.corruptions import strengths_text
@@ -13,6 +14,7 @@ from service.evaluate.table import interval_text
 from service.pages import page, reliability
 from service.run.report import percent
 
+FLOAT32_BYTES = 4
 LATENCY_NOTE = (
     "Forward passes in float32 and channels_last on images that are on the device, after a "
     "warm-up. Memory is what the passes add to the weights: of a GPU what torch allocates, of a "
@@ -94,8 +96,8 @@ def _facts(report: EvaluationReport) -> Iterator[tuple[str, str]]:
     if report.mean_corrupted_top1 is not None:
         num = len(report.corruptions)
         yield "Corrupted images", f"top-1 {percent(report.mean_corrupted_top1)}, mean of {num} ways"
-    megabytes = 4e-6 * model.num_parameters
-    parameters = f"{model.num_parameters:,} parameters, {megabytes:,.1f} MB in float32"
+    size = format_bytes(FLOAT32_BYTES * model.num_parameters)
+    parameters = f"{model.num_parameters:,} parameters, {size} in float32"
     yield "Architecture", f"{model.architecture}, {model.num_classes} classes, {parameters}"
     means, stds = (" ".join(f"{v:.4g}" for v in values) for values in (model.mean, model.std))
     sizes = f"shorter side to {model.resize_size} px, center crop of {model.crop_size} px"

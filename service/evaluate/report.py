@@ -77,7 +77,7 @@ class TeacherAgreement(NamedTuple):
 class Latency(NamedTuple):
     """Seconds of a forward pass, by the size of its batch; ``num_threads`` of the CPU.
 
-    ``peak_memory_bytes``: None where it is not known.
+    ``peak_memory_bytes``: what the passes need beside the weights; None where it is not known.
     """
 
     batch_size: int

@@ -38,6 +38,8 @@ SUBJECTS: dict[str, tuple[str, ...]] = {
     "service/run/journal.py": ("run/test_journal.py",),
     "service/run/predictions.py": ("run/test_predictions.py",),
     "service/training/prediction_recorder.py": ("training/test_prediction_recorder.py",),
+    "service/evaluate/corruptions.py": ("evaluate/test_corruptions.py",),
+    "service/evaluate/corrupted.py": ("evaluate/test_corrupted.py",),
     "service/compare/statistics.py": ("compare/test_compare_statistics.py",),
     "service/compare/summary.py": ("compare/test_compare_summary.py",),
     "service/compare/rules.py": ("compare/test_compare_rules.py",),

@@ -59,7 +59,7 @@ def test_page_states_the_figures():
     assert "81.00%" in found["Agreement"]
     assert "74.00%" in found["Agreement"]
     # Four bytes for each of 11,689,512 parameters.
-    assert "46.8 MB" in found["Architecture"]
+    assert "46.76 MB" in found["Architecture"]
 
 
 def test_tables_have_corruptions_latency_and_classes():
