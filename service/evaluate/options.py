@@ -2,6 +2,7 @@
 
 import argparse
 import math
+from collections.abc import Callable
 from typing import Literal, NamedTuple
 
 from data_pipeline.uris import has_secret, secret_remedy
@@ -46,14 +47,16 @@ class ModelOptions(NamedTuple):
 
 def add_model_options(parser: argparse.ArgumentParser, argument: str, prefix: str = "--") -> None:
     """Add the options of a model to a parser; ``argument``, ``prefix``: see ``ModelOptions``."""
-    group = parser.add_argument_group(f"what {argument} does not say itself")
-    for name, text in (
-        ("weights", "of a network's name: a file, or torchvision:ENUM"),
-        ("architecture", "of a file: the network, such as resnet18 or timm:NAME"),
-        ("key", "which weights of the file, such as state_dict_ema"),
+    group = parser.add_argument_group(f"{argument}, where it does not say this itself")
+    for name, metavar, text in (
+        ("weights", "FILE", "weights of a network's name: a file, or torchvision:ENUM"),
+        ("architecture", "NAME", "network of a file of weights, such as resnet18 or timm:NAME"),
+        ("key", "NAME", "which weights of the file, such as state_dict_ema"),
     ):
-        group.add_argument(f"{prefix}{name}", type=source_argument, help=text)
-    group.add_argument(f"{prefix}num-classes", type=_num_classes, metavar="N")
+        group.add_argument(f"{prefix}{name}", type=source_argument, metavar=metavar, help=text)
+    group.add_argument(
+        f"{prefix}num-classes", type=whole_number(2), metavar="N", help="classes of the network"
+    )
     group.add_argument(
         f"{prefix}match",
         choices=("names", "order"),
@@ -66,14 +69,18 @@ def add_model_options(parser: argparse.ArgumentParser, argument: str, prefix: st
         action="append",
         default=[],
         metavar="OLD=NEW",
-        help="replace parts of the names in the file",
+        help="replace parts of the names of the file's tensors",
     )
-    for name, text in (("resize", "the shorter side"), ("crop", "the center crop")):
-        group.add_argument(f"{prefix}{name}", type=_size, metavar="PX", help=f"side of {text}")
+    pixels = whole_number(MIN_SIZE, MAX_SIZE)
+    for name, text in (
+        ("resize", "length of the shorter side"),
+        ("crop", "side of the center crop"),
+    ):
+        help_text = f"{text}, in pixels"
+        group.add_argument(f"{prefix}{name}", type=pixels, metavar="PX", help=help_text)
     for name, kind in (("mean", _mean), ("std", _std)):
-        group.add_argument(
-            f"{prefix}{name}", type=kind, nargs=3, metavar=("R", "G", "B"), help="from 0 to 1"
-        )
+        channels, text = ("R", "G", "B"), f"{name} that images are normalized with, from 0 to 1"
+        group.add_argument(f"{prefix}{name}", type=kind, nargs=3, metavar=channels, help=text)
 
 
 def model_options(options: argparse.Namespace, argument: str, prefix: str = "--") -> ModelOptions:
@@ -108,18 +115,16 @@ def _renamed(text: str) -> tuple[str, str]:
     return old, new
 
 
-def _num_classes(text: str) -> int:
-    return _integer(text, 2, 10**6)
+def whole_number(low: int, high: int = 2**31 - 1) -> Callable[[str], int]:
+    """The type of an argument that is a whole number from ``low`` to ``high``."""
 
+    def parse(text: str) -> int:
+        if not text.isascii() or not text.isdigit() or not low <= int(text[:11]) <= high:
+            wrong = f"is {text!r}; give a whole number from {low} to {high}"
+            raise argparse.ArgumentTypeError(wrong)
+        return int(text)
 
-def _size(text: str) -> int:
-    return _integer(text, MIN_SIZE, MAX_SIZE)
-
-
-def _integer(text: str, low: int, high: int) -> int:
-    if not text.isascii() or not text.isdigit() or not low <= int(text[:9]) <= high:
-        raise argparse.ArgumentTypeError(f"is {text!r}; give a whole number, {low} to {high}")
-    return int(text)
+    return parse
 
 
 def _mean(text: str) -> float:

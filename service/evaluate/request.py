@@ -12,6 +12,10 @@ from service.spec.paths import absolute_path, absolute_uri, output_problem
 from service.spec.secrets import environment_problems
 
 
+class EvaluationFailedError(RuntimeError):
+    """MLflow does not answer, or does not take the results."""
+
+
 class ModelRequest(NamedTuple):
     """A model by its source; ``by_name``: only its classes with names of the data's are used."""
 

@@ -16,6 +16,8 @@ from service.models.build import build_with_weights, check_image_sizes
 from service.models.published import published_file
 from service.spec.errors import BadInputError
 from service.spec.job import JobSpec
+from service.spec.model_names import TIMM_PREFIX, TORCHVISION_MODELS
+from service.spec.published_weights import NUM_CLASSES
 from service.spec.teacher_classes import KnownClasses, known_classes
 from service.spec.teacher_sections import TeacherNetwork
 from service.spec.tensor_info import UnreadableWeightsError
@@ -100,13 +102,25 @@ def _built(located: LocatedModel, options: ModelOptions) -> FoundModel:
 
 def _known_of_weights(located: LocatedModel, options: ModelOptions) -> KnownClasses:
     """What bare weights, or published ones, say about their classes."""
-    network = TeacherNetwork(
-        model=located.architecture, weights=located.weights, num_classes=options.num_classes
-    )
+    model, num_classes = located.architecture, options.num_classes
     try:
-        return known_classes(network)
+        known = _known(located, num_classes)
+        if not known.sizes and num_classes is None and _is_of_imagenet(model):
+            # Its tensors have other names; what loads them says so.
+            known = _known(located, NUM_CLASSES)._replace(sizes=(NUM_CLASSES,))
     except UnreadableWeightsError as error:
         refuse(options.argument, f"{located.weights.source} {error.wrong}", error.remedy)
+    return known
+
+
+def _known(located: LocatedModel, num_classes: int | None) -> KnownClasses:
+    model, weights = located.architecture, located.weights
+    return known_classes(TeacherNetwork(model=model, weights=weights, num_classes=num_classes))
+
+
+def _is_of_imagenet(model: str) -> bool:
+    """Whether a network is published with ImageNet's classes, if it is published at all."""
+    return model in TORCHVISION_MODELS or model.startswith(TIMM_PREFIX)
 
 
 def _num_classes(known: KnownClasses, options: ModelOptions, origin: str) -> int:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
+from service.evaluate.corrupted import corruption_rows
 from service.evaluate.report import ClassAccuracy, EvaluationReport, Interval
 from service.run.report import percent
 
@@ -15,6 +16,7 @@ def format_report(report: EvaluationReport) -> str:
         [*_classes(report.per_class)],
         [*_confusions(report)],
         [*_latency(report)],
+        [*_corruptions(report)],
     ]
     return "\n\n".join("\n".join(lines) for lines in parts if lines)
 
@@ -84,6 +86,14 @@ def _latency(report: EvaluationReport) -> list[str]:
     first = report.latency[0]
     threads = f", {first.num_threads} threads" if first.device == "cpu" else ""
     return [f"forward pass on {first.device}{threads}, float32", *_aligned(rows)]
+
+
+def _corruptions(report: EvaluationReport) -> list[str]:
+    if not report.corruptions:
+        return []
+    rows = corruption_rows(report.corruptions, report.top1.value)
+    cells = [tuple(rows[0]), *(tuple(row.values()) for row in rows)]
+    return ["top-1 % after corruption, by strength", *_aligned(cells)]
 
 
 def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:

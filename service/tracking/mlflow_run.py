@@ -60,18 +60,14 @@ class MlflowRun:
         create_sqlite_file(uri)
         self.client = MlflowClient(uri)
         set_destination(spec, uri)
-        self.experiment_id = self._find_experiment()
+        name, location = spec.tracking.experiment, self._artifact_location()
+        self.experiment_id = find_experiment(self.client, name, location)
         self.run_id = self._find_run()
 
     @property
     def address(self) -> str:
         """The run's page in the UI; for SQLite, with the command that starts the UI."""
-        page = f"/#/experiments/{self.experiment_id}/runs/{self.run_id}?{UI_MODE}"
-        uri = redacted(self.uri)
-        if uri.startswith("http"):
-            return uri.rstrip("/") + page
-        command = f"mlflow ui --backend-store-uri {shlex.quote(uri)}"
-        return f"http://127.0.0.1:5000{page} (first start: {command})"
+        return run_address(self.uri, self.experiment_id, self.run_id)
 
     def log_spec(self, tags: dict[str, str]) -> None:
         """Log the spec, as parameters and as a file, the tags, and the datasets as inputs."""
@@ -133,19 +129,6 @@ class MlflowRun:
         """Mark the run FINISHED, FAILED or, if it was stopped, KILLED."""
         self.client.set_terminated(self.run_id, status)
 
-    def _find_experiment(self) -> str:
-        name = self._spec.tracking.experiment
-        experiment = self.client.get_experiment_by_name(name)
-        if experiment is None:
-            try:
-                return str(self.client.create_experiment(name, self._artifact_location()))
-            except MlflowException:
-                # Another job may have created it in the meantime.
-                experiment = self.client.get_experiment_by_name(name)
-                if experiment is None:
-                    raise
-        return str(experiment.experiment_id)
-
     def _artifact_location(self) -> str | None:
         """A server stores artifacts itself; with SQLite they are in the storage path."""
         if self.uri.startswith("http"):
@@ -169,6 +152,36 @@ class MlflowRun:
             self.experiment_id, run_name=self._spec.name, tags={RUN_KEY_TAG: key}
         )
         return str(run.info.run_id)
+
+
+def find_experiment(client: MlflowClient, name: str, artifact_location: str | None) -> str:
+    """Id of the experiment of this name, which is created if there is none.
+
+    ``artifact_location``: where a new one stores its files; None leaves it to the server.
+
+    Raises:
+        One of TRACKING_ERRORS: the server fails or does not answer.
+    """
+    experiment = client.get_experiment_by_name(name)
+    if experiment is None:
+        try:
+            return str(client.create_experiment(name, artifact_location))
+        except MlflowException:
+            # Another job may have created it in the meantime.
+            experiment = client.get_experiment_by_name(name)
+            if experiment is None:
+                raise
+    return str(experiment.experiment_id)
+
+
+def run_address(uri: str, experiment_id: str, run_id: str) -> str:
+    """A run's page in the UI; for SQLite, with the command that starts the UI."""
+    page = f"/#/experiments/{experiment_id}/runs/{run_id}?{UI_MODE}"
+    uri = redacted(uri)
+    if uri.startswith("http"):
+        return uri.rstrip("/") + page
+    command = f"mlflow ui --backend-store-uri {shlex.quote(uri)}"
+    return f"http://127.0.0.1:5000{page} (first start: {command})"
 
 
 def tracking_uri(spec: JobSpec) -> str:

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import mlflow
 from mlflow import MlflowClient
+from mlflow.entities import LoggedModelStatus
 
 from data_pipeline.json_files import UnusableFileError, read_json
 from service.run.student_card import CARD_NAME
@@ -183,7 +184,8 @@ def _places_of_run(client: MlflowClient, path: str) -> Iterator[_Place]:
     name, _, rest = artifact_path.partition("/")
     query = f"source_run_id = '{run_id}'"
     models = client.search_logged_models([run.info.experiment_id], query) if name else []
-    model = next((model for model in models if model.name == name), None)
+    ready = (model for model in models if model.status == LoggedModelStatus.READY)
+    model = next((model for model in ready if model.name == name), None)
     model_id = model.model_id if model is not None else None
     uri = f"{run.info.artifact_uri}/{artifact_path}".rstrip("/")
     yield _Place(uri, origin, run_id, model_id)
