@@ -20,7 +20,7 @@ from service.evaluate.request import (
 )
 from service.run.logs import set_up_logging
 from service.run.scripts import run_script
-from service.spec.errors import EXIT_BAD_INPUT, EXIT_DONE, EXIT_FAILED, BadInputError
+from service.spec.errors import EXIT_BAD_INPUT, EXIT_DONE, EXIT_FAILED, BadInputError, Problem
 from service.spec.secrets import path_argument
 
 TEACHER = "teacher-"
@@ -84,11 +84,14 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _request(options: argparse.Namespace) -> EvaluationRequest:
-    teacher = None
+    teacher, by_name = None, options.teacher_classes is not None
+    teacher_options = model_options(options, "--teacher", f"--{TEACHER}")
     if options.teacher is not None:
-        teacher_options = model_options(options, "--teacher", f"--{TEACHER}")
-        by_name = options.teacher_classes is not None
         teacher = ModelRequest(options.teacher, teacher_options, by_name)
+    elif given := [*teacher_options.given, *(["classes"] if by_name else [])]:
+        wrong, remedy = "is set, but there is no --teacher", "give one, or remove it"
+        problems = [Problem(teacher_options.where(name), wrong, remedy) for name in given]
+        raise BadInputError("arguments", problems)
     uri = requested_uri(options.tracking_uri)
     return EvaluationRequest(
         ModelRequest(options.model, model_options(options, "MODEL"), options.classes is not None),

@@ -25,6 +25,9 @@ from service.spec.teacher_classes import KnownClasses, classes_of_card
 from service.spec.weights_metadata import TORCHVISION, read_card
 from service.tracking.destination import stored_run_id
 
+# Options that say what the result of a run says itself.
+ABOUT_WEIGHTS = ("weights", "architecture", "num_classes", "key", "match", "rename")
+
 
 class LocatedModel(NamedTuple):
     """A model's network and weights.
@@ -68,7 +71,7 @@ def locate_model(
 
 
 def _of_run(path: Path, options: ModelOptions) -> LocatedModel:
-    _refuse_options(options, options.about_weights, "a run's folder")
+    _refuse_options(options, ABOUT_WEIGHTS, "a run's folder")
     try:
         spec = read_spec(path)
         result, classes = read_result(path), read_classes(path)
@@ -117,7 +120,7 @@ def _in_mlflow(
 
 def _of_file(path: Path, options: ModelOptions, origin: str) -> LocatedModel:
     """A file of weights: a student of this service says itself what it is."""
-    _refuse_options(options, ["weights"], "weights already")
+    _refuse_options(options, ["weights"], "a file of weights")
     where, card = options.where("architecture"), read_card(path)
     architecture = options.architecture or card.get("architecture")
     if architecture is None:
@@ -170,7 +173,7 @@ def _of_name(name: str, options: ModelOptions) -> LocatedModel:
 def _refuse_options(options: ModelOptions, names: Sequence[str], what: str) -> None:
     """Refuse options that would say what the source itself says; ``what``: the source."""
     wrong, remedy = f"is set, but {options.argument} is {what}", "remove it"
-    given = [name for name in names if name in options.about_weights]
+    given = [name for name in names if name in options.given]
     if given:
         problems = [Problem(options.where(name), wrong, remedy) for name in given]
         raise BadInputError("arguments", problems)

@@ -39,9 +39,9 @@ class ModelOptions(NamedTuple):
         return f"{self.prefix}{name.replace('_', '-')}"
 
     @property
-    def about_weights(self) -> list[str]:
-        """The options that are given and that a model that describes itself needs none of."""
-        names = ("weights", "architecture", "num_classes", "key", "match", "rename")
+    def given(self) -> list[str]:
+        """The options that are not their defaults."""
+        names = self._fields[self._fields.index("weights") :]
         return [name for name in names if getattr(self, name) != self._field_defaults[name]]
 
 
