@@ -52,6 +52,8 @@ from service.tracking.tracker import Tracker
 
 logger = logging.getLogger(__name__)
 
+SCRIPT = "jobs/distill.py"
+
 
 class UnfinishedRun(NamedTuple):
     """How a job ends that has no result; ``cause``: what else must be said, if no event says it."""
@@ -136,7 +138,7 @@ def _prepare(job: LoadedJob, signals: StopSignals) -> tuple[dict[str, str], JobS
     warnings = small_image_warnings(spec, job.train, job.val)
     for warning in [*warnings, *overlap_warnings(spec.dataset, spec.dataset.held_out)]:
         print(f"warning: {warning}", flush=True)
-    tags = provenance_tags(job, digests)
+    tags = provenance_tags(job, digests, SCRIPT)
     signals.check()
     return tags, trained_spec
 

@@ -17,6 +17,7 @@ from service.spec.sections import Student
 from service.spec.teacher_classes import classes_tags, with_resolved_classes
 from service.spec.teacher_sections import Teacher
 
+SCRIPT = "jobs/compare.py"
 DIGEST_SUFFIX = "_sha256"
 
 
@@ -70,7 +71,7 @@ def build_variants(
         built_spec, digests = built[networks]
         check_inputs(spec, digests)
         if variant not in found:
-            tags = provenance_tags(loaded.jobs[variant], digests)
+            tags = provenance_tags(loaded.jobs[variant], digests, SCRIPT)
             # Each run has its own.
             del tags["spec_hash"]
             tags |= {"comparison": loaded.compare.name, "variant": variant.name}

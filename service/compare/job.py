@@ -7,6 +7,7 @@ import mlflow
 from data_pipeline.files import write_atomically
 from service.cluster.address import check_address
 from service.compare.build import (
+    SCRIPT,
     BuiltVariant,
     build_variants,
     check_files_fit,
@@ -66,7 +67,8 @@ def run_comparison(loaded: LoadedComparison) -> int:
             return EXIT_STOPPED
         for warning in comparison_warnings(loaded):
             print_now(f"warning: {warning}")
-        tags = provenance_tags(loaded.base, weights_tags(built)) | {"comparison": compare.name}
+        tags = provenance_tags(loaded.base, weights_tags(built), SCRIPT)
+        tags["comparison"] = compare.name
         forget_rejected(spec)
         write_spec(spec)
         write_atomically(spec.run_path / COMPARE_NAME, compare.model_dump_json(indent=1) + "\n")

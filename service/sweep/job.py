@@ -51,6 +51,7 @@ from service.trials.cluster import TrialCluster
 from service.trials.run_trackers import RunTrackers, find_parent
 from service.trials.source import FixedTrials
 
+SCRIPT = "jobs/sweep.py"
 STATES: dict[int, State] = {EXIT_DONE: "finished", EXIT_FAILED: "failed", EXIT_STOPPED: "stopped"}
 
 
@@ -76,7 +77,8 @@ def run_sweep(loaded: LoadedSweep, num_seeds: int = 0) -> int:
         warnings = small_image_warnings(spec, loaded.base.train, loaded.base.val)
         for warning in [*warnings, *overlap_warnings(spec.dataset, sweep.held_out)]:
             print_now(f"warning: {warning}")
-        tags = provenance_tags(loaded.base._replace(spec=spec), digests) | {"sweep": sweep.name}
+        tags = provenance_tags(loaded.base._replace(spec=spec), digests, SCRIPT)
+        tags["sweep"] = sweep.name
         _forget_rejected(sweep)
         write_spec(spec)
         write_atomically(sweep.sweep_path / SWEEP_NAME, sweep.model_dump_json(indent=1) + "\n")

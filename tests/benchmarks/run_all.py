@@ -22,7 +22,7 @@ import psutil
 import torch
 from table import Ratio, read_json, show
 
-from service.provenance import git_revision
+from service.tracking.source_tags import git_revision
 
 FOLDER = Path(__file__).parent
 # Those that need no arguments; sweep_hosts.py needs the spec of a sweep.

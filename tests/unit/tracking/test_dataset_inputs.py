@@ -27,7 +27,7 @@ def log_run(uri, make_content):
     def log(**sections):
         job = parse_job(make_content(**sections))
         job.spec.run_path.mkdir(parents=True)
-        tags = provenance_tags(job, {})
+        tags = provenance_tags(job, {}, "jobs/distill.py")
         for _ in range(2):
             run = MlflowRun(job.spec, uri)
             run.log_spec(tags)
