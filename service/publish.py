@@ -20,6 +20,7 @@ from service.spec.errors import BadInputError, Problem
 from service.spec.job import JobSpec
 from service.tracking.destination import publication_key, set_destination
 from service.tracking.mlflow_run import RUN_STATUSES, MlflowRun
+from service.tracking.registration import RegisteredStudent, register_student
 from service.tracking.student_model import log_student
 from service.tracking.sync_destination import (
     SyncDestination,
@@ -47,11 +48,24 @@ def publish(result: RunResult, spec: JobSpec, run: MlflowRun) -> None:
     with _PUBLISH_LOCK:
         run.log_result(result.progress, result.time_ms)
         if spec.dataset.held_out is None:
-            weights_path = spec.run_path / STUDENT_NAME
-            log_student(run, spec, load_student(spec, weights_path), weights_path)
+            registered = log_and_register(run, spec, result)
+            result.promotion = registered.promotion if registered is not None else None
         run.end("FINISHED")
     result.address, result.published_as = run.address, publication_key(spec, run.uri)
     result.write(spec.run_path)
+
+
+def log_and_register(run: MlflowRun, spec: JobSpec, result: RunResult) -> RegisteredStudent | None:
+    """Log the student of a finished run, and register it where the spec says so.
+
+    Raises:
+        BadInputError: its logits are not finite.
+        One of TRACKING_ERRORS: the server fails or does not answer.
+    """
+    weights_path = spec.run_path / STUDENT_NAME
+    model_uri = log_student(run, spec, load_student(spec, weights_path), weights_path)
+    top1 = result.progress.last_top1 if result.evaluated == "val" else None
+    return register_student(run, spec, model_uri, top1)
 
 
 def try_to_publish(result: RunResult, spec: JobSpec, run: MlflowRun) -> None:
@@ -131,4 +145,6 @@ def sync_run(run_path: Path, destination: SyncDestination | None = None) -> str:
             run.end(RUN_STATUSES[status.state])
         num_points = sum(len(event.values) for event in events)
         what = "and the student" if result is not None else f"of a run that is {status.state}"
-        return f"{spec.name}: sent {num_points} points {what}, {run.address}"
+        line = f"{spec.name}: sent {num_points} points {what}, {run.address}"
+        promotion = result.promotion if result is not None else None
+        return line if promotion is None else f"{line}; {promotion}"

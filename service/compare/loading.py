@@ -58,7 +58,7 @@ def parse_comparison(content: Any, subject: str = "comparison") -> LoadedCompari
     compare = parse_fields(content, CompareSpec, subject)
     base = compare.base
     # No student of a comparison is registered: none of them is the one that was wanted.
-    tracking = base.tracking.model_copy(update={"register_as": None, "alias": None})
+    tracking = base.tracking.model_copy(update={"register_as": None, "promote": None})
     compare = compare.model_copy(update={"base": base.model_copy(update={"tracking": tracking})})
     jobs, problems = check_comparison(compare)
     if problems:

@@ -52,7 +52,7 @@ class CompareSpec(ManyJobs):
 
     base: JobSpec
     """The job that the variants change: a job spec, or the path of its file, relative to the
-    current directory. Its name, seed, tracking.register_as and tracking.alias do not apply."""
+    current directory. Its name, seed, tracking.register_as and tracking.promote do not apply."""
     base_label: ShortName = "base"
     """Name of the base in tables and folders."""
     variants: Patches = NO_PATCHES

@@ -24,7 +24,8 @@ class RunResult:
     ``evaluated``: which images the accuracies are of; a trial's are held-out images of train.
     ``training_s``, ``waiting_s``: see ``Durations``. ``time_ms``: when training was done, Unix
     time. ``address``: the run's page in MLflow, and ``published_as`` the publication key of what is
-    there; None until MLflow has everything.
+    there; None until MLflow has everything. ``promotion``: whether its registered version got an
+    alias, and why.
     """
 
     progress: Progress
@@ -34,6 +35,7 @@ class RunResult:
     time_ms: int
     address: str | None = None
     published_as: str | None = None
+    promotion: str | None = None
 
     @property
     def is_published(self) -> bool:
@@ -45,7 +47,8 @@ class RunResult:
         """The table at the end of a job's log."""
         times = Durations(self.training_s, self.waiting_s)
         address = self.address or "not in MLflow yet"
-        return summary_table(self.progress, self.evaluated, times, address)
+        table = summary_table(self.progress, self.evaluated, times, address)
+        return table if self.promotion is None else f"{table}\npromotion: {self.promotion}"
 
     def write(self, run_path: Path) -> None:
         """Store it in the run's folder."""

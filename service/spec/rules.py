@@ -217,18 +217,20 @@ def check_storage(checkpoints: Checkpoints) -> Iterator[Problem]:
 
 
 def check_tracking(tracking: Tracking) -> Iterator[Problem]:
-    """An alias needs a registered model; names and addresses that MLflow accepts."""
-    for field, find_problem in (
-        ("experiment", experiment_problem),
-        ("register_as", registered_model_problem),
-        ("alias", alias_problem),
+    """A promotion needs a registered model; names and addresses that MLflow accepts."""
+    promote = tracking.promote
+    for field, name, find_problem in (
+        ("experiment", tracking.experiment, experiment_problem),
+        ("register_as", tracking.register_as, registered_model_problem),
+        ("promote.alias", promote.alias if promote else None, alias_problem),
     ):
-        name = getattr(tracking, field)
         if name is not None and (found := find_problem(name)):
             yield Problem(f"tracking.{field}", *found)
-    if tracking.alias and not tracking.register_as:
+    if promote and not tracking.register_as:
         yield Problem(
-            "tracking.alias", "is set but register_as is not", "name the registered model"
+            "tracking.promote",
+            "is set but register_as is not",
+            "name the registered model in register_as",
         )
     uri = tracking.uri
     if uri is not None and not uri.startswith(("http://", "https://", SQLITE)):

@@ -244,6 +244,19 @@ class Evaluation(Section):
     """Epochs between two evaluations; the last epoch is always evaluated."""
 
 
+class Promotion(Section):
+    """When a registered student gets an alias; decided once, when it is registered."""
+
+    alias: str
+    """Alias, such as champion, that is moved to the student's version if it passes the bar. MLflow
+    reserves latest and v1, v2 and so on."""
+    min_top1: Fraction | None = None
+    """Minimum top-1 accuracy (0 to 1) on val after the last epoch; absent: none."""
+    beats_current: bool = True
+    """Whether that accuracy must be greater than that of the version that has the alias, measured
+    on the same val. Where no version has it, there is nothing to beat."""
+
+
 class Tracking(Section):
     """What is logged to MLflow, and how the student is registered."""
 
@@ -259,6 +272,5 @@ class Tracking(Section):
     line is dropped, then every other one of the rest, and so on."""
     register_as: str | None = None
     """Registered model that the final student becomes a version of; absent: not registered."""
-    alias: str | None = None
-    """Alias, such as champion, that is moved to that version. MLflow reserves latest and v1, v2
-    and so on."""
+    promote: Promotion | None = None
+    """Absent: no alias is moved."""

@@ -39,7 +39,7 @@ def confirm_specs(
             if sweep.resources is not None:
                 content["resources"] = sweep.resources.model_dump(mode="json", exclude_unset=True)
             content["checkpoints"]["storage_path"] = str(sweep.sweep_path / CONFIRM_NAME)
-            for field in ("register_as", "alias"):
+            for field in ("register_as", "promote"):
                 content.get("tracking", {}).pop(field, None)
             specs[role, seed] = parse_spec(content)
     return specs

@@ -8,8 +8,9 @@ from pathlib import Path
 from mlflow.entities import Metric, Param
 from mlflow.exceptions import MlflowException
 
-from service.publish import load_student
-from service.run.folder import STUDENT_NAME, TRIALS_NAME, read_spec, read_tags
+from service.publish import log_and_register
+from service.run.folder import TRIALS_NAME, read_spec, read_tags
+from service.run.report import print_now
 from service.run.result import read_result
 from service.spec.mlflow_rules import MAX_PARAM_LENGTH
 from service.sweep.analysis import counts_text
@@ -21,7 +22,6 @@ from service.sweep.spec import SWEEP_NAME, SweepSpec
 from service.sweep.study import Search
 from service.sweep.trials import trial_name
 from service.tracking.mlflow_run import MlflowRun, tracking_uri
-from service.tracking.student_model import log_student
 from service.trials.child_runs import child_folders, publish_parent, synced
 
 NOTE_TAG = "mlflow.note.content"
@@ -111,12 +111,15 @@ def register_best_student(sweep: SweepSpec, outcome: Outcome) -> None:
     if outcome.comparison is None or read_result(run_path) is None:
         run_path = sweep.sweep_path / TRIALS_NAME / trial_name(outcome.best.number)
     spec = read_spec(run_path)
-    names = {"register_as": tracking.register_as, "alias": tracking.alias}
+    names = {"register_as": tracking.register_as, "promote": tracking.promote}
     spec_to_register = spec.model_copy(update={"tracking": spec.tracking.model_copy(update=names)})
+    result = read_result(run_path)
+    assert result is not None, "the best has finished"
     run = MlflowRun(spec, tracking_uri(sweep.base))
-    weights_path = run_path / STUDENT_NAME
-    log_student(run, spec_to_register, load_student(spec, weights_path), weights_path)
+    registered = log_and_register(run, spec_to_register, result)
     run.end("FINISHED")
+    if registered is not None and registered.promotion is not None:
+        print_now(f"promotion: {registered.promotion}")
 
 
 def is_sweep(path: Path) -> bool:

@@ -232,7 +232,7 @@ def trial_content(sweep: SweepSpec, base: JobSpec) -> dict[str, Any]:
     content["dataset"]["held_out"] = sweep.held_out.model_dump(mode="json")
     if sweep.resources is not None:
         content["resources"] = sweep.resources.model_dump(mode="json", exclude_unset=True)
-    for field in ("register_as", "alias"):
+    for field in ("register_as", "promote"):
         content.get("tracking", {}).pop(field, None)
     return content
 

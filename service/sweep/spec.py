@@ -106,7 +106,7 @@ class SweepSpec(ManyJobs):
 
     base: JobSpec
     """The job whose settings are searched: a job spec, or the path of its file, relative to the
-    current directory. Its tracking.register_as and tracking.alias apply to the best student."""
+    current directory. Its tracking.register_as and tracking.promote apply to the best student."""
     space: Annotated[dict[str, Parameter], Field(max_length=100)] = DEFAULT_SPACE
     """The parameters that are searched, by the dotted path of the field that they set. Left out:
     losses.dtkd.base_temperature from 1 to 8 (log), losses.dtkd.weight from 0 to 4 and

@@ -19,9 +19,10 @@ DESTINATION_NAME = "mlflow_destination"
 
 
 def publication_key(spec: JobSpec, uri: str) -> str:
-    """Digest of where a student is published: server, experiment, registered model and alias."""
+    """Digest of where and how a student is published: server, experiment, model, promotion."""
     tracking = spec.tracking
-    return _digest(uri, tracking.experiment, tracking.register_as, tracking.alias)
+    promotion = tracking.promote.model_dump_json() if tracking.promote is not None else None
+    return _digest(uri, tracking.experiment, tracking.register_as, promotion)
 
 
 def is_destination(spec: JobSpec, uri: str) -> bool:

@@ -1,4 +1,4 @@
-"""The student as an MLflow model: exported, logged and registered."""
+"""The student as an MLflow model: exported and logged."""
 
 import json
 import tempfile
@@ -22,12 +22,12 @@ from service.tracking.root_logger import root_logger_kept
 
 # With an example of one image the exported batch size would be frozen at one.
 EXAMPLE_BATCH_SIZE = 2
-# Tag of a registered version: the run that it came from.
-RUN_TAG = "trained_by_run"
 
 
-def log_student(run: MlflowRun, spec: JobSpec, student: nn.Module, weights_path: Path) -> None:
+def log_student(run: MlflowRun, spec: JobSpec, student: nn.Module, weights_path: Path) -> str:
     """Log the trained student as safetensors and as a pt2 model with a dynamic batch size.
+
+    Returns the URI of the model.
 
     The model maps normalized float32 images [batch, 3, H, W] to logits [batch, K]. ``student`` has
     the weights of ``weights_path`` and is in evaluation mode. What an interrupted attempt left on
@@ -42,15 +42,7 @@ def log_student(run: MlflowRun, spec: JobSpec, student: nn.Module, weights_path:
         card = student_card(spec, read_classes(spec.run_path), weights_path, run.run_id)
         (files / CARD_NAME).write_text(json.dumps(card, indent=1) + "\n")
         run.client.log_artifacts(run.run_id, folder, "student")
-        model_uri = _find_logged(run) or _log_exported(run, spec, student, card, files)
-    name, alias = spec.tracking.register_as, spec.tracking.alias
-    if name is not None:
-        version = _find_version(run, name)
-        if version is None:
-            tags = {RUN_TAG: run.run_id}
-            version = str(mlflow.register_model(model_uri, name, tags=tags).version)
-        if alias is not None:
-            run.client.set_registered_model_alias(name, alias, version)
+        return _find_logged(run) or _log_exported(run, spec, student, card, files)
 
 
 def _find_logged(run: MlflowRun) -> str | None:
@@ -61,13 +53,6 @@ def _find_logged(run: MlflowRun) -> str | None:
             return str(model.model_uri)
         run.client.delete_logged_model(model.model_id)
     return None
-
-
-def _find_version(run: MlflowRun, name: str) -> str | None:
-    """Number of the version as which the run's student is registered already."""
-    # Not by name: MLflow's filters have no way to write every name that it accepts.
-    versions = run.client.search_model_versions(f"tags.{RUN_TAG} = '{run.run_id}'")
-    return next((str(v.version) for v in versions if v.name == name), None)
 
 
 def _log_exported(

@@ -43,7 +43,11 @@ EVERYTHING: dict[str, Any] = {
         "entropy_weights": {"temperature": 3},
         "warmup_epochs": 1,
     },
-    "tracking": {"uri": "http://127.0.0.1:5000", "register_as": "small", "alias": "candidate"},
+    "tracking": {
+        "uri": "http://127.0.0.1:5000",
+        "register_as": "small",
+        "promote": {"alias": "candidate"},
+    },
     "resources": {"num_workers": [1, 2], "heartbeat_timeout_s": 60},
     "checkpoints": {"every_epochs": 1, "every_minutes": None},
 }

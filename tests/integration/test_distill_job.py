@@ -77,7 +77,7 @@ class FinishedJob(NamedTuple):
 @pytest.fixture(scope="module")
 def finished(cluster, data_folder, teacher, tmp_path_factory):
     folder = tmp_path_factory.mktemp("finished")
-    tracking = {"register_as": "stripes", "alias": "champion"}
+    tracking = {"register_as": "stripes", "promote": {"alias": "champion"}}
     content = spec_content(data_folder, folder / "runs", teacher=teacher, tracking=tracking)
     path = folder / "run.json"
     path.write_text(json.dumps(content))
@@ -130,7 +130,8 @@ def test_finished_job_can_be_resubmitted_but_not_changed(finished, tmp_path, cap
 
 def test_finished_job_can_be_registered_elsewhere(finished, tmp_path, capsys):
     content = json.loads(finished.spec_path.read_text())
-    content["tracking"] = {**content["tracking"], "experiment": "other", "alias": "second"}
+    changes = {"experiment": "other", "promote": {"alias": "second"}}
+    content["tracking"] = {**content["tracking"], **changes}
     moved = tmp_path / "moved.json"
     moved.write_text(json.dumps(content))
     assert distill_here([str(moved)]) == 0

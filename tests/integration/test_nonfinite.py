@@ -123,7 +123,7 @@ def make_student_nan(setattr_, epoch):
 
 def test_student_with_nan_logits_is_no_result(make_content, monkeypatch, capsys):
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    tracking = {"register_as": "student", "alias": "champion"}
+    tracking = {"register_as": "student", "promote": {"alias": "champion"}}
     spec = parse_spec(make_content(tracking=tracking, resources={"num_workers": 1}))
     make_student_nan(monkeypatch.setattr, epoch=2)
     spec.run_path.mkdir(parents=True)

@@ -28,6 +28,7 @@ from service.spec.job import JobSpec
 from service.spec.loading import parse_job
 from service.tracking.job_check import check_weights
 from service.tracking.mlflow_run import MlflowRun
+from service.tracking.registration import register_student
 from service.tracking.student_model import log_student
 from service.tracking.weights_source import download_weights, find_weights
 
@@ -68,9 +69,9 @@ def log(folder, data_folder, uri, name, model, **tracking):
     weights_path = folder / "weights.safetensors"
     write_with_card(weights_path, path, student_card(spec, CLASSES, weights_path))
     run = MlflowRun(spec, uri)
-    log_student(run, spec, network, path)
     # Another attempt, as after an interrupted one, registers no second version.
-    log_student(run, spec, network, path)
+    for _ in range(2):
+        register_student(run, spec, log_student(run, spec, network, path), top1=0.5)
     (model_output,) = run.client.get_run(run.run_id).outputs.model_outputs
     return LoggedStudent(spec, network, run, uri, model_output.model_id)
 
@@ -82,7 +83,11 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def logged(folder, data_folder):
-    tracking = {"register_as": QUOTED_NAME, "alias": "champion", "experiment": 'it\'s "one" \\ `'}
+    tracking = {
+        "register_as": QUOTED_NAME,
+        "promote": {"alias": "champion"},
+        "experiment": 'it\'s "one" \\ `',
+    }
     uri = f"sqlite:///{folder / 'mlflow.db'}"
     return log(folder, data_folder, uri, "own", "cifar:tiny_cnn", **tracking)
 

@@ -35,7 +35,11 @@ def write_sweep(make_sweep_content, tmp_path):
             "losses": {"ce": {}, "dtkd": {"base_temperature": 9}, "kd": {"weight": 1}},
             "training": {"global_batch_size": 64, "micro_batch_size": 64},
             "resources": {"num_workers": 1, "cpus_per_worker": 1},
-            "tracking": {"log_every_steps": 3, "register_as": "student", "alias": "champion"},
+            "tracking": {
+                "log_every_steps": 3,
+                "register_as": "student",
+                "promote": {"alias": "champion"},
+            },
         }
         content = make_sweep_content(base=base, **fields)
         path = tmp_path / f"{content['name']}.json"

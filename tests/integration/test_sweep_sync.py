@@ -48,7 +48,11 @@ def test_sweep_that_mlflow_missed_is_sent_once(make_sweep_content, monkeypatch, 
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     base = {
         "schedule": {"num_epochs": 2, "milestones": []},
-        "tracking": {"uri": UNREACHABLE, "register_as": "student", "alias": "champion"},
+        "tracking": {
+            "uri": UNREACHABLE,
+            "register_as": "student",
+            "promote": {"alias": "champion"},
+        },
     }
     budget, scheduler = {"trials": NUM_TRIALS}, {"kind": "none"}
     sweep = parse_sweep(make_sweep_content(base=base, budget=budget, scheduler=scheduler))

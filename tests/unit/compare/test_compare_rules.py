@@ -89,7 +89,7 @@ def test_pairs_that_are_alike_are_one_problem(make_compare_content):
 def test_jobs_are_the_base_with_the_patches_and_the_seeds(make_compare_content):
     base = {
         "seed": 9,
-        "tracking": {"register_as": "student", "alias": "best"},
+        "tracking": {"register_as": "student", "promote": {"alias": "best"}},
         "schedule": {"num_epochs": 10, "milestones": [3, 6, 9]},
     }
     variants = {
@@ -114,7 +114,7 @@ def test_jobs_are_the_base_with_the_patches_and_the_seeds(make_compare_content):
     for name, spec in specs.items():
         assert spec.run_path == loaded.compare.compare_path / "runs" / name
         assert spec.student.model == f"cifar:{'small' if name[0] == 's' else 'tiny'}_cnn"
-        assert (spec.tracking.register_as, spec.tracking.alias) == (None, None)
+        assert (spec.tracking.register_as, spec.tracking.promote) == (None, None)
         assert spec.resources.cpus_per_worker == 2
     assert specs["s-none-seed-1"].teacher is None
     assert specs["s-kd-seed-1"].losses.kd.weight == 2

@@ -72,8 +72,8 @@ def test_limits_of_values_are_mlflows():
 @pytest.mark.parametrize(
     ("tracking", "field"),
     [
-        ({"register_as": "r18", "alias": "latest"}, "tracking.alias"),
-        ({"register_as": "r18", "alias": "V12"}, "tracking.alias"),
+        ({"register_as": "r18", "promote": {"alias": "latest"}}, "tracking.promote.alias"),
+        ({"register_as": "r18", "promote": {"alias": "V12"}}, "tracking.promote.alias"),
         ({"register_as": "a/b"}, "tracking.register_as"),
         ({"register_as": ".."}, "tracking.register_as"),
         ({"experiment": ""}, "tracking.experiment"),

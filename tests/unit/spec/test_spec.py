@@ -87,7 +87,7 @@ def test_spec_is_frozen(make_content):
         ({"evaluation": {"resize_size": 15}}, "evaluation.crop_size", "more than resize_size"),
         ({"student": {"model": "resnet19"}}, "student.model", "resnet18"),
         ({"student": {"model": "os.system"}}, "student.model", "not a known model"),
-        ({"tracking": {"alias": "best"}}, "tracking.alias", "register_as"),
+        ({"tracking": {"promote": {"alias": "best"}}}, "tracking.promote", "register_as"),
         ({"tracking": {"uri": "file:///x"}}, "tracking.uri", "sqlite"),
         ({"name": "a/b"}, "name", "use 1 to 100 letters, digits"),
         ({"sed": 1}, "sed", "not a field"),

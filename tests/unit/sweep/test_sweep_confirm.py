@@ -128,7 +128,7 @@ def test_seeds_that_finished_with_both_settings_are_compared(make_sweep_content)
 
 
 def test_best_length_and_the_sweeps_resources_are_those_of_its_runs(make_sweep_content):
-    content = make_sweep_content(base={"tracking": {"register_as": "m", "alias": "a"}})
+    content = make_sweep_content(base={"tracking": {"register_as": "m", "promote": {"alias": "a"}}})
     resources = {"num_workers": 1, "cpus_per_worker": 1}
     sweep = parse_sweep({**content, "resources": resources})
     best = {"schedule.num_epochs": 5}
@@ -137,7 +137,7 @@ def test_best_length_and_the_sweeps_resources_are_those_of_its_runs(make_sweep_c
     assert specs["default", 0].evaluation.every_epochs == 9
     assert {spec.resources.max_workers for spec in specs.values()} == {1}
     for spec in specs.values():
-        assert (spec.tracking.register_as, spec.tracking.alias) == (None, None)
+        assert (spec.tracking.register_as, spec.tracking.promote) == (None, None)
         assert spec.run_path.parent == sweep.sweep_path / "confirm"
 
 

@@ -189,13 +189,13 @@ def test_weights_of_losses_need_a_teacher(make_sweep_content):
 
 
 def test_trials_differ_from_the_base_only_in_searched_and_held_out_fields(make_sweep_content):
-    base = {"tracking": {"register_as": "student", "alias": "champion"}}
+    base = {"tracking": {"register_as": "student", "promote": {"alias": "champion"}}}
     sweep = parse_sweep(make_sweep_content(base=base))
     trial = parse_spec(with_values(trial_content(sweep, sweep.base), {"losses.dtkd.weight": 2.5}))
 
     assert trial.losses.dtkd.weight == 2.5
     assert trial.dataset.held_out.num_images == 64
-    assert trial.tracking.register_as is trial.tracking.alias is None
+    assert trial.tracking.register_as is trial.tracking.promote is None
     same = trial.model_copy(
         update={"losses": None, "dataset": sweep.base.dataset, "tracking": sweep.base.tracking}
     )

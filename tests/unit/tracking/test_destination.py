@@ -3,6 +3,7 @@
 import pytest
 
 from service.spec.loading import parse_spec
+from service.spec.sections import Promotion
 from service.tracking.destination import is_destination, publication_key, set_destination
 
 URI = "http://mlflow:5000"
@@ -26,7 +27,7 @@ def changed(spec, **fields):
     ("fields", "uri", "is_kept"),
     [
         ({}, URI, True),
-        ({"log_every_steps": 9, "register_as": "s", "alias": "a"}, URI, True),
+        ({"log_every_steps": 9, "register_as": "s", "promote": Promotion(alias="a")}, URI, True),
         ({}, "http://other:5000", False),
         ({"experiment": "two"}, URI, False),
     ],
@@ -45,8 +46,12 @@ def test_student_is_published_anew_where_any_name_has_changed(spec):
     key = publication_key(spec, URI)
     assert publication_key(changed(spec, log_every_steps=9), URI) == key
     assert publication_key(spec, "http://other:5000") != key
-    for field in ("experiment", "register_as", "alias"):
+    for field in ("experiment", "register_as"):
         assert publication_key(changed(spec, **{field: "x"}), URI) != key
+    promotions = [Promotion(alias="a"), Promotion(alias="b"), Promotion(alias="a", min_top1=0.5)]
+    promotions.append(Promotion(alias="a", beats_current=False))
+    keys = {publication_key(changed(spec, promote=each), URI) for each in promotions}
+    assert len(keys | {key}) == 5
 
 
 def test_address_is_not_written(spec):
