@@ -39,6 +39,7 @@ from service.run.result import RunResult, read_result
 from service.run.status import State, write_stopped
 from service.run.stop_signals import JobStoppedError, StopSignals
 from service.run.student_card import write_classes
+from service.run_page.page import write_run_page
 from service.spec.errors import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED
 from service.spec.image_warnings import small_image_warnings
 from service.spec.job import JobSpec
@@ -107,6 +108,7 @@ def _train_and_publish(job: LoadedJob, signals: StopSignals) -> int:
     if isinstance(outcome, RunResult):
         return _publish(outcome, spec, tracker.close("finished"), signals)
     _end_mlflow_run(tracker.close(outcome.state), outcome.state)
+    write_run_page(spec, spec.run_path)
     # An abort and a failure are also events; where none could be written, they are printed here.
     for text in (outcome.cause, outcome.text):
         if text not in printer.last_note:
@@ -210,10 +212,13 @@ def _request_stop(spec: JobSpec) -> None:
 
 def _publish(result: RunResult, spec: JobSpec, run: MlflowRun | None, signals: StopSignals) -> int:
     """Publish the result if MLflow answers and no signal arrives; the job is done in any case."""
+    page_path = write_run_page(spec, spec.run_path)
     if run is not None:
         with contextlib.suppress(JobStoppedError), signals.interruptible():
             try_to_publish(result, spec, run)
     print(result.summary, flush=True)
+    if page_path is not None:
+        print(f"page: {page_path}", flush=True)
     if not result.is_published:
         print(
             f"MLflow at {redacted(tracking_uri(spec))} does not have everything; python "

@@ -16,8 +16,8 @@ from typing import Any
 from mlflow import MlflowClient
 from stack import FOLDER, ROOT, Stack, up
 
-from service.run.figures import temperature_figure
 from service.run.journal import JOURNAL_NAME, read_events
+from service.run_page.temperatures import temperature_figure
 from service.tracking.mlflow_run import UI_MODE
 
 SOURCE = Path("/usr/share/datasets/fashion-mnist")
@@ -187,7 +187,7 @@ def draw_temperatures(run_path: Path) -> Path:
     events = read_events(run_path / JOURNAL_NAME)
     title = "DTKD, 1,000 images of Fashion-MNIST"
     path = run_path / "temperatures.svg"
-    temperature_figure(events, TEMPERATURE, title).savefig(path)
+    temperature_figure(events, "dtkd", TEMPERATURE, title).savefig(path)
     return path
 
 

@@ -9,24 +9,19 @@ from plotly.subplots import make_subplots
 from service.pages.figures import titled
 from service.pages.lines import Place
 
-MIN_COLUMNS, MAX_COLUMNS = 3, 4
-PANEL_PX, TALL_PANEL_PX = 150, 210
+MIN_COLUMNS, PANEL_PX, TALL_PANEL_PX = 3, 150, 210
 TITLE_LINE_PX, TICKS_PX, BOTTOM_PX = 16, 36, 100
 
 
 def panels(
-    titles: Sequence[str],
-    title: str,
-    note: str,
-    *,
-    min_columns: int = MIN_COLUMNS,
-    max_columns: int = MAX_COLUMNS,
+    titles: Sequence[str], title: str, note: str, max_columns: int = 4
 ) -> tuple[go.Figure, list[Place]]:
-    """Panels with the same axes, and their places. ``titles``: of the panels, as Plotly reads them.
+    """Panels with the same axes, and their places.
 
-    ``min_columns``: with few panels beside each other, lines are too flat to be compared.
+    ``titles``: of the panels, as Plotly reads them.
     """
-    num_columns = min(max(len(titles), min_columns), max_columns)
+    # With fewer, lines are too flat to be compared.
+    num_columns = min(max(len(titles), MIN_COLUMNS), max_columns)
     num_rows = math.ceil(len(titles) / num_columns)
     panel_px = PANEL_PX if num_rows > 1 else TALL_PANEL_PX
     title_px = TITLE_LINE_PX * (1 + max(text.count("<br>") for text in titles))

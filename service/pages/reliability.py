@@ -25,8 +25,8 @@ def diagram_of(predictions: Predictions | None) -> Reliability | None:
 
 def reliability_figure(diagrams: Mapping[str, Reliability]) -> go.Figure:
     """Diagrams of the same images by whose they are, such as student and teacher; see COLORS."""
-    errors = (f"ECE of the {side} {each.calibration_error:.1%}" for side, each in diagrams.items())
-    figure = single_panel("Accuracy by confidence", f"{', '.join(errors)}; images {NOTE}")
+    errors = (f"{side} {each.calibration_error:.1%}" for side, each in diagrams.items())
+    figure = single_panel("Accuracy by confidence", f"ECE: {', '.join(errors)}; images {NOTE}")
     add_diagrams(figure, WHOLE, diagrams)
     return finish(with_share_axes(figure), "confidence", "accuracy")
 

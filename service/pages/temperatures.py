@@ -32,12 +32,12 @@ def add_temperatures(
     figure: go.Figure,
     place: Place,
     series: Mapping[str, Series],
-    owner: str,
+    owner: str = "",
     unit: str = "epoch",
 ) -> None:
     """Temperatures by the metric's name: means as lines, in bands of the percentiles, if any.
 
-    ``owner``: whose they are, as Plotly reads it. ``unit``: of the axis.
+    ``owner``: begins the texts to hover over, as Plotly reads it. ``unit``: of the axis.
     """
     for metric in series:
         if metric.endswith(MEAN):
@@ -50,6 +50,7 @@ def add_temperatures(
         low, high = series.get(name + LOW, ()), series.get(name + HIGH, ())
         if low and high:
             add_band(figure, place, low, high, FILLS[side])
-        text = f"{owner}, {wrapped(name, 60)}"
+        text = wrapped(name, 60)
         style = line_style(side, COLORS[side], 2)
-        add_line(figure, place, series[metric], text, style, f"{unit} %{{x:.3~g}}, %{{y:.3g}}")
+        hover = f"{owner}, {text}" if owner else text
+        add_line(figure, place, series[metric], hover, style, f"{unit} %{{x:.3~g}}, %{{y:.3g}}")

@@ -1,4 +1,4 @@
-"""The student's evaluation: its metrics, and after the last epoch what it predicts."""
+"""The student's evaluation: its metrics, and as a file what it predicts after the last epoch."""
 
 import math
 
@@ -9,10 +9,9 @@ from service.run.predictions import (
     STUDENT_PREDICTIONS_NAME,
     TEACHER_PREDICTIONS_NAME,
     agreement,
-    read_predictions,
+    predictions_if_usable,
     reliability,
 )
-from service.spec.errors import BadInputError
 from service.spec.job import JobSpec
 from service.training.data import WorkerData
 from service.training.distributed import World
@@ -44,29 +43,26 @@ class StudentEvaluation:
             EvaluationStopped: the workers must stop.
         """
         self._model.eval()
-        recorder = PredictionRecorder() if is_last else None
+        recorder = PredictionRecorder()
         accuracy = self._evaluator.evaluate(
             lambda pixels: self._model(self._task.normalizer(pixels)), recorder=recorder
         )
         values = accuracy.as_metrics(self._spec.dataset.evaluated)
-        if recorder is not None:
-            values |= self._recorded(recorder)
+        values |= self._recorded(recorder, is_last=is_last)
         values |= self._data.undecodable_metrics()
         values[PEAK_MEMORY_METRIC] = self._memory.read()
         return accuracy, values
 
-    def _recorded(self, recorder: PredictionRecorder) -> dict[str, float]:
-        """Write the predictions; their calibration error, and agreement with the teacher's."""
+    def _recorded(self, recorder: PredictionRecorder, *, is_last: bool) -> dict[str, float]:
+        """Calibration error and agreement with the teacher; the last predictions are written."""
         spec = self._spec
         found = recorder.gathered(self._world, spec.resources.collective_timeout_s)
         if self._world.rank != 0:
             return {}
-        found.write(spec.run_path / STUDENT_PREDICTIONS_NAME)
+        if is_last:
+            found.write(spec.run_path / STUDENT_PREDICTIONS_NAME)
         values = {"ece": reliability(found).calibration_error}
-        try:
-            teacher = read_predictions(spec.run_path / TEACHER_PREDICTIONS_NAME)
-        except BadInputError:
-            teacher = None
+        teacher = predictions_if_usable(spec.run_path / TEACHER_PREDICTIONS_NAME)
         if teacher is not None:
             values["agreement"] = agreement(found, teacher)
         group = spec.dataset.evaluated

@@ -44,7 +44,7 @@ def test_points_are_mean_confidence_and_accuracy_of_each_bin(diagrams):
 def test_title_has_the_calibration_errors(diagrams):
     title = reliability_figure(diagrams).layout.title.text.replace("<br>", " ")
     # (20 x |0.5 - 0.9| + 40 x |1 - 0.5|) / 60, and |0.5 - 0.7|.
-    assert "ECE of the teacher 20.0%, ECE of the student 46.7%" in title
+    assert "ECE: teacher 20.0%, student 46.7%;" in title
 
 
 def test_predictions_without_a_confidence_have_no_diagram():

@@ -68,8 +68,8 @@ def test_second_run_with_the_same_teacher_does_not_evaluate_it(make_content, tea
         num_recorded.append(0)
         run_alone(spec)
         specs.append(spec)
-    # The teacher's and the student's, and then the student's alone.
-    assert num_recorded == [2, 1, 2]
+    # The teacher's, where no run has evaluated it, and the student's after each of two epochs.
+    assert num_recorded == [3, 2, 3]
     stored = [read_predictions(spec.run_path / TEACHER_PREDICTIONS_NAME) for spec in specs]
     assert stored[0].confidences.tolist() == stored[1].confidences.tolist()
     events = [
