@@ -21,9 +21,11 @@ from data_pipeline.files import NotRegularError, open_regular, write_atomically
 from service.run.folder import FencingToken
 from service.run.state_files import damaged
 
-Kind = Literal["start", "interval", "evaluation", "teacher", "checkpoint", "note"]
+Kind = Literal["start", "interval", "evaluation", "student", "teacher", "checkpoint", "note"]
 # A resumed run repeats some events of these kinds.
-SERIES = ("interval", "evaluation", "teacher", "checkpoint")
+SERIES = ("interval", "evaluation", "student", "teacher", "checkpoint")
+# What is dropped last: a file waits for each "student", until MLflow has it.
+KEPT = ("teacher", "start", "student")
 
 JOURNAL_NAME = "journal.jsonl"
 FAILURES_NAME = "failures.jsonl"
@@ -44,7 +46,8 @@ Count = Annotated[int, Field(ge=0, lt=2**53)]
 class Event(NamedTuple):
     """One line. ``step`` counts optimizer steps done; ``epoch`` is from 0; times are Unix ms.
 
-    ``number`` counts the events of a run from 1; a journal that was thinned has gaps in it.
+    ``number`` counts the events of a run from 1; a journal that was thinned has gaps in it. A
+    "student" is one whose weights wait in the folder (see ``tracked_checkpoint_path``) for MLflow.
     """
 
     kind: Kind
@@ -78,6 +81,7 @@ class Journal:
         self._limit_bytes, self._token = limit_bytes, token
         self._lock = threading.Lock()
         self._last_steps: dict[str, int] = {}
+        self._evaluated_ms: dict[int, int] = {}
         self._unwritten: list[Event] = []
         self._stride, self._num_intervals = 1, 0
         remove_torn_line(self._path)
@@ -85,6 +89,13 @@ class Journal:
         self._number = max((event.number for event in events), default=0)
         for event in events:
             self._last_steps[event.kind] = max(event.step, self._last_steps.get(event.kind, -1))
+            if event.kind == "evaluation":
+                self._evaluated_ms[event.step] = event.time_ms
+
+    def has(self, kind: Kind, step: int) -> bool:
+        """Whether there is an event of a kind at this step or a later one."""
+        with self._lock:
+            return step <= self._last_steps.get(kind, -1)
 
     def append(
         self,
@@ -97,7 +108,8 @@ class Journal:
     ) -> None:
         """Append an event, unless there is one of its kind at this step or a later one.
 
-        Events of the kinds "start" and "note" are always appended. ``eta_s``: seconds left.
+        Events of the kinds "start" and "note" are always appended. A "student" has the time of its
+        evaluation: MLflow then takes its metrics for the same points. ``eta_s``: seconds left.
 
         Raises:
             FencedError: another worker writes this journal now.
@@ -112,8 +124,12 @@ class Journal:
                 if self._num_intervals % self._stride:
                     return
             self._number += 1
-            now_ms = int(time.time() * 1000)
-            event = Event(kind, step, epoch, now_ms, dict(values), eta_s, text, self._number)
+            time_ms = int(time.time() * 1000)
+            if kind == "evaluation":
+                self._evaluated_ms[step] = time_ms
+            elif kind == "student":
+                time_ms = self._evaluated_ms.get(step, time_ms)
+            event = Event(kind, step, epoch, time_ms, dict(values), eta_s, text, self._number)
             self._write(event)
 
     def note(self, text: str) -> None:
@@ -219,7 +235,7 @@ def _thinned(events: list[Event]) -> list[Event]:
     """Drop every other progress line, keeping the newest; where few are left, other events."""
     lines = [event.number for event in events if event.kind == "interval"]
     if len(lines) < MIN_THINNED:
-        lines = [event.number for event in events if event.kind not in ("teacher", "start")]
+        lines = [event.number for event in events if event.kind not in KEPT]
     if len(lines) < 2:
         lines = [event.number for event in events]
     dropped = set(lines[-2::-2])

@@ -73,7 +73,7 @@ class ProgressPrinter:
 
     def __call__(self, event: Event) -> None:
         """Print one event, if it belongs into the log."""
-        if event.kind == "checkpoint":
+        if event.kind in ("checkpoint", "student"):
             return
         self._last_top1 = event.values.get(f"{self._spec.dataset.evaluated}/top1", self._last_top1)
         if event.kind == "note":

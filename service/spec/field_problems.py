@@ -30,10 +30,14 @@ TYPE_REMEDIES = {
 }
 OTHER_CHOICES = {
     "size": ", or a number of pixels",
+    "checkpoints": ", or an object with every_evaluations, newest and only_best",
     "classes": ", or a list: the teacher's index of each class of the dataset, in label order",
 }
 """What a field takes besides its words."""
-ADDED_PARTS = ("sgd", "adamw", "number", "range", "word", "indices", "pixels", "[key]")
+ADDED_PARTS = (
+    *("sgd", "adamw", "number", "range", "word", "indices", "pixels", "section"),
+    "[key]",
+)
 """What pydantic adds to a location where a field has alternatives, and to that of the name of a
 mapping's entry; the user did not write it."""
 

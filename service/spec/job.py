@@ -27,6 +27,7 @@ from service.spec.sections import (
     is_mlflow_source,
 )
 from service.spec.teacher_sections import Teacher, TeacherNetwork
+from service.spec.tracked_checkpoints import TrackedCheckpoints
 
 
 def _optimizer_kind(value: Any) -> str:  # noqa: ANN401 - JSON or a section
@@ -123,6 +124,14 @@ class JobSpec(Section):
     def num_micro_batches(self) -> int:
         """Forward passes per optimizer step, over all workers."""
         return self.training.global_batch_size // self.micro_batch_size
+
+    @property
+    def tracked_checkpoints(self) -> TrackedCheckpoints | None:
+        """Which students are logged beside the final one; None for none.
+
+        A run with held-out images is one of many that choose settings: it logs no models.
+        """
+        return None if self.dataset.held_out is not None else self.tracking.tracked_checkpoints
 
     def effective_losses(self) -> Losses:
         """The losses in force, defaults resolved."""

@@ -44,6 +44,7 @@ from service.spec.sections import (
     is_mlflow_source,
 )
 from service.spec.teacher_sections import Teacher, TeacherNetwork
+from service.spec.tracked_checkpoints import tracked_checkpoints_problems
 from service.spec.weights_metadata import weights_problems
 
 SOURCES = "give the path of a weights file, models:/NAME@ALIAS, runs:/ID/PATH or torchvision:ENUM"
@@ -244,6 +245,16 @@ def check_tracking(tracking: Tracking) -> Iterator[Problem]:
             yield problem
 
 
+def check_tracked_checkpoints(
+    tracking: Tracking, schedule: Schedule, evaluation: Evaluation, dataset: Dataset | None = None
+) -> Iterator[Problem]:
+    """Checkpoints that are logged at some time; runs with held-out images log none."""
+    tracked = tracking.tracked_checkpoints
+    if tracked is not None and (dataset is None or dataset.held_out is None):
+        num_evaluations = -(-schedule.num_epochs // evaluation.every_epochs)
+        yield from tracked_checkpoints_problems(tracked, num_evaluations)
+
+
 def check_cache(dataset: Dataset) -> Iterator[Problem]:
     """A cache that Ray does not remove."""
     cache = dataset.cache
@@ -256,5 +267,5 @@ RULES: tuple[Rule, ...] = (
     *(check_losses, check_unlabeled, check_coupled_samples, check_label_smoothing, check_views),
     check_loss_settings,
     *(check_augmentation, check_mixing, check_evaluation, check_storage, check_tracking),
-    check_cache,
+    *(check_tracked_checkpoints, check_cache),
 )

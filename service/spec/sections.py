@@ -20,6 +20,7 @@ from service.spec.fields import (
     Section,
     Sha256,
 )
+from service.spec.tracked_checkpoints import CheckpointsToTrack, TrackedCheckpoints
 
 Replacement = Annotated[tuple[Annotated[str, Field(min_length=1)], str], Field(strict=False)]
 
@@ -270,7 +271,18 @@ class Tracking(Section):
     journal_limit_bytes: Annotated[int, Field(ge=10_000, le=128_000_000)] = 64_000_000
     """Largest size of the journal of metrics in the run's folder; beyond it, every other progress
     line is dropped, then every other one of the rest, and so on."""
+    checkpoints: CheckpointsToTrack = "last"
+    """Which of the run's students MLflow has as models, with their step and accuracy. last: the
+    final one alone. best: also each that has the best top-1 so far, short for {"only_best": true}.
+    Runs with held-out images, such as a sweep's trials, log none."""
     register_as: str | None = None
     """Registered model that the final student becomes a version of; absent: not registered."""
     promote: Promotion | None = None
     """Absent: no alias is moved."""
+
+    @property
+    def tracked_checkpoints(self) -> TrackedCheckpoints | None:
+        """Which students are logged beside the final one; None for none."""
+        if isinstance(self.checkpoints, TrackedCheckpoints):
+            return self.checkpoints
+        return TrackedCheckpoints(only_best=True) if self.checkpoints == "best" else None

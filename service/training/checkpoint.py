@@ -95,11 +95,11 @@ def save_checkpoint(
     partial_path = partial_name(path)
     try:
         partial_path.mkdir(parents=True)
-        _save_weights(snapshot.student, partial_path / STUDENT_NAME, snapshot.network)
+        write_weights(snapshot.student, partial_path / STUDENT_NAME, snapshot.network)
         if snapshot.ema is not None:
-            _save_weights(snapshot.ema, partial_path / EMA_NAME, snapshot.network)
+            write_weights(snapshot.ema, partial_path / EMA_NAME, snapshot.network)
         if snapshot.objective:
-            _save_weights(dict(snapshot.objective), partial_path / OBJECTIVE_NAME, {"format": "pt"})
+            write_weights(dict(snapshot.objective), partial_path / OBJECTIVE_NAME, {"format": "pt"})
         _save_tensors(snapshot.optimizer, partial_path / OPTIMIZER_NAME)
         _save_tensors(snapshot.per_rank, partial_path / PER_RANK_STATE_NAME)
         digests = {file.name: sha256_of(file) for file in sorted(partial_path.iterdir())}
@@ -117,7 +117,12 @@ def save_checkpoint(
         raise
 
 
-def _save_weights(weights: dict[str, Tensor], path: Path, network: Mapping[str, str]) -> None:
+def write_weights(weights: dict[str, Tensor], path: Path, network: Mapping[str, str]) -> None:
+    """Write a .safetensors file; ``network``: see ``models.weights.file_metadata``.
+
+    Raises:
+        OSError: it cannot be written, with errno EIO where the writer of the format fails.
+    """
     try:
         save_weights(weights, path, network)
     except SafetensorError as error:

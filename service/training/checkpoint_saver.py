@@ -1,7 +1,7 @@
 """Writes checkpoints on a thread, with retries."""
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from data_pipeline.files import RETRY_PAUSES_S, retry_io
@@ -41,6 +41,7 @@ class CheckpointSaver:
         self._journal, self._token = journal, token
         self._num_to_keep, self._pauses_s = num_to_keep, pauses_s
         self._thread: threading.Thread | None = None
+        self._is_snapshot = False
         self._error: Exception | None = None
 
     def save(self, snapshot: Snapshot) -> None:
@@ -50,8 +51,36 @@ class CheckpointSaver:
             CheckpointError: that one could not be written.
             FencedError: another worker has taken over the run.
         """
+        if self._is_snapshot:
+            self.wait()
+        self._start(lambda: self._save(snapshot))
+        self._is_snapshot = True
+
+    def save_first(self, write: Callable[[], None]) -> None:
+        """Start to call ``write``; the next snapshot is written when it has returned.
+
+        Raises:
+            CheckpointError: the snapshot before could not be written.
+            FencedError: another worker has taken over the run.
+        """
         self.wait()
-        self._thread = threading.Thread(target=self._save, args=(snapshot,), name="checkpoint")
+        self._start(write)
+        self._is_snapshot = False
+
+    def _start(self, write: Callable[[], None]) -> None:
+        before = self._thread
+
+        def run() -> None:
+            if before is not None:
+                before.join()
+            try:
+                if self._error is None:
+                    retry_io(write, self._pauses_s)
+            except Exception as error:
+                # Raised by the next wait(), whatever it is.
+                self._error = error
+
+        self._thread = threading.Thread(target=run, name="checkpoint")
         self._thread.start()
 
     def wait(self) -> None:
@@ -78,20 +107,12 @@ class CheckpointSaver:
         progress = snapshot.progress
         name = checkpoint_name(progress.step, is_evaluated=snapshot.is_evaluated)
 
-        def write() -> None:
-            self._token.check()
-            # The journal up to this step must survive whatever the checkpoint survives.
-            self._journal.sync()
-            path = self._run_path / name
-            save_checkpoint(path, self._spec_hash, snapshot, self._token.check)
-            self._remove_old()
-
-        try:
-            retry_io(write, self._pauses_s)
-            self._journal.append("checkpoint", progress.step, progress.epoch, {})
-        except Exception as error:
-            # Raised by the next wait(), whatever it is.
-            self._error = error
+        self._token.check()
+        # The journal up to this step must survive whatever the checkpoint survives.
+        self._journal.sync()
+        save_checkpoint(self._run_path / name, self._spec_hash, snapshot, self._token.check)
+        self._remove_old()
+        self._journal.append("checkpoint", progress.step, progress.epoch, {})
 
     def _remove_old(self) -> None:
         for path in checkpoint_paths(self._run_path)[self._num_to_keep :]:

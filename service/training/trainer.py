@@ -115,9 +115,9 @@ class Trainer:
         )
         evaluator = Evaluator(spec, self._task, self._data, world, self._must_stop)
         self._teacher_check = TeacherCheck(spec, world, self._task, evaluator)
-        evaluated = self._ema if self._ema is not None else self._student
+        self._evaluated = self._student if self._ema is None else self._ema.module
         self._student_evaluation = StudentEvaluation(
-            spec, world, self._task, evaluated, self._data, evaluator, memory
+            spec, world, self._task, self._evaluated, self._data, evaluator, memory
         )
         # After DDP has broadcast rank 0's buffers: each rank has its own in the checkpoint.
         self.progress = self._state.restore(self._log.note)
@@ -238,7 +238,7 @@ class Trainer:
                 progress.record_evaluation(
                     accuracy.top1, accuracy.top5, epoch, accuracy.num_nonfinite
                 )
-                self._log.record("evaluation", progress, values)
+                self._log.record_evaluation(self._evaluated, progress, values)
             if saves or self._flags.is_save_due:
                 self._state.save(progress)
             if is_last:
