@@ -1,7 +1,6 @@
 """Publishes finished runs in MLflow, and later sends what MLflow missed while it was away."""
 
 import logging
-import threading
 from pathlib import Path
 
 import mlflow
@@ -19,6 +18,7 @@ from service.run.status import read_status
 from service.spec.errors import BadInputError, Problem
 from service.spec.job import JobSpec
 from service.tracking.destination import publication_key, set_destination
+from service.tracking.event_sender import EventSender, SentPosition
 from service.tracking.mlflow_run import RUN_STATUSES, MlflowRun
 from service.tracking.registration import RegisteredStudent, register_student
 from service.tracking.student_model import log_student
@@ -28,13 +28,10 @@ from service.tracking.sync_destination import (
     sync_destination,
     tracking_kept,
 )
-from service.tracking.tracker import SentPosition
 
 logger = logging.getLogger(__name__)
 
 NUM_PUBLISH_ATTEMPTS = 3
-# Neither torch's export nor MLflow's logging of a model is safe in two threads at a time.
-_PUBLISH_LOCK = threading.Lock()
 
 
 def publish(result: RunResult, spec: JobSpec, run: MlflowRun) -> None:
@@ -45,12 +42,11 @@ def publish(result: RunResult, spec: JobSpec, run: MlflowRun) -> None:
     Raises:
         One of TRACKING_ERRORS: the server fails or does not answer.
     """
-    with _PUBLISH_LOCK:
-        run.log_result(result.progress, result.time_ms)
-        if spec.dataset.held_out is None:
-            registered = log_and_register(run, spec, result)
-            result.promotion = registered.promotion if registered is not None else None
-        run.end("FINISHED")
+    run.log_result(result.progress, result.time_ms)
+    if spec.dataset.held_out is None:
+        registered = log_and_register(run, spec, result)
+        result.promotion = registered.promotion if registered is not None else None
+    run.end("FINISHED")
     result.address, result.published_as = run.address, publication_key(spec, run.uri)
     result.write(spec.run_path)
 
@@ -134,16 +130,17 @@ def sync_run(run_path: Path, destination: SyncDestination | None = None) -> str:
         run = MlflowRun(spec, uri)
         check_artifacts(run, spec, destination)
         run.log_spec(read_tags(run_path))
-        if events:
-            run.log_events(events)
-            position.save(events[-1].number)
+        sender = EventSender(run, spec, position)
+        sender.send_all(events)
         status = read_status(run_path)
         run.set_tags(status.tags())
         if result is not None:
             publish(result, spec, run)
         elif status.state in RUN_STATUSES:
             run.end(RUN_STATUSES[status.state])
-        num_points = sum(len(event.values) for event in events)
+        if sender.refusal is not None:
+            raise sender.refusal
+        num_points = sum(len(event.values) for event in events if event.kind != "student")
         what = "and the student" if result is not None else f"of a run that is {status.state}"
         line = f"{spec.name}: sent {num_points} points {what}, {run.address}"
         promotion = result.promotion if result is not None else None

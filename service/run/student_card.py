@@ -22,6 +22,16 @@ from service.spec.weights_metadata import stated_variant
 
 CARD_NAME = "preprocessing.json"
 CLASSES_NAME = "classes.json"
+MODEL_NAME = "student"
+"""Name of the final student among a run's models in MLflow."""
+
+
+def checkpoint_model_name(step: int) -> str:
+    """Name of the student after ``step`` optimizer steps among a run's models in MLflow.
+
+    Each has its own: MLflow takes any model of a name for runs:/ID/NAME, and its charts show names.
+    """
+    return f"{MODEL_NAME}-step-{step}"
 
 
 def student_card(
@@ -29,8 +39,9 @@ def student_card(
     classes: tuple[str, ...] | None,
     weights_path: Path,
     run_id: str | None = None,
+    step: int | None = None,
 ) -> dict[str, Any]:
-    """The card of a run's student.
+    """The card of a run's student: the final one, or that after ``step`` optimizer steps.
 
     ``classes``: those of the dataset by label, if they are known; the card has readable names of
     ImageNet's too. ``weights_path``: the student's weights, as a checkpoint or this module wrote
@@ -38,6 +49,7 @@ def student_card(
     Interpolation is in torchvision's terms, which tests/unit/data_pipeline/test_decoding.py tests.
     """
     evaluation, name = spec.evaluation, spec.student.model
+    article, moment = ("the ", "last step") if step is None else ("", f"step {step}")
     variant = stated_variant(name, Weights(source=str(weights_path)))
     card = {
         "architecture": name,
@@ -51,10 +63,11 @@ def student_card(
         "antialias": True,
         "scale": "pixels / 255, RGB",
         **spec.dataset.normalization.model_dump(mode="json"),
-        "weights": "last step" if spec.training.ema_decay is None else "EMA of the last step",
+        "weights": moment if spec.training.ema_decay is None else f"EMA of {article}{moment}",
         "spec_hash": spec.content_hash(),
     }
-    return {**card, "load": load_snippets(spec, variant, run_id)}
+    model_name = MODEL_NAME if step is None else checkpoint_model_name(step)
+    return {**card, "load": load_snippets(spec, variant, run_id, model_name)}
 
 
 def card_metadata(card: dict[str, Any]) -> dict[str, str]:
@@ -79,10 +92,13 @@ def write_with_card(source: Path, path: Path, card: dict[str, Any]) -> None:
         shutil.copyfileobj(old, new)
 
 
-def load_snippets(spec: JobSpec, variant: Variant, run_id: str | None) -> dict[str, str]:
+def load_snippets(
+    spec: JobSpec, variant: Variant, run_id: str | None, model_name: str
+) -> dict[str, str]:
     """Three lines of Python that load the student, by what they need.
 
     They run where the student's files are; the last one with MLFLOW_TRACKING_URI set.
+    ``model_name``: that among the run's models in MLflow.
     """
     name, num_classes = spec.student.model, spec.dataset.num_classes
     snippets = {
@@ -99,7 +115,7 @@ def load_snippets(spec: JobSpec, variant: Variant, run_id: str | None) -> dict[s
     snippets["pt2"] = (
         "import mlflow\n"
         f'run_id = "{run_id or "ID OF THE RUN IN MLFLOW"}"\n'
-        'model = mlflow.pytorch.load_model(f"runs:/{run_id}/student")'
+        f'model = mlflow.pytorch.load_model(f"runs:/{{run_id}}/{model_name}")'
     )
     return snippets
 

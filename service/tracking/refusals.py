@@ -1,5 +1,6 @@
 """Tells a tracking server that refuses a run for good from one that is away for a while."""
 
+import requests
 from mlflow.exceptions import InvalidUrlException, MlflowException
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 
@@ -30,6 +31,9 @@ PERMANENT_TEXTS = (
     "credential configuration failed",
     "CERTIFICATE_VERIFY_FAILED",
 )
+# HTTP statuses of requests that fail because of the moment, among those that say that a request is
+# wrong: timeout, conflict, too early, too many.
+TEMPORARY_STATUSES = frozenset({408, 409, 425, 429})
 REMEDIES = {
     "UNAUTHENTICATED": "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or "
     "MLFLOW_TRACKING_TOKEN",
@@ -47,6 +51,10 @@ def is_refusal(error: Exception) -> bool:
         return True
     if isinstance(error, MlflowException) and error.error_code in PERMANENT_CODES:
         return True
+    if isinstance(error, requests.HTTPError) and error.response is not None:
+        # What answers requests for artifacts, which may be another server, such as an object store.
+        status = error.response.status_code
+        return 400 <= status < 500 and status not in TEMPORARY_STATUSES
     return any(text in str(error) for text in PERMANENT_TEXTS)
 
 

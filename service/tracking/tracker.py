@@ -3,14 +3,11 @@
 A tracking server that is slow or away costs training nothing: the journal keeps what it missed.
 """
 
-import contextlib
 import logging
 import threading
 import time
 from collections.abc import Callable, Mapping
-from pathlib import Path
 
-from data_pipeline.files import write_atomically
 from data_pipeline.uris import redacted
 from service.run.journal import (
     FAILURES_NAME,
@@ -20,11 +17,11 @@ from service.run.journal import (
     last_number,
     read_events,
 )
-from service.run.state_files import read_text_if_usable
 from service.run.status import State, Status, StatusFile
 from service.spec.errors import BadInputError
 from service.spec.job import JobSpec
-from service.tracking.destination import SENT_NAME, set_destination
+from service.tracking.destination import set_destination
+from service.tracking.event_sender import EventSender, SentPosition
 from service.tracking.mlflow_run import TRACKING_ERRORS, MlflowRun
 from service.tracking.refusals import is_refusal, server_error_text
 from service.tracking.waiting_viewer import WaitingViewer
@@ -32,7 +29,6 @@ from service.tracking.waiting_viewer import WaitingViewer
 logger = logging.getLogger(__name__)
 
 POLL_S = 0.5
-MAX_DIGITS = 18
 MAX_BACKOFF_S = 30.0
 FLUSH_TIMEOUT_S = 120.0
 NUM_LAST_ATTEMPTS = 3
@@ -41,34 +37,14 @@ FAST_FAILURE_S = 1.0
 TAGS_INTERVAL_S = 10.0
 
 
-class SentPosition:
-    """Number of the last event that MLflow accepted, stored in the run's folder.
-
-    Where it cannot be stored, events are sent twice, which MLflow tolerates.
-    """
-
-    def __init__(self, run_path: Path):
-        self._path = run_path / SENT_NAME
-        self.number = 0
-        text = read_text_if_usable(self._path) or ""
-        # Of a damaged file, everything is sent again.
-        if text.isdecimal() and len(text) < MAX_DIGITS:
-            self.number = int(text)
-
-    def save(self, number: int) -> None:
-        """Record that MLflow has everything up to this event."""
-        self.number = number
-        with contextlib.suppress(OSError):
-            write_atomically(self._path, f"{number}\n")
-
-
 class JournalForwarder:
     """Passes new events to ``handle`` until closed, then what is left.
 
-    ``handle`` returns whether it accepted them; if not, it is called with them again later.
+    ``handle`` returns how many of them, from the first on, are done, or None where it can accept
+    none now. It is called with the others again: at once, or later.
     """
 
-    def __init__(self, reader: JournalReader, handle: Callable[[list[Event]], bool]):
+    def __init__(self, reader: JournalReader, handle: Callable[[list[Event]], int | None]):
         self._reader, self._handle = reader, handle
         self._pending: list[Event] = []
         self._closing = threading.Event()
@@ -85,29 +61,37 @@ class JournalForwarder:
         backoff_s = POLL_S
         while not self._closing.is_set():
             backoff_s = POLL_S if self._forward() else min(2 * backoff_s, MAX_BACKOFF_S)
-            self._closing.wait(backoff_s)
+            if not (self._pending and backoff_s == POLL_S):
+                self._closing.wait(backoff_s)
         # Retried only after fast failures: waiting for a server that does not answer takes long.
-        for _ in range(NUM_LAST_ATTEMPTS):
+        num_attempts = 0
+        while num_attempts < NUM_LAST_ATTEMPTS:
             start_s = time.monotonic()
-            if self._forward() or time.monotonic() - start_s > FAST_FAILURE_S:
+            if self._forward():
+                if not self._pending:
+                    return
+                continue
+            if time.monotonic() - start_s > FAST_FAILURE_S:
                 return
+            num_attempts += 1
             time.sleep(FAST_FAILURE_S)
 
     def _forward(self) -> bool:
+        """Pass on what is pending; returns whether ``handle`` accepted something, if there was."""
         try:
             self._pending += self._reader.read()
         except (OSError, BadInputError) as error:
             logger.warning("the journal cannot be read now: %s", error)
             return False
         try:
-            is_accepted = self._handle(self._pending)
+            num_done = self._handle(self._pending)
         except Exception:
             # One event that cannot be sent must not end the sending for the rest of the run.
             logger.exception("events of the journal cannot be forwarded now")
-            is_accepted = False
-        if not is_accepted:
             return False
-        self._pending = []
+        if num_done is None:
+            return False
+        self._pending = self._pending[num_done:]
         return True
 
 
@@ -122,7 +106,7 @@ class Tracker:
         show: Callable[[Event], None] | None,
     ):
         self._spec, self._uri, self._tags, self._show = spec, uri, dict(tags), show
-        self._run: MlflowRun | None = None
+        self._events: EventSender | None = None
         self._warnings: set[bool] = set()
         self._is_closing = False
         self._tags_sent_s = float("-inf")
@@ -138,31 +122,35 @@ class Tracker:
         self._sender = JournalForwarder(JournalReader(journal, self._position.number), self._send)
 
     def close(self, state: State) -> MlflowRun | None:
-        """End all threads; returns the run if MLflow has everything, None if it does not."""
+        """End all threads; returns the run if MLflow has everything, None if it does not.
+
+        Checkpoints that it refuses do not count: the run's student can be published without them.
+        """
         self._waiting.close()
         for viewer in self._viewers:
             viewer.close(FLUSH_TIMEOUT_S)
         self._file.status.state, self._file.status.waiting = state, None
         self._file.close()
         self._is_closing = True
-        return self._run if self._sender.close(FLUSH_TIMEOUT_S) else None
+        has_everything = self._sender.close(FLUSH_TIMEOUT_S)
+        return self._events.run if has_everything and self._events is not None else None
 
-    def _show_all(self, events: list[Event]) -> bool:
+    def _show_all(self, events: list[Event]) -> int:
         for event in events:
             self._file.status.update(event)
             if self._show is not None:
                 self._show(event)
         if events:
             self._file.write()
-        return True
+        return len(events)
 
-    def _show_failures(self, events: list[Event]) -> bool:
+    def _show_failures(self, events: list[Event]) -> int:
         for event in events:
             self._file.status.update_failure(event)
             if self._show is not None:
                 self._show(event)
             self._file.write()
-        return True
+        return len(events)
 
     def _show_line(self, line: str) -> None:
         # Only the driver of a sweep follows several runs.
@@ -172,24 +160,25 @@ class Tracker:
         if self._file.status.update_waiting(text):
             self._file.write()
 
-    def _send(self, events: list[Event]) -> bool:
+    def _send(self, events: list[Event]) -> int | None:
         try:
-            if self._run is None:
-                run = MlflowRun(self._spec, self._uri)
-                run.log_spec(self._tags)
-                self._run = run
-                if self._show is not None:
-                    print(f"MLflow run: {run.address}", flush=True)
-            if events:
-                self._run.log_events(events)
-                self._position.save(events[-1].number)
+            if self._events is None:
+                self._events = self._open_run()
+            num_done = self._events.send(events)
             if self._is_closing or time.monotonic() - self._tags_sent_s >= TAGS_INTERVAL_S:
-                self._run.set_tags(self._file.status.tags())
+                self._events.run.set_tags(self._file.status.tags())
                 self._tags_sent_s = time.monotonic()
         except TRACKING_ERRORS as error:
             self._warn(error)
-            return False
-        return True
+            return None
+        return num_done
+
+    def _open_run(self) -> EventSender:
+        run = MlflowRun(self._spec, self._uri)
+        run.log_spec(self._tags)
+        if self._show is not None:
+            print(f"MLflow run: {run.address}", flush=True)
+        return EventSender(run, self._spec, self._position)
 
     def _warn(self, error: Exception) -> None:
         """Once for a server that is away, and once for one that refuses."""

@@ -84,7 +84,8 @@ class TrackedCheckpoints:
         with atomic_path(path) as partial_path:
             write_weights(student.weights, partial_path, student.network)
             self._token.check()
-        sync_to_disk(path.parent)
+        for folder in (path.parent, self._spec.run_path):
+            sync_to_disk(folder)
         self._journal.append("student", student.step, student.epoch, student.values)
         for step in waiting_steps(self._spec.run_path)[self._tracked.newest :]:
             tracked_checkpoint_path(self._spec.run_path, step).unlink(missing_ok=True)

@@ -22,8 +22,6 @@ logger = logging.getLogger(__name__)
 
 PARENT_TAG = "mlflow.parentRunId"
 # Closing a tracker waits for the server, so it runs on these threads and not in the trials' loop.
-# They live as long as the process: torch 2.11 crashes when it exports a model after a thread that
-# had exported another one has ended.
 _CLOSING = ThreadPoolExecutor(4, thread_name_prefix="mlflow")
 
 
