@@ -14,6 +14,7 @@ from torch import nn
 
 from service.evaluate.report import Latency
 from service.training.distributed import release_freed_memory
+from service.training.memory import is_out_of_memory
 from service.training.peak_memory import process_bytes, reset_process_peak
 
 BATCH_SIZES = (1, 32)
@@ -30,6 +31,8 @@ def measure_latency(
 ) -> list[Latency]:
     """Median and 95th percentile of a forward pass, over about two seconds of passes.
 
+    Batches that do not fit into the GPU's memory are left out.
+
     Args:
         network: normalized images [B, 3, size_px, size_px] to logits, in float32 and eval mode. It
             is moved to the device and to channels_last.
@@ -39,7 +42,14 @@ def measure_latency(
     """
     assert not network.training
     network.to(device).to(memory_format=torch.channels_last)
-    return [_measured(network, size_px, device, batch_size) for batch_size in batch_sizes]
+    found = []
+    for batch_size in batch_sizes:
+        try:
+            found.append(_measured(network, size_px, device, batch_size))
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+    return found
 
 
 def _measured(network: nn.Module, size_px: int, device: torch.device, batch_size: int) -> Latency:

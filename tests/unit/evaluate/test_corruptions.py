@@ -129,4 +129,6 @@ def test_strengths_are_those_of_the_closest_published_size():
     )
     assert strength_values("jpeg", 384) == strength_values("jpeg", 160) == (25, 18, 15, 10, 7)
     assert strength_values("blur", 112) == pytest.approx((0.875, 1.3125, 1.75, 2.1875, 2.625))
+    assert strength_values("blur", 32) == (0.4, 0.6, 0.7, 0.8, 1.0)
+    assert strength_values("blur", 64) == (0.5, 0.75, 1.0, 1.25, 1.5)
     assert strength_values("blur", 448) == pytest.approx((2, 4, 6, 8, 12))

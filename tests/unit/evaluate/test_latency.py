@@ -74,3 +74,27 @@ def test_memory_is_none_where_the_system_does_not_tell(monkeypatch):
     monkeypatch.setattr(latency, "reset_process_peak", lambda: False)
     (found,) = measure_latency(Allocator().eval(), 16, CPU, batch_sizes=(1,))
     assert found.peak_memory_bytes is None
+
+
+class OneImage(nn.Module):
+    """Fails for more than one image."""
+
+    def __init__(self, error):
+        super().__init__()
+        self.error = error
+
+    def forward(self, images):
+        if len(images) > 1:
+            raise self.error
+        return images
+
+
+def test_batches_that_do_not_fit_are_left_out():
+    network = OneImage(torch.OutOfMemoryError("full")).eval()
+    found = measure_latency(network, 16, CPU, batch_sizes=(1, 32))
+    assert [each.batch_size for each in found] == [1]
+
+
+def test_other_errors_are_raised():
+    with pytest.raises(RuntimeError, match="wrong shape"):
+        measure_latency(OneImage(RuntimeError("wrong shape")).eval(), 16, CPU)
