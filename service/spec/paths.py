@@ -69,6 +69,19 @@ def output_problem(where: str, path: Path | str) -> Problem | None:
     )
 
 
+def new_file_problem(where: str, path: Path) -> Problem | None:
+    """A problem if a new file cannot be written there; ``where``: the option that names it."""
+    path = absolute_path(path)
+    if os.path.lexists(path):
+        return Problem(where, f"{path} exists", "give the path of a new file, or remove it")
+    if not path.parent.is_dir():
+        wrong = f"{path.parent} is no folder"
+        return Problem(where, wrong, "create it, or give another path")
+    if not os.access(path.parent, os.W_OK):
+        return Problem(where, f"{path.parent} cannot be written", "give another path")
+    return output_problem(where, path)
+
+
 def refused_path(path: Path | str) -> str | None:
     """Why the system refuses a path, such as for its length; None where a file is or could be."""
     try:

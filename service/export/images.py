@@ -1,0 +1,137 @@
+"""The real images that an export is checked on, and that int8 is calibrated and measured on."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data_pipeline.beton import BetonError, open_beton
+from data_pipeline.facts import DatasetFacts, dataset_facts
+from data_pipeline.files import is_remote
+from data_pipeline.loader import Batch, ImageLoader, UndecodableSampleError, center_crop
+from service.evaluate.source import FoundModel
+from service.spec.errors import BadInputError, Problem
+from service.spec.teacher_classes import indices_of_names, some_of
+
+BATCH_SIZE = 32
+# A batch of every size that is checked.
+MIN_IMAGES = 7
+SEED = 0
+
+
+class Images(NamedTuple):
+    """A .beton whose images a network takes. ``where``: the option or field that names it."""
+
+    where: str
+    path: Path
+    facts: DatasetFacts
+    resize_size: int
+    crop_size: int
+
+    def chosen(self, count: int) -> NDArray[np.int64]:
+        """Up to ``count`` samples [N], chosen at random, always the same."""
+        order = np.random.default_rng(SEED).permutation(self.facts.num_images)
+        return order[:count].astype(np.int64)
+
+    def batches(self, samples: NDArray[np.int64]) -> Iterator[Batch]:
+        """Center crops of samples, at most ``BATCH_SIZE`` at a time, as evaluation cuts them.
+
+        Raises:
+            BadInputError: an image does not decode, or the file cannot be read.
+        """
+        parts = [samples[n : n + BATCH_SIZE] for n in range(0, len(samples), BATCH_SIZE)]
+        num_threads = len(os.sched_getaffinity(0))
+        try:
+            file = open_beton(self.path)
+            with ImageLoader(file, seed=SEED, num_threads=num_threads) as loader:
+                yield from loader.batches(parts, center_crop(self.resize_size, self.crop_size))
+        except (BetonError, UndecodableSampleError, OSError) as error:
+            wrong, _, _ = str(error).rpartition("; ")
+            remedy = "convert it again; jobs/verify.py finds the fault"
+            raise BadInputError(
+                "data", [Problem(self.where, wrong or str(error), remedy)]
+            ) from error
+
+
+def data_images(found: FoundModel, path: Path | None, *, labeled: bool) -> Images:
+    """The images of --data, by default the run's val.
+
+    ``labeled``: whether they must have labels.
+
+    Raises:
+        BadInputError: there is no such file, it cannot be read, it has too few images, no labels,
+            or other classes than the network.
+    """
+    images = _find(found, "--data", path, "val")
+    if not images.facts.is_unlabeled:
+        _check_classes(found, images)
+    elif labeled:
+        raise _refused(images.where, f"{images.path} has no labels", "give a file with labels")
+    return images
+
+
+def calibration_images(found: FoundModel, path: Path | None) -> Images:
+    """The images of --calibration, by default the run's train; their labels do not matter.
+
+    Raises:
+        BadInputError: there is no such file, it cannot be read, or it has too few images.
+    """
+    return _find(found, "--calibration", path, "train")
+
+
+def _find(found: FoundModel, option: str, path: Path | None, split: str) -> Images:
+    where, location = option, str(path)
+    if path is None:
+        where, location = _of_run(found, option, split)
+    try:
+        facts = dataset_facts(location)
+    except (BetonError, OSError) as error:
+        remedy = f"give {option} a .beton of such images"
+        raise _refused(where, _without_remedy(error), remedy) from error
+    images = Images(where, Path(location), facts, *found.preprocessing[:2])
+    if facts.num_images < MIN_IMAGES:
+        wrong = f"{location} has {facts.num_images} images, fewer than {MIN_IMAGES}"
+        raise _refused(where, wrong, "give a file with more of them")
+    return images
+
+
+def _of_run(found: FoundModel, option: str, split: str) -> tuple[str, str]:
+    """Names of the run's file, for errors, and its path."""
+    if found.spec is None:
+        wrong = f"is absent, and {found.origin} does not say where its images are"
+        raise _refused(option, wrong, "give a .beton of such images")
+    location = getattr(found.spec.dataset, split)
+    if is_remote(location):
+        wrong = f"is absent, and the run's {split} is in an object store, {location}"
+        raise _refused(option, wrong, "copy it here and give its path")
+    return f"{option}: the run's {split}", location
+
+
+def _check_classes(found: FoundModel, images: Images) -> None:
+    classes, own = images.facts.classes, found.classes
+    num_classes = images.facts.highest_label + 1 if classes is None else len(classes)
+    remedy = "give images of the network's classes"
+    if num_classes > found.num_classes or (classes is not None and num_classes < found.num_classes):
+        wrong = f"{images.path} has {num_classes} classes, {found.origin} {found.num_classes}"
+        raise _refused(images.where, wrong, remedy)
+    if classes is None or own is None:
+        return
+    indices = indices_of_names(classes, own, found.class_names or ())
+    if missing := [name for name, own_ones in zip(classes, indices, strict=True) if not own_ones]:
+        wrong = f"{found.origin} lacks {some_of(missing)} of the {num_classes} classes"
+        raise _refused(images.where, f"{wrong} of {images.path}", remedy)
+    label = next((label for label, own_ones in enumerate(indices) if label not in own_ones), None)
+    if label is not None:
+        wrong = f"label {label} is {classes[label]} in {images.path}, but {own[label]} of "
+        raise _refused(images.where, wrong + found.origin, remedy)
+
+
+def _without_remedy(error: Exception) -> str:
+    return str(error).rpartition("; ")[0] or str(error)
+
+
+def _refused(where: str, wrong: str, remedy: str) -> BadInputError:
+    return BadInputError("data", [Problem(where, wrong, remedy)])

@@ -1,0 +1,108 @@
+"""Exports a model: traced, written under a partial name, checked on real images, then renamed."""
+
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from data_pipeline.files import atomic_path
+from service.evaluate.source import FoundModel
+from service.export.comparison import (
+    BATCH_SIZES,
+    NUM_CHECKED,
+    Classifier,
+    FailedCheckError,
+    Floats,
+    compare,
+    eager_logits,
+    network_input,
+)
+from service.export.images import Images, data_images
+from service.export.int8 import write_int8
+from service.export.metadata import export_metadata
+from service.export.network import traced
+from service.export.onnx_file import check_size, onnx_classifier, write_onnx
+from service.export.options import INT8, PT2, SAFETENSORS, ExportOptions
+from service.export.usage import usage
+from service.export.weights_files import (
+    pt2_classifier,
+    safetensors_classifier,
+    write_pt2,
+    write_safetensors,
+)
+from service.spec.errors import BadInputError
+
+Log = Callable[[str], None]
+
+
+def export_model(found: FoundModel, options: ExportOptions, log: Log = print) -> None:
+    """Write a model to ``options.out``; nothing is left there if a check fails.
+
+    ``log`` gets the figures of the check, and how the file is used.
+
+    Raises:
+        BadInputError: the network cannot be exported to the format, or the images cannot be used.
+        FailedCheckError: the file does not answer as the network does, or int8 loses more than it
+            may.
+        OSError: the storage fails.
+    """
+    if options.is_onnx:
+        check_size(found.network)
+    images = data_images(found, options.data, labeled=options.format == INT8)
+    with atomic_path(options.out) as path:
+        if options.format == INT8:
+            with tempfile.TemporaryDirectory() as folder:
+                float32_path = Path(folder) / "float32.onnx"
+                _write_checked(found, options, images, float32_path, log)
+                write_int8(found, options, images, float32_path, path, log)
+        else:
+            _write_checked(found, options, images, path, log)
+    log(f"{options.out}: {options.out.stat().st_size / 1e6:.1f} MB, {options.format}. To run it:")
+    log("\n".join(f"    {line}" for line in usage(found, options).splitlines()))
+
+
+def _write_checked(
+    found: FoundModel, options: ExportOptions, images: Images, path: Path, log: Log
+) -> None:
+    """Write a file in float32 and check it."""
+    _write(found, options, path)
+    try:
+        classify = _loaded(found, options, path)
+        comparison = compare(classify, _expected(found, options, images))
+    except (BadInputError, OSError):
+        raise
+    except Exception as error:
+        # Of the runtimes, which have their own types.
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise FailedCheckError(f"the file does not run: {reason}") from error
+    sizes = ", ".join(map(str, BATCH_SIZES))
+    text = f"{images.path}, in batches of {sizes}: {comparison}"
+    if not comparison.is_equal:
+        raise FailedCheckError(f"the file does not answer as the network does on {text}")
+    log(f"checked on {text}")
+
+
+def _write(found: FoundModel, options: ExportOptions, path: Path) -> None:
+    metadata = export_metadata(found, normalizes=options.normalizes)
+    if options.format == SAFETENSORS:
+        write_safetensors(found.network, path, metadata)
+    elif options.format == PT2:
+        write_pt2(traced(found, options), path, metadata)
+    else:
+        write_onnx(traced(found, options), path, found.architecture, options, metadata)
+
+
+def _loaded(found: FoundModel, options: ExportOptions, path: Path) -> Classifier:
+    if options.format == SAFETENSORS:
+        return safetensors_classifier(path, found)
+    return pt2_classifier(path) if options.format == PT2 else onnx_classifier(path)
+
+
+def _expected(
+    found: FoundModel, options: ExportOptions, images: Images
+) -> Iterator[tuple[Floats, Floats]]:
+    """Images as the file takes them, and the network's own logits of them."""
+    own = found.preprocessing.normalization
+    outside = None if options.normalizes else own
+    for batch in images.batches(images.chosen(NUM_CHECKED)):
+        expected = eager_logits(found.network, own, batch.images)
+        yield network_input(batch.images, outside), expected

@@ -1,0 +1,54 @@
+"""Float32 ONNX to int8: QDQ by onnxruntime, with ranges from real images."""
+
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from service.export.comparison import Floats
+from service.export.metadata import INPUT_NAME
+
+NUM_CALIBRATED = 512
+METHOD = "MinMax"
+"""How ranges of activations follow from the images, of onnxruntime's CalibrationMethod."""
+
+
+def quantize(source: Path, path: Path, batches: Iterator[Floats]) -> None:
+    """Quantize a float32 network: int8 activations, and int8 weights per channel.
+
+    The file has pairs of QuantizeLinear and DequantizeLinear (QDQ), which a runtime fuses into
+    operations on integers. Ranges are the smallest and the largest value of each activation over
+    the ``batches`` [B, 3, H, W].
+
+    Raises:
+        OSError: the storage fails.
+    """
+    # Imported here: it is an extra of the package.
+    from onnxruntime.quantization import (
+        CalibrationDataReader,
+        CalibrationMethod,
+        QuantFormat,
+        QuantType,
+        quantize_static,
+    )
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    class Reader(CalibrationDataReader):  # type: ignore[misc]
+        """The batches as onnxruntime reads them: one after the other, then None."""
+
+        def get_next(self) -> dict[str, Floats] | None:
+            images = next(batches, None)
+            return None if images is None else {INPUT_NAME: images}
+
+    with tempfile.TemporaryDirectory() as folder:
+        prepared = Path(folder) / "prepared.onnx"
+        quant_pre_process(str(source), str(prepared))
+        quantize_static(
+            str(prepared),
+            str(path),
+            Reader(),
+            quant_format=QuantFormat.QDQ,
+            per_channel=True,
+            activation_type=QuantType.QInt8,
+            weight_type=QuantType.QInt8,
+            calibrate_method=CalibrationMethod[METHOD],
+        )
