@@ -15,13 +15,13 @@ is written), 2 bad input.
 """
 
 import argparse
-import os
 import sys
 import tempfile
 from pathlib import Path
 
 from data_pipeline.uris import redacted
 from service.evaluate.options import add_model_options, model_options, source_argument
+from service.evaluate.request import requested_uri
 from service.export.options import (
     DEFAULT_MAX_DROP,
     FORMATS,
@@ -62,8 +62,8 @@ def _export(options: argparse.Namespace, own: ExportOptions) -> int:
 
     with tempfile.TemporaryDirectory() as folder:
         try:
-            source, described = options.run, model_options(options, ARGUMENT)
-            found = find_model(source, described, options.tracking_uri, Path(folder))
+            described, uri = model_options(options, ARGUMENT), requested_uri(options.tracking_uri)
+            found = find_model(options.run, described, uri, Path(folder))
         except Exception as error:
             if not is_mlflow_source(options.run) or isinstance(error, BadInputError):
                 raise
@@ -121,9 +121,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--tracking-uri",
-        default=os.environ.get("MLFLOW_TRACKING_URI"),
+        type=source_argument,
         metavar="URI",
-        help="of MLflow (default: MLFLOW_TRACKING_URI)",
+        help="in place of MLFLOW_TRACKING_URI",
     )
     add_model_options(parser, ARGUMENT)
     return parser

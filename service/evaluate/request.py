@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple
 from service.evaluate.options import ModelOptions
 from service.spec.errors import BadInputError, Problem
 from service.spec.mlflow_rules import experiment_problem
-from service.spec.paths import absolute_path, absolute_uri, output_problem
+from service.spec.paths import absolute_path, absolute_uri, new_file_problem
 from service.spec.secrets import environment_problems
 
 
@@ -72,7 +72,7 @@ def check_request(request: EvaluationRequest) -> None:
     """
     outputs = {"--json": request.json_path, "--html": request.html_path}
     paths = {option: absolute_path(path) for option, path in outputs.items() if path is not None}
-    problems = [p for option, path in paths.items() if (p := _path_problem(option, path))]
+    problems = [p for option, path in paths.items() if (p := new_file_problem(option, path))]
     if len(set(paths.values())) < len(paths):
         problems.append(Problem("--html", "is the same file as --json", "give another one"))
     tracking = request.tracking
@@ -92,13 +92,3 @@ def write_outputs(texts: Mapping[Path, str]) -> None:
 
     for path, text in texts.items():
         write_atomically(absolute_path(path), text)
-
-
-def _path_problem(option: str, path: Path) -> Problem | None:
-    if os.path.lexists(path):
-        return Problem(option, f"{path} exists", "give a new file, or remove it")
-    if not path.parent.is_dir():
-        return Problem(option, f"{path.parent} is no folder", "create it, or give another path")
-    if not os.access(path.parent, os.W_OK):
-        return Problem(option, f"{path.parent} cannot be written", "give another path")
-    return output_problem(option, path)

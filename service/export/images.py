@@ -14,7 +14,8 @@ from data_pipeline.files import is_remote
 from data_pipeline.loader import Batch, ImageLoader, UndecodableSampleError, center_crop
 from service.evaluate.source import FoundModel
 from service.spec.errors import BadInputError, Problem
-from service.spec.teacher_classes import indices_of_names, some_of
+from service.spec.teacher_classes import some_of
+from service.spec.weights_cards import class_differences
 
 BATCH_SIZE = 32
 # A batch of every size that is checked.
@@ -119,11 +120,10 @@ def _check_classes(found: FoundModel, images: Images) -> None:
         raise _refused(images.where, wrong, remedy)
     if classes is None or own is None:
         return
-    indices = indices_of_names(classes, own, found.class_names or ())
-    if missing := [name for name, own_ones in zip(classes, indices, strict=True) if not own_ones]:
+    missing, label = class_differences(own, found.class_names or (), classes)
+    if missing:
         wrong = f"{found.origin} lacks {some_of(missing)} of the {num_classes} classes"
         raise _refused(images.where, f"{wrong} of {images.path}", remedy)
-    label = next((label for label, own_ones in enumerate(indices) if label not in own_ones), None)
     if label is not None:
         wrong = f"label {label} is {classes[label]} in {images.path}, but {own[label]} of "
         raise _refused(images.where, wrong + found.origin, remedy)

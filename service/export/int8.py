@@ -48,16 +48,16 @@ def write_int8(
     first, _ = next(_inputs(found, options, images, measured[:BATCH_SIZE]))
     check_batch_sizes(int8, first)
     accuracies = compare_accuracy(float32, int8, _inputs(found, options, images, measured))
-    latencies = compare_latency(float32, int8, first)
-    log(format_side_by_side(accuracies, latencies, float32_path, path))
-    drop = (
+    figures = (
         f"int8 is {accuracies.drop_points:.2f} points of top-1 below float32 on "
         f"{accuracies.num_images:,} images of {images.path} (allowed: {options.allowed_drop:g}), "
         f"and predicts the same class for {100 * accuracies.same:.1f} % of them"
     )
     if accuracies.drop_points > options.allowed_drop:
-        raise FailedCheckError(drop)
-    log(drop)
+        raise FailedCheckError(figures)
+    latencies = compare_latency(float32, int8, first)
+    log(format_side_by_side(accuracies, latencies, float32_path, path))
+    log(figures)
     metadata = export_metadata(found, normalizes=options.normalizes)
     facts = _int8_metadata(calibration, len(chosen), images, accuracies, latencies)
     set_metadata(path, {**metadata, **facts})

@@ -1,6 +1,10 @@
 """The network that is exported, traced once for all formats that have its operations."""
 
+import contextlib
+import io
+import logging
 import warnings
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +17,7 @@ from service.spec.errors import BadInputError, Problem
 
 # With an example of one image the exported batch size would be frozen at one.
 EXAMPLE_BATCH_SIZE = 2
+DYNAMIC_SHAPES = ({0: Dim("batch")},)
 
 
 class NormalizedNetwork(nn.Module):
@@ -48,10 +53,8 @@ def traced(found: FoundModel, options: ExportOptions) -> ExportedProgram:
     size = found.preprocessing.crop_size
     example = torch.zeros(EXAMPLE_BATCH_SIZE, 3, size, size)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            batch = {0: Dim("batch")}
-            program = torch.export.export(network, (example,), dynamic_shapes=(batch,))
+        with without_warnings():
+            program = torch.export.export(network, (example,), dynamic_shapes=DYNAMIC_SHAPES)
     except Exception as error:
         # Of many types, none of which torch documents.
         raise not_exportable(found.architecture, options, error) from error
@@ -71,3 +74,17 @@ def not_exportable(architecture: str, options: ExportOptions, error: Exception) 
     wrong = f"is {value}, to which torch cannot export {architecture}"
     wrong += f" ({type(error).__name__}: {reason.strip()})"
     return BadInputError("arguments", [Problem(where, wrong, remedy)])
+
+
+@contextlib.contextmanager
+def without_warnings() -> Iterator[None]:
+    """Drop what torch's exporters warn of, log and print about themselves; what fails is raised."""
+    level = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        # The graph of a network that cannot be traced is printed to stderr.
+        with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(level)

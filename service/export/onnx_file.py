@@ -1,20 +1,17 @@
 """Networks as ONNX: one file with weights and metadata, and onnxruntime as a function."""
 
-import contextlib
-import logging
 import os
-import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
-from torch.export import Dim, ExportedProgram
+from torch.export import ExportedProgram
 
 from service.export.comparison import Classifier, Floats
 from service.export.metadata import INPUT_NAME, OUTPUT_NAME
-from service.export.network import not_exportable
+from service.export.network import DYNAMIC_SHAPES, not_exportable, without_warnings
 from service.export.options import ExportOptions
 from service.spec.errors import BadInputError, Problem
 
@@ -65,15 +62,14 @@ def write_onnx(
 
 
 def _as_onnx(program: ExportedProgram, opset: int | None) -> Any:  # noqa: ANN401 - a ModelProto
-    with warnings.catch_warnings(), _without_log():
-        warnings.simplefilter("ignore")
+    with without_warnings():
         exported = torch.onnx.export(
             program,
             dynamo=True,
             opset_version=opset,
             input_names=[INPUT_NAME],
             output_names=[OUTPUT_NAME],
-            dynamic_shapes=({0: Dim("batch")},),
+            dynamic_shapes=DYNAMIC_SHAPES,
             verbose=False,
         )
     assert exported is not None, "it is returned where no path is given"
@@ -81,17 +77,6 @@ def _as_onnx(program: ExportedProgram, opset: int | None) -> Any:  # noqa: ANN40
     if opset not in (None, found := opset_of(model)):
         raise ValueError(f"it becomes one of opset {found}")
     return model
-
-
-@contextlib.contextmanager
-def _without_log() -> Iterator[None]:
-    """Drop what the exporter logs about its own ways; what fails is raised."""
-    level = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        yield
-    finally:
-        logging.disable(level)
 
 
 def opset_of(model: Any) -> int:  # noqa: ANN401 - a ModelProto

@@ -10,7 +10,7 @@ import numpy as np
 from service.export.comparison import BATCH_SIZES, Classifier, FailedCheckError, Floats, in_batches
 
 LATENCY_BATCH_SIZES = (1, 32)
-NUM_WARM_UPS, MIN_PASSES, MEASURED_S = 2, 5, 3.0
+NUM_WARM_UPS, MIN_PASSES, MEASURED_S = 2, 5, 1.0
 
 
 class LatencyPair(NamedTuple):

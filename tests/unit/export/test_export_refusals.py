@@ -1,0 +1,116 @@
+"""Bad input of an export: one line each with field and remedy, exit status 2, no file."""
+
+import importlib.util
+
+import pytest
+from support.exported_runs import write_images, write_run
+
+from jobs.export import main
+from service.export import network, onnx_file
+from service.export.options import ExportOptions, check_options
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    return write_run(tmp_path_factory.mktemp("run"))
+
+
+@pytest.fixture
+def refused(run, tmp_path, capsys):
+    """A function that exports with options, and returns the lines of its problems."""
+
+    def export(*options, file_format="onnx", out="out.file", source=run[0]):
+        before = set(tmp_path.iterdir())
+        path = tmp_path / out
+        assert main([str(source), "--format", file_format, "--out", str(path), *options]) == 2
+        assert set(tmp_path.iterdir()) == before
+        printed = capsys.readouterr()
+        assert printed.out == ""
+        return [line.strip() for line in printed.err.splitlines()[1:]]
+
+    return export
+
+
+def test_unknown_format(refused):
+    assert refused(file_format="tflite") == [
+        "--format: is 'tflite', which is no format; give one of onnx, pt2, safetensors, int8"
+    ]
+
+
+def test_output_that_exists_or_cannot_be(refused, tmp_path):
+    (tmp_path / "there").write_text("x")
+    (line,) = refused(out="there")
+    assert line.startswith("--out: ")
+    assert line.endswith("exists; give the path of a new file, or remove it")
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    assert "exists" in refused(out="link")[0]
+    assert "is no folder; create it" in refused(out="none/out.onnx")[0]
+
+
+def test_options_of_other_formats(refused):
+    lines = refused("--opset", "18", "--normalization", "inside", file_format="safetensors")
+    assert [line.split(":")[0] for line in lines] == ["--opset", "--normalization"]
+    assert lines[0].endswith("leave it out: it belongs to onnx and int8")
+    assert "--max-drop" in refused("--max-drop", "2", file_format="pt2")[0]
+    assert "give inside or outside" in refused("--normalization", "both")[0]
+
+
+def test_missing_packages(monkeypatch, tmp_path, refused):
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(
+        "service.export.options.find_spec",
+        lambda name: None if name == "onnxruntime" else find_spec(name),
+    )
+    for file_format in ("onnx", "int8"):
+        assert refused(file_format=file_format) == [
+            f"--format: is {file_format}, but onnxruntime is not installed; "
+            "pip install 'dtkd-service[export]'"
+        ]
+    check_options(ExportOptions("pt2", tmp_path / "out"))
+
+
+def test_an_opset_that_torch_does_not_write(refused):
+    for opset in ("5", "99"):
+        (line,) = refused("--opset", opset)
+        assert line.startswith(f"--opset: is {opset}, to which torch cannot export cifar:tiny_cnn")
+
+
+def test_data_that_is_missing_or_of_other_classes(refused, run, tmp_path):
+    assert refused("--data", str(tmp_path / "none.beton"))[0].startswith("--data: ")
+    write_images(tmp_path, run[1][:8], range(8))
+    (line,) = refused("--data", str(tmp_path / "val.beton"))
+    assert "has 8 classes, run run, last step 4; give images of the network's classes" in line
+    write_images(tmp_path, run[1][:3], [0, 1, 2])
+    assert "has 3 images, fewer than 7" in refused("--data", str(tmp_path / "val.beton"))[0]
+    (tmp_path / "text.beton").write_text("no dataset")
+    assert refused("--data", str(tmp_path / "text.beton"))[0].startswith("--data: ")
+
+
+def test_a_model_that_names_no_images_needs_data(refused, run):
+    path = run[0] / "student.safetensors"
+    options = ["--architecture", "cifar:tiny_cnn", "--resize", "16", "--crop", "16"]
+    options += ["--mean", "0", "0", "0", "--std", "1", "1", "1"]
+    (line,) = refused(*options, source=path)
+    assert line.startswith("--data: is absent, and student.safetensors does not say")
+
+
+def test_a_run_that_has_not_finished(refused, run, tmp_path):
+    (line,) = refused(source=tmp_path)
+    assert line.startswith("RUN: ")
+
+
+def test_weights_that_do_not_fit_into_one_onnx_file(refused, monkeypatch):
+    monkeypatch.setattr(onnx_file, "MAX_BYTES", 10_000)
+    (line,) = refused()
+    assert line.endswith("use pt2 or safetensors")
+
+
+def test_a_network_that_torch_cannot_trace_says_so_in_one_line(refused, monkeypatch):
+    class Branches(network.NormalizedNetwork):
+        def forward(self, images):
+            return images if images.sum() > 0 else super().forward(images)
+
+    monkeypatch.setattr(network, "NormalizedNetwork", Branches)
+    (line,) = refused(file_format="pt2")
+    assert line.startswith("--format: is pt2, to which torch cannot export cifar:tiny_cnn (")
+    assert line.endswith("; use --format safetensors, which has the weights alone")
