@@ -20,20 +20,20 @@ import tempfile
 from pathlib import Path
 
 from data_pipeline.uris import redacted
-from service.evaluate.options import add_model_options, model_options, source_argument
-from service.evaluate.request import requested_uri
+from service.evaluate.options import add_model_options, model_options, source_argument, whole_number
+from service.evaluate.request import EvaluationFailedError, requested_uri
 from service.export.options import (
     DEFAULT_MAX_DROP,
     FORMATS,
     PLACES,
     ExportOptions,
+    FailedCheckError,
     check_options,
 )
 from service.run.logs import set_up_logging
 from service.run.scripts import run_script
 from service.spec.errors import EXIT_BAD_INPUT, EXIT_DONE, EXIT_FAILED, BadInputError
 from service.spec.secrets import path_argument
-from service.spec.sections import is_mlflow_source
 
 ARGUMENT = "RUN"
 
@@ -42,40 +42,24 @@ def main(arguments: list[str]) -> int:
     """Export and return the exit status."""
     set_up_logging()
     options = _parser().parse_args(arguments)
+    own = ExportOptions(**{name: getattr(options, name) for name in ExportOptions._fields})
     try:
-        own = ExportOptions(**{name: getattr(options, name) for name in ExportOptions._fields})
         check_options(own)
-        return _export(options, own)
+        uri = requested_uri(options.tracking_uri)
+        # Imported late: torch takes seconds to import.
+        from service.evaluate.source import fetch_model
+        from service.export.job import export_model
+
+        with tempfile.TemporaryDirectory() as folder:
+            described = model_options(options, ARGUMENT)
+            found = fetch_model(options.run, described, uri, Path(folder))
+            export_model(found, own)
     except BadInputError as error:
         print(error, file=sys.stderr)
         return EXIT_BAD_INPUT
-    except OSError as error:
-        print(f"export: {redacted(str(error))}", file=sys.stderr)
+    except (EvaluationFailedError, FailedCheckError, OSError) as error:
+        print(redacted(f"{error}; {own.out} was not written"), file=sys.stderr)
         return EXIT_FAILED
-
-
-def _export(options: argparse.Namespace, own: ExportOptions) -> int:
-    # Imported here: torch is slow to import, and most mistakes are found without it.
-    from service.evaluate.source import find_model
-    from service.export.comparison import FailedCheckError
-    from service.export.job import export_model
-
-    with tempfile.TemporaryDirectory() as folder:
-        try:
-            described, uri = model_options(options, ARGUMENT), requested_uri(options.tracking_uri)
-            found = find_model(options.run, described, uri, Path(folder))
-        except Exception as error:
-            if not is_mlflow_source(options.run) or isinstance(error, BadInputError):
-                raise
-            print(f"export: MLflow: {redacted(str(error))}", file=sys.stderr)
-            return EXIT_FAILED
-        for note in found.notes:
-            print(note)
-        try:
-            export_model(found, own)
-        except FailedCheckError as error:
-            print(f"export: {error}; {own.out} was not written", file=sys.stderr)
-            return EXIT_FAILED
     return EXIT_DONE
 
 
@@ -98,7 +82,7 @@ def _parser() -> argparse.ArgumentParser:
         help="inside: the file takes RGB from 0 to 1 (default); outside: normalized images",
     )
     parser.add_argument(
-        "--opset", type=_positive, metavar="N", help="of ONNX (default: that of torch)"
+        "--opset", type=whole_number(1), metavar="N", help="of ONNX (default: that of torch)"
     )
     group = parser.add_argument_group("int8")
     group.add_argument(
@@ -115,7 +99,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     group.add_argument(
         "--max-images",
-        type=_positive,
+        type=whole_number(1),
         metavar="N",
         help="images that top-1 is computed on (default: all)",
     )
@@ -127,12 +111,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     add_model_options(parser, ARGUMENT)
     return parser
-
-
-def _positive(text: str) -> int:
-    if not text.isascii() or not text.isdigit() or int(text[:10]) < 1:
-        raise argparse.ArgumentTypeError(f"is {text!r}; give a whole number from 1 on")
-    return int(text[:10])
 
 
 def _points(text: str) -> float:

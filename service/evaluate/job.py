@@ -27,7 +27,7 @@ from service.evaluate.request import (
     ModelRequest,
     write_outputs,
 )
-from service.evaluate.source import FoundModel, find_model
+from service.evaluate.source import FoundModel, fetch_model
 from service.evaluate.statistics import (
     accuracy_by_class,
     mean_loss,
@@ -92,18 +92,7 @@ def _subject(
 ) -> _Subject:
     uri, own_folder = request.tracking.uri, folder / wanted.options.argument
     own_folder.mkdir()
-    if not is_mlflow_source(wanted.source):
-        model = find_model(wanted.source, wanted.options, uri, own_folder)
-    else:
-        # Imported here: MLflow is slow to import, and most models are files.
-        from service.tracking.mlflow_run import TRACKING_ERRORS
-        from service.tracking.refusals import reason_of
-
-        try:
-            model = find_model(wanted.source, wanted.options, uri, own_folder)
-        except TRACKING_ERRORS as error:
-            text = f"{wanted.source} cannot be fetched from {uri}: {reason_of(error)}"
-            raise EvaluationFailedError(text) from error
+    model = fetch_model(wanted.source, wanted.options, uri, own_folder)
     for note in model.notes:
         print_now(note)
     by_name = wanted.by_name

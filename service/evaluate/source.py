@@ -12,12 +12,14 @@ from data_pipeline.files import sha256_of
 from service.evaluate.locate import LocatedModel, locate_model, refuse
 from service.evaluate.options import ModelOptions
 from service.evaluate.preprocessing import Preprocessing, published, with_options
+from service.evaluate.request import EvaluationFailedError
 from service.models.build import build_with_weights, check_image_sizes
 from service.models.published import published_file
 from service.spec.errors import BadInputError
 from service.spec.job import JobSpec
 from service.spec.model_names import TIMM_PREFIX, TORCHVISION_MODELS
 from service.spec.published_weights import NUM_CLASSES
+from service.spec.sections import is_mlflow_source
 from service.spec.teacher_classes import KnownClasses, known_classes
 from service.spec.teacher_sections import TeacherNetwork
 from service.spec.tensor_info import UnreadableWeightsError
@@ -69,6 +71,28 @@ def find_model(
     located = locate_model(source, options, tracking_uri, folder)
     with _in_terms_of(options):
         return _built(located, options)
+
+
+def fetch_model(
+    source: str, options: ModelOptions, tracking_uri: str | None, folder: Path
+) -> FoundModel:
+    """As ``find_model``, with one error for all that MLflow's client raises.
+
+    Raises:
+        BadInputError: as ``find_model``.
+        EvaluationFailedError: the server does not answer.
+    """
+    if not is_mlflow_source(source):
+        return find_model(source, options, tracking_uri, folder)
+    # Imported here: MLflow is slow to import, and most models are files.
+    from service.tracking.mlflow_run import TRACKING_ERRORS
+    from service.tracking.refusals import reason_of
+
+    try:
+        return find_model(source, options, tracking_uri, folder)
+    except TRACKING_ERRORS as error:
+        text = f"{source} cannot be fetched from {tracking_uri}: {reason_of(error)}"
+        raise EvaluationFailedError(text) from error
 
 
 def _built(located: LocatedModel, options: ModelOptions) -> FoundModel:

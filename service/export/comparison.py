@@ -22,10 +22,6 @@ Classifier = Callable[[Floats], Floats]
 """An exported file as a function: images [B, 3, H, W] to logits [B, K]."""
 
 
-class FailedCheckError(RuntimeError):
-    """An exported file does not answer as it must; the message has the figures."""
-
-
 class Comparison(NamedTuple):
     """An exported file's logits against the network's own, over batches of several sizes.
 

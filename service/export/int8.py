@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 
 from service.evaluate.source import FoundModel
-from service.export.comparison import FailedCheckError, Floats, network_input
+from service.export.comparison import Floats, network_input
 from service.export.images import BATCH_SIZE, Images, calibration_images
 from service.export.metadata import export_metadata
 from service.export.onnx_file import onnx_classifier, set_metadata
-from service.export.options import ExportOptions
+from service.export.options import ExportOptions, FailedCheckError
 from service.export.quantization import METHOD, NUM_CALIBRATED, quantize
 from service.export.side_by_side import (
     AccuracyPair,

@@ -10,7 +10,6 @@ from service.export.comparison import (
     BATCH_SIZES,
     NUM_CHECKED,
     Classifier,
-    FailedCheckError,
     Floats,
     compare,
     eager_logits,
@@ -21,7 +20,7 @@ from service.export.int8 import write_int8
 from service.export.metadata import export_metadata
 from service.export.network import traced
 from service.export.onnx_file import check_size, onnx_classifier, write_onnx
-from service.export.options import INT8, PT2, SAFETENSORS, ExportOptions
+from service.export.options import INT8, PT2, SAFETENSORS, ExportOptions, FailedCheckError
 from service.export.usage import usage
 from service.export.weights_files import (
     pt2_classifier,
@@ -45,6 +44,8 @@ def export_model(found: FoundModel, options: ExportOptions, log: Log = print) ->
             may.
         OSError: the storage fails.
     """
+    for note in found.notes:
+        log(note)
     if options.is_onnx:
         check_size(found.network)
     images = data_images(found, options.data, labeled=options.format == INT8)

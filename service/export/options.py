@@ -13,6 +13,10 @@ ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 DEFAULT_MAX_DROP = 1.0
 
 
+class FailedCheckError(RuntimeError):
+    """An exported file does not answer as it must; the message has the figures."""
+
+
 class ExportOptions(NamedTuple):
     """Options of an export; None of those that have a default is where they were not given.
 

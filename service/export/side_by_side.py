@@ -7,7 +7,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from service.export.comparison import BATCH_SIZES, Classifier, FailedCheckError, Floats, in_batches
+from service.export.comparison import BATCH_SIZES, Classifier, Floats, in_batches
+from service.export.options import FailedCheckError
 
 LATENCY_BATCH_SIZES = (1, 32)
 NUM_WARM_UPS, MIN_PASSES, MEASURED_S = 2, 5, 1.0
