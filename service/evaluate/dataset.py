@@ -114,14 +114,6 @@ def _indices_by_name(data: EvaluatedData, model: FoundModel, where: str) -> tupl
 
 
 def names_of_classes(data: EvaluatedData, model: FoundModel) -> Sequence[str]:
-    """Readable names by label, each another one, of all that can be predicted."""
-    if data.classes is not None:
-        names = data.classes
-    else:
-        names = model.classes or tuple(f"label {label}" for label in range(model.num_classes))
-    readable = human_names(names)
-    counts = Counter(readable)
-    return [
-        own if counts[own] == 1 else f"{own} ({name})"
-        for own, name in zip(readable, names, strict=True)
-    ]
+    """Readable names by label, of all classes that can be predicted."""
+    unnamed = tuple(f"label {label}" for label in range(model.num_classes))
+    return human_names(data.classes or model.classes or unnamed)
