@@ -19,6 +19,7 @@ from data_pipeline.facts import DatasetFacts
 from service.evaluate.report import EvaluationReport
 from service.evaluate.source import FoundModel
 from service.run.state_files import service_version
+from service.run.student_card import MODEL_NAME
 from service.spec.errors import BadInputError, Problem
 from service.spec.paths import sqlite_path
 from service.tracking.dataset_inputs import log_dataset
@@ -30,9 +31,7 @@ from service.tracking.mlflow_run import (
 )
 from service.tracking.refusals import is_refusal, reason_of, remedy_of
 from service.tracking.server_check import ask, is_new_database
-
-# What a run calls its final student.
-STUDENT_NAME = "student"
+from service.tracking.source_tags import source_tags
 
 
 def check_destination(uri: str, experiment: str) -> None:
@@ -153,8 +152,7 @@ def _tags(report: EvaluationReport, model: FoundModel) -> dict[str, str]:
         "dataset_fingerprint": report.data.fingerprint,
         "preprocessing": report.model.preprocessing_origin,
         "service_version": service_version(),
-        "mlflow.source.name": "jobs/evaluate.py",
-        "mlflow.source.type": "JOB",
+        **source_tags("jobs/evaluate.py"),
         **run_tag,
     }
 
@@ -172,4 +170,4 @@ def _student_of_run(client: MlflowClient, run_id: str | None) -> str | None:
         return None
     models = client.search_logged_models([experiment_id], f"source_run_id = '{run_id}'")
     ready = (model for model in models if model.status == LoggedModelStatus.READY)
-    return next((str(model.model_id) for model in ready if model.name == STUDENT_NAME), None)
+    return next((str(model.model_id) for model in ready if model.name == MODEL_NAME), None)

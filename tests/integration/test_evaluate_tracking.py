@@ -34,8 +34,7 @@ def _quick(monkeypatch):
 def logged(tmp_path_factory, data_folder):
     """The spec of a finished run with random weights, and its run, with version 1 of r as best."""
     folder = tmp_path_factory.mktemp("store")
-    tracking = {"register_as": "r", "alias": "best"}
-    spec = parse_spec(spec_content(data_folder, folder / "runs", tracking=tracking))
+    spec = parse_spec(spec_content(data_folder, folder / "runs"))
     spec.run_path.mkdir(parents=True)
     write_spec(spec)
     torch.manual_seed(3)
@@ -48,7 +47,9 @@ def logged(tmp_path_factory, data_folder):
         spec.run_path
     )
     run = MlflowRun(spec, f"sqlite:///{folder / 'runs' / 'mlflow.db'}")
-    log_student(run, spec, network, path)
+    model_uri = log_student(run, spec, network, path)
+    mlflow.register_model(model_uri, "r")
+    run.client.set_registered_model_alias("r", "best", "1")
     mlflow.set_tracking_uri(None)
     return spec, run
 
