@@ -17,6 +17,7 @@ from mlflow import MlflowClient
 from stack import FOLDER, ROOT, Stack, up
 
 from service.run.journal import JOURNAL_NAME, read_events
+from service.run_page.page import PAGE_NAME
 from service.run_page.temperatures import temperature_figure
 from service.tracking.mlflow_run import UI_MODE
 
@@ -76,6 +77,7 @@ def main() -> int:
     seconds = submit(stack, runs, "jobs/compare.py", comparison)
     print(f"  in {seconds:.0f} s\n\n{(runs / 'comparison' / 'results.txt').read_text()}")
     print(f"the comparison's page: {runs / 'comparison' / 'compare.html'}")
+    print(f"the page of the student with DTKD: {runs / 'dtkd' / PAGE_NAME}")
     print(f"temperatures of the student with DTKD: {draw_temperatures(runs / 'dtkd')}")
     print(f"total time: {time.monotonic() - start_s:.0f} s")
     print(f"MLflow UI: {experiment_page(stack, experiment)}")

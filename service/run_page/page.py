@@ -17,6 +17,7 @@ from service.spec.job import JobSpec
 logger = logging.getLogger(__name__)
 
 PAGE_NAME = "run.html"
+"""In the folder of a job's run; trials and runs of comparisons have none: it has 2 MB."""
 
 
 def render_run_page(spec: JobSpec, run_path: Path) -> str:
@@ -53,7 +54,7 @@ def _sections(run: RunRecord) -> Iterator[str]:
     yield from _section("Accuracy", figures, caption)
     yield from _temperatures(run)
     diagram = reliability.reliability_figure(run.diagrams) if run.diagrams else None
-    caption = f"{reliability.CAPTION} The diagram is that after the last epoch."
+    caption = f"{reliability.CAPTION} The student's diagram is that of the last epoch."
     yield from _section("Calibration", [pictures.calibration_error(run), diagram], caption)
     figures = [pictures.losses(run), pictures.learning_rate(run), pictures.speed(run)]
     caption = "Long lines are drawn with means of neighboring values."

@@ -115,7 +115,7 @@ def losses(run: RunRecord) -> go.Figure | None:
     note = "on train, each before its weight and warm-up, and their weighted total"
     figure = _figure(run, "Losses", note, "loss", lines, ".4~g")
     if figure is not None and all(value > 0 for line in lines for _, value in line.points):
-        # Their weights differ by what their values differ.
+        # A loss that is a hundredth of another, and has a large weight, is seen too.
         figure.update_yaxes(type="log")
     return figure
 

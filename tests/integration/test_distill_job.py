@@ -96,6 +96,9 @@ def student_of(finished):
 def test_finished_job_is_completely_in_mlflow(finished):
     assert "student, last (epoch 2)" in finished.stdout
     assert "epoch 1/2  step 2  loss" in finished.stdout
+    page_path = finished.spec.run_path / "run.html"
+    assert f"page: {page_path}" in finished.stdout
+    assert "finished, 2 of 2 epochs, 8 steps" in page_path.read_text()
     spec, client = finished.spec, MlflowClient(finished.mlflow_uri)
     run = client.get_run((spec.run_path / "mlflow_run_id").read_text().strip())
     assert run.info.status == "FINISHED"

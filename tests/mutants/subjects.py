@@ -36,6 +36,7 @@ SUBJECTS: dict[str, tuple[str, ...]] = {
         "training/test_lost_process_group.py",
     ),
     "service/run/journal.py": ("run/test_journal.py",),
+    "service/pages/series.py": ("pages/test_series.py",),
     "service/run/predictions.py": ("run/test_predictions.py",),
     "service/training/prediction_recorder.py": ("training/test_prediction_recorder.py",),
     "service/evaluate/corruptions.py": ("evaluate/test_corruptions.py",),
