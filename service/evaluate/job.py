@@ -119,6 +119,8 @@ def _evaluated(
                 num_threads=execution.num_threads,
             )
     names = names_of_classes(data, model)
+    agreed = None if teacher is None else _agreement(teacher, found, data, execution)
+    # Last: it changes how the process allocates memory.
     latency = measure_latency(model.network, model.preprocessing.crop_size, execution.device)
     return EvaluationReport(
         model=_model_facts(model),
@@ -131,13 +133,17 @@ def _evaluated(
         per_class=accuracy_by_class(found, names),
         confusions=worst_confusions(found, names),
         reliability=reliability_bins(found),
-        agreement=_agreement(teacher, found, data, execution) if teacher is not None else None,
+        agreement=agreed,
         latency=tuple(latency),
         corruptions=tuple(corruptions),
         mean_corrupted_top1=mean_corrupted_top1(corruptions) if corruptions else None,
         precision=execution.precision,
-        device=latency[0].device,
+        device=_device_name(execution.device),
     )
+
+
+def _device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
 
 
 def _agreement(

@@ -120,6 +120,7 @@ def prepare_process(device: torch.device) -> None:
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4
 KEPT_BYTES = (1 << 31) - 1
 STEP_BYTES = 1 << 26
+DEFAULT_MAX_MAPPINGS, DEFAULT_KEPT_BYTES = 1 << 16, 1 << 17
 
 
 def keep_freed_memory() -> None:
@@ -128,11 +129,20 @@ def keep_freed_memory() -> None:
     By default each large tensor is mapped afresh, and clearing its pages costs more than filling
     them.
     """
+    _set_allocator(max_mappings=0, kept_bytes=KEPT_BYTES, step_bytes=STEP_BYTES)
+
+
+def use_default_allocation() -> None:
+    """Undo ``keep_freed_memory``: the C allocator works as in any program, with its defaults."""
+    _set_allocator(DEFAULT_MAX_MAPPINGS, DEFAULT_KEPT_BYTES, DEFAULT_KEPT_BYTES)
+
+
+def _set_allocator(max_mappings: int, kept_bytes: int, step_bytes: int) -> None:
     mallopt = ctypes.CDLL(None).mallopt
     for option, value in (
-        (M_MMAP_MAX, 0),
-        (M_TRIM_THRESHOLD, KEPT_BYTES),
-        (M_TOP_PAD, STEP_BYTES),
+        (M_MMAP_MAX, max_mappings),
+        (M_TRIM_THRESHOLD, kept_bytes),
+        (M_TOP_PAD, step_bytes),
     ):
         mallopt(option, value)
 
