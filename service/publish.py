@@ -1,6 +1,7 @@
 """Publishes finished runs in MLflow, and later sends what MLflow missed while it was away."""
 
 import logging
+import tempfile
 from pathlib import Path
 
 import mlflow
@@ -15,8 +16,13 @@ from service.run.folder import SPEC_NAME, STUDENT_NAME, read_spec, read_tags
 from service.run.journal import JOURNAL_NAME, JournalReader
 from service.run.result import RunResult, read_result
 from service.run.status import read_status
+from service.run_page.facts import run_facts
+from service.run_page.page import PAGE_NAME, render_run_page
+from service.run_page.record import read_record
+from service.run_page.temperatures import temperatures_png
 from service.spec.errors import BadInputError, Problem
 from service.spec.job import JobSpec
+from service.tracking.description import describe_run
 from service.tracking.destination import publication_key, set_destination
 from service.tracking.event_sender import EventSender, SentPosition
 from service.tracking.mlflow_run import RUN_STATUSES, MlflowRun
@@ -32,6 +38,7 @@ from service.tracking.sync_destination import (
 logger = logging.getLogger(__name__)
 
 NUM_PUBLISH_ATTEMPTS = 3
+PICTURE_NAME = "temperatures.png"
 
 
 def publish(result: RunResult, spec: JobSpec, run: MlflowRun) -> None:
@@ -43,9 +50,11 @@ def publish(result: RunResult, spec: JobSpec, run: MlflowRun) -> None:
         One of TRACKING_ERRORS: the server fails or does not answer.
     """
     run.log_result(result.progress, result.time_ms)
+    registered = None
     if spec.dataset.held_out is None:
         registered = log_and_register(run, spec, result)
         result.promotion = registered.promotion if registered is not None else None
+    log_description(run, spec, result, registered)
     run.end("FINISHED")
     result.address, result.published_as = run.address, publication_key(spec, run.uri)
     result.write(spec.run_path)
@@ -59,9 +68,41 @@ def log_and_register(run: MlflowRun, spec: JobSpec, result: RunResult) -> Regist
         One of TRACKING_ERRORS: the server fails or does not answer.
     """
     weights_path = spec.run_path / STUDENT_NAME
-    model_uri = log_student(run, spec, load_student(spec, weights_path), weights_path)
+    logged = log_student(run, spec, load_student(spec, weights_path), weights_path)
     top1 = result.progress.last_top1 if result.evaluated == "val" else None
-    return register_student(run, spec, model_uri, top1)
+    return register_student(run, spec, logged, top1)
+
+
+def log_description(
+    run: MlflowRun, spec: JobSpec, result: RunResult, registered: RegisteredStudent | None
+) -> None:
+    """Log the page of a finished run and the picture of its temperatures, and describe the run.
+
+    A run with held-out images, one of many, is described without them.
+
+    Raises:
+        One of TRACKING_ERRORS: the server fails or does not answer.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        if spec.dataset.held_out is None:
+            _write_pages(spec, Path(folder))
+        names = sorted(path.name for path in Path(folder).iterdir())
+        if names:
+            run.client.log_artifacts(run.run_id, folder)
+    facts = run_facts(read_record(spec, spec.run_path))
+    page, picture = (name if name in names else None for name in (PAGE_NAME, PICTURE_NAME))
+    describe_run(run, result.progress, facts, page, picture, registered)
+
+
+def _write_pages(spec: JobSpec, folder: Path) -> None:
+    """Write the run's page and picture into a folder, as far as they can be drawn."""
+    try:
+        (folder / PAGE_NAME).write_text(render_run_page(spec, spec.run_path), encoding="utf-8")
+        if (picture := temperatures_png(spec, spec.run_path)) is not None:
+            (folder / PICTURE_NAME).write_bytes(picture)
+    except Exception as error:
+        # Of whatever kind: the student counts, and a picture of it must not keep it from MLflow.
+        logger.warning("the page of %s cannot be drawn: %s", spec.name, redacted(str(error)))
 
 
 def try_to_publish(result: RunResult, spec: JobSpec, run: MlflowRun) -> None:

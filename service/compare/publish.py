@@ -9,7 +9,7 @@ from mlflow.entities import Metric
 
 from service.compare.frames import result_figures
 from service.compare.jobs import run_specs
-from service.compare.outcome import Outcome, artifacts, outcome_of, write_outcome
+from service.compare.outcome import PAGE_NAME, Outcome, artifacts, outcome_of, write_outcome
 from service.compare.reading import RunRecords
 from service.compare.records import VariantResult
 from service.compare.resuming import read_comparison
@@ -19,10 +19,11 @@ from service.compare.table import recipe_remarks
 from service.compare.tuned_space import TUNING_NAME
 from service.compare.tuning import found_settings
 from service.run.folder import RUNS_NAME, TRIALS_NAME, read_tags
+from service.tracking.description import described_table, page_link, set_description
+from service.tracking.markdown import escaped
 from service.tracking.mlflow_run import MAX_METRICS_PER_CALL, MlflowRun
 from service.trials.child_runs import child_folders, publish_parent, synced
 
-NOTE_TAG = "mlflow.note.content"
 TAG_PREFIX, METRIC_PREFIX = "compare.", "compare/"
 
 
@@ -57,14 +58,16 @@ def publish_comparison(
 
 def _log_outcome(outcome: Outcome, parent: MlflowRun, tags: Mapping[str, str]) -> None:
     compare = outcome.compare
-    all_tags = {**tags, NOTE_TAG: f"```\n{outcome.table}\n```"}
+    all_tags = dict(tags)
     all_tags[f"{TAG_PREFIX}seeds"] = ", ".join(map(str, compare.seeds))
     if remarks := recipe_remarks(compare):
         all_tags[f"{TAG_PREFIX}other_recipes"] = "; ".join(remarks)
-    for result in outcome.results:
-        if result.verdict != BASE_VERDICT:
-            label = Variant(result.pair, result.variant).label
-            all_tags[f"{TAG_PREFIX}{label}"] = result.verdict
+    verdicts = {
+        Variant(result.pair, result.variant).label: result.verdict
+        for result in outcome.results
+        if result.verdict != BASE_VERDICT
+    }
+    all_tags |= {f"{TAG_PREFIX}{label}": verdict for label, verdict in verdicts.items()}
     logged = parent.client.get_run(parent.run_id).data
     for tag in logged.tags:
         if tag.startswith(TAG_PREFIX) and tag not in all_tags:
@@ -78,6 +81,11 @@ def _log_outcome(outcome: Outcome, parent: MlflowRun, tags: Mapping[str, str]) -
     _log_figures(parent, figures, logged.metrics)
     for path in artifacts(compare.compare_path):
         parent.client.log_artifact(parent.run_id, str(path))
+    parts = [
+        page_link(parent, PAGE_NAME),
+        escaped("; ".join(f"{k}: {v}" for k, v in verdicts.items())),
+    ]
+    set_description(parent, parts, described_table(outcome.table))
 
 
 def _log_figures(

@@ -68,7 +68,7 @@ def _figures(run: RunRecord) -> Iterator[tuple[str, str]]:
         yield "Top-1, last", percent(curve[-1][1])
         yield "Top-1, best", f"{percent(best)}, after epoch {epoch:g}"
     yield "Top-1, teacher", "" if run.teacher_top1 is None else percent(run.teacher_top1)
-    for label, metric in (("Agreement", "agreement"), ("ECE", "ece")):
+    for label, metric in (("Top-5, last", "top5"), ("Agreement", "agreement"), ("ECE", "ece")):
         series = run.evaluated(metric)
         yield label, percent(series[-1][1]) if series else ""
     speeds = [value for _, value in run.series("interval", "speed/images_per_s")]

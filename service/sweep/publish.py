@@ -10,21 +10,21 @@ from mlflow.exceptions import MlflowException
 
 from service.publish import log_and_register
 from service.run.folder import TRIALS_NAME, read_spec, read_tags
-from service.run.report import print_now
+from service.run.report import metric_text, print_now
 from service.run.result import read_result
 from service.spec.mlflow_rules import MAX_PARAM_LENGTH
 from service.sweep.analysis import counts_text
 from service.sweep.confirm import CONFIRM_NAME
-from service.sweep.outcome import Outcome, artifacts, write_outcome
+from service.sweep.outcome import PAGE_NAME, Outcome, artifacts, write_outcome
 from service.sweep.progress import summary
 from service.sweep.resuming import read_sweep
 from service.sweep.spec import SWEEP_NAME, SweepSpec
 from service.sweep.study import Search
 from service.sweep.trials import trial_name
+from service.tracking.description import described_table, page_link, set_description
+from service.tracking.markdown import escaped
 from service.tracking.mlflow_run import MlflowRun, tracking_uri
 from service.trials.child_runs import child_folders, publish_parent, synced
-
-NOTE_TAG = "mlflow.note.content"
 
 
 def publish_sweep(
@@ -67,7 +67,6 @@ def _log_outcome(
     if outcome.comparison is not None:
         text += f"\n\n{outcome.comparison}"
         all_tags["sweep.confirmed"] = outcome.comparison.verdict
-    all_tags[NOTE_TAG] = f"```\n{text}\n```"
     if best is not None:
         all_tags["sweep.best_trial"] = str(best.number)
         params = {f"best.{path}": json.dumps(value) for path, value in best.params.items()}
@@ -92,6 +91,17 @@ def _log_outcome(
     parent.log_datasets(tags)
     for path in artifacts(sweep.sweep_path):
         client.log_artifact(parent.run_id, str(path))
+    parts = [page_link(parent, PAGE_NAME), escaped(_best_text(sweep, outcome))]
+    set_description(parent, parts, described_table(text))
+
+
+def _best_text(sweep: SweepSpec, outcome: Outcome) -> str:
+    """The best trial, and the verdict of the confirming runs, in a line."""
+    best, comparison = outcome.best, outcome.comparison
+    if best is None or best.score is None:
+        return "No trial has finished."
+    text = f"Best: trial {best.number}, {sweep.metric_name} {metric_text(best.score, sweep.metric)}"
+    return text if comparison is None else f"{text}; confirmed: {comparison.verdict}"
 
 
 def register_best_student(sweep: SweepSpec, outcome: Outcome) -> None:

@@ -3,14 +3,23 @@
 from typing import NamedTuple
 
 import mlflow
+from mlflow import MlflowClient
 
 from service.run.folder import read_tags
 from service.spec.job import JobSpec
+from service.tracking.markdown import limited
 from service.tracking.mlflow_run import MlflowRun
 from service.tracking.promotion import PROMOTION_TAG, figures_tags, promote
+from service.tracking.student_model import LoggedStudent
 
 # Tag of a registered version: the run that it came from.
 RUN_TAG = "trained_by_run"
+# The column of MLflow's databases; SQLite alone accepts more.
+MAX_DESCRIPTION_LENGTH = 5000
+MODEL_DESCRIPTION = (
+    "Image classifiers trained with dtkd-service. Each version has a card with its figures, its "
+    "training and its limits; the tag promotion says why an alias was moved to it, or not."
+)
 
 
 class RegisteredStudent(NamedTuple):
@@ -22,9 +31,9 @@ class RegisteredStudent(NamedTuple):
 
 
 def register_student(
-    run: MlflowRun, spec: JobSpec, model_uri: str, top1: float | None
+    run: MlflowRun, spec: JobSpec, logged: LoggedStudent, top1: float | None
 ) -> RegisteredStudent | None:
-    """Register the student that was logged as ``model_uri``; None where the spec does not say so.
+    """Register the student that was logged, with its card; None where the spec does not say so.
 
     ``top1``: its accuracy on val, None if it was evaluated on other images. Repeated calls find the
     same version, and the same decision about its promotion.
@@ -39,12 +48,21 @@ def register_student(
     if version is None:
         fingerprint = read_tags(spec.run_path).get("dataset_val_fingerprint")
         tags = {RUN_TAG: run.run_id, **figures_tags(top1, fingerprint)}
-        version = str(mlflow.register_model(model_uri, name, tags=tags).version)
+        version = str(mlflow.register_model(logged.uri, name, tags=tags).version)
+    _describe(run.client, name, version, logged.readme)
     if promotion is None:
         return RegisteredStudent(name, version, None)
     decision = promote(run.client, name, version, promotion)
     run.set_tags({PROMOTION_TAG: decision})
     return RegisteredStudent(name, version, decision)
+
+
+def _describe(client: MlflowClient, name: str, version: str, readme: str) -> None:
+    """Describe a version and its model, unless somebody has."""
+    if not client.get_model_version(name, version).description:
+        client.update_model_version(name, version, limited(readme, MAX_DESCRIPTION_LENGTH))
+    if not client.get_registered_model(name).description:
+        client.update_registered_model(name, MODEL_DESCRIPTION)
 
 
 def _find_version(run: MlflowRun, name: str) -> str | None:

@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import mlflow
 import numpy as np
@@ -28,6 +28,7 @@ from service.run.student_card import (
 from service.spec.job import JobSpec
 from service.tracking.dataset_inputs import evaluated_dataset
 from service.tracking.mlflow_run import MlflowRun
+from service.tracking.model_card import README_NAME, model_card
 from service.tracking.root_logger import root_logger_kept
 
 # With an example of one image the exported batch size would be frozen at one.
@@ -52,8 +53,17 @@ def on_export_thread(export: Callable[[], Result]) -> Result:
     return _EXPORTER.submit(export).result()
 
 
-def log_student(run: MlflowRun, spec: JobSpec, student: nn.Module, weights_path: Path) -> str:
-    """Log the final student as safetensors and as a pt2 model; returns the URI of the model.
+class LoggedStudent(NamedTuple):
+    """URI of a logged model, and its card for people."""
+
+    uri: str
+    readme: str
+
+
+def log_student(
+    run: MlflowRun, spec: JobSpec, student: nn.Module, weights_path: Path
+) -> LoggedStudent:
+    """Log the final student as safetensors and as a pt2 model.
 
     ``student`` has the weights of ``weights_path`` and is in evaluation mode. What an interrupted
     attempt left on the server is completed or replaced: there is one of each.
@@ -62,13 +72,15 @@ def log_student(run: MlflowRun, spec: JobSpec, student: nn.Module, weights_path:
         One of TRACKING_ERRORS: the server fails or does not answer.
     """
     card = student_card(spec, read_classes(spec.run_path), weights_path, run.run_id)
+    last = _last_evaluation(spec.run_path)
+    readme = model_card(spec, card, last, read_tags(spec.run_path))
     with tempfile.TemporaryDirectory() as folder:
-        _write_files(Path(folder), weights_path, card)
+        _write_files(Path(folder), weights_path, card, readme)
         run.client.log_artifacts(run.run_id, folder, MODEL_NAME)
     if logged := logged_students(run, "final"):
-        return str(logged[0].model_uri)
-    last = _last_evaluation(spec.run_path)
-    return log_model(run, spec, student, weights_path, card, role="final", evaluation=last)
+        return LoggedStudent(str(logged[0].model_uri), readme)
+    uri = log_model(run, spec, student, weights_path, card, role="final", evaluation=last)
+    return LoggedStudent(uri, readme)
 
 
 def log_model(
@@ -96,8 +108,9 @@ def log_model(
     tags |= {ROLE_TAG: role, STEP_TAG: str(step), EPOCH_TAG: str(evaluation.epoch)}
     name = MODEL_NAME if role == "final" else checkpoint_model_name(step)
     model = client.create_logged_model(run.experiment_id, name, run.run_id, tags, data.params)
+    readme = model_card(spec, card, evaluation, read_tags(spec.run_path))
     with tempfile.TemporaryDirectory() as folder:
-        _write_files(Path(folder), weights_path, card)
+        _write_files(Path(folder), weights_path, card, readme)
         exported = Path(folder) / "exported"
         on_export_thread(lambda: _export(model, spec, student, Path(folder), exported))
         client.log_model_artifacts(model.model_id, str(exported))
@@ -154,9 +167,10 @@ def _metrics_of(model: LoggedModel, spec: JobSpec, evaluation: Event) -> list[Me
     ]
 
 
-def _write_files(folder: Path, weights_path: Path, card: dict[str, Any]) -> None:
+def _write_files(folder: Path, weights_path: Path, card: dict[str, Any], readme: str) -> None:
     (folder / STUDENT_NAME).write_bytes(weights_path.read_bytes())
     (folder / CARD_NAME).write_text(json.dumps(card, indent=1) + "\n")
+    (folder / README_NAME).write_text(readme, encoding="utf-8")
 
 
 def _export(
@@ -188,5 +202,5 @@ def _export(
             pip_requirements=[f"torch=={torch.__version__.split('+')[0]}", "mlflow"],
             metadata=json.loads((files / CARD_NAME).read_text()),
             # So that the model's URI can be the weights.source of another spec.
-            extra_files=[str(files / STUDENT_NAME), str(files / CARD_NAME)],
+            extra_files=[str(files / name) for name in (STUDENT_NAME, CARD_NAME, README_NAME)],
         )

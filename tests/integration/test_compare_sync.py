@@ -61,6 +61,10 @@ def test_comparison_that_mlflow_missed_is_sent_once(make_compare_content, monkey
         (point,) = client.get_metric_history(parent.info.run_id, f"compare/{variant}/top1_mean")
         assert point.value == pytest.approx(sum(found) / 2)
     assert parent.data.tags["compare.kd"] in ("no more than noise", "more seeds needed")
-    assert "top-1 %" in parent.data.tags["mlflow.note.content"]
+    note = parent.data.tags["mlflow.note.content"]
+    assert "top-1 %" in note
+    assert "kd: " in note
+    assert f"runs/{parent.info.run_id}/artifacts/compare.html?" in note
+    assert all("/" in name for run in [parent, *runs.values()] for name in run.data.metrics)
     artifacts = {item.path for item in client.list_artifacts(parent.info.run_id)}
     assert {"compare.json", "runs.csv", "results.csv", "compare.html"} <= artifacts

@@ -110,6 +110,9 @@ def test_finished_job_is_completely_in_mlflow(finished):
         assert [point.step for point in history] == steps
     names = {"teacher/top1", "result/last_top1", "result/best_top1", "speed/data_wait_share"}
     assert names <= run.data.metrics.keys()
+    # Each is in a section of MLflow's charts.
+    assert all("/" in name for name in run.data.metrics)
+    assert "system/cpu_utilization_percentage" in run.data.metrics
     assert "spec.json" in [file.path for file in client.list_artifacts(run.info.run_id)]
 
 

@@ -74,6 +74,8 @@ def test_sweep_that_mlflow_missed_is_sent_once(make_sweep_content, monkeypatch, 
 
     parent = first[sweep.name]
     assert parent.info.status == "FINISHED"
+    assert "Best: trial " in parent.data.tags["mlflow.note.content"]
+    assert all("/" in name for run in first.values() for name in run.data.metrics)
     names = [f"trial-{number:04d}" for number in range(NUM_TRIALS)]
     assert sorted(first) == sorted([sweep.name, *names])
     for record, name in zip(search.records(), names, strict=True):
