@@ -108,11 +108,12 @@ def _train_and_publish(job: LoadedJob, signals: StopSignals) -> int:
     if isinstance(outcome, RunResult):
         return _publish(outcome, spec, tracker.close("finished"), signals)
     _end_mlflow_run(tracker.close(outcome.state), outcome.state)
-    write_run_page(spec, spec.run_path)
     # An abort and a failure are also events; where none could be written, they are printed here.
     for text in (outcome.cause, outcome.text):
         if text not in printer.last_note:
             print(text, flush=True)
+    # Last: a job that is stopped may be killed soon.
+    write_run_page(spec, spec.run_path)
     return outcome.exit_status
 
 

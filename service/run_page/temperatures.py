@@ -4,9 +4,12 @@ import io
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 
 from service.pages.lines import COLORS
+from service.pages.series import thinned
 from service.run.journal import JOURNAL_NAME, Event, read_events
 from service.spec.job import JobSpec
 from service.spec.losses.dtkd import Dtkd
@@ -51,11 +54,9 @@ def temperature_figure(
         raise ValueError(f"the run has no temperatures of {loss}: no such loss, or nothing logged")
     figure = Figure(figsize=SIZE_INCHES, layout="constrained")
     axes = figure.subplots()
-    steps = [event.step for event in points]
     for side in SIDES:
-        low, middle, high = (
-            [event.values[_metric(loss, side, name)] for event in points] for name in STATISTICS
-        )
+        metrics = (_metric(loss, side, name) for name in STATISTICS)
+        steps, low, middle, high = _columns(points, [*metrics])
         color = COLORS[side]
         axes.fill_between(steps, low, high, color=color, alpha=0.18, linewidth=0)
         axes.plot(steps, middle, color=color, label=f"{side}, mean and 5-95 %")
@@ -77,6 +78,15 @@ def base_temperature(spec: JobSpec, loss: str) -> float | None:
 def _points(events: Sequence[Event], loss: str) -> list[Event]:
     needed = {_metric(loss, side, name) for side in SIDES for name in STATISTICS}
     return [event for event in events if event.kind == "interval" and needed <= event.values.keys()]
+
+
+def _columns(points: Sequence[Event], metrics: Sequence[str]) -> list[NDArray[np.float64]]:
+    """The steps, and the values of each metric, of at most as many points as are seen."""
+    lines = [
+        np.array(thinned(tuple((float(event.step), event.values[name]) for event in points)))
+        for name in metrics
+    ]
+    return [lines[0][:, 0], *(line[:, 1] for line in lines)]
 
 
 def _metric(loss: str, side: str, statistic: str) -> str:

@@ -37,6 +37,15 @@ def test_lines_are_the_means_by_step_in_bands_of_percentiles():
     assert {(4, 1), (4, 3), (8, 2), (8, 4)} <= corners[1]
 
 
+def test_long_runs_are_drawn_with_means_of_neighbors():
+    events = [event(n, (n - 1, n, n + 1), (1, 2, 3)) for n in range(3001)]
+    axes = temperature_figure(events, "dtkd", None, "title").axes[0]
+    teacher, student = axes.get_lines()
+    assert len(teacher.get_xdata()) == 300
+    assert teacher.get_ydata() == pytest.approx(teacher.get_xdata())
+    assert set(student.get_ydata()) == {2.0}
+
+
 def test_run_without_temperatures_has_no_figure():
     events = [Event("interval", 4, 0, 0, {"train/loss": 1.0})]
     with pytest.raises(ValueError, match="no temperatures of dtkd"):
