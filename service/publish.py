@@ -1,6 +1,7 @@
 """Publishes finished runs in MLflow, and later sends what MLflow missed while it was away."""
 
 import logging
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import mlflow
 import torch
 from torch import nn
 
+from data_pipeline.files import is_regular
 from data_pipeline.uris import redacted
 from service.distillation.logits import are_valid
 from service.models.build import load_network
@@ -17,7 +19,7 @@ from service.run.journal import JOURNAL_NAME, JournalReader
 from service.run.result import RunResult, read_result
 from service.run.status import read_status
 from service.run_page.facts import run_facts
-from service.run_page.page import PAGE_NAME, render_run_page
+from service.run_page.page import PAGE_NAME
 from service.run_page.record import read_record
 from service.run_page.temperatures import temperatures_png
 from service.spec.errors import BadInputError, Problem
@@ -76,16 +78,17 @@ def log_and_register(run: MlflowRun, spec: JobSpec, result: RunResult) -> Regist
 def log_description(
     run: MlflowRun, spec: JobSpec, result: RunResult, registered: RegisteredStudent | None
 ) -> None:
-    """Log the page of a finished run and the picture of its temperatures, and describe the run.
+    """Log the page that a run's job has written, and the picture of its temperatures; describe it.
 
-    A run with held-out images, one of many, is described without them.
+    Runs of a sweep or a comparison, of which there are many, have no pages; those with held-out
+    images have no pictures either.
 
     Raises:
         One of TRACKING_ERRORS: the server fails or does not answer.
     """
     with tempfile.TemporaryDirectory() as folder:
         if spec.dataset.held_out is None:
-            _write_pages(spec, Path(folder))
+            _collect_pages(spec, Path(folder))
         names = sorted(path.name for path in Path(folder).iterdir())
         if names:
             run.client.log_artifacts(run.run_id, folder)
@@ -94,15 +97,16 @@ def log_description(
     describe_run(run, result.progress, facts, page, picture, registered)
 
 
-def _write_pages(spec: JobSpec, folder: Path) -> None:
-    """Write the run's page and picture into a folder, as far as they can be drawn."""
+def _collect_pages(spec: JobSpec, folder: Path) -> None:
+    """Copy the run's page into a folder, and draw the picture there, as far as there are such."""
     try:
-        (folder / PAGE_NAME).write_text(render_run_page(spec, spec.run_path), encoding="utf-8")
+        if is_regular(spec.run_path / PAGE_NAME):
+            shutil.copyfile(spec.run_path / PAGE_NAME, folder / PAGE_NAME)
         if (picture := temperatures_png(spec, spec.run_path)) is not None:
             (folder / PICTURE_NAME).write_bytes(picture)
     except Exception as error:
         # Of whatever kind: the student counts, and a picture of it must not keep it from MLflow.
-        logger.warning("the page of %s cannot be drawn: %s", spec.name, redacted(str(error)))
+        logger.warning("the picture of %s cannot be drawn: %s", spec.name, redacted(str(error)))
 
 
 def try_to_publish(result: RunResult, spec: JobSpec, run: MlflowRun) -> None:

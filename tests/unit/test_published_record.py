@@ -13,6 +13,7 @@ from service.publish import publish
 from service.run.folder import STUDENT_NAME, write_spec
 from service.run.progress import Progress
 from service.run.result import RunResult, read_result
+from service.run_page.page import write_run_page
 from service.spec.loading import parse_job
 from service.spec.mlflow_rules import MAX_TAG_LENGTH
 from service.tracking.dataset_inputs import dataset_tags
@@ -38,7 +39,7 @@ def _tracking_uri(uri):
 def publish_run(make_content, teacher, uri):
     """A function that publishes a finished run with a top-1 accuracy, twice; its spec and id."""
 
-    def publish_twice(name, top1, **tracking):
+    def publish_twice(name, top1, *, has_page=True, **tracking):
         job = parse_job(make_content(name=name, teacher=teacher, losses=LOSSES, tracking=tracking))
         spec = job.spec
         write_run_folder(spec.run_path, journal_events(2), tags=dataset_tags("val", job.val))
@@ -47,6 +48,8 @@ def publish_run(make_content, teacher, uri):
         save_file(network.state_dict(), spec.run_path / STUDENT_NAME)
         progress = Progress(20, 2, 0, 0, top1, 0.9, top1, 0.9, 2, 0, 0.8, 0.9)
         RunResult(progress, "val", 1.0, 0.0, time_ms=1000).write(spec.run_path)
+        if has_page:
+            write_run_page(spec, spec.run_path)
         for _ in range(2):
             run = MlflowRun(spec, uri)
             publish(read_result(spec.run_path), spec, run)
@@ -104,16 +107,24 @@ def test_descriptions_of_people_are_kept_and_worse_students_not_promoted(publish
     assert text in read_result(spec.run_path).summary
 
 
-def test_page_that_cannot_be_drawn_keeps_no_student_from_mlflow(publish_run, uri, monkeypatch):
+def test_run_of_a_comparison_is_described_without_a_page(publish_run, uri):
+    _, run_id = publish_run("one-of-many", 0.6, has_page=False)
+    client = MlflowClient(uri)
+    names = {file.path for file in client.list_artifacts(run_id)}
+    assert names == {"student", "temperatures.png"}
+    note = client.get_run(run_id).data.tags["mlflow.note.content"]
+    assert "run.html" not in note
+    assert "get-artifact?path=temperatures.png" in note
+
+
+def test_picture_that_cannot_be_drawn_keeps_no_student_from_mlflow(publish_run, uri, monkeypatch):
     def fail(*_):
         raise ZeroDivisionError
 
-    monkeypatch.setattr("service.publish.render_run_page", fail)
+    monkeypatch.setattr("service.publish.temperatures_png", fail)
     _, run_id = publish_run("without", 0.6)
     client = MlflowClient(uri)
     assert client.get_run(run_id).info.status == "FINISHED"
     names = {file.path for file in client.list_artifacts(run_id)}
-    assert names == {"student"}
-    note = client.get_run(run_id).data.tags["mlflow.note.content"]
-    assert "run.html" not in note
-    assert "get-artifact" not in note
+    assert names == {"student", "run.html"}
+    assert "get-artifact" not in client.get_run(run_id).data.tags["mlflow.note.content"]
