@@ -19,8 +19,8 @@ MAX_CLASSES = 20
 FINGERPRINT_LENGTH = 12
 LIMITS = """\
 - It tells apart these classes and no others: any image gets one of them.
-- It was measured on images like those that it was trained on. Other cameras, places, times or
-  damages of images were not measured here; `jobs/evaluate.py`, also with `--corruptions`, does.
+- It was measured on the images named above, and on no others: other cameras, places, times or
+  damages were not. `jobs/evaluate.py`, also with `--corruptions`, measures on others.
 - What is wrong or uneven in the training data, and what the teacher gets wrong, it may have
   learned. Accuracies of classes differ.
 - Its probabilities are as reliable as the calibration error says, where one is given, and on

@@ -6,8 +6,9 @@ import mlflow
 from mlflow import MlflowClient
 
 from service.run.folder import read_tags
+from service.run.report import percent
 from service.spec.job import JobSpec
-from service.tracking.markdown import limited
+from service.tracking.markdown import escaped, limited
 from service.tracking.mlflow_run import MlflowRun
 from service.tracking.promotion import PROMOTION_TAG, figures_tags, promote
 from service.tracking.student_model import LoggedStudent
@@ -49,7 +50,9 @@ def register_student(
         fingerprint = read_tags(spec.run_path).get("dataset_val_fingerprint")
         tags = {RUN_TAG: run.run_id, **figures_tags(top1, fingerprint)}
         version = str(mlflow.register_model(logged.uri, name, tags=tags).version)
-    _describe(run.client, name, version, logged.readme)
+    # The list of versions shows the first line.
+    summary = f"{escaped(spec.name)}, top-1 {percent(top1)}"
+    _describe(run.client, name, version, f"{summary}\n\n{logged.readme}")
     if promotion is None:
         return RegisteredStudent(name, version, None)
     decision = promote(run.client, name, version, promotion)
@@ -57,10 +60,10 @@ def register_student(
     return RegisteredStudent(name, version, decision)
 
 
-def _describe(client: MlflowClient, name: str, version: str, readme: str) -> None:
+def _describe(client: MlflowClient, name: str, version: str, text: str) -> None:
     """Describe a version and its model, unless somebody has."""
     if not client.get_model_version(name, version).description:
-        client.update_model_version(name, version, limited(readme, MAX_DESCRIPTION_LENGTH))
+        client.update_model_version(name, version, limited(text, MAX_DESCRIPTION_LENGTH))
     if not client.get_registered_model(name).description:
         client.update_registered_model(name, MODEL_DESCRIPTION)
 

@@ -85,7 +85,8 @@ def test_a_run_is_described_and_its_student_has_a_card(publish_run, uri, tmp_pat
     assert promotion == version.tags["promotion"] == run.data.tags["promotion"]
     assert float(version.tags["val_top1"]) == 0.6
     readme = client.download_artifacts(run_id, "student/README.md", str(tmp_path))
-    assert version.description == Path(readme).read_text(encoding="utf-8")
+    text = Path(readme).read_text(encoding="utf-8")
+    assert version.description == f"first, top-1 60.00%\n\n{text}"
     (output,) = run.outputs.model_outputs
     files = client.list_logged_model_artifacts(output.model_id, "extra_files")
     assert "extra_files/README.md" in [file.path for file in files]
