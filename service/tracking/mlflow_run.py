@@ -33,6 +33,7 @@ from service.spec.paths import absolute_uri, sqlite_path, sqlite_uri
 from service.spec.secrets import environment_problems
 from service.tracking.dataset_inputs import log_run_datasets
 from service.tracking.destination import RUN_ID_NAME, set_destination, stored_run_id
+from service.tracking.runs_view import accuracy_view
 
 # What the client raises when the server is away, fails or answers nonsense.
 TRACKING_ERRORS = (MlflowException, requests.RequestException, SQLAlchemyError, OSError)
@@ -165,7 +166,7 @@ def find_experiment(client: MlflowClient, name: str, artifact_location: str | No
     experiment = client.get_experiment_by_name(name)
     if experiment is None:
         try:
-            return str(client.create_experiment(name, artifact_location))
+            return str(client.create_experiment(name, artifact_location, accuracy_view()))
         except MlflowException:
             # Another job may have created it in the meantime.
             experiment = client.get_experiment_by_name(name)
