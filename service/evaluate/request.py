@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+from data_pipeline.files import write_atomically
 from service.evaluate.options import ModelOptions
 from service.spec.errors import BadInputError, Problem
 from service.spec.mlflow_rules import experiment_problem
@@ -88,7 +89,5 @@ def write_outputs(texts: Mapping[Path, str]) -> None:
     Raises:
         OSError: the storage fails.
     """
-    from data_pipeline.files import write_atomically
-
     for path, text in texts.items():
         write_atomically(absolute_path(path), text)

@@ -8,8 +8,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from support.finished_runs import write_finished_run
+from support.image_makers import converted, write_folder
 from support.spec_contents import NUM_CLASSES, SIZE
 
+from data_pipeline.beton import open_beton
+from data_pipeline.manifest import manifest_path
 from jobs.evaluate import main
 from service.evaluate import latency
 from service.models.build import build_model
@@ -186,3 +189,21 @@ def test_data_that_cannot_be_read_is_refused(bare, tmp_path, capsys):
     assert "DATA: " in capsys.readouterr().err
     assert main([str(path), str(path), *BARE]) == 2
     assert f"DATA: {path} is not a .beton file; make one" in capsys.readouterr().err
+
+
+def test_an_image_that_does_not_decode_is_named(bare, tmp_path, capsys):
+    """Found while images are read; neither of the files is written."""
+    path, _ = bare
+    data = tmp_path / "damaged.beton"
+    converted(write_folder(tmp_path / "images", NUM_CLASSES, 3), data)
+    file = open_beton(data)
+    with data.open("r+b") as stream:
+        stream.seek(int(file.samples["image"]["data_ptr"][7]))
+        stream.write(bytes(int(file.data_sizes[7])))
+    # Without it, samples are not compared with their digests before.
+    manifest_path(data).unlink()
+    outputs = [tmp_path / "report.json", tmp_path / "page.html"]
+    options = ["--json", str(outputs[0]), "--html", str(outputs[1])]
+    assert main([str(path), str(data), *BARE, *options]) == 2
+    assert f"DATA: {data}: sample 7 does not decode; convert it again" in capsys.readouterr().err
+    assert not any(output.exists() for output in outputs)

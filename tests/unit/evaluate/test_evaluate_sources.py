@@ -1,6 +1,7 @@
 """A model is found by each kind of source, with its weights and how its images are prepared."""
 
 import argparse
+import hashlib
 
 import pytest
 import timm
@@ -8,7 +9,13 @@ import torch
 from safetensors.torch import load_file, save_file
 from support.finished_runs import write_finished_run
 from timm.data import create_transform
-from torchvision.models import ResNet18_Weights, ResNet50_Weights, resnet18
+from torchvision.models import (
+    ResNet18_Weights,
+    ResNet50_Weights,
+    SqueezeNet1_1_Weights,
+    resnet18,
+    squeezenet1_1,
+)
 
 from service.evaluate.options import ModelOptions, add_model_options, model_options
 from service.evaluate.preprocessing import published
@@ -143,6 +150,26 @@ def test_a_name_of_torchvision_has_its_published_preprocessing(find, tmp_path):
     assert found.preprocessing.normalization.mean == tuple(transforms.mean)
     assert found.classes[:2] == ("n01440764", "n01443537")
     assert found.class_names[0] == ResNet18_Weights.DEFAULT.meta["categories"][0]
+
+
+def test_a_name_alone_means_the_published_weights(find, tmp_path, monkeypatch):
+    """As torch.hub keeps them; unknown ones, and options about tensors, are refused."""
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    enum = SqueezeNet1_1_Weights.DEFAULT
+    path = tmp_path / "hub" / "checkpoints" / enum.url.rpartition("/")[2]
+    path.parent.mkdir(parents=True)
+    torch.manual_seed(2)
+    network = squeezenet1_1().eval()
+    torch.save(network.state_dict(), path)
+    for options in ({}, {"weights": f"torchvision:{enum.name}"}):
+        found = find("squeezenet1_1", **options)
+        assert_same_logits(found, network, 64)
+        assert found.preprocessing.crop_size == enum.transforms().crop_size[0]
+        assert found.weights_sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+    unknown = refusals(lambda: find("squeezenet1_1", weights="torchvision:IMAGENET1K_V9"))
+    assert unknown[0].startswith("--weights: is 'torchvision:IMAGENET1K_V9', but squeezenet1_1 has")
+    needless = refusals(lambda: find("squeezenet1_1", match="order"))
+    assert needless == ["--match: is set, but MODEL is the published squeezenet1_1; remove it"]
 
 
 def test_published_weights_are_told_by_their_digest():
