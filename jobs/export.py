@@ -15,6 +15,7 @@ is written), 2 bad input.
 """
 
 import argparse
+import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -43,6 +44,8 @@ def main(arguments: list[str]) -> int:
     set_up_logging()
     options = _parser().parse_args(arguments)
     own = ExportOptions(**{name: getattr(options, name) for name in ExportOptions._fields})
+    # So that no partial file is left.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
         check_options(own)
         uri = requested_uri(options.tracking_uri)
@@ -53,13 +56,16 @@ def main(arguments: list[str]) -> int:
         with tempfile.TemporaryDirectory() as folder:
             described = model_options(options, ARGUMENT)
             found = fetch_model(options.run, described, uri, Path(folder))
-            export_model(found, own)
+            export_model(found, own.with_absolute_paths())
     except BadInputError as error:
         print(error, file=sys.stderr)
         return EXIT_BAD_INPUT
     except (EvaluationFailedError, FailedCheckError, OSError) as error:
         print(redacted(f"{error}; {own.out} was not written"), file=sys.stderr)
         return EXIT_FAILED
+    except KeyboardInterrupt:
+        print(f"interrupted; {own.out} was not written", file=sys.stderr)
+        return 128 + signal.SIGINT
     return EXIT_DONE
 
 

@@ -24,13 +24,18 @@ SEED = 0
 
 
 class Images(NamedTuple):
-    """A .beton whose images a network takes. ``where``: the option or field that names it."""
+    """A .beton whose images a network takes; sizes in pixels.
+
+    ``where``: the option or field that names it. ``max_undecodable``: images that may fail to
+    decode, and are then left out.
+    """
 
     where: str
     path: Path
     facts: DatasetFacts
     resize_size: int
     crop_size: int
+    max_undecodable: int = 0
 
     def chosen(self, count: int) -> NDArray[np.int64]:
         """Up to ``count`` samples [N], chosen at random, always the same."""
@@ -41,20 +46,19 @@ class Images(NamedTuple):
         """Center crops of samples, at most ``BATCH_SIZE`` at a time, as evaluation cuts them.
 
         Raises:
-            BadInputError: an image does not decode, or the file cannot be read.
+            BadInputError: too many images do not decode, or the file cannot be read.
         """
         parts = [samples[n : n + BATCH_SIZE] for n in range(0, len(samples), BATCH_SIZE)]
         num_threads = len(os.sched_getaffinity(0))
         try:
             file = open_beton(self.path)
-            with ImageLoader(file, seed=SEED, num_threads=num_threads) as loader:
+            with ImageLoader(
+                file, seed=SEED, num_threads=num_threads, max_undecodable=self.max_undecodable
+            ) as loader:
                 yield from loader.batches(parts, center_crop(self.resize_size, self.crop_size))
         except (BetonError, UndecodableSampleError, OSError) as error:
-            wrong, _, _ = str(error).rpartition("; ")
             remedy = "convert it again; jobs/verify.py finds the fault"
-            raise BadInputError(
-                "data", [Problem(self.where, wrong or str(error), remedy)]
-            ) from error
+            raise _refused(self.where, _without_remedy(error), remedy) from error
 
 
 def data_images(found: FoundModel, path: Path | None, *, labeled: bool) -> Images:
@@ -84,23 +88,24 @@ def calibration_images(found: FoundModel, path: Path | None) -> Images:
 
 
 def _find(found: FoundModel, option: str, path: Path | None, split: str) -> Images:
-    where, location = option, str(path)
+    where, location, max_undecodable = option, str(path), 0
     if path is None:
-        where, location = _of_run(found, option, split)
+        where, location, max_undecodable = _of_run(found, option, split)
     try:
         facts = dataset_facts(location)
     except (BetonError, OSError) as error:
         remedy = f"give {option} a .beton of such images"
         raise _refused(where, _without_remedy(error), remedy) from error
-    images = Images(where, Path(location), facts, *found.preprocessing[:2])
+    sizes = found.preprocessing.resize_size, found.preprocessing.crop_size
+    images = Images(where, Path(location), facts, *sizes, max_undecodable)
     if facts.num_images < MIN_IMAGES:
         wrong = f"{location} has {facts.num_images} images, fewer than {MIN_IMAGES}"
         raise _refused(where, wrong, "give a file with more of them")
     return images
 
 
-def _of_run(found: FoundModel, option: str, split: str) -> tuple[str, str]:
-    """Names of the run's file, for errors, and its path."""
+def _of_run(found: FoundModel, option: str, split: str) -> tuple[str, str, int]:
+    """The run's file: its name for errors, its path, and the images of it that need not decode."""
     if found.spec is None:
         wrong = f"is absent, and {found.origin} does not say where its images are"
         raise _refused(option, wrong, "give a .beton of such images")
@@ -108,7 +113,7 @@ def _of_run(found: FoundModel, option: str, split: str) -> tuple[str, str]:
     if is_remote(location):
         wrong = f"is absent, and the run's {split} is in an object store, {location}"
         raise _refused(option, wrong, "copy it here and give its path")
-    return f"{option}: the run's {split}", location
+    return f"{option}: the run's {split}", location, found.spec.dataset.max_undecodable
 
 
 def _check_classes(found: FoundModel, images: Images) -> None:

@@ -3,12 +3,14 @@
 import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from service.evaluate.source import FoundModel
 from service.export.comparison import Floats, network_input
-from service.export.images import BATCH_SIZE, Images, calibration_images
+from service.export.images import BATCH_SIZE, Images
 from service.export.metadata import export_metadata
 from service.export.onnx_file import onnx_classifier, set_metadata
 from service.export.options import ExportOptions, FailedCheckError
@@ -21,28 +23,35 @@ from service.export.side_by_side import (
     compare_latency,
     format_side_by_side,
 )
+from service.spec.errors import BadInputError, Problem
+
+
+class Int8Images(NamedTuple):
+    """``calibration``: give the ranges. ``measured``: top-1 is computed on them."""
+
+    calibration: Images
+    measured: Images
 
 
 def write_int8(
     found: FoundModel,
     options: ExportOptions,
-    images: Images,
+    both: Int8Images,
     float32_path: Path,
     path: Path,
     log: Callable[[str], None],
 ) -> None:
-    """Quantize the ONNX file of ``float32_path`` to ``path``, and compare both on ``images``.
+    """Quantize the ONNX file of ``float32_path`` to ``path``, and compare the two.
 
     Raises:
-        BadInputError: images cannot be used.
+        BadInputError: onnxruntime cannot quantize the network, or images do not decode.
         FailedCheckError: int8 loses more points of top-1 than ``options`` allow.
         OSError: the storage fails.
     """
-    calibration = calibration_images(found, options.calibration)
+    calibration, images = both
     chosen = calibration.chosen(NUM_CALIBRATED)
     log(f"calibrating on {len(chosen)} images of {calibration.path}, {METHOD}")
-    inputs = (pixels for pixels, _ in _inputs(found, options, calibration, chosen))
-    quantize(float32_path, path, inputs)
+    _quantize(found, float32_path, path, _inputs(found, options, calibration, chosen))
     float32, int8 = onnx_classifier(float32_path), onnx_classifier(path)
     measured = images.chosen(options.max_images or images.facts.num_images)
     first, _ = next(_inputs(found, options, images, measured[:BATCH_SIZE]))
@@ -59,13 +68,32 @@ def write_int8(
     log(format_side_by_side(accuracies, latencies, float32_path, path))
     log(figures)
     metadata = export_metadata(found, normalizes=options.normalizes)
-    facts = _int8_metadata(calibration, len(chosen), images, accuracies, latencies)
+    facts = _int8_metadata(both, len(chosen), accuracies, latencies)
     set_metadata(path, {**metadata, **facts})
 
 
+def _quantize(
+    found: FoundModel,
+    float32_path: Path,
+    path: Path,
+    batches: Iterator[tuple[Floats, NDArray[np.int64]]],
+) -> None:
+    try:
+        quantize(float32_path, path, (images for images, _ in batches))
+    except (BadInputError, OSError):
+        raise
+    except Exception as error:
+        # Of many types, none of which onnxruntime documents.
+        reason = next(iter(str(error).splitlines()), "")
+        wrong = f"is int8, to which onnxruntime cannot quantize {found.architecture}"
+        wrong += f" ({type(error).__name__}: {reason})"
+        problem = Problem("--format", wrong, "use --format onnx, which is float32")
+        raise BadInputError("arguments", [problem]) from error
+
+
 def _inputs(
-    found: FoundModel, options: ExportOptions, images: Images, samples: np.ndarray
-) -> Iterator[tuple[Floats, np.ndarray]]:
+    found: FoundModel, options: ExportOptions, images: Images, samples: NDArray[np.int64]
+) -> Iterator[tuple[Floats, NDArray[np.int64]]]:
     """Images as the file takes them [B, 3, H, W], and their labels [B]."""
     normalization = None if options.normalizes else found.preprocessing.normalization
     for batch in images.batches(samples):
@@ -73,9 +101,8 @@ def _inputs(
 
 
 def _int8_metadata(
-    calibration: Images,
+    both: Int8Images,
     num_calibrated: int,
-    images: Images,
     accuracies: AccuracyPair,
     latencies: Sequence[LatencyPair],
 ) -> dict[str, str]:
@@ -84,13 +111,13 @@ def _int8_metadata(
         "calibration": {
             "method": METHOD,
             "num_images": num_calibrated,
-            "fingerprint": calibration.facts.fingerprint,
+            "fingerprint": both.calibration.facts.fingerprint,
         },
         "accuracy": {
             "float32_top1": accuracies.float32,
             "int8_top1": accuracies.int8,
             "num_images": accuracies.num_images,
-            "fingerprint": images.facts.fingerprint,
+            "fingerprint": both.measured.facts.fingerprint,
         },
         "latency": [each._asdict() for each in latencies],
     }

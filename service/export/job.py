@@ -15,8 +15,8 @@ from service.export.comparison import (
     eager_logits,
     network_input,
 )
-from service.export.images import Images, data_images
-from service.export.int8 import write_int8
+from service.export.images import Images, calibration_images, data_images
+from service.export.int8 import Int8Images, write_int8
 from service.export.metadata import export_metadata
 from service.export.network import traced
 from service.export.onnx_file import check_size, onnx_classifier, write_onnx
@@ -48,17 +48,24 @@ def export_model(found: FoundModel, options: ExportOptions, log: Log = print) ->
         log(note)
     if options.is_onnx:
         check_size(found.network)
-    images = data_images(found, options.data, labeled=options.format == INT8)
-    with atomic_path(options.out) as path:
-        if options.format == INT8:
-            with tempfile.TemporaryDirectory() as folder:
-                float32_path = Path(folder) / "float32.onnx"
-                _write_checked(found, options, images, float32_path, log)
-                write_int8(found, options, images, float32_path, path, log)
-        else:
+    if options.format == INT8:
+        _export_int8(found, options, log)
+    else:
+        images = data_images(found, options.data, labeled=False)
+        with atomic_path(options.out) as path:
             _write_checked(found, options, images, path, log)
     log(f"{options.out}: {options.out.stat().st_size / 1e6:.1f} MB, {options.format}. To run it:")
     log("\n".join(f"    {line}" for line in usage(found, options).splitlines()))
+
+
+def _export_int8(found: FoundModel, options: ExportOptions, log: Log) -> None:
+    """Write float32 and check it as any file, and then int8."""
+    measured = data_images(found, options.data, labeled=True)
+    both = Int8Images(calibration_images(found, options.calibration), measured)
+    with atomic_path(options.out) as path, tempfile.TemporaryDirectory() as folder:
+        float32_path = Path(folder) / "float32.onnx"
+        _write_checked(found, options, measured, float32_path, log)
+        write_int8(found, options, both, float32_path, path, log)
 
 
 def _write_checked(

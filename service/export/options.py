@@ -56,6 +56,14 @@ class ExportOptions(NamedTuple):
         """The largest drop of top-1 that is accepted, in points."""
         return DEFAULT_MAX_DROP if self.max_drop is None else self.max_drop
 
+    def with_absolute_paths(self) -> "ExportOptions":
+        """The same with paths from the root, with ~ replaced."""
+        return self._replace(
+            out=absolute_path(self.out),
+            data=self.data and absolute_path(self.data),
+            calibration=self.calibration and absolute_path(self.calibration),
+        )
+
 
 def check_options(options: ExportOptions) -> None:
     """Check what can be checked without the model.
@@ -68,7 +76,7 @@ def check_options(options: ExportOptions) -> None:
         problems.append(problem)
     for name in ("data", "calibration"):
         path = getattr(options, name)
-        if path is not None and not path.is_file():
+        if path is not None and not absolute_path(path).is_file():
             remedy = path_remedy(path, "the path of a .beton file")
             problems.append(Problem(f"--{name}", f"{absolute_path(path)} is no file", remedy))
     if problems:

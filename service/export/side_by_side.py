@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from service.export.comparison import BATCH_SIZES, Classifier, Floats, in_batches
 from service.export.options import FailedCheckError
@@ -37,7 +38,7 @@ class AccuracyPair(NamedTuple):
 
 
 def compare_accuracy(
-    float32: Classifier, int8: Classifier, batches: Iterable[tuple[Floats, np.ndarray]]
+    float32: Classifier, int8: Classifier, batches: Iterable[tuple[Floats, NDArray[np.int64]]]
 ) -> AccuracyPair:
     """Top-1 of both on all images, in batches of [B, 3, H, W] and labels [B].
 
@@ -65,14 +66,15 @@ def check_batch_sizes(int8: Classifier, images: Floats) -> None:
 
 
 def compare_latency(float32: Classifier, int8: Classifier, images: Floats) -> list[LatencyPair]:
-    """Latencies for batches of the first of ``images`` [32, 3, H, W].
+    """Latencies for batches of ``images`` [N, 3, H, W], which are repeated as needed.
 
     Passes of both alternate, so that what else the machine does slows down both.
     """
-    return [
-        LatencyPair(size, *_median_s((float32, int8), images[:size]))
-        for size in LATENCY_BATCH_SIZES
-    ]
+    pairs = []
+    for size in LATENCY_BATCH_SIZES:
+        batch = np.resize(images, (size, *images.shape[1:]))
+        pairs.append(LatencyPair(size, *_median_s((float32, int8), batch)))
+    return pairs
 
 
 def _median_s(classifiers: Sequence[Classifier], images: Floats) -> list[float]:
@@ -89,7 +91,7 @@ def _pass_s(classify: Classifier, images: Floats) -> float:
     return time.perf_counter() - start_s
 
 
-def _predicted(logits: Floats) -> np.ndarray:
+def _predicted(logits: Floats) -> NDArray[np.int64]:
     """The class of each row [B]; -1 where a logit is not finite."""
     return np.where(np.isfinite(logits).all(axis=1), logits.argmax(axis=1), -1)
 

@@ -94,3 +94,17 @@ def test_a_file_that_answers_otherwise_is_not_written(tmp_path, monkeypatch, cap
     assert "does not answer as the network does" in line
     assert "logits differ by up to" in line
     assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_an_interrupted_export_leaves_nothing(tmp_path, monkeypatch, capsys):
+    run_path, _ = write_run(tmp_path)
+    (tmp_path / "out").mkdir()
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(job, "compare", interrupt)
+    path = tmp_path / "out" / "student.pt2"
+    assert main([str(run_path), "--format", "pt2", "--out", str(path)]) == 130
+    assert capsys.readouterr().err.endswith("student.pt2 was not written\n")
+    assert list((tmp_path / "out").iterdir()) == []

@@ -39,6 +39,7 @@ def test_pt2_answers_for_batches_of_any_size(run, tmp_path):
         expected = expected_logits(run_path, pixels[:batch_size])
         logits = program.module()(images).detach().numpy()
         np.testing.assert_allclose(logits, expected, atol=1e-5 * np.abs(expected).max())
+    assert b".py" not in (tmp_path / "student.pt2").read_bytes()
     metadata = json.loads(extra_files["metadata.json"])
     assert json.loads(metadata["classes"]) == list(NAMES)
     assert (metadata["normalization"], json.loads(metadata["mean"])) == ("inside", list(MEAN))
