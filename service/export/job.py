@@ -54,7 +54,7 @@ def export_model(found: FoundModel, options: ExportOptions, log: Log = print) ->
         images = data_images(found, options.data, labeled=False)
         with atomic_path(options.out) as path:
             _write_checked(found, options, images, path, log)
-    log(f"{options.out}: {options.out.stat().st_size / 1e6:.1f} MB, {options.format}. To run it:")
+    log(f"{options.out}: {options.out.stat().st_size / 1e6:.2f} MB, {options.format}. To run it:")
     log("\n".join(f"    {line}" for line in usage(found, options).splitlines()))
 
 

@@ -78,7 +78,10 @@ def not_exportable(architecture: str, options: ExportOptions, error: Exception) 
 
 @contextlib.contextmanager
 def without_warnings() -> Iterator[None]:
-    """Drop what torch's exporters warn of, log and print about themselves; what fails is raised."""
+    """Drop what exporters and quantizers warn of, log and print about their ways of working.
+
+    What fails is raised all the same.
+    """
     level = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

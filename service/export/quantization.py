@@ -6,6 +6,7 @@ from pathlib import Path
 
 from service.export.comparison import Floats
 from service.export.metadata import INPUT_NAME
+from service.export.network import without_warnings
 
 NUM_CALIBRATED = 512
 METHOD = "MinMax"
@@ -39,7 +40,7 @@ def quantize(source: Path, path: Path, batches: Iterator[Floats]) -> None:
             images = next(batches, None)
             return None if images is None else {INPUT_NAME: images}
 
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, without_warnings():
         prepared = Path(folder) / "prepared.onnx"
         quant_pre_process(str(source), str(prepared))
         quantize_static(

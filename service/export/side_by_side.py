@@ -108,6 +108,6 @@ def format_side_by_side(
             (f"batch of {n}", f"{1000 * first:.2f} ms", f"{1000 * second:.2f} ms")
             for n, first, second in latencies
         ),
-        ("file", *(f"{size:.1f} MB" for size in sizes)),
+        ("file", *(f"{size:.2f} MB" for size in sizes)),
     ]
     return "\n".join(f"{name:<14}{first:>12}{second:>12}" for name, first, second in rows)
