@@ -32,12 +32,14 @@ def disk_line(loaded: LoadedComparison, num_concurrent: int) -> str:
     )
     predictions = PREDICTION_BYTES * num_predictions
     largest = max(_checkpoint_bytes(job.spec, sizes[v]) for v, job in loaded.jobs.items())
-    total = students + predictions + PAGE_BYTES + num_concurrent * largest
+    waiting = num_seeds * sum(_waiting_bytes(job.spec, sizes[v]) for v, job in loaded.jobs.items())
+    total = students + predictions + PAGE_BYTES + num_concurrent * largest + waiting
+    more = f", {format_bytes(waiting)} of them students that wait for MLflow" if waiting else ""
     return (
         f"disk: {format_bytes(students)} of students, {format_bytes(predictions)} of predictions, "
         f"about {format_bytes(PAGE_BYTES)} of the page, and {format_bytes(largest)} of checkpoints "
         f"of each run while it trains; at most {format_bytes(total)} with {num_concurrent} at a "
-        "time"
+        f"time{more}"
     )
 
 
@@ -51,3 +53,9 @@ def _checkpoint_bytes(spec: JobSpec, student_bytes: int) -> int:
     """Of one run: those that are kept, and the one that is being written."""
     copies = 1 + OPTIMIZER_COPIES[spec.optimizer.kind] + (spec.training.ema_decay is not None)
     return student_bytes * copies * (spec.checkpoints.num_to_keep + 1)
+
+
+def _waiting_bytes(spec: JobSpec, student_bytes: int) -> int:
+    """Of one run: tracked checkpoints while MLflow is away, and the one that is being written."""
+    tracked = spec.tracked_checkpoints
+    return 0 if tracked is None else student_bytes * (tracked.newest + 1)

@@ -10,7 +10,6 @@ from data_pipeline.uris import redacted
 from service.run.journal import Event
 from service.run.state_files import read_text_if_usable
 from service.run.tracked_checkpoints import tracked_checkpoint_path
-from service.spec.errors import BadInputError
 from service.spec.job import JobSpec
 from service.tracking.destination import SENT_NAME
 from service.tracking.logged_checkpoints import log_checkpoint
@@ -96,9 +95,6 @@ class EventSender:
         try:
             if tracked is not None and num_newer < tracked.newest:
                 log_checkpoint(self.run, spec, path, event, tracked.newest)
-            path.unlink(missing_ok=True)
-        except BadInputError as error:
-            logger.warning("a checkpoint is not sent to MLflow, and removed: %s", error)
             path.unlink(missing_ok=True)
         except Exception as error:
             if isinstance(error, TRACKING_ERRORS) and not is_refusal(error):

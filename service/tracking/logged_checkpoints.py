@@ -1,15 +1,18 @@
 """A run's checkpoints as logged models: each there once, and the newest ones kept."""
 
 import logging
+import shutil
 import tempfile
 from pathlib import Path
 
 from mlflow.entities import LoggedModel
+from torch import nn
 
 from service.models.build import load_network
 from service.run.folder import STUDENT_NAME
 from service.run.journal import Event
 from service.run.student_card import read_classes, student_card, write_with_card
+from service.spec.errors import BadInputError
 from service.spec.job import JobSpec
 from service.tracking.mlflow_run import MlflowRun
 from service.tracking.student_model import STEP_TAG, log_model, logged_students
@@ -23,28 +26,32 @@ def log_checkpoint(
     """Log the student in the file ``path``, of an event, and delete models beyond the newest.
 
     However often it is called, and wherever it was interrupted, the model is there once. A file
-    that is gone without a model is no error: it was sent to another server, or lost.
+    that is damaged, or gone without a model, is no error but a warning.
 
     Raises:
-        BadInputError: the file is damaged.
+        BadInputError: another file of the run's folder is damaged.
         One of TRACKING_ERRORS: the server fails or does not answer.
     """
     logged = {_step(model) for model in logged_students(run, "checkpoint")}
     if event.step not in logged:
-        if not path.exists():
-            logger.warning("the checkpoint of step %s of %s is gone", event.step, spec.name)
-            return
-        _log_file(run, spec, path, event)
+        with tempfile.TemporaryDirectory() as folder:
+            # The training removes the oldest file at any time.
+            copied = Path(folder) / path.name
+            try:
+                shutil.copyfile(path, copied)
+                student = load_network(copied, spec.student.model, spec.dataset.num_classes)
+            except (FileNotFoundError, BadInputError) as error:
+                logger.warning("the checkpoint %s is not sent to MLflow: %s", path, error)
+                return
+            _log_file(run, spec, student, copied, event)
     _delete_old(run, num_newest)
 
 
-def _log_file(run: MlflowRun, spec: JobSpec, path: Path, event: Event) -> None:
-    student = load_network(path, spec.student.model, spec.dataset.num_classes)
+def _log_file(run: MlflowRun, spec: JobSpec, student: nn.Module, path: Path, event: Event) -> None:
     card = student_card(spec, read_classes(spec.run_path), path, run.run_id, event.step)
-    with tempfile.TemporaryDirectory() as folder:
-        weights_path = Path(folder) / STUDENT_NAME
-        write_with_card(path, weights_path, card)
-        log_model(run, spec, student, weights_path, card, role="checkpoint", evaluation=event)
+    weights_path = path.with_name(STUDENT_NAME)
+    write_with_card(path, weights_path, card)
+    log_model(run, spec, student, weights_path, card, role="checkpoint", evaluation=event)
 
 
 def _delete_old(run: MlflowRun, num_newest: int) -> None:

@@ -67,6 +67,15 @@ def test_bytes_on_disk_are_those_of_weights_and_checkpoints(make_plan):
     assert float(many.split("and ")[1].split()[0]) == pytest.approx(20 * student, abs=0.01)
 
 
+def test_bytes_on_disk_are_also_those_of_students_that_wait_for_mlflow(make_plan):
+    _, lines = make_plan({"tracking": {"checkpoints": {"newest": 6}}})
+    (line,) = (x for x in lines if x.startswith("disk"))
+    student = float(line.split()[1]) / 4
+    # Of each of the four runs, six and the one that is being written.
+    waiting = float(line.partition(" at a time, ")[2].split()[0])
+    assert waiting == pytest.approx(28 * student, rel=0.01)
+
+
 def timed_losses(monkeypatch):
     """Active losses, and the number of the teacher's networks, of each job that is timed."""
     timed = []

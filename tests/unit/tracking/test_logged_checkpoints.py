@@ -13,7 +13,9 @@ from safetensors.torch import load_file
 from support.tracked_students import add_students, write_run
 
 from service.run.journal import JOURNAL_NAME, JournalReader, read_events
+from service.run.student_card import CLASSES_NAME
 from service.run.tracked_checkpoints import tracked_checkpoint_path, waiting_steps
+from service.spec.errors import BadInputError
 from service.tracking import student_model
 from service.tracking.event_sender import EventSender, SentPosition
 from service.tracking.mlflow_run import MlflowRun
@@ -226,15 +228,30 @@ def test_a_server_that_refuses_checkpoints_gets_the_metrics(make_content, uri, m
 @pytest.mark.usefixtures("_fast_export")
 def test_damaged_and_lost_files_do_not_stop_the_others(make_content, uri, caplog):
     spec = run_of(make_content, {"newest": 9})
-    add_students(spec, [4, 8, 12])
-    tracked_checkpoint_path(spec.run_path, 4).write_bytes(b"damaged")
-    tracked_checkpoint_path(spec.run_path, 8).unlink()
+    add_students(spec, [2, 4, 8, 12])
+    cut, damaged, lost, _ = (tracked_checkpoint_path(spec.run_path, n) for n in (2, 4, 8, 12))
+    cut.write_bytes(cut.read_bytes()[:-100])
+    damaged.write_bytes(b"damaged")
+    lost.unlink()
     sender = send_all(spec, uri)
     assert sender.refusal is None
     assert steps_of(sender.run) == [12]
     assert waiting_steps(spec.run_path) == []
-    assert "step_0000000004.safetensors" in caplog.text
-    assert "step 8 of run" in caplog.text
+    for path in (cut, damaged, lost):
+        assert str(path) in caplog.text
+
+
+@pytest.mark.usefixtures("_fast_export")
+def test_damage_elsewhere_in_the_folder_costs_no_checkpoint(make_content, uri):
+    spec = run_of(make_content, {})
+    add_students(spec, [4])
+    (spec.run_path / CLASSES_NAME).write_text("[")
+    sender = send_all(spec, uri)
+    assert isinstance(sender.refusal, BadInputError)
+    assert waiting_steps(spec.run_path) == [4]
+    (spec.run_path / CLASSES_NAME).unlink()
+    send_all(spec, uri)
+    assert steps_of(sender.run) == [4]
 
 
 @pytest.mark.usefixtures("_fast_export")
