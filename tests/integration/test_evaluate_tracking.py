@@ -47,8 +47,7 @@ def logged(tmp_path_factory, data_folder):
         spec.run_path
     )
     run = MlflowRun(spec, f"sqlite:///{folder / 'runs' / 'mlflow.db'}")
-    model_uri = log_student(run, spec, network, path)
-    mlflow.register_model(model_uri, "r")
+    mlflow.register_model(log_student(run, spec, network, path).uri, "r")
     run.client.set_registered_model_alias("r", "best", "1")
     mlflow.set_tracking_uri(None)
     return spec, run
