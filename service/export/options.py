@@ -109,6 +109,6 @@ def _format_problems(options: ExportOptions) -> list[Problem]:
     if options.is_onnx:
         missing = [name for name in ONNX_PACKAGES if find_spec(name) is None]
         if missing:
-            wrong = f"is {options.format}, but {' and '.join(missing)} is not installed"
+            wrong = f"is {options.format}, which needs what is not installed: {', '.join(missing)}"
             problems.append(Problem("--format", wrong, "pip install 'dtkd-service[export]'"))
     return problems

@@ -6,8 +6,12 @@ import pytest
 from support.exported_runs import write_images, write_run
 
 from jobs.export import main
+from service.evaluate.options import ModelOptions
+from service.evaluate.source import find_model
 from service.export import network, onnx_file
+from service.export.images import data_images
 from service.export.options import ExportOptions, check_options
+from service.spec.errors import BadInputError
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +67,7 @@ def test_missing_packages(monkeypatch, tmp_path, refused):
     )
     for file_format in ("onnx", "int8"):
         assert refused(file_format=file_format) == [
-            f"--format: is {file_format}, but onnxruntime is not installed; "
+            f"--format: is {file_format}, which needs what is not installed: onnxruntime; "
             "pip install 'dtkd-service[export]'"
         ]
     check_options(ExportOptions("pt2", tmp_path / "out"))
@@ -102,6 +106,14 @@ def test_images_of_a_run_that_are_gone(tmp_path, capsys):
     assert line.strip().startswith("--calibration: the run's train: ")
     assert line.endswith("give --calibration a .beton of such images")
     assert not out.exists()
+
+
+def test_images_in_an_object_store_have_to_be_copied(run, tmp_path):
+    found = find_model(str(run[0]), ModelOptions("RUN"), None, tmp_path)
+    dataset = found.spec.dataset.model_copy(update={"val": "s3://bucket/val.beton"})
+    found = found._replace(spec=found.spec.model_copy(update={"dataset": dataset}))
+    with pytest.raises(BadInputError, match="--data: .*object store, s3://bucket/val.beton; copy"):
+        data_images(found, None, labeled=False)
 
 
 def test_a_run_that_has_not_finished(refused, run, tmp_path):
