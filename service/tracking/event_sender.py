@@ -9,7 +9,7 @@ from data_pipeline.files import write_atomically
 from data_pipeline.uris import redacted
 from service.run.journal import Event
 from service.run.state_files import read_text_if_usable
-from service.run.tracked_checkpoints import tracked_checkpoint_path
+from service.run.tracked_checkpoints import remove_waiting
 from service.spec.job import JobSpec
 from service.tracking.destination import SENT_NAME
 from service.tracking.logged_checkpoints import log_checkpoint
@@ -91,11 +91,10 @@ class EventSender:
     def _send_checkpoint(self, event: Event, num_newer: int) -> None:
         """Log a checkpoint, or drop it where enough newer ones wait behind it."""
         spec, tracked = self._spec, self._spec.tracked_checkpoints
-        path = tracked_checkpoint_path(spec.run_path, event.step)
         try:
             if tracked is not None and num_newer < tracked.newest:
-                log_checkpoint(self.run, spec, path, event, tracked.newest)
-            path.unlink(missing_ok=True)
+                log_checkpoint(self.run, spec, event, tracked.newest)
+            remove_waiting(spec.run_path, event.step)
         except Exception as error:
             if isinstance(error, TRACKING_ERRORS) and not is_refusal(error):
                 raise

@@ -1,17 +1,18 @@
 """A run's checkpoints as logged models: each there once, and the newest ones kept."""
 
 import logging
-import shutil
 import tempfile
 from pathlib import Path
 
 from mlflow.entities import LoggedModel
 from torch import nn
 
+from data_pipeline.files import NotRegularError
 from service.models.build import load_network
 from service.run.folder import STUDENT_NAME
 from service.run.journal import Event
 from service.run.student_card import read_classes, student_card, write_with_card
+from service.run.tracked_checkpoints import copy_waiting
 from service.spec.errors import BadInputError
 from service.spec.job import JobSpec
 from service.tracking.mlflow_run import MlflowRun
@@ -20,10 +21,8 @@ from service.tracking.student_model import STEP_TAG, log_model, logged_students
 logger = logging.getLogger(__name__)
 
 
-def log_checkpoint(
-    run: MlflowRun, spec: JobSpec, path: Path, event: Event, num_newest: int
-) -> None:
-    """Log the student in the file ``path``, of an event, and delete models beyond the newest.
+def log_checkpoint(run: MlflowRun, spec: JobSpec, event: Event, num_newest: int) -> None:
+    """Log the student that waits for an event, and delete models beyond the newest.
 
     However often it is called, and wherever it was interrupted, the model is there once. A file
     that is damaged, or gone without a model, is no error but a warning.
@@ -35,15 +34,16 @@ def log_checkpoint(
     logged = {_step(model) for model in logged_students(run, "checkpoint")}
     if event.step not in logged:
         with tempfile.TemporaryDirectory() as folder:
-            # The training removes the oldest file at any time.
-            copied = Path(folder) / path.name
+            # A copy: the training removes the oldest file at any time.
+            path = Path(folder) / "waiting.safetensors"
             try:
-                shutil.copyfile(path, copied)
-                student = load_network(copied, spec.student.model, spec.dataset.num_classes)
-            except (FileNotFoundError, BadInputError) as error:
-                logger.warning("the checkpoint %s is not sent to MLflow: %s", path, error)
+                copy_waiting(spec.run_path, event.step, path)
+                student = load_network(path, spec.student.model, spec.dataset.num_classes)
+            except (FileNotFoundError, NotRegularError, BadInputError) as error:
+                text = "the checkpoint of step %s of %s is not sent to MLflow: %s"
+                logger.warning(text, event.step, spec.name, error)
                 return
-            _log_file(run, spec, student, copied, event)
+            _log_file(run, spec, student, path, event)
     _delete_old(run, num_newest)
 
 

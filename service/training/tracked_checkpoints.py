@@ -14,7 +14,12 @@ from service.models.weights import file_metadata
 from service.run.folder import FencingToken
 from service.run.journal import Journal
 from service.run.progress import Progress
-from service.run.tracked_checkpoints import tracked_checkpoint_path, waiting_steps
+from service.run.tracked_checkpoints import (
+    make_folder,
+    remove_waiting,
+    tracked_checkpoint_path,
+    waiting_steps,
+)
 from service.spec.job import JobSpec
 from service.training.checkpoint import cpu_state_dict, write_weights
 from service.training.checkpoint_saver import CheckpointSaver
@@ -80,7 +85,7 @@ class TrackedCheckpoints:
         assert self._tracked is not None, "none is due otherwise"
         self._token.check()
         path = tracked_checkpoint_path(self._spec.run_path, student.step)
-        path.parent.mkdir(exist_ok=True)
+        make_folder(self._spec.run_path)
         with atomic_path(path) as partial_path:
             write_weights(student.weights, partial_path, student.network)
             self._token.check()
@@ -88,4 +93,4 @@ class TrackedCheckpoints:
             sync_to_disk(folder)
         self._journal.append("student", student.step, student.epoch, student.values)
         for step in waiting_steps(self._spec.run_path)[self._tracked.newest :]:
-            tracked_checkpoint_path(self._spec.run_path, step).unlink(missing_ok=True)
+            remove_waiting(self._spec.run_path, step)

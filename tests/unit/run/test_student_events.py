@@ -1,10 +1,17 @@
 """Events of students that wait for MLflow, and their files."""
 
+import os
 import time
 
+import pytest
+
+from data_pipeline.files import NotRegularError
 from service.run.journal import JOURNAL_NAME, Journal, read_events
 from service.run.tracked_checkpoints import (
+    copy_waiting,
+    make_folder,
     remove_unnamed,
+    remove_waiting,
     tracked_checkpoint_path,
     waiting_steps,
 )
@@ -52,3 +59,30 @@ def test_waiting_files_are_found_by_their_names(tmp_path):
     assert waiting_steps(tmp_path) == [123_456_789, 40, 5]
     remove_unnamed(tmp_path, {40})
     assert [path.name for path in folder.iterdir()] == ["step_0000000040.safetensors"]
+
+
+def test_links_in_place_of_files_or_their_folder_are_not_followed(tmp_path):
+    """Of a run's folder that somebody else has made."""
+    victim, run_path, copied = tmp_path / "victim", tmp_path / "run", tmp_path / "copied"
+    for folder in (victim, run_path):
+        folder.mkdir()
+    kept = [victim / "step_0000000004.safetensors", victim / "other"]
+    for path in kept:
+        path.write_text("kept")
+    folder = tracked_checkpoint_path(run_path, 4).parent
+    folder.symlink_to(victim)
+    with pytest.raises(NotRegularError):
+        copy_waiting(run_path, 4, copied)
+    remove_waiting(run_path, 4)
+    remove_unnamed(run_path, ())
+    assert waiting_steps(run_path) == []
+    make_folder(run_path)
+    assert not folder.is_symlink()
+    tracked_checkpoint_path(run_path, 4).symlink_to(kept[0])
+    os.mkfifo(tracked_checkpoint_path(run_path, 8))
+    for step in (4, 8):
+        with pytest.raises(NotRegularError):
+            copy_waiting(run_path, step, copied)
+        remove_waiting(run_path, step)
+    assert list(folder.iterdir()) == []
+    assert [path.read_text() for path in kept] == ["kept", "kept"]
