@@ -41,6 +41,7 @@ SUBJECTS: dict[str, tuple[str, ...]] = {
     "service/training/prediction_recorder.py": ("training/test_prediction_recorder.py",),
     "service/evaluate/corruptions.py": ("evaluate/test_corruptions.py",),
     "service/evaluate/corrupted.py": ("evaluate/test_corrupted.py",),
+    "service/tracking/promotion.py": ("tracking/test_promotion.py",),
     "service/export/comparison.py": ("export/test_export_checks.py",),
     "service/compare/statistics.py": ("compare/test_compare_statistics.py",),
     "service/compare/summary.py": ("compare/test_compare_summary.py",),
