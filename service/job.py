@@ -4,6 +4,7 @@ import contextlib
 import logging
 import shlex
 import time
+from pathlib import Path
 from typing import NamedTuple
 
 import mlflow
@@ -39,7 +40,6 @@ from service.run.result import RunResult, read_result
 from service.run.status import State, write_stopped
 from service.run.stop_signals import JobStoppedError, StopSignals
 from service.run.student_card import write_classes
-from service.run_page.page import write_run_page
 from service.spec.errors import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED
 from service.spec.image_warnings import small_image_warnings
 from service.spec.job import JobSpec
@@ -113,7 +113,7 @@ def _train_and_publish(job: LoadedJob, signals: StopSignals) -> int:
         if text not in printer.last_note:
             print(text, flush=True)
     # Last: a job that is stopped may be killed soon.
-    write_run_page(spec, spec.run_path)
+    _write_page(spec)
     return outcome.exit_status
 
 
@@ -213,7 +213,7 @@ def _request_stop(spec: JobSpec) -> None:
 
 def _publish(result: RunResult, spec: JobSpec, run: MlflowRun | None, signals: StopSignals) -> int:
     """Publish the result if MLflow answers and no signal arrives; the job is done in any case."""
-    page_path = write_run_page(spec, spec.run_path)
+    page_path = _write_page(spec)
     if run is not None:
         with contextlib.suppress(JobStoppedError), signals.interruptible():
             try_to_publish(result, spec, run)
@@ -227,6 +227,13 @@ def _publish(result: RunResult, spec: JobSpec, run: MlflowRun | None, signals: S
             flush=True,
         )
     return EXIT_DONE
+
+
+def _write_page(spec: JobSpec) -> Path | None:
+    # Imported late: the libraries of the pictures would delay the first step.
+    from service.run_page.page import write_run_page
+
+    return write_run_page(spec, spec.run_path)
 
 
 def _end_mlflow_run(run: MlflowRun | None, state: State) -> None:

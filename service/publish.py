@@ -14,14 +14,10 @@ from data_pipeline.uris import redacted
 from service.distillation.logits import are_valid
 from service.models.build import load_network
 from service.run.claim import claim_run_folder
-from service.run.folder import SPEC_NAME, STUDENT_NAME, read_spec, read_tags
+from service.run.folder import PAGE_NAME, SPEC_NAME, STUDENT_NAME, read_spec, read_tags
 from service.run.journal import JOURNAL_NAME, JournalReader
 from service.run.result import RunResult, read_result
 from service.run.status import read_status
-from service.run_page.facts import run_facts
-from service.run_page.page import PAGE_NAME
-from service.run_page.record import read_record
-from service.run_page.temperatures import temperatures_png
 from service.spec.errors import BadInputError, Problem
 from service.spec.job import JobSpec
 from service.tracking.description import describe_run
@@ -86,6 +82,10 @@ def log_description(
     Raises:
         One of TRACKING_ERRORS: the server fails or does not answer.
     """
+    # Imported late: the libraries of the pictures would delay the first step of each job.
+    from service.run_page.facts import run_facts
+    from service.run_page.record import read_record
+
     with tempfile.TemporaryDirectory() as folder:
         if spec.dataset.held_out is None:
             _collect_pages(spec, Path(folder))
@@ -99,6 +99,8 @@ def log_description(
 
 def _collect_pages(spec: JobSpec, folder: Path) -> None:
     """Copy the run's page into a folder, and draw the picture there, as far as there are such."""
+    from service.run_page.temperatures import temperatures_png
+
     try:
         if is_regular(spec.run_path / PAGE_NAME):
             shutil.copyfile(spec.run_path / PAGE_NAME, folder / PAGE_NAME)

@@ -16,8 +16,8 @@ from typing import Any
 from mlflow import MlflowClient
 from stack import FOLDER, ROOT, Stack, up
 
+from service.run.folder import PAGE_NAME
 from service.run.journal import JOURNAL_NAME, read_events
-from service.run_page.page import PAGE_NAME
 from service.run_page.temperatures import temperature_figure
 from service.tracking.mlflow_run import UI_MODE
 

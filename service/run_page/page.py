@@ -9,15 +9,13 @@ import plotly.graph_objects as go
 from data_pipeline.files import write_atomically
 from data_pipeline.uris import redacted
 from service.pages import page, reliability
+from service.run.folder import PAGE_NAME
 from service.run_page import pictures
 from service.run_page.facts import run_facts
 from service.run_page.record import RunRecord, read_record
 from service.spec.job import JobSpec
 
 logger = logging.getLogger(__name__)
-
-PAGE_NAME = "run.html"
-"""In the folder of a job's run; trials and runs of comparisons have none: it has 2 MB."""
 
 
 def render_run_page(spec: JobSpec, run_path: Path) -> str:

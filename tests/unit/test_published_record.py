@@ -122,7 +122,7 @@ def test_picture_that_cannot_be_drawn_keeps_no_student_from_mlflow(publish_run, 
     def fail(*_):
         raise ZeroDivisionError
 
-    monkeypatch.setattr("service.publish.temperatures_png", fail)
+    monkeypatch.setattr("service.run_page.temperatures.temperatures_png", fail)
     _, run_id = publish_run("without", 0.6)
     client = MlflowClient(uri)
     assert client.get_run(run_id).info.status == "FINISHED"

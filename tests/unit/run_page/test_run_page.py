@@ -10,8 +10,9 @@ from support.parsed_page import Page
 from support.run_folders import STEPS_PER_EPOCH, journal_events, write_run_folder
 from support.sweep_records import ATTACK
 
+from service.run.folder import PAGE_NAME
 from service.run.predictions import STUDENT_PREDICTIONS_NAME
-from service.run_page.page import PAGE_NAME, render_run_page, write_run_page
+from service.run_page.page import render_run_page, write_run_page
 from service.spec.loading import parse_spec
 
 NUM_EPOCHS = 6
