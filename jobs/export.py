@@ -1,4 +1,4 @@
-"""Export a network for other programs: python jobs/export.py RUN --format FORMAT --out PATH.
+"""Export a network for other programs: python jobs/export.py RUN --format FORMAT.
 
 RUN is a run's folder, an address in MLflow (models:/ or runs:/), a file of weights, or the name of
 a network of torchvision or timm. FORMAT:
@@ -30,6 +30,7 @@ from service.export.options import (
     ExportOptions,
     FailedCheckError,
     check_options,
+    default_out,
 )
 from service.run.logs import set_up_logging
 from service.run.scripts import run_script
@@ -43,6 +44,7 @@ def main(arguments: list[str]) -> int:
     """Export and return the exit status."""
     set_up_logging()
     options = _parser().parse_args(arguments)
+    options.out = options.out or default_out(options.run, options.format)
     own = ExportOptions(**{name: getattr(options, name) for name in ExportOptions._fields})
     # So that no partial file is left.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
@@ -75,7 +77,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("run", type=source_argument, metavar=ARGUMENT)
     parser.add_argument("--format", required=True, metavar="FORMAT", help=", ".join(FORMATS))
-    parser.add_argument("--out", required=True, type=path_argument, help="the file to write")
+    parser.add_argument(
+        "--out",
+        type=path_argument,
+        metavar="PATH",
+        help="the file to write (default: named after the model, in the current folder)",
+    )
     parser.add_argument(
         "--data",
         type=path_argument,

@@ -1,5 +1,6 @@
 """What an export is asked for, and what of it is refused; without torch, to answer at once."""
 
+import re
 from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
@@ -9,6 +10,7 @@ from service.spec.paths import absolute_path, new_file_problem, path_remedy
 
 ONNX, PT2, SAFETENSORS, INT8 = FORMATS = ("onnx", "pt2", "safetensors", "int8")
 INSIDE, OUTSIDE = PLACES = ("inside", "outside")
+ENDINGS = {ONNX: ".onnx", INT8: "-int8.onnx", PT2: ".pt2", SAFETENSORS: ".safetensors"}
 ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 DEFAULT_MAX_DROP = 1.0
 
@@ -63,6 +65,17 @@ class ExportOptions(NamedTuple):
             data=self.data and absolute_path(self.data),
             calibration=self.calibration and absolute_path(self.calibration),
         )
+
+
+def default_out(source: str, file_format: str) -> Path:
+    """A file in the current folder, named after the model: its run, file, or name in MLflow."""
+    scheme, is_address, address = source.rstrip("/").partition(":/")
+    if is_address and scheme == "models":
+        name = address.strip("/")
+    else:
+        name = Path(source).name.removesuffix(".safetensors").removesuffix(".pth")
+    stem = re.sub(r"[^\w.-]+", "-", name).strip("-.") or "student"
+    return Path(stem + ENDINGS.get(file_format, ""))
 
 
 def check_options(options: ExportOptions) -> None:

@@ -10,7 +10,7 @@ from service.evaluate.options import ModelOptions
 from service.evaluate.source import find_model
 from service.export import network, onnx_file
 from service.export.images import data_images
-from service.export.options import ExportOptions, check_options
+from service.export.options import ExportOptions, check_options, default_out
 from service.spec.errors import BadInputError
 
 
@@ -136,3 +136,20 @@ def test_a_network_that_torch_cannot_trace_says_so_in_one_line(refused, monkeypa
     (line,) = refused(file_format="pt2")
     assert line.startswith("--format: is pt2, to which torch cannot export cifar:tiny_cnn (")
     assert line.endswith("; use --format safetensors, which has the weights alone")
+
+
+@pytest.mark.parametrize(
+    ("source", "file_format", "name"),
+    [
+        ("/shared/runs/r18-dtkd/", "onnx", "r18-dtkd.onnx"),
+        ("runs/r18.v2", "int8", "r18.v2-int8.onnx"),
+        ("weights/r18.safetensors", "pt2", "r18.pt2"),
+        ("models:/r18@champion", "safetensors", "r18-champion.safetensors"),
+        ("models:/my model/3", "onnx", "my-model-3.onnx"),
+        ("runs:/0123abcd/student", "onnx", "student.onnx"),
+        ("timm:vit_tiny", "pt2", "timm-vit_tiny.pt2"),
+        ("..", "onnx", "student.onnx"),
+    ],
+)
+def test_a_file_without_a_path_is_named_after_its_model(source, file_format, name):
+    assert str(default_out(source, file_format)) == name
