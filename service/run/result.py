@@ -9,7 +9,7 @@ from pydantic import with_config
 from data_pipeline.files import write_atomically
 from service.run.durations import Durations
 from service.run.progress import Progress
-from service.run.report import summary_table
+from service.run.report import SPLIT_WORDS, percent, summary_table
 from service.run.state_files import WITHOUT_OTHER_FIELDS, read_state
 from service.spec.data_sections import Split
 
@@ -43,16 +43,26 @@ class RunResult:
         return self.address is not None
 
     @property
+    def times(self) -> Durations:
+        """How long it took."""
+        return Durations(self.training_s, self.waiting_s)
+
+    @property
     def summary(self) -> str:
         """The table at the end of a job's log."""
-        times = Durations(self.training_s, self.waiting_s)
         address = self.address or "not in MLflow yet"
-        table = summary_table(self.progress, self.evaluated, times, address)
+        table = summary_table(self.progress, self.evaluated, self.times, address)
         return table if self.promotion is None else f"{table}\npromotion: {self.promotion}"
 
     def write(self, run_path: Path) -> None:
         """Store it in the run's folder."""
         write_atomically(run_path / RESULT_NAME, json.dumps(asdict(self), indent=1) + "\n")
+
+
+def last_top1_text(result: RunResult) -> str:
+    """The top-1 accuracy after the last epoch, with the images that it is of unless it is val."""
+    text = percent(result.progress.last_top1)
+    return text if result.evaluated == "val" else f"{text} on {SPLIT_WORDS[result.evaluated]}"
 
 
 def read_result(run_path: Path) -> RunResult | None:

@@ -6,8 +6,8 @@ Addresses are relative, so that they hold at any server, and at the UI of a data
 from collections.abc import Iterable, Sequence
 from urllib.parse import quote
 
-from service.run.progress import Progress
 from service.run.report import percent
+from service.run.result import RunResult, last_top1_text
 from service.spec.mlflow_rules import MAX_TAG_LENGTH
 from service.tracking.markdown import code_block, escaped, limited, table
 from service.tracking.mlflow_run import UI_MODE, MlflowRun
@@ -20,7 +20,7 @@ LINKS_LENGTH = 2000
 
 def describe_run(
     run: MlflowRun,
-    progress: Progress,
+    result: RunResult,
     facts: Iterable[tuple[str, str]],
     page: str | None,
     picture: str | None,
@@ -28,7 +28,7 @@ def describe_run(
 ) -> None:
     """Set a run's description: accuracy, links, a table of ``facts``, and the picture.
 
-    ``progress``: of the finished run. ``facts``: labels and texts. ``page``, ``picture``: artifacts
+    ``result``: of the run. ``facts``: labels and texts. ``page``, ``picture``: artifacts
     of the run, where there are such. The UI shows the first lines only, until one asks for more.
 
     Raises:
@@ -37,7 +37,7 @@ def describe_run(
     links = [page_link(run, page)] if page is not None else []
     if registered is not None:
         links.append(_version_text(registered))
-    parts = [_accuracy_text(progress), *([", ".join(links)] if links else [])]
+    parts = [_accuracy_text(result), *([", ".join(links)] if links else [])]
     if picture is not None:
         parts.append(f"![temperatures of both softmaxes]({_file_address(run, picture)})")
     set_description(run, parts, table("Run", facts))
@@ -63,11 +63,12 @@ def page_link(run: MlflowRun, name: str) -> str:
     return f"[{escaped(name)}]({run_page}/artifacts/{quote(name)}?{UI_MODE})"
 
 
-def _accuracy_text(progress: Progress) -> str:
+def _accuracy_text(result: RunResult) -> str:
+    progress = result.progress
     best = f"best {percent(progress.best_top1)} after epoch {progress.best_epoch}"
     teacher = progress.teacher_top1
     others = [best, *([f"teacher {percent(teacher)}"] if teacher is not None else [])]
-    last = f"**top-1 {percent(progress.last_top1)}** after epoch {progress.epoch}"
+    last = f"**top-1 {last_top1_text(result)}** after epoch {progress.epoch}"
     return f"{last} ({', '.join(others)})"
 
 

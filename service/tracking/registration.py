@@ -6,11 +6,13 @@ import mlflow
 from mlflow import MlflowClient
 
 from service.run.folder import read_tags
-from service.run.report import percent
+from service.run.result import RunResult, last_top1_text
 from service.spec.job import JobSpec
 from service.tracking.markdown import escaped, limited
 from service.tracking.mlflow_run import MlflowRun
-from service.tracking.promotion import PROMOTION_TAG, figures_tags, promote
+from service.tracking.promotion import PROMOTION_TAG, promote
+from service.tracking.promotion_bar import figures_tags
+from service.tracking.quiet import mlflow_silenced
 from service.tracking.student_model import LoggedStudent
 
 # Tag of a registered version: the run that it came from.
@@ -32,11 +34,11 @@ class RegisteredStudent(NamedTuple):
 
 
 def register_student(
-    run: MlflowRun, spec: JobSpec, logged: LoggedStudent, top1: float | None
+    run: MlflowRun, spec: JobSpec, logged: LoggedStudent, result: RunResult
 ) -> RegisteredStudent | None:
     """Register the student that was logged, with its card; None where the spec does not say so.
 
-    ``top1``: its accuracy on val, None if it was evaluated on other images. Repeated calls find the
+    ``result``: of the run; only an accuracy on val counts for a promotion. Repeated calls find the
     same version, and the same decision about its promotion.
 
     Raises:
@@ -48,10 +50,12 @@ def register_student(
     version = _find_version(run, name)
     if version is None:
         fingerprint = read_tags(spec.run_path).get("dataset_val_fingerprint")
-        tags = {RUN_TAG: run.run_id, **figures_tags(top1, fingerprint)}
-        version = str(mlflow.register_model(logged.uri, name, tags=tags).version)
+        val_top1 = result.progress.last_top1 if result.evaluated == "val" else None
+        tags = {RUN_TAG: run.run_id, **figures_tags(val_top1, fingerprint)}
+        with mlflow_silenced():
+            version = str(mlflow.register_model(logged.uri, name, tags=tags).version)
     # The list of versions shows the first line.
-    summary = f"{escaped(spec.name)}, top-1 {percent(top1)}"
+    summary = f"{escaped(spec.name)}, top-1 {last_top1_text(result)}"
     _describe(run.client, name, version, f"{summary}\n\n{logged.readme}")
     if promotion is None:
         return RegisteredStudent(name, version, None)

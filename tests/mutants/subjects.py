@@ -42,6 +42,7 @@ SUBJECTS: dict[str, tuple[str, ...]] = {
     "service/evaluate/corruptions.py": ("evaluate/test_corruptions.py",),
     "service/evaluate/corrupted.py": ("evaluate/test_corrupted.py",),
     "service/tracking/promotion.py": ("tracking/test_promotion.py",),
+    "service/tracking/promotion_bar.py": ("tracking/test_promotion.py",),
     "service/export/comparison.py": ("export/test_export_checks.py",),
     "service/compare/statistics.py": ("compare/test_compare_statistics.py",),
     "service/compare/summary.py": ("compare/test_compare_summary.py",),
