@@ -3,7 +3,8 @@
 A FOLDER is a run's folder, or a storage path with runs in it, wherever it was moved or copied to.
 The server is MLFLOW_TRACKING_URI, or that of each run's spec; without either, it is SQLite beside
 the run's folder. A SQLite file elsewhere must be named by MLFLOW_TRACKING_URI. Exit status:
-0 MLflow has everything, 1 something is missing, 2 bad input.
+0 MLflow has everything, 1 something is missing, 2 bad input alone, such as a damaged run,
+3 stopped by SIGTERM or Ctrl+C.
 """
 
 import argparse
@@ -17,7 +18,15 @@ from service.publish import run_folders, sync_run
 from service.run.folder import refuse_links
 from service.run.logs import set_up_logging
 from service.run.scripts import run_script
-from service.spec.errors import EXIT_BAD_INPUT, EXIT_DONE, EXIT_FAILED, BadInputError, Problem
+from service.run.stop_signals import JobStoppedError, StopSignals
+from service.spec.errors import (
+    EXIT_BAD_INPUT,
+    EXIT_DONE,
+    EXIT_FAILED,
+    EXIT_STOPPED,
+    BadInputError,
+    Problem,
+)
 from service.spec.paths import absolute_path, path_remedy
 from service.spec.secrets import path_argument
 from service.sweep.publish import is_sweep, sync_sweep
@@ -43,7 +52,18 @@ def main(arguments: list[str]) -> int:
     if problems:
         print(BadInputError("arguments", problems), file=sys.stderr)
         return EXIT_BAD_INPUT
-    exit_status = EXIT_DONE
+    signals = StopSignals()
+    try:
+        with signals.installed(), signals.interruptible():
+            return _sync_all(folders)
+    except JobStoppedError:
+        print("stopped; the same command sends what is still missing", flush=True)
+        return EXIT_STOPPED
+
+
+def _sync_all(folders: list[Path]) -> int:
+    """Send each run, whatever becomes of the others; returns the exit status."""
+    statuses = {EXIT_DONE}
     for run_path in [run for folder in folders for run in run_folders(folder)]:
         try:
             if run_path not in folders:
@@ -51,15 +71,14 @@ def main(arguments: list[str]) -> int:
             print(_sync(run_path), flush=True)
         except BadInputError as error:
             print(error, file=sys.stderr)
-            exit_status = EXIT_FAILED
+            statuses.add(EXIT_BAD_INPUT)
         except Exception as error:
-            # One run that cannot be sent must not block the others.
             print(
                 f"{run_path.name}: MLflow did not accept it: {redacted(str(error))}",
                 file=sys.stderr,
             )
-            exit_status = EXIT_FAILED
-    return exit_status
+            statuses.add(EXIT_FAILED)
+    return EXIT_FAILED if EXIT_FAILED in statuses else max(statuses)
 
 
 def _sync(path: Path) -> str:

@@ -3,7 +3,9 @@
 import logging
 import shutil
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import mlflow
 import torch
@@ -15,9 +17,10 @@ from service.distillation.logits import are_valid
 from service.models.build import load_network
 from service.run.claim import claim_run_folder
 from service.run.folder import PAGE_NAME, SPEC_NAME, STUDENT_NAME, read_spec, read_tags
-from service.run.journal import JOURNAL_NAME, JournalReader
+from service.run.journal import JOURNAL_NAME, Event, JournalReader
 from service.run.result import RunResult, read_result
-from service.run.status import read_status
+from service.run.status import Status, read_status
+from service.run.student_card import read_classes
 from service.spec.errors import BadInputError, Problem
 from service.spec.job import JobSpec
 from service.tracking.description import describe_run
@@ -29,6 +32,7 @@ from service.tracking.student_model import log_student
 from service.tracking.sync_destination import (
     SyncDestination,
     check_artifacts,
+    check_run,
     sync_destination,
     tracking_kept,
 )
@@ -67,8 +71,7 @@ def log_and_register(run: MlflowRun, spec: JobSpec, result: RunResult) -> Regist
     """
     weights_path = spec.run_path / STUDENT_NAME
     logged = log_student(run, spec, load_student(spec, weights_path), weights_path)
-    top1 = result.progress.last_top1 if result.evaluated == "val" else None
-    return register_student(run, spec, logged, top1)
+    return register_student(run, spec, logged, result)
 
 
 def log_description(
@@ -94,7 +97,7 @@ def log_description(
             run.client.log_artifacts(run.run_id, folder)
     facts = run_facts(read_record(spec, spec.run_path))
     page, picture = (name if name in names else None for name in (PAGE_NAME, PICTURE_NAME))
-    describe_run(run, result.progress, facts, page, picture, registered)
+    describe_run(run, result, facts, page, picture, registered)
 
 
 def _collect_pages(spec: JobSpec, folder: Path) -> None:
@@ -160,35 +163,78 @@ def sync_run(run_path: Path, destination: SyncDestination | None = None) -> str:
     database is beside the folder of these.
 
     Raises:
-        BadInputError: a job holds the folder, and sends it itself; or the spec names a database
-            elsewhere.
+        BadInputError: a job holds the folder, and sends it itself; the spec names a database
+            elsewhere; or what the folder has is damaged.
+        RunGoneError: the run was deleted in MLflow.
         One of TRACKING_ERRORS: the server fails or does not answer; what it accepted is recorded.
     """
-    spec = read_spec(run_path)
+    stored = read_stored_run(run_path)
+    spec = stored.spec
     destination = destination or sync_destination(spec)
-    uri = destination.uri
     with claim_run_folder(spec), tracking_kept():
-        set_destination(spec, uri)
-        position, result = SentPosition(run_path), read_result(run_path)
+        mlflow.set_tracking_uri(destination.uri)
+        check_run(spec, destination.uri)
+        set_destination(spec, destination.uri)
+        position = SentPosition(run_path)
         events = JournalReader(run_path / JOURNAL_NAME, position.number).read()
-        if result is not None and result.published_as == publication_key(spec, uri) and not events:
+        if _is_complete(stored, destination.uri) and not events:
             return f"{spec.name}: MLflow has everything"
-        mlflow.set_tracking_uri(uri)
-        run = MlflowRun(spec, uri)
+        if stored.result is not None and spec.dataset.held_out is None:
+            # Before the run is created: what cannot be published leaves nothing half-written.
+            load_student(spec, run_path / STUDENT_NAME)
+        run = MlflowRun(spec, destination.uri)
         check_artifacts(run, spec, destination)
-        run.log_spec(read_tags(run_path))
-        sender = EventSender(run, spec, position)
-        sender.send_all(events)
-        status = read_status(run_path)
-        run.set_tags(status.tags())
-        if result is not None:
-            publish(result, spec, run)
-        elif status.state in RUN_STATUSES:
-            run.end(RUN_STATUSES[status.state])
-        if sender.refusal is not None:
-            raise sender.refusal
-        num_points = sum(len(event.values) for event in events if event.kind != "student")
-        what = "and the student" if result is not None else f"of a run that is {status.state}"
-        line = f"{spec.name}: sent {num_points} points {what}, {run.address}"
-        promotion = result.promotion if result is not None else None
-        return line if promotion is None else f"{line}; {promotion}"
+        _send_missing(run, stored, events, position)
+    return _sync_line(run, stored, events)
+
+
+class StoredRun(NamedTuple):
+    """What a run's folder says of it; ``result``: None while it is not finished."""
+
+    spec: JobSpec
+    tags: dict[str, str]
+    status: Status
+    result: RunResult | None
+
+
+def read_stored_run(run_path: Path) -> StoredRun:
+    """Read what decides what MLflow gets of a run.
+
+    Raises:
+        BadInputError: some of it is damaged, or of another version of the service.
+        OSError: the storage fails.
+    """
+    spec, tags = read_spec(run_path), read_tags(run_path)
+    read_classes(run_path)
+    return StoredRun(spec, tags, read_status(run_path), read_result(run_path))
+
+
+def _is_complete(stored: StoredRun, uri: str) -> bool:
+    """Whether the result, which is sent last, is in MLflow."""
+    result = stored.result
+    return result is not None and result.published_as == publication_key(stored.spec, uri)
+
+
+def _send_missing(
+    run: MlflowRun, stored: StoredRun, events: Sequence[Event], position: SentPosition
+) -> None:
+    run.log_spec(stored.tags)
+    sender = EventSender(run, stored.spec, position)
+    sender.send_all(events)
+    run.set_tags(stored.status.tags())
+    if stored.result is not None:
+        publish(stored.result, stored.spec, run)
+    elif stored.status.state in RUN_STATUSES:
+        run.end(RUN_STATUSES[stored.status.state])
+    if sender.refusal is not None:
+        raise sender.refusal
+
+
+def _sync_line(run: MlflowRun, stored: StoredRun, events: Sequence[Event]) -> str:
+    """What was sent, in words."""
+    num_points = sum(len(event.values) for event in events if event.kind != "student")
+    result, state = stored.result, stored.status.state
+    what = "and the student" if result is not None else f"of a run that is {state}"
+    line = f"{stored.spec.name}: sent {num_points} points {what}, {run.address}"
+    promotion = result.promotion if result is not None else None
+    return line if promotion is None else f"{line}; {promotion}"

@@ -12,15 +12,24 @@ from typing import NamedTuple, NoReturn
 from urllib.parse import unquote, urlsplit
 
 import mlflow
+from mlflow import MlflowClient
+from mlflow.entities import LifecycleStage
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST, ErrorCode
 
 from service.spec.errors import BadInputError, Problem
 from service.spec.job import JobSpec
 from service.spec.paths import sqlite_path
-from service.tracking.mlflow_run import MlflowRun, tracking_uri
+from service.tracking.destination import DESTINATION_NAME, is_destination, stored_run_id
+from service.tracking.mlflow_run import MlflowRun, create_sqlite_file, tracking_uri
 
 VARIABLE = "MLFLOW_TRACKING_URI"
 # Without a scheme, MLflow takes a path.
 FILE_SCHEMES = ("", "file", "sqlite")
+
+
+class RunGoneError(Exception):
+    """A run that was logged to MLflow is not there any more."""
 
 
 class SyncDestination(NamedTuple):
@@ -72,6 +81,30 @@ def check_artifacts(run: MlflowRun, spec: JobSpec, destination: SyncDestination)
     parts = urlsplit(uri)
     if parts.scheme in FILE_SCHEMES and not _is_within(Path(unquote(parts.path)), storage_path):
         _refuse("tracking", f"stores the run's files in {uri}", spec.name, storage_path)
+
+
+def check_run(spec: JobSpec, uri: str) -> None:
+    """Check that MLflow still has the run that was logged there, if one was.
+
+    Raises:
+        RunGoneError: it was deleted.
+        One of TRACKING_ERRORS: the server fails or does not answer.
+    """
+    run_id = stored_run_id(spec.run_path)
+    if run_id is None or not is_destination(spec, uri):
+        return
+    create_sqlite_file(uri)
+    try:
+        is_there = MlflowClient(uri).get_run(run_id).info.lifecycle_stage == LifecycleStage.ACTIVE
+    except MlflowException as error:
+        if error.error_code != ErrorCode.Name(RESOURCE_DOES_NOT_EXIST):
+            raise
+        is_there = False
+    if not is_there:
+        raise RunGoneError(
+            f"its run {run_id} was deleted there; restore it (mlflow runs restore --run-id "
+            f"{run_id}), or remove {spec.run_path / DESTINATION_NAME} to log it anew"
+        )
 
 
 def _is_within(path: Path, folder: Path) -> bool:

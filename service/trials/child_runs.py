@@ -5,8 +5,10 @@ import logging
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
+import mlflow
+
 from data_pipeline.files import write_atomically
-from service.publish import sync_run
+from service.publish import read_stored_run, sync_run
 from service.run.claim import claim_run_folder
 from service.run.folder import (
     SPEC_NAME,
@@ -23,6 +25,7 @@ from service.tracking.mlflow_run import MlflowRun, tracking_uri
 from service.tracking.sync_destination import (
     SyncDestination,
     check_artifacts,
+    check_run,
     sync_destination,
     tracking_kept,
 )
@@ -84,12 +87,18 @@ def synced(spec: JobSpec, run_paths: Callable[[], Iterable[Path]]) -> Iterator[N
 
     Raises:
         BadInputError: a running job has claimed the folder, which sends the data itself; or a file
-            in the folder is damaged, or of another version of the service.
+            in the folders is damaged, or of another version of the service.
+        RunGoneError: the run of ``spec``, or one of its runs, was deleted in MLflow.
         One of TRACKING_ERRORS: the server fails or does not respond; data that it accepted is not
             sent again.
     """
     destination = sync_destination(spec)
+    # What is damaged is found before anything is sent.
+    for run_path in (spec.run_path, *run_paths()):
+        read_stored_run(run_path)
     with claim_run_folder(spec), tracking_kept():
+        mlflow.set_tracking_uri(destination.uri)
+        check_run(spec, destination.uri)
         # Before its runs, so that they are created as its children.
         parent = MlflowRun(spec, destination.uri)
         check_artifacts(parent, spec, destination)

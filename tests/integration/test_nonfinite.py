@@ -153,7 +153,7 @@ def test_student_with_nan_logits_is_no_result(make_content, monkeypatch, capsys)
     progress = Progress(step=8, epoch=2, last_top1=0.9)
     save_file(final(spec)[0], spec.run_path / "student.safetensors")
     RunResult(progress, "val", 1.0, 0.0, time_ms=0).write(spec.run_path)
-    assert sync.main([str(spec.run_path)]) == 1
+    assert sync.main([str(spec.run_path)]) == 2
     assert "is a student whose logits are not finite" in capsys.readouterr().err
     assert list(client.search_registered_models()) == []
 
