@@ -6,12 +6,16 @@ the package nvidia-ml-py; without it, or without GPUs, the others remain.
 
 import contextlib
 import importlib
+import math
+import time
 from typing import Any
 
 import psutil
 
 MEGABYTE = 1e6
 MILLIWATTS_PER_WATT = 1000
+# Of the CPUs' share.
+MIN_SPAN_S = 1.0
 
 
 class NodeUsage:
@@ -22,17 +26,18 @@ class NodeUsage:
         self._received_bytes, self._sent_bytes = _network_bytes()
         # The first call only starts the clock.
         psutil.cpu_percent()
+        self._cpu_read_s = time.monotonic()
 
     def read(self) -> dict[str, float]:
         """Figures by name; those that a GPU does not have are left out.
 
-        The share of the CPUs is that since the call before; megabytes of the network are counted
-        from the start of this object.
+        The share of the CPUs is that since it was read before, NaN until ``MIN_SPAN_S`` later;
+        megabytes of the network are counted from the start of this object.
         """
         memory = psutil.virtual_memory()
         received_bytes, sent_bytes = _network_bytes()
         figures = {
-            "cpu_utilization_percentage": psutil.cpu_percent(),
+            "cpu_utilization_percentage": self._cpu_percentage(),
             "system_memory_usage_megabytes": memory.used / MEGABYTE,
             "system_memory_usage_percentage": 100 * memory.used / memory.total,
             "network_receive_megabytes": (received_bytes - self._received_bytes) / MEGABYTE,
@@ -44,6 +49,14 @@ class NodeUsage:
                 for index in range(self._nvml.nvmlDeviceGetCount()):
                     figures |= _gpu_figures(self._nvml, index)
         return figures
+
+    def _cpu_percentage(self) -> float:
+        now_s = time.monotonic()
+        if now_s - self._cpu_read_s < MIN_SPAN_S:
+            # Over a few ticks of the kernel's clock it would be noise.
+            return math.nan
+        self._cpu_read_s = now_s
+        return psutil.cpu_percent()
 
     def close(self) -> None:
         """Release NVIDIA's library."""

@@ -54,7 +54,8 @@ class SystemMetrics:
     def read(self) -> dict[str, float]:
         """The figures since the last call, by name; those of all nodes on rank 0.
 
-        Means of the samples, and of what the network has carried the last one.
+        Means of the samples, and of what the network has carried the last one. The share of the
+        CPUs is missing in an interval that is too short for a sample of it.
         """
         values = torch.zeros(len(self._names), dtype=torch.float64)
         if self._usage is not None:
@@ -72,7 +73,7 @@ class SystemMetrics:
             self._usage.close()
 
     def _sample_if_due(self) -> None:
-        # Not at once: a share of the CPUs over no time would be noise.
+        # Not at once: the share of the CPUs needs time to pass.
         if self._usage is not None and time.monotonic() >= self._next_s:
             with self._lock:
                 self._sample(self._usage)

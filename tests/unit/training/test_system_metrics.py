@@ -3,6 +3,7 @@
 import json
 import math
 import sys
+import time
 from types import SimpleNamespace
 
 import psutil
@@ -16,7 +17,7 @@ from support.training_runs import run_ranks
 
 from service.training import system_metrics as module
 from service.training.distributed import World
-from service.training.node_usage import NodeUsage
+from service.training.node_usage import MIN_SPAN_S, NodeUsage
 from service.training.system_metrics import SystemMetrics
 
 CPU = torch.device("cpu")
@@ -143,12 +144,36 @@ def test_a_figure_that_fails_is_missing_in_its_interval_alone(counted):
 
 def test_this_machine_has_plausible_figures():
     metrics = SystemMetrics(ALONE, None, 10)
+    short = metrics.read()
+    time.sleep(MIN_SPAN_S)
     found = metrics.read()
     metrics.close()
+    # Over a moment, the CPUs' share would be 0 or 100.
+    assert found.keys() - short.keys() == {"system/cpu_utilization_percentage"}
     assert all(math.isfinite(value) and value >= 0 for value in found.values())
     shares = [value for name, value in found.items() if name.endswith("_percentage")]
     assert len(shares) == 2
     assert max(shares) <= 100
+
+
+def test_reading_the_other_figures_does_not_shorten_the_span_of_the_cpus(monkeypatch):
+    now_s, spans_s, read_s = [0.0], [], [0.0]
+
+    def cpu_percent():
+        spans_s.append(now_s[0] - read_s[0])
+        read_s[0] = now_s[0]
+        return 50.0
+
+    monkeypatch.setattr("service.training.node_usage.psutil.cpu_percent", cpu_percent)
+    monkeypatch.setattr("service.training.node_usage.time.monotonic", lambda: now_s[0])
+    usage = NodeUsage(has_gpus=False)
+    for tenth in range(1, 50):
+        now_s[0] = tenth / 10
+        share = usage.read()["cpu_utilization_percentage"]
+        assert share == 50.0 or math.isnan(share)
+    assert len(spans_s) > 3
+    # The first one starts the clock.
+    assert min(spans_s[1:]) >= MIN_SPAN_S
 
 
 def measure(rank, hosts, folder):
