@@ -11,7 +11,7 @@ import mlflow
 from ray.exceptions import RayActorError
 from ray.train import TrainingFailedError, WorkerGroupError
 
-from data_pipeline.files import RETRY_PAUSES_S
+from data_pipeline.files import RETRY_PAUSES_S, is_regular
 from data_pipeline.uris import redacted
 from service.build import build_job
 from service.cluster.address import check_address
@@ -33,7 +33,7 @@ from service.run.control import (
     request_stop,
 )
 from service.run.durations import recorded_submission
-from service.run.folder import read_tags, write_spec, write_tags
+from service.run.folder import PAGE_NAME, read_tags, write_spec, write_tags
 from service.run.journal import FAILURES_NAME, Journal
 from service.run.report import ProgressPrinter
 from service.run.result import RunResult, read_result
@@ -84,6 +84,7 @@ def run_job(job: LoadedJob) -> int:
         write_spec(spec)
         if result.published_as == publication_key(spec, uri):
             print(result.summary)
+            _print_page(spec.run_path / PAGE_NAME)
             return EXIT_DONE
         tracker = Tracker(spec, uri, read_tags(spec.run_path), ProgressPrinter(spec))
         return _publish(result, spec, tracker.close("finished"), signals)
@@ -113,7 +114,7 @@ def _train_and_publish(job: LoadedJob, signals: StopSignals) -> int:
         if text not in printer.last_note:
             print(text, flush=True)
     # Last: a job that is stopped may be killed soon.
-    _write_page(spec)
+    _print_page(_write_page(spec))
     return outcome.exit_status
 
 
@@ -218,8 +219,7 @@ def _publish(result: RunResult, spec: JobSpec, run: MlflowRun | None, signals: S
         with contextlib.suppress(JobStoppedError), signals.interruptible():
             try_to_publish(result, spec, run)
     print(result.summary, flush=True)
-    if page_path is not None:
-        print(f"page: {page_path}", flush=True)
+    _print_page(page_path)
     if not result.is_published:
         print(
             f"MLflow at {redacted(tracking_uri(spec))} does not have everything; python "
@@ -234,6 +234,11 @@ def _write_page(spec: JobSpec) -> Path | None:
     from service.run_page.page import write_run_page
 
     return write_run_page(spec, spec.run_path)
+
+
+def _print_page(path: Path | None) -> None:
+    if path is not None and is_regular(path):
+        print(f"page: {path}", flush=True)
 
 
 def _end_mlflow_run(run: MlflowRun | None, state: State) -> None:

@@ -3,11 +3,13 @@
 import argparse
 import io
 import os
+import signal
 import sys
 from collections.abc import Callable
 from typing import NoReturn, TextIO
 
 from service.run.logs import set_up_logging
+from service.run.stop_signals import SIGNALS
 from service.spec.errors import EXIT_BAD_INPUT, EXIT_DONE, BadInputError
 from service.spec.fields import Section
 from service.spec.reference import format_fields, json_schema
@@ -34,7 +36,11 @@ class _Output(io.FileIO):
 def run_script(main: Callable[[list[str]], int]) -> NoReturn:
     """Call ``main`` with the arguments of the process, and exit with the status it returns."""
     sys.stdout, sys.stderr = _output(sys.stdout), _output(sys.stderr)
-    sys.exit(main(sys.argv[1:]))
+    exit_status = main(sys.argv[1:])
+    # All is done: a signal while the libraries shut down, which takes seconds, changes nothing.
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+    sys.exit(exit_status)
 
 
 def _output(stream: TextIO) -> TextIO:

@@ -1,5 +1,6 @@
 """The pictures of a run: each is a figure, or None where the run has no data for it."""
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -14,6 +15,8 @@ from service.run.report import SPLIT_WORDS
 from service.run_page.record import RunRecord
 from service.run_page.temperatures import base_temperature
 
+FEW_DECADES = 2
+"""Of a logarithmic axis: it has ticks within them."""
 FEW_POINTS = 40
 """Of a line: each is marked."""
 PARTS_COLORS = (BLUE, ORANGE, GREEN, "#8856a7", "#b8860b", "#17becf", "#c51b7d", GRAY)
@@ -40,7 +43,8 @@ def learning_curve(run: RunRecord) -> go.Figure | None:
     where = SPLIT_WORDS[run.spec.dataset.evaluated]
     figure = _drawn(run, f"Top-1 on {where}", "after each evaluated epoch", lines, PERCENT)
     best = max(curve, key=lambda point: point[1])
-    for name, point, symbol in (("best", best, "star"), ("last", curve[-1], "circle")):
+    # The star over the circle, where both are one point.
+    for name, point, symbol in (("last", curve[-1], "circle"), ("best", best, "star")):
         marker = {"symbol": symbol, "size": 11, "color": ORANGE if name == "best" else BLUE}
         style = {"name": name, "mode": "markers", "marker": marker}
         add_line(figure, WHOLE, (point,), name, style, _template(run, PERCENT))
@@ -116,8 +120,21 @@ def losses(run: RunRecord) -> go.Figure | None:
     figure = _figure(run, "Losses", note, "loss", lines, ".4~g")
     if figure is not None and all(value > 0 for line in lines for _, value in line.points):
         # A loss that is a hundredth of another, and has a large weight, is seen too.
-        figure.update_yaxes(type="log")
+        values = [value for line in lines for _, value in line.points]
+        ticks = log_ticks(min(values), max(values))
+        texts = [f"{tick:g}" for tick in ticks]
+        figure.update_yaxes(type="log", tickvals=ticks, ticktext=texts)
     return figure
+
+
+def log_ticks(low: float, high: float) -> list[float]:
+    """Ticks of a logarithmic axis that shows positive values: powers of ten, or few decades finer.
+
+    Plotly's own label the ticks in between with one digit, so that 0.5 reads 5.
+    """
+    first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
+    steps = (1.0,) if last - first > FEW_DECADES else (1.0, 2.0, 5.0)
+    return [step * 10.0**power for power in range(first, last + 1) for step in steps]
 
 
 def learning_rate(run: RunRecord) -> go.Figure | None:

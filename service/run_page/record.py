@@ -14,6 +14,7 @@ from service.run.predictions import (
     Reliability,
     predictions_if_usable,
 )
+from service.run.result import RESULT_NAME, RunResult
 from service.run.state_files import read_if_usable
 from service.run.status import Status, read_status
 from service.spec.job import JobSpec
@@ -65,7 +66,13 @@ def read_record(spec: JobSpec, run_path: Path) -> RunRecord:
         events,
         timeline(events),
         read_status(run_path),
-        durations(run_path),
+        _times(run_path),
         read_if_usable(run_path / TAGS_NAME, dict[str, str]) or {},
         {side: diagram for side, diagram in found.items() if diagram is not None},
     )
+
+
+def _times(run_path: Path) -> Durations:
+    """Those of a run's result, as everywhere else; up to now where it has none."""
+    result = read_if_usable(run_path / RESULT_NAME, RunResult)
+    return durations(run_path) if result is None else result.times

@@ -11,13 +11,11 @@ from data_pipeline.uris import redacted
 from service.spec.errors import MAX_PROBLEMS, Problem
 from service.spec.fields import PATTERN_REMEDIES
 from service.spec.losses.temperatures import TEMPERATURE_KINDS
-from service.spec.suggestions import nearest_field, nearest_value
+from service.spec.suggestions import nearest_field, nearest_value, sections_at
 
 MAX_VALUE_LENGTH = 100
 TYPE_REMEDIES = {
     "dict_type": "give an object, such as {}",
-    "model_type": "give an object, such as {}",
-    "model_attributes_type": "give an object, such as {}",
     "tuple_type": "give a list, such as []",
     "list_type": "give a list, such as []",
     "int_type": "give an integer, without quotes",
@@ -89,7 +87,18 @@ def _problem_of(detail: ErrorDetails, model: type[BaseModel]) -> Problem:
         is_word = detail["loc"][-1] == "word"
         others = OTHER_CHOICES.get(str(parts[-1]), "") if is_word else ""
         return _choice_problem(where, detail["input"], detail["ctx"]["expected"], others)
-    return Problem(where, f"is {_value(detail['input'])}", _value_remedy(detail))
+    remedy = _value_remedy(detail)
+    if detail["type"] in ("model_type", "model_attributes_type"):
+        remedy = f"give an object, such as {_smallest_object(model, parts)}"
+    return Problem(where, f"is {_value(detail['input'])}", remedy)
+
+
+def _smallest_object(model: type[BaseModel], parts: Sequence[int | str]) -> str:
+    """The fields that a section must have, without their values; {} where there may be several."""
+    sections = sections_at(model, list(map(str, parts)))
+    fields = sections[0].model_fields if len(sections) == 1 else {}
+    required = {name: "..." for name, field in fields.items() if field.is_required()}
+    return json.dumps(required)
 
 
 def _value_remedy(detail: ErrorDetails) -> str:

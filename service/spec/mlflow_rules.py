@@ -5,12 +5,16 @@ SQLite accepts longer texts. MLflow is not imported: it takes seconds.
 """
 
 import re
+import unicodedata
 
 # The columns of registered models' and experiments' names.
 MAX_NAME_LENGTH = 256
 MAX_ALIAS_LENGTH = 255
 MAX_TAG_LENGTH = 8000
 MAX_PARAM_LENGTH = 6000
+
+# Control characters, and separators of lines and of paragraphs.
+LINE_CATEGORIES = ("Cc", "Zl", "Zp")
 
 SOURCE_FORMS = "models:/NAME@ALIAS, models:/NAME/3, models:/m-ID or runs:/ID/student"
 
@@ -25,6 +29,8 @@ def registered_model_problem(name: str) -> NameProblem | None:
         return f"{shown}, an empty name", "give a name with letters"
     if "/" in name or ":" in name:
         return f"{shown}, but MLflow allows no / and : in the name of a model", "replace them"
+    if any(unicodedata.category(letter) in LINE_CATEGORIES for letter in name):
+        return f"{shown}, with line breaks or control characters", "remove them"
     if name in (".", "..") or name.startswith(".."):
         return f"{shown}, which MLflow takes for a path", "do not start it with two periods"
     return _length_problem(name, MAX_NAME_LENGTH)

@@ -227,7 +227,7 @@ def check_tracking(tracking: Tracking) -> Iterator[Problem]:
     ):
         if name is not None and (found := find_problem(name)):
             yield Problem(f"tracking.{field}", *found)
-    if promote and not tracking.register_as:
+    if promote and tracking.register_as is None:
         yield Problem(
             "tracking.promote",
             "is set but register_as is not",

@@ -39,6 +39,7 @@ FIELD_ALIASES = {
     "type": "kind",
     "arch": "model",
     "lr_steps": "milestones",
+    "keep": "newest",
 }
 VALUE_ALIASES = {
     "bf16": "bfloat16",
@@ -71,7 +72,7 @@ def nearest_field(model: type[BaseModel], location: Sequence[str | int]) -> str 
     given = ".".join([*parents, name])
     siblings = {
         field: ".".join([*parents, field])
-        for section in _sections_at(model, parents)
+        for section in sections_at(model, parents)
         for field in section.model_fields
         if field != name
     }
@@ -120,13 +121,13 @@ def _in_existing_section(
             if nearest is None:
                 break
             meant = [*nearest.split("."), *location[place + 1 :]]
-            known = _sections_at(model, list(map(str, meant[:-1])))
+            known = sections_at(model, list(map(str, meant[:-1])))
             return meant, any(location[-1] in section.model_fields for section in known)
         sections, is_entry = [one for _, one in nested], any(suffix for suffix, _ in nested)
     return location, False
 
 
-def _sections_at(model: type[BaseModel], parents: Sequence[str]) -> list[type[BaseModel]]:
+def sections_at(model: type[BaseModel], parents: Sequence[str]) -> list[type[BaseModel]]:
     """The sections that may be at a location; indices and keys of mappings change nothing."""
     sections = [model]
     for parent in parents:

@@ -8,7 +8,7 @@ from pathlib import Path
 from mlflow.entities import Metric, Param
 from mlflow.exceptions import MlflowException
 
-from service.publish import log_and_register
+from service.publish import log_and_register, log_description
 from service.run.folder import TRIALS_NAME, read_spec, read_tags
 from service.run.report import metric_text, print_now
 from service.run.result import read_result
@@ -21,6 +21,7 @@ from service.sweep.resuming import read_sweep
 from service.sweep.spec import SWEEP_NAME, SweepSpec
 from service.sweep.study import Search
 from service.sweep.trials import trial_name
+from service.tracking.dataset_inputs import log_run_datasets
 from service.tracking.description import described_table, page_link, set_description
 from service.tracking.markdown import escaped
 from service.tracking.mlflow_run import MlflowRun, tracking_uri
@@ -88,7 +89,12 @@ def _log_outcome(
         metrics = [Metric(key, float(value), result.time_ms, 0) for key, value in figures.items()]
         client.log_batch(parent.run_id, metrics=metrics)
     parent.set_tags(all_tags)
-    parent.log_datasets(tags)
+    # Trials read no val.
+    held_out = sweep.base.dataset.model_copy(update={"held_out": sweep.held_out})
+    trials = sweep.as_job().model_copy(update={"dataset": held_out})
+    log_run_datasets(client, parent.run_id, trials, tags)
+    if outcome.comparison is not None:
+        parent.log_datasets(tags)
     for path in artifacts(sweep.sweep_path):
         client.log_artifact(parent.run_id, str(path))
     parts = [page_link(parent, PAGE_NAME), escaped(_best_text(sweep, outcome))]
@@ -127,6 +133,7 @@ def register_best_student(sweep: SweepSpec, outcome: Outcome) -> None:
     assert result is not None, "the best has finished"
     run = MlflowRun(spec, tracking_uri(sweep.base))
     registered = log_and_register(run, spec_to_register, result)
+    log_description(run, spec, result, registered)
     run.end("FINISHED")
     if registered is not None and registered.promotion is not None:
         print_now(f"promotion: {registered.promotion}")

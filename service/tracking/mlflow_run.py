@@ -1,5 +1,6 @@
 """The one MLflow run of a job: found or made, described, and fed."""
 
+import contextlib
 import hashlib
 import os
 import shlex
@@ -156,7 +157,7 @@ class MlflowRun:
 
 
 def find_experiment(client: MlflowClient, name: str, artifact_location: str | None) -> str:
-    """Id of the experiment of this name, which is created if there is none.
+    """Id of the experiment of this name, which is created if there is none; it gets a view.
 
     ``artifact_location``: where a new one stores its files; None leaves it to the server.
 
@@ -172,6 +173,11 @@ def find_experiment(client: MlflowClient, name: str, artifact_location: str | No
             experiment = client.get_experiment_by_name(name)
             if experiment is None:
                 raise
+    for key, text in accuracy_view().items():
+        if key not in experiment.tags:
+            # Of an experiment that something else has created, which may not let this user.
+            with contextlib.suppress(MlflowException):
+                client.set_experiment_tag(experiment.experiment_id, key, text)
     return str(experiment.experiment_id)
 
 

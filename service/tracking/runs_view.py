@@ -10,11 +10,18 @@ import time
 VIEW_TAG = "mlflow.sharedViewState.accuracy"
 VIEW_NAME = "Accuracy"
 ATTRIBUTES = ("Dataset", "Source", "Models")
-METRICS = ("result/last_top1", "result/best_top1", "teacher/top1", "val/ece", "eval/top1")
+METRICS = (
+    "result/last_top1",
+    "result/best_top1",
+    "result/held_out_last_top1",
+    "teacher/top1",
+    "val/ece",
+    "eval/top1",
+)
 
 
 def accuracy_view() -> dict[str, str]:
-    """The tag of a new experiment."""
+    """The tag of an experiment."""
     columns = [f"attributes.`{name}`" for name in ATTRIBUTES]
     columns += [f"metrics.`{name}`" for name in METRICS]
     now_ms = int(time.time() * 1000)

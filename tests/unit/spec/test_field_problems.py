@@ -14,6 +14,16 @@ NAME = "letters, digits, dots, _ and -, of which the first is a letter or digit"
     ("sections", "where", "text"),
     [
         ({"training": 3}, "training", "is 3; give an object, such as {}"),
+        (
+            {"tracking": {"register_as": "m", "promote": "champion"}},
+            "tracking.promote",
+            """is 'champion'; give an object, such as {"alias": "..."}""",
+        ),
+        (
+            {"tracking": {"checkpoints": {"keep": 3}}},
+            "tracking.checkpoints.keep",
+            "is not a field of the spec; did you mean tracking.checkpoints.newest?",
+        ),
         ({"training": None}, "training", "is null; give an object, such as {}"),
         ({"schedule": {"milestones": 3}}, "schedule.milestones", "is 3; give a list, such as []"),
         ({"name": "a b"}, "name", f"is 'a b'; use 1 to 100 {NAME}"),
@@ -53,3 +63,11 @@ def test_names_of_variants_are_shorter():
         CompareSpec.model_validate({"variants": {"a/b": {}}})
     found = {problem.where: problem.remedy for problem in problems_of(caught.value, CompareSpec)}
     assert found["variants.a/b"] == f"use 1 to 40 {NAME}"
+
+
+@pytest.mark.parametrize("name", ["", "a\nb", "a\u2028b", "a\x07"])
+def test_a_bad_name_of_a_model_is_one_problem(make_content, name):
+    tracking = {"register_as": name, "promote": {"alias": "champion"}}
+    with pytest.raises(BadInputError) as caught:
+        parse_spec(make_content(tracking=tracking))
+    assert [problem.where for problem in caught.value.problems] == ["tracking.register_as"]
