@@ -15,7 +15,7 @@ from service.compare.networks import check_mlflow_weights
 from service.compare.resuming import check_same_comparison
 from service.compare.spec import CompareSpec
 from service.compare.warnings import comparison_warnings
-from service.run.scripts import run_script, run_spec
+from service.run.scripts import ScriptParser, run_script, run_spec
 from service.spec.errors import EXIT_DONE
 from service.spec.secrets import path_argument
 from service.spec.weights_metadata import weights_notes
@@ -27,9 +27,7 @@ def main(arguments: list[str]) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = ScriptParser(__doc__)
     parser.add_argument(
         "spec", nargs="?", type=path_argument, help="the JSON spec of the comparison"
     )

@@ -25,7 +25,7 @@ from data_pipeline.sources.levels import check_classes
 from data_pipeline.sources.shards import is_pattern
 from data_pipeline.sources.unlabeled import open_unlabeled
 from data_pipeline.text import printable
-from service.run.scripts import run_script
+from service.run.scripts import ScriptParser, run_script
 from service.spec.errors import EXIT_BAD_INPUT, EXIT_DONE, EXIT_FAILED
 from service.spec.paths import absolute_path, output_problem, path_remedy
 from service.spec.secrets import path_argument
@@ -155,7 +155,7 @@ def _warn_of_copies(out: Path, hold_out_path: Path) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = ScriptParser(__doc__)
     parser.add_argument(
         "source",
         type=path_argument,

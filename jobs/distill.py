@@ -17,7 +17,7 @@ if __name__ == "__main__":
 
 from service.run.claim import check_resumable
 from service.run.logs import set_up_logging
-from service.run.scripts import run_script
+from service.run.scripts import ScriptParser, run_script
 from service.spec.errors import EXIT_BAD_INPUT, EXIT_DONE, BadInputError
 from service.spec.image_warnings import small_image_warnings
 from service.spec.job import JobSpec
@@ -151,9 +151,7 @@ def _choices(parser: argparse.ArgumentParser, options: argparse.Namespace) -> Ch
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = ScriptParser(__doc__)
     parser.add_argument("spec", nargs="?", type=path_argument, help="the JSON spec of the run")
     mode = parser.add_mutually_exclusive_group()
     mode.add_argument("--validate", action="store_true", help="check the spec and its files only")

@@ -2,13 +2,17 @@
 
 MODEL is a run's folder, an address in MLflow (models:/NAME@ALIAS, models:/NAME/3, models:/m-ID,
 runs:/ID/student), a file of weights, or a network of torchvision (resnet18) or timm (timm:NAME).
-Every image is classified once. Exit status: 0 done, 1 MLflow did not answer, 2 bad input.
+Every image is classified once. Exit status: 0 done, 1 MLflow did not answer, 2 bad input, 3 stopped
+by Ctrl-C or SIGTERM, which leaves no partial file.
 """
 
 import argparse
-import sys
+import signal
 
-from data_pipeline.uris import redacted
+if __name__ == "__main__":
+    # Until the work begins, Ctrl-C ends the process without a traceback, as SIGTERM does.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
 from service.evaluate.options import add_model_options, model_options, source_argument, whole_number
 from service.evaluate.request import (
     EvaluationFailedError,
@@ -19,8 +23,8 @@ from service.evaluate.request import (
     requested_uri,
 )
 from service.run.logs import set_up_logging
-from service.run.scripts import run_script
-from service.spec.errors import EXIT_BAD_INPUT, EXIT_DONE, EXIT_FAILED, BadInputError, Problem
+from service.run.scripts import ScriptParser, run_script, run_stoppable
+from service.spec.errors import BadInputError, Problem
 from service.spec.secrets import path_argument
 
 TEACHER = "teacher-"
@@ -30,26 +34,20 @@ def main(arguments: list[str]) -> int:
     """Evaluate and return the exit status."""
     set_up_logging()
     options = _parser().parse_args(arguments)
-    try:
-        request = _request(options)
-        check_request(request)
-        # Imported late: torch takes seconds to import.
-        from service.evaluate.job import run_evaluation
+    return run_stoppable(lambda: _evaluate(options), (EvaluationFailedError, OSError))
 
-        run_evaluation(request)
-    except BadInputError as error:
-        print(error, file=sys.stderr)
-        return EXIT_BAD_INPUT
-    except (EvaluationFailedError, OSError) as error:
-        print(redacted(str(error)), file=sys.stderr)
-        return EXIT_FAILED
-    return EXIT_DONE
+
+def _evaluate(options: argparse.Namespace) -> None:
+    request = _request(options)
+    check_request(request)
+    # Imported late: torch takes seconds to import.
+    from service.evaluate.job import run_evaluation
+
+    run_evaluation(request)
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = ScriptParser(__doc__)
     parser.add_argument("model", type=source_argument, metavar="MODEL")
     parser.add_argument("data", type=path_argument, metavar="DATA", help="a .beton with labels")
     add = parser.add_argument

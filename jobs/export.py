@@ -11,119 +11,94 @@ safetensors  the weights alone; normalization is outside
 The file is compared with the network on real images, in batches of several sizes, before it gets
 its name. Its metadata has the names of the classes and how images are prepared. Exit status:
 0 done, 1 the file does not answer as the network does, or int8 loses more than --max-drop (no file
-is written), 2 bad input.
+is written), 2 bad input, 3 stopped by Ctrl-C or SIGTERM (no file is written).
 """
 
 import argparse
 import signal
-import sys
 import tempfile
 from pathlib import Path
 
-from data_pipeline.uris import redacted
+if __name__ == "__main__":
+    # Until the work begins, Ctrl-C ends the process without a traceback, as SIGTERM does.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
 from service.evaluate.options import add_model_options, model_options, source_argument, whole_number
 from service.evaluate.request import EvaluationFailedError, requested_uri
 from service.export.options import (
+    ARGUMENT,
+    BY_NAME,
     DEFAULT_MAX_DROP,
     FORMATS,
+    OPSETS,
     PLACES,
     ExportOptions,
     FailedCheckError,
     check_options,
     default_out,
+    new_file,
 )
 from service.run.logs import set_up_logging
-from service.run.scripts import run_script
-from service.spec.errors import EXIT_BAD_INPUT, EXIT_DONE, EXIT_FAILED, BadInputError
+from service.run.scripts import ScriptParser, run_script, run_stoppable
 from service.spec.secrets import path_argument
-
-ARGUMENT = "RUN"
 
 
 def main(arguments: list[str]) -> int:
     """Export and return the exit status."""
     set_up_logging()
     options = _parser().parse_args(arguments)
-    options.out = options.out or default_out(options.run, options.format)
+    if options.out is None:
+        options.out = default_out(options.run, options.format)
     own = ExportOptions(**{name: getattr(options, name) for name in ExportOptions._fields})
-    # So that no partial file is left.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    try:
-        check_options(own)
-        uri = requested_uri(options.tracking_uri)
-        # Imported late: torch takes seconds to import.
-        from service.evaluate.source import fetch_model
-        from service.export.job import export_model
+    failures = (EvaluationFailedError, FailedCheckError, OSError)
+    return run_stoppable(
+        lambda: _export(own, options), failures, f"; {options.out} was not written"
+    )
 
-        with tempfile.TemporaryDirectory() as folder:
-            described = model_options(options, ARGUMENT)
-            found = fetch_model(options.run, described, uri, Path(folder))
-            export_model(found, own.with_absolute_paths())
-    except BadInputError as error:
-        print(error, file=sys.stderr)
-        return EXIT_BAD_INPUT
-    except (EvaluationFailedError, FailedCheckError, OSError) as error:
-        print(redacted(f"{error}; {own.out} was not written"), file=sys.stderr)
-        return EXIT_FAILED
-    except KeyboardInterrupt:
-        print(f"interrupted; {own.out} was not written", file=sys.stderr)
-        return 128 + signal.SIGINT
-    return EXIT_DONE
+
+def _export(own: ExportOptions, options: argparse.Namespace) -> None:
+    check_options(own)
+    uri = requested_uri(options.tracking_uri)
+    # Imported late: torch takes seconds to import.
+    from service.evaluate.source import fetch_model
+    from service.export.job import export_model
+
+    with tempfile.TemporaryDirectory() as folder:
+        described = model_options(options, ARGUMENT)
+        found = fetch_model(options.run, described, uri, Path(folder))
+        export_model(found, own.with_absolute_paths())
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("run", type=source_argument, metavar=ARGUMENT)
-    parser.add_argument("--format", required=True, metavar="FORMAT", help=", ".join(FORMATS))
-    parser.add_argument(
-        "--out",
-        type=path_argument,
-        metavar="PATH",
-        help="the file to write (default: named after the model, in the current folder)",
-    )
-    parser.add_argument(
-        "--data",
-        type=path_argument,
-        metavar="DATA.beton",
-        help="images that the file is checked on (default: the run's val)",
-    )
-    parser.add_argument(
-        "--normalization",
-        metavar="|".join(PLACES),
-        help="inside: the file takes RGB from 0 to 1 (default); outside: normalized images",
-    )
-    parser.add_argument(
-        "--opset", type=whole_number(1), metavar="N", help="of ONNX (default: that of torch)"
-    )
-    group = parser.add_argument_group("int8")
-    group.add_argument(
-        "--calibration",
-        type=path_argument,
-        metavar="DATA.beton",
-        help="images that give the ranges of activations (default: the run's train)",
-    )
-    group.add_argument(
-        "--max-drop",
-        type=_points,
-        metavar="POINTS",
-        help=f"of top-1 that int8 may be below float32 (default: {DEFAULT_MAX_DROP:g})",
-    )
-    group.add_argument(
-        "--max-images",
-        type=whole_number(1),
-        metavar="N",
-        help="images that top-1 is computed on (default: all)",
-    )
-    parser.add_argument(
-        "--tracking-uri",
-        type=source_argument,
-        metavar="URI",
-        help="in place of MLFLOW_TRACKING_URI",
-    )
+    parser = ScriptParser(__doc__)
+    add = parser.add_argument
+    add("run", type=source_argument, metavar=ARGUMENT)
+    add("--format", required=True, metavar="FORMAT", help=", ".join(FORMATS))
+    default = "named after the model, in the current folder"
+    add("--out", type=new_file, metavar="PATH", help=f"the file to write (default: {default})")
+    checked = "images that the file is checked on, of any classes (default: the run's val)"
+    add("--data", type=path_argument, metavar="DATA.beton", help=checked)
+    places = "inside: the file takes RGB from 0 to 1 (default); outside: normalized images"
+    add("--normalization", metavar="|".join(PLACES), help=places)
+    opsets = f"of ONNX, {OPSETS[0]} to {OPSETS[-1]} (default: that of torch)"
+    add("--opset", type=int, metavar="N", help=opsets)
+    uri = "in place of MLFLOW_TRACKING_URI"
+    add("--tracking-uri", type=source_argument, metavar="URI", help=uri)
+    _add_int8_options(parser)
     add_model_options(parser, ARGUMENT)
     return parser
+
+
+def _add_int8_options(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument_group("int8").add_argument
+    ranges = "images that give the ranges of activations (default: the run's train)"
+    add("--calibration", type=path_argument, metavar="DATA.beton", help=ranges)
+    drop = f"of top-1 that int8 may be below float32 (default: {DEFAULT_MAX_DROP:g})"
+    add("--max-drop", type=_points, metavar="POINTS", help=drop)
+    measured = "images that top-1 is computed on (default: all)"
+    add("--max-images", type=whole_number(1), metavar="N", help=measured)
+    by_name = "top-1 is that of the network's classes that have the names of the data's"
+    add("--classes", choices=[BY_NAME], help=by_name)
 
 
 def _points(text: str) -> float:

@@ -10,7 +10,7 @@ if __name__ == "__main__":
     # Until a folder is claimed, Ctrl-C ends the process without a traceback, as SIGTERM does.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
-from service.run.scripts import run_script, run_spec
+from service.run.scripts import ScriptParser, run_script, run_spec
 from service.spec.errors import EXIT_DONE
 from service.spec.image_warnings import small_image_warnings
 from service.spec.secrets import path_argument
@@ -56,9 +56,7 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = ScriptParser(__doc__)
     parser.add_argument("spec", nargs="?", type=path_argument, help="the JSON spec of the sweep")
     mode = parser.add_mutually_exclusive_group()
     mode.add_argument("--validate", action="store_true", help="only check the sweep and its files")

@@ -7,7 +7,6 @@ the run's folder. A SQLite file elsewhere must be named by MLFLOW_TRACKING_URI. 
 3 stopped by SIGTERM or Ctrl+C.
 """
 
-import argparse
 import sys
 from pathlib import Path
 
@@ -17,7 +16,7 @@ from service.compare.resuming import is_comparison
 from service.publish import run_folders, sync_run
 from service.run.folder import refuse_links
 from service.run.logs import set_up_logging
-from service.run.scripts import run_script
+from service.run.scripts import ScriptParser, run_script
 from service.run.stop_signals import JobStoppedError, StopSignals
 from service.spec.errors import (
     EXIT_BAD_INPUT,
@@ -35,9 +34,7 @@ from service.sweep.publish import is_sweep, sync_sweep
 def main(arguments: list[str]) -> int:
     """Send the missing data and return the exit status."""
     set_up_logging()
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = ScriptParser(__doc__)
     parser.add_argument("folders", nargs="+", type=path_argument, metavar="FOLDER")
     folders = parser.parse_args(arguments).folders
     problems = [

@@ -5,14 +5,13 @@ digests, and the images are decoded. Exit status: 0 the file is intact, 1 it is 
 .beton, 2 the file does not exist.
 """
 
-import argparse
 import os
 import sys
 
 from data_pipeline.beton import BetonError, BetonFile, open_beton
 from data_pipeline.manifest import read_manifest
 from data_pipeline.verify import Damage, check_tables, find_damage
-from service.run.scripts import run_script
+from service.run.scripts import ScriptParser, run_script
 from service.spec.errors import EXIT_BAD_INPUT, EXIT_DONE, EXIT_FAILED
 from service.spec.paths import absolute_path, path_remedy
 from service.spec.secrets import path_argument
@@ -20,7 +19,7 @@ from service.spec.secrets import path_argument
 
 def main(arguments: list[str]) -> int:
     """Verify and return the exit status."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = ScriptParser(__doc__)
     parser.add_argument("file", type=path_argument, help="the .beton file")
     parser.add_argument(
         "--threads",

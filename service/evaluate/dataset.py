@@ -10,7 +10,7 @@ from data_pipeline.facts import DatasetFacts, dataset_facts
 from data_pipeline.sources.image_labels import human_names
 from service.evaluate.locate import refuse
 from service.evaluate.options import ModelOptions
-from service.evaluate.source import FoundModel
+from service.evaluate.source import FoundModel, ModelClasses
 from service.spec.paths import absolute_path, path_remedy
 from service.spec.teacher_classes import indices_of_names, some_of
 from service.spec.weights_cards import class_differences
@@ -54,7 +54,7 @@ def open_data(path: Path) -> EvaluatedData:
 
 
 def logit_indices(
-    data: EvaluatedData, model: FoundModel, options: ModelOptions, *, by_name: bool
+    data: EvaluatedData, model: ModelClasses | FoundModel, options: ModelOptions, *, by_name: bool
 ) -> tuple[int, ...] | None:
     """The model's index of each class of the data, in label order; None for all as they are.
 
@@ -88,7 +88,9 @@ def logit_indices(
     return None
 
 
-def _indices_by_name(data: EvaluatedData, model: FoundModel, where: str) -> tuple[int, ...]:
+def _indices_by_name(
+    data: EvaluatedData, model: ModelClasses | FoundModel, where: str
+) -> tuple[int, ...]:
     if data.classes is None:
         wrong = f"is by_name, but {data.file.path.name} has no manifest that names its classes"
         refuse(where, wrong, "convert the data again")

@@ -1,6 +1,7 @@
 """One evaluation: find the model, run it over the data, write and log what was found."""
 
 import os
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
@@ -83,6 +84,10 @@ def _execution(request: EvaluationRequest) -> Execution:
         refuse("--gpu", "is set, but torch finds no GPU here", "leave it out")
     device = torch.device("cuda" if request.gpu else "cpu")
     prepare_process(device)
+    if request.precision == "float32":
+        # Else cuDNN rounds the inputs of float32 convolutions to the 10 bits of TF32: some logits
+        # differ from a CPU's by a thousandth, and so do a few predictions.
+        torch.backends.cudnn.allow_tf32 = False
     num_threads = len(os.sched_getaffinity(0))
     return Execution(device, request.precision, request.batch_size, num_threads)
 
@@ -92,11 +97,11 @@ def _subject(
 ) -> _Subject:
     uri, own_folder = request.tracking.uri, folder / wanted.options.argument
     own_folder.mkdir()
-    model = fetch_model(wanted.source, wanted.options, uri, own_folder)
+    indices_of = partial(logit_indices, data, options=wanted.options, by_name=wanted.by_name)
+    model = fetch_model(wanted.source, wanted.options, uri, own_folder, indices_of)
     for note in model.notes:
         print_now(note)
-    by_name = wanted.by_name
-    return _Subject(model, logit_indices(data, model, wanted.options, by_name=by_name))
+    return _Subject(model, indices_of(model))
 
 
 def _evaluated(
@@ -106,18 +111,8 @@ def _evaluated(
     teacher: _Subject | None,
     execution: Execution,
 ) -> EvaluationReport:
-    model, seed = own.model, request.corruption_seed
-    classify = classifier(model, own.indices, execution)
-    corruptions: list[CorruptedAccuracy] = []
-    with center_crops(data, model.preprocessing, execution) as batches:
-        found = predict(classify, batches(), execution)
-        if seed is not None:
-            corruptions = corrupted_accuracies(
-                classify,
-                batches(),
-                seed=seed,
-                num_threads=execution.num_threads,
-            )
+    model = own.model
+    found, corruptions = _predicted(request, data, own, execution)
     names = names_of_classes(data, model)
     agreed = None if teacher is None else _agreement(teacher, found, data, execution)
     # Last: it changes how the process allocates memory.
@@ -140,6 +135,20 @@ def _evaluated(
         precision=execution.precision,
         device=_device_name(execution.device),
     )
+
+
+def _predicted(
+    request: EvaluationRequest, data: EvaluatedData, own: _Subject, execution: Execution
+) -> tuple[Predictions, list[CorruptedAccuracy]]:
+    """What is predicted for all images, and how often rightly for corrupted ones, if asked for."""
+    seed, num_threads = request.corruption_seed, execution.num_threads
+    classify = classifier(own.model, own.indices, execution)
+    with center_crops(data, own.model.preprocessing, execution) as batches:
+        found = predict(classify, batches(), execution)
+        if seed is None:
+            return found, []
+        corrupted = corrupted_accuracies(classify, batches(), seed=seed, num_threads=num_threads)
+    return found, corrupted
 
 
 def _device_name(device: torch.device) -> str:
@@ -208,7 +217,7 @@ def _log(
     """The address of the run in MLflow."""
     from service.evaluate.publish import log_evaluation
     from service.tracking.mlflow_run import TRACKING_ERRORS
-    from service.tracking.refusals import server_error_text
+    from service.tracking.refusals import unanswered_text
 
     source, experiment = request.model.source, request.tracking.experiment
     short = source.rstrip("/").rpartition("/")[2]
@@ -220,4 +229,5 @@ def _log(
             report, model, data.facts, files, name=name, uri=uri, experiment=experiment
         )
     except TRACKING_ERRORS as error:
-        raise EvaluationFailedError(f"MLflow at {uri} {server_error_text(error)}") from error
+        text = f"the results are not logged: {unanswered_text(uri, error)}"
+        raise EvaluationFailedError(text) from error

@@ -89,7 +89,7 @@ def _of_run(path: Path, options: ModelOptions) -> LocatedModel:
     return LocatedModel(
         spec.student.model,
         Weights(source=str(weights_path)),
-        f"run {spec.name}, {which}",
+        f"run {spec.name} ({which})",
         of_run(spec),
         KnownClasses((spec.dataset.num_classes,), classes, readable),
         spec,
@@ -112,7 +112,10 @@ def _in_mlflow(
     if is_new_database(tracking_uri):
         wrong = f"{source} is in MLflow, but there is no database at {tracking_uri}"
         refuse(options.argument, wrong, remedy)
-    found = find_weights(source, tracking_uri, options.argument)
+    try:
+        found = find_weights(source, tracking_uri, options.argument)
+    except BadInputError as error:
+        raise BadInputError("arguments", error.problems) from error
     path = fetch(found.uri, str(folder), tracking_uri)
     located = _of_file(path, options, f"{source}, {found.origin}")
     return located._replace(run_id=found.run_id, model_id=found.model_id)

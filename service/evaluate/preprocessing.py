@@ -84,7 +84,8 @@ def of_card(card: Mapping[str, Any]) -> Stated | None:
         return None
     if not all(type(size) is int and MIN_SIZE <= size <= MAX_SIZE for size in (resize, crop)):
         return None
-    return Stated(Preprocessing(resize, crop, normalization), "the student's card")
+    preprocessing = Preprocessing(resize, crop, normalization)
+    return Stated(preprocessing, "the student's card", str(card.get("interpolation", BILINEAR)))
 
 
 def of_run(spec: JobSpec) -> Stated:

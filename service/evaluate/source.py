@@ -2,7 +2,7 @@
 
 import contextlib
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,7 +15,7 @@ from service.evaluate.preprocessing import Preprocessing, published, with_option
 from service.evaluate.request import EvaluationFailedError
 from service.models.build import build_with_weights, check_image_sizes
 from service.models.published import published_file
-from service.spec.errors import BadInputError
+from service.spec.errors import BadInputError, Problem
 from service.spec.job import JobSpec
 from service.spec.model_names import TIMM_PREFIX, TORCHVISION_MODELS
 from service.spec.published_weights import NUM_CLASSES
@@ -27,6 +27,19 @@ from service.spec.weights_metadata import TORCHVISION
 
 # The network's role in errors of the modules below; here, its fields are options.
 ROLE = "model"
+
+
+class ModelClasses(NamedTuple):
+    """What is known of a model's classes before its weights are read; see ``FoundModel``."""
+
+    origin: str
+    num_classes: int
+    classes: tuple[str, ...] | None
+    class_names: tuple[str, ...] | None
+
+
+CheckClasses = Callable[[ModelClasses], object]
+"""Refuses a model whose classes are not the wanted ones, before its weights are downloaded."""
 
 
 class FoundModel(NamedTuple):
@@ -57,11 +70,16 @@ class FoundModel(NamedTuple):
 
 
 def find_model(
-    source: str, options: ModelOptions, tracking_uri: str | None, folder: Path
+    source: str,
+    options: ModelOptions,
+    tracking_uri: str | None,
+    folder: Path,
+    check_classes: CheckClasses | None = None,
 ) -> FoundModel:
     """Find a model and build its network.
 
     ``tracking_uri``: the server that addresses in MLflow are on. ``folder``: for what is fetched.
+    ``check_classes``: called before published weights are downloaded.
 
     Raises:
         BadInputError: as ``locate_model``; or its weights cannot be used, it cannot take images of
@@ -70,48 +88,56 @@ def find_model(
     """
     located = locate_model(source, options, tracking_uri, folder)
     with _in_terms_of(options):
-        return _built(located, options)
+        return _built(located, options, check_classes)
 
 
 def fetch_model(
-    source: str, options: ModelOptions, tracking_uri: str | None, folder: Path
+    source: str,
+    options: ModelOptions,
+    tracking_uri: str | None,
+    folder: Path,
+    check_classes: CheckClasses | None = None,
 ) -> FoundModel:
     """As ``find_model``, with one error for all that MLflow's client raises.
 
     Raises:
         BadInputError: as ``find_model``.
-        EvaluationFailedError: the server does not answer.
+        EvaluationFailedError: the server does not answer, or refuses the request.
     """
     if not is_mlflow_source(source):
-        return find_model(source, options, tracking_uri, folder)
+        return find_model(source, options, tracking_uri, folder, check_classes)
+    assert tracking_uri is not None, "locate_model refuses addresses without a server"
     # Imported here: MLflow is slow to import, and most models are files.
     from service.tracking.mlflow_run import TRACKING_ERRORS
-    from service.tracking.refusals import reason_of
+    from service.tracking.refusals import unanswered_text
 
     try:
-        return find_model(source, options, tracking_uri, folder)
+        return find_model(source, options, tracking_uri, folder, check_classes)
     except TRACKING_ERRORS as error:
-        text = f"{source} cannot be fetched from {tracking_uri}: {reason_of(error)}"
-        raise EvaluationFailedError(text) from error
+        text = f"{options.argument}: {source} is not fetched: "
+        raise EvaluationFailedError(text + unanswered_text(tracking_uri, error)) from error
 
 
-def _built(located: LocatedModel, options: ModelOptions) -> FoundModel:
+def _built(
+    located: LocatedModel, options: ModelOptions, check_classes: CheckClasses | None
+) -> FoundModel:
     architecture, weights = located.architecture, located.weights
-    known = located.known or _known_of_weights(located, options)
-    num_classes = _num_classes(known, options, located.origin)
+    known = _classes_of(located, options)
+    if check_classes is not None:
+        check_classes(known)
+    num_classes = known.num_classes
     notes: list[str] = []
     network = build_with_weights(ROLE, architecture, num_classes, weights, notes.append).eval()
     digest = sha256_of(_file_of(located, options))
     own = located.stated or published(architecture, num_classes, weights.source, digest)
     stated = with_options(own, options, located.origin)
     _check_crop_size(network, architecture, num_classes, stated.preprocessing.crop_size, options)
-    has_names = known.names is not None and len(known.names) == num_classes
     return FoundModel(
         network,
         architecture,
         num_classes,
-        known.names if has_names else None,
-        known.readable_names if has_names else None,
+        known.classes,
+        known.class_names,
         stated.preprocessing,
         located.origin,
         digest,
@@ -122,6 +148,15 @@ def _built(located: LocatedModel, options: ModelOptions) -> FoundModel:
         stated.origin,
         tuple(notes),
     )
+
+
+def _classes_of(located: LocatedModel, options: ModelOptions) -> ModelClasses:
+    known = located.known or _known_of_weights(located, options)
+    num_classes = _num_classes(known, options, located.origin)
+    names, readable_names = known.names, known.readable_names
+    if names is None or len(names) != num_classes:
+        return ModelClasses(located.origin, num_classes, None, None)
+    return ModelClasses(located.origin, num_classes, names, readable_names)
 
 
 def _known_of_weights(located: LocatedModel, options: ModelOptions) -> KnownClasses:
@@ -187,6 +222,19 @@ def _in_terms_of(options: ModelOptions) -> Iterator[None]:
         for problem in error.problems:
             field = problem.where.rpartition(".")[2]
             where = options.where(field) if field in ("key", "match", "rename") else source
-            is_option = problem.where.startswith("-")
-            problems.append(problem if is_option else problem._replace(where=where))
+            # Of an argument already.
+            if problem.where.startswith("-") or problem.where == options.argument:
+                where = problem.where
+            problems.append(Problem(where, problem.wrong, _as_options(problem.remedy, options)))
         raise BadInputError("arguments", problems) from error
+
+
+def _as_options(remedy: str, options: ModelOptions) -> str:
+    """A remedy with options in place of what a spec's fields are set to."""
+    for field, option in (
+        ("set rename to", f"give {options.where('rename')} OLD=NEW for"),
+        ('match to "order"', f"{options.where('match')} order"),
+        ("copy the file to the cluster and give its path", f"give {options.where('weights')} FILE"),
+    ):
+        remedy = remedy.replace(field, option)
+    return remedy

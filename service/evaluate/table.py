@@ -84,7 +84,9 @@ def _latency(report: EvaluationReport) -> list[str]:
     if not report.latency:
         return []
     first = report.latency[0]
-    threads = f", {first.num_threads} threads" if first.device == "cpu" else ""
+    threads = ""
+    if first.device == "cpu":
+        threads = ", 1 thread" if first.num_threads == 1 else f", {first.num_threads} threads"
     return [f"forward pass on {first.device}{threads}, float32", *_aligned(rows)]
 
 

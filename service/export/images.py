@@ -12,10 +12,11 @@ from data_pipeline.beton import BetonError, open_beton
 from data_pipeline.facts import DatasetFacts, dataset_facts
 from data_pipeline.files import is_remote
 from data_pipeline.loader import Batch, ImageLoader, UndecodableSampleError, center_crop
+from service.evaluate.dataset import EvaluatedData, logit_indices
+from service.evaluate.options import ModelOptions
 from service.evaluate.source import FoundModel
+from service.export.options import ARGUMENT
 from service.spec.errors import BadInputError, Problem
-from service.spec.teacher_classes import some_of
-from service.spec.weights_cards import class_differences
 
 BATCH_SIZE = 32
 # A batch of every size that is checked.
@@ -61,21 +62,27 @@ class Images(NamedTuple):
             raise _refused(self.where, _without_remedy(error), remedy) from error
 
 
-def data_images(found: FoundModel, path: Path | None, *, labeled: bool) -> Images:
-    """The images of --data, by default the run's val.
-
-    ``labeled``: whether they must have labels.
+def data_images(found: FoundModel, path: Path | None) -> Images:
+    """The images of --data, by default the run's val; their labels do not matter.
 
     Raises:
-        BadInputError: there is no such file, it cannot be read, it has too few images, no labels,
-            or other classes than the network.
+        BadInputError: there is no such file, it cannot be read, or it has too few images.
     """
-    images = _find(found, "--data", path, "val")
-    if not images.facts.is_unlabeled:
-        _check_classes(found, images)
-    elif labeled:
-        raise _refused(images.where, f"{images.path} has no labels", "give a file with labels")
-    return images
+    return _find(found, "--data", path, "val")
+
+
+def measured_classes(found: FoundModel, images: Images, *, by_name: bool) -> tuple[int, ...] | None:
+    """The network's index of each class of images with labels; None for all as they are.
+
+    Raises:
+        BadInputError: the images have no labels, or other classes than the network; see
+            ``logit_indices``.
+    """
+    if images.facts.is_unlabeled:
+        wrong = f"{images.path} has no labels, of which int8's accuracy is computed"
+        raise _refused(images.where, wrong, "give a file with labels")
+    data = EvaluatedData(open_beton(images.path), images.facts)
+    return logit_indices(data, found, ModelOptions(ARGUMENT), by_name=by_name)
 
 
 def calibration_images(found: FoundModel, path: Path | None) -> Images:
@@ -114,24 +121,6 @@ def _of_run(found: FoundModel, option: str, split: str) -> tuple[str, str, int]:
         wrong = f"is absent, and the run's {split} is in an object store, {location}"
         raise _refused(option, wrong, "copy it here and give its path")
     return f"{option}: the run's {split}", location, found.spec.dataset.max_undecodable
-
-
-def _check_classes(found: FoundModel, images: Images) -> None:
-    classes, own = images.facts.classes, found.classes
-    num_classes = images.facts.highest_label + 1 if classes is None else len(classes)
-    remedy = "give images of the network's classes"
-    if num_classes > found.num_classes or (classes is not None and num_classes < found.num_classes):
-        wrong = f"{images.path} has {num_classes} classes, {found.origin} {found.num_classes}"
-        raise _refused(images.where, wrong, remedy)
-    if classes is None or own is None:
-        return
-    missing, label = class_differences(own, found.class_names or (), classes)
-    if missing:
-        wrong = f"{found.origin} lacks {some_of(missing)} of the {num_classes} classes"
-        raise _refused(images.where, f"{wrong} of {images.path}", remedy)
-    if label is not None:
-        wrong = f"label {label} is {classes[label]} in {images.path}, but {own[label]} of "
-        raise _refused(images.where, wrong + found.origin, remedy)
 
 
 def _without_remedy(error: Exception) -> str:

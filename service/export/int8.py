@@ -1,6 +1,7 @@
 """int8 as an export: calibrated on real images, and refused if it loses too much of float32."""
 
 import json
+import math
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -25,12 +26,19 @@ from service.export.side_by_side import (
 )
 from service.spec.errors import BadInputError, Problem
 
+# A drop of fewer is within what another choice of images changes.
+FEW_IMAGES = 10
+
 
 class Int8Images(NamedTuple):
-    """``calibration``: give the ranges. ``measured``: top-1 is computed on them."""
+    """``calibration``: give the ranges. ``measured``: top-1 is computed on them.
+
+    ``indices``: the network's index of each of their classes; None for all as they are.
+    """
 
     calibration: Images
     measured: Images
+    indices: tuple[int, ...] | None
 
 
 def write_int8(
@@ -48,7 +56,7 @@ def write_int8(
         FailedCheckError: int8 loses more points of top-1 than ``options`` allow.
         OSError: the storage fails.
     """
-    calibration, images = both
+    calibration, images, indices = both
     chosen = calibration.chosen(NUM_CALIBRATED)
     log(f"calibrating on {len(chosen)} images of {calibration.path}, {METHOD}")
     _quantize(found, float32_path, path, _inputs(found, options, calibration, chosen))
@@ -56,20 +64,30 @@ def write_int8(
     measured = images.chosen(options.max_images or images.facts.num_images)
     first, _ = next(_inputs(found, options, images, measured[:BATCH_SIZE]))
     check_batch_sizes(int8, first)
-    accuracies = compare_accuracy(float32, int8, _inputs(found, options, images, measured))
-    figures = (
-        f"int8 is {accuracies.drop_points:.2f} points of top-1 below float32 on "
-        f"{accuracies.num_images:,} images of {images.path} (allowed: {options.allowed_drop:g}), "
-        f"and predicts the same class for {100 * accuracies.same:.1f} % of them"
-    )
-    if accuracies.drop_points > options.allowed_drop:
-        raise FailedCheckError(figures)
+    accuracies = compare_accuracy(float32, int8, _inputs(found, options, images, measured), indices)
     latencies = compare_latency(float32, int8, first)
     log(format_side_by_side(accuracies, latencies, float32_path, path))
+    figures = _figures(accuracies, images, options.allowed_drop)
+    if accuracies.drop_points > options.allowed_drop:
+        remedy = "give more calibration images, or a larger --max-drop"
+        raise FailedCheckError("--max-drop", figures, remedy)
     log(figures)
     metadata = export_metadata(found, normalizes=options.normalizes)
     facts = _int8_metadata(both, len(chosen), accuracies, latencies)
     set_metadata(path, {**metadata, **facts})
+
+
+def _figures(accuracies: AccuracyPair, images: Images, allowed_drop: float) -> str:
+    """The loss of int8 in a line, with what is allowed; where that is a few images, how many."""
+    allowed, count = f"allowed: {allowed_drop:g}", accuracies.num_images
+    num_allowed = math.floor(allowed_drop * count / 100)
+    if num_allowed < FEW_IMAGES:
+        allowed += f", which of so few images is {num_allowed}"
+    return (
+        f"int8 is {accuracies.drop_points:.2f} points of top-1 below float32 on {count:,} images "
+        f"of {images.path} ({allowed}), and predicts the same class for "
+        f"{100 * accuracies.same:.1f} % of them"
+    )
 
 
 def _quantize(

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from data_pipeline.files import atomic_path
+from service.evaluate.preprocessing import BILINEAR
 from service.evaluate.source import FoundModel
 from service.export.comparison import (
     BATCH_SIZES,
@@ -15,12 +16,12 @@ from service.export.comparison import (
     eager_logits,
     network_input,
 )
-from service.export.images import Images, calibration_images, data_images
+from service.export.images import Images, calibration_images, data_images, measured_classes
 from service.export.int8 import Int8Images, write_int8
 from service.export.metadata import export_metadata
 from service.export.network import traced
 from service.export.onnx_file import check_size, onnx_classifier, write_onnx
-from service.export.options import INT8, PT2, SAFETENSORS, ExportOptions, FailedCheckError
+from service.export.options import BY_NAME, INT8, PT2, SAFETENSORS, ExportOptions, FailedCheckError
 from service.export.usage import usage
 from service.export.weights_files import (
     pt2_classifier,
@@ -31,6 +32,7 @@ from service.export.weights_files import (
 from service.spec.errors import BadInputError
 
 Log = Callable[[str], None]
+REMEDY = "give another format; safetensors has the weights alone"
 
 
 def export_model(found: FoundModel, options: ExportOptions, log: Log = print) -> None:
@@ -46,12 +48,14 @@ def export_model(found: FoundModel, options: ExportOptions, log: Log = print) ->
     """
     for note in found.notes:
         log(note)
+    if found.interpolation != BILINEAR:
+        log(f"published with {found.interpolation} resizing, here checked with {BILINEAR}")
     if options.is_onnx:
         check_size(found.network)
     if options.format == INT8:
         _export_int8(found, options, log)
     else:
-        images = data_images(found, options.data, labeled=False)
+        images = data_images(found, options.data)
         with atomic_path(options.out) as path:
             _write_checked(found, options, images, path, log)
     log(f"{options.out}: {options.out.stat().st_size / 1e6:.2f} MB, {options.format}. To run it:")
@@ -60,8 +64,9 @@ def export_model(found: FoundModel, options: ExportOptions, log: Log = print) ->
 
 def _export_int8(found: FoundModel, options: ExportOptions, log: Log) -> None:
     """Write float32 and check it as any file, and then int8."""
-    measured = data_images(found, options.data, labeled=True)
-    both = Int8Images(calibration_images(found, options.calibration), measured)
+    measured = data_images(found, options.data)
+    indices = measured_classes(found, measured, by_name=options.classes == BY_NAME)
+    both = Int8Images(calibration_images(found, options.calibration), measured, indices)
     with atomic_path(options.out) as path, tempfile.TemporaryDirectory() as folder:
         float32_path = Path(folder) / "float32.onnx"
         _write_checked(found, options, measured, float32_path, log)
@@ -81,11 +86,13 @@ def _write_checked(
     except Exception as error:
         # Of the runtimes, which have their own types.
         reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise FailedCheckError(f"the file does not run: {reason}") from error
+        wrong = f"is {options.format}, and the file does not run: {reason}"
+        raise FailedCheckError("--format", wrong, REMEDY) from error
     sizes = ", ".join(map(str, BATCH_SIZES))
     text = f"{images.path}, in batches of {sizes}: {comparison}"
     if not comparison.is_equal:
-        raise FailedCheckError(f"the file does not answer as the network does on {text}")
+        wrong = f"is {options.format}, and the file does not answer as the network does on {text}"
+        raise FailedCheckError("--format", wrong, REMEDY)
     log(f"checked on {text}")
 
 

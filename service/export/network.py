@@ -67,10 +67,10 @@ def traced(found: FoundModel, options: ExportOptions) -> ExportedProgram:
 def not_exportable(architecture: str, options: ExportOptions, error: Exception) -> BadInputError:
     """The error for a network that torch cannot export, with the first line of the reason."""
     reason = next((line for line in str(error).splitlines() if line.strip()), "")
-    where, remedy = "--format", "use --format safetensors, which has the weights alone"
-    value = options.format
+    where, value = "--format", options.format
+    remedy = "use --format safetensors, which has the weights alone"
     if options.opset is not None:
-        where, value, remedy = "--opset", str(options.opset), "leave it out, or give a smaller one"
+        where, value, remedy = "--opset", str(options.opset), "leave it out"
     wrong = f"is {value}, to which torch cannot export {architecture}"
     wrong += f" ({type(error).__name__}: {reason.strip()})"
     return BadInputError("arguments", [Problem(where, wrong, remedy)])

@@ -1,22 +1,31 @@
 """What an export is asked for, and what of it is refused; without torch, to answer at once."""
 
 import re
+from argparse import ArgumentTypeError
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
 from service.spec.errors import BadInputError, Problem
 from service.spec.paths import absolute_path, new_file_problem, path_remedy
+from service.spec.secrets import path_argument
 
 ONNX, PT2, SAFETENSORS, INT8 = FORMATS = ("onnx", "pt2", "safetensors", "int8")
 INSIDE, OUTSIDE = PLACES = ("inside", "outside")
 ENDINGS = {ONNX: ".onnx", INT8: "-int8.onnx", PT2: ".pt2", SAFETENSORS: ".safetensors"}
 ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 DEFAULT_MAX_DROP = 1.0
+ARGUMENT, BY_NAME = "RUN", "by_name"
+OPSETS = range(18, 24)
+"""Of ONNX, those that torch.onnx writes from what torch.export traces."""
 
 
 class FailedCheckError(RuntimeError):
-    """An exported file does not answer as it must; the message has the figures."""
+    """An exported file does not answer as it must; the message has the figures and a remedy."""
+
+    def __init__(self, where: str, wrong: str, remedy: str):
+        super().__init__(str(Problem(where, wrong, remedy)))
 
 
 class ExportOptions(NamedTuple):
@@ -26,7 +35,8 @@ class ExportOptions(NamedTuple):
     and the accuracy are computed on; by default the run's val. ``calibration``: one whose images
     the ranges of int8 are computed from; by default the run's train. ``normalization``: of PLACES.
     ``max_drop``: of top-1 in points, int8 below float32. ``max_images``: of ``data``, that the
-    accuracies are computed on; by default all. ``opset``: of ONNX.
+    accuracies are computed on; by default all. ``classes``: BY_NAME where ``data`` has only some of
+    the network's classes, or the same in another order. ``opset``: of ONNX.
     """
 
     format: str
@@ -36,6 +46,7 @@ class ExportOptions(NamedTuple):
     normalization: str | None = None
     max_drop: float | None = None
     max_images: int | None = None
+    classes: str | None = None
     opset: int | None = None
 
     @property
@@ -78,6 +89,17 @@ def default_out(source: str, file_format: str) -> Path:
     return Path(stem + ENDINGS.get(file_format, ""))
 
 
+def new_file(text: str) -> Path:
+    """The path of a file in an argument.
+
+    Raises:
+        argparse.ArgumentTypeError: it is a folder, by its name, or a URI with a secret.
+    """
+    if text.endswith("/"):
+        raise ArgumentTypeError(f"is {text!r}, a folder; give the path of a file in it")
+    return path_argument(text)
+
+
 def check_options(options: ExportOptions) -> None:
     """Check what can be checked without the model.
 
@@ -87,6 +109,9 @@ def check_options(options: ExportOptions) -> None:
     problems = _format_problems(options)
     if problem := new_file_problem("--out", options.out):
         problems.append(problem)
+    elif options.format == PT2 and options.out.suffix != ENDINGS[PT2]:
+        wrong = f"is {options.out.name}, and torch warns of a pt2 file with another ending"
+        problems.append(Problem("--out", wrong, f"end its name with {ENDINGS[PT2]}"))
     for name in ("data", "calibration"):
         path = getattr(options, name)
         if path is not None and not absolute_path(path).is_file():
@@ -105,17 +130,22 @@ def _format_problems(options: ExportOptions) -> list[Problem]:
         "calibration": (INT8,),
         "max_drop": (INT8,),
         "max_images": (INT8,),
+        "classes": (INT8,),
         "normalization": (ONNX, INT8, PT2),
     }
     problems = [
         Problem(
             f"--{name.replace('_', '-')}",
             f"is given, but --format is {options.format}",
-            f"leave it out: it belongs to {' and '.join(formats)}",
+            f"leave it out: it is for {_listed(formats)}",
         )
         for name, formats in belong_to.items()
         if getattr(options, name) is not None and options.format not in formats
     ]
+    if options.opset is not None and options.is_onnx and options.opset not in OPSETS:
+        wrong = f"is {options.opset}, which torch does not write"
+        remedy = f"give one from {OPSETS[0]} to {OPSETS[-1]}, or leave it out"
+        problems.append(Problem("--opset", wrong, remedy))
     if options.normalization not in (None, *PLACES):
         remedy = f"give {' or '.join(PLACES)}"
         problems.append(Problem("--normalization", f"is {options.normalization!r}", remedy))
@@ -125,3 +155,9 @@ def _format_problems(options: ExportOptions) -> list[Problem]:
             wrong = f"is {options.format}, which needs what is not installed: {', '.join(missing)}"
             problems.append(Problem("--format", wrong, "pip install 'dtkd-service[export]'"))
     return problems
+
+
+def _listed(names: Sequence[str]) -> str:
+    """Names as a sentence has them: a, b and c."""
+    *others, last = names
+    return f"{', '.join(others)} and {last}" if others else last

@@ -3,6 +3,7 @@
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from service.export.comparison import Floats
 from service.export.metadata import INPUT_NAME
@@ -11,6 +12,7 @@ from service.export.network import without_warnings
 NUM_CALIBRATED = 512
 METHOD = "MinMax"
 """How ranges of activations follow from the images, of onnxruntime's CalibrationMethod."""
+WITH_WEIGHTS = frozenset({"Conv", "Gemm", "MatMul"})
 
 
 def quantize(source: Path, path: Path, batches: Iterator[Floats]) -> None:
@@ -18,12 +20,14 @@ def quantize(source: Path, path: Path, batches: Iterator[Floats]) -> None:
 
     The file has pairs of QuantizeLinear and DequantizeLinear (QDQ), which a runtime fuses into
     operations on integers. Ranges are the smallest and the largest value of each activation over
-    the ``batches`` [B, 3, H, W].
+    the ``batches`` [B, 3, H, W]. What reads the images, up to the first operation with weights,
+    stays in float32, see ``nodes_of_the_input``.
 
     Raises:
         OSError: the storage fails.
     """
-    # Imported here: it is an extra of the package.
+    # Imported here: they are extras of the package.
+    import onnx
     from onnxruntime.quantization import (
         CalibrationDataReader,
         CalibrationMethod,
@@ -47,9 +51,28 @@ def quantize(source: Path, path: Path, batches: Iterator[Floats]) -> None:
             str(prepared),
             str(path),
             Reader(),
+            nodes_to_exclude=nodes_of_the_input(onnx.load(prepared).graph),
             quant_format=QuantFormat.QDQ,
             per_channel=True,
             activation_type=QuantType.QInt8,
             weight_type=QuantType.QInt8,
             calibrate_method=CalibrationMethod[METHOD],
         )
+
+
+def nodes_of_the_input(graph: Any) -> list[str]:  # noqa: ANN401 - a GraphProto
+    """Names of the nodes that compute with the images' own values, with the first layer's.
+
+    An image has 256 values of each channel, and int8 has as many: a scale that does not fall on
+    them merges some, and one that falls between them rounds by the last bit of the normalization.
+    """
+    images, names = {INPUT_NAME}, []
+    # Nodes of ONNX are in topological order.
+    for node in graph.node:
+        if images.isdisjoint(node.input):
+            continue
+        assert node.name, "the exporter names all nodes, and nodes are excluded by their names"
+        names.append(node.name)
+        if node.op_type not in WITH_WEIGHTS:
+            images.update(node.output)
+    return names

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from service.evaluate.statistics import wilson_interval
 from service.export.comparison import BATCH_SIZES, Classifier, Floats, in_batches
 from service.export.options import FailedCheckError
 
@@ -36,17 +37,29 @@ class AccuracyPair(NamedTuple):
         """By how many points of top-1 int8 is worse than float32."""
         return 100 * (self.float32 - self.int8)
 
+    def interval(self, top1: float) -> str:
+        """Wilson's of one of the two, in percent."""
+        found = wilson_interval(round(top1 * self.num_images), self.num_images)
+        return f"{100 * found.low:.1f} to {100 * found.high:.1f} %"
+
 
 def compare_accuracy(
-    float32: Classifier, int8: Classifier, batches: Iterable[tuple[Floats, NDArray[np.int64]]]
+    float32: Classifier,
+    int8: Classifier,
+    batches: Iterable[tuple[Floats, NDArray[np.int64]]],
+    indices: Sequence[int] | None,
 ) -> AccuracyPair:
     """Top-1 of both on all images, in batches of [B, 3, H, W] and labels [B].
 
-    Logits that are not finite count as wrong.
+    ``indices``: of the logits of the labels' classes, in their order; None for all. Logits that are
+    not finite count as wrong.
     """
     correct, same, count = np.zeros(2, np.int64), 0, 0
     for images, labels in batches:
-        predictions = [_predicted(classify(images)) for classify in (float32, int8)]
+        logits = [classify(images) for classify in (float32, int8)]
+        if indices is not None:
+            logits = [each[:, indices] for each in logits]
+        predictions = [_predicted(each) for each in logits]
         correct += [int((predicted == labels).sum()) for predicted in predictions]
         same += int((predictions[0] == predictions[1]).sum())
         count += len(labels)
@@ -62,7 +75,8 @@ def check_batch_sizes(int8: Classifier, images: Floats) -> None:
     """
     for batch_size in BATCH_SIZES:
         if not np.isfinite(in_batches(int8, images, batch_size)).all():
-            raise FailedCheckError(f"logits of int8 are not finite in batches of {batch_size}")
+            wrong = f"is int8, and its logits are not finite in batches of {batch_size}"
+            raise FailedCheckError("--format", wrong, "use onnx, which is float32")
 
 
 def compare_latency(float32: Classifier, int8: Classifier, images: Floats) -> list[LatencyPair]:
@@ -104,10 +118,11 @@ def format_side_by_side(
     rows = [
         ("", "float32", "int8"),
         ("top-1", f"{100 * accuracies.float32:.2f} %", f"{100 * accuracies.int8:.2f} %"),
+        ("95 % interval", *map(accuracies.interval, (accuracies.float32, accuracies.int8))),
         *(
             (f"batch of {n}", f"{1000 * first:.2f} ms", f"{1000 * second:.2f} ms")
             for n, first, second in latencies
         ),
         ("file", *(f"{size:.2f} MB" for size in sizes)),
     ]
-    return "\n".join(f"{name:<14}{first:>12}{second:>12}" for name, first, second in rows)
+    return "\n".join(f"{name:<14}{first:>18}{second:>18}" for name, first, second in rows)

@@ -1,4 +1,4 @@
-"""Runs the main function of a script of jobs/, whoever reads its output."""
+"""What the scripts of jobs/ share: arguments, output that nobody reads, signals, exit status."""
 
 import argparse
 import io
@@ -8,11 +8,30 @@ import sys
 from collections.abc import Callable
 from typing import NoReturn, TextIO
 
+from data_pipeline.uris import redacted
 from service.run.logs import set_up_logging
-from service.run.stop_signals import SIGNALS
-from service.spec.errors import EXIT_BAD_INPUT, EXIT_DONE, BadInputError
+from service.run.stop_signals import SIGNALS, JobStoppedError, StopSignals
+from service.spec.errors import (
+    EXIT_BAD_INPUT,
+    EXIT_DONE,
+    EXIT_FAILED,
+    EXIT_STOPPED,
+    BadInputError,
+)
 from service.spec.fields import Section
 from service.spec.reference import format_fields, json_schema
+
+
+class ScriptParser(argparse.ArgumentParser):
+    """A parser whose help begins with the script's docstring, and whose errors are one line."""
+
+    def __init__(self, description: str | None):
+        formatter = argparse.RawDescriptionHelpFormatter
+        super().__init__(description=description, formatter_class=formatter)
+
+    def error(self, message: str) -> NoReturn:
+        """Print what is wrong, without the usage that argparse puts before it, and exit."""
+        self.exit(EXIT_BAD_INPUT, f"{self.prog}: error: {message}\n")
 
 
 class _Output(io.FileIO):
@@ -55,6 +74,30 @@ def _output(stream: TextIO) -> TextIO:
         line_buffering=stream.line_buffering,
         write_through=stream.write_through,
     )
+
+
+def run_stoppable(
+    work: Callable[[], None], failures: tuple[type[Exception], ...], outcome: str = ""
+) -> int:
+    """Do the work of a script that SIGINT and SIGTERM end in order; returns the exit status.
+
+    ``failures``: errors that are told in one line. ``outcome``: what there is then, such as
+    "; it was not written", which ends the line.
+    """
+    signals = StopSignals()
+    try:
+        with signals.installed(), signals.interruptible():
+            work()
+    except BadInputError as error:
+        print(error, file=sys.stderr)
+        return EXIT_BAD_INPUT
+    except failures as error:
+        print(redacted(f"{error}{outcome}"), file=sys.stderr)
+        return EXIT_FAILED
+    except JobStoppedError:
+        print(f"stopped{outcome}", file=sys.stderr)
+        return EXIT_STOPPED
+    return EXIT_DONE
 
 
 def run_spec(

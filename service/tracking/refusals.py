@@ -42,6 +42,8 @@ REMEDIES = {
 }
 REMEDIES["CUSTOMER_UNAUTHORIZED"] = REMEDIES["UNAUTHENTICATED"]
 DEFAULT_REMEDY = "give an MLflow server, http(s)://host:port, or sqlite:///path/mlflow.db"
+# What urllib3 says after the last try.
+NO_CONNECTION = "Max retries exceeded"
 MAX_REASON_LENGTH = 300
 
 
@@ -69,6 +71,18 @@ def remedy_of(error: Exception) -> str:
     if "database schema" in str(error):
         return "run mlflow db upgrade with this version of MLflow, or use another database"
     return REMEDIES.get(getattr(error, "error_code", ""), DEFAULT_REMEDY)
+
+
+def unanswered_text(uri: str, error: Exception) -> str:
+    """Why a script has nothing from its server, and what to do; without a client's own words.
+
+    A server that cannot be reached has said nothing, and what its client says is long.
+    """
+    if is_refusal(error):
+        return f"MLflow at {uri} refuses it ({reason_of(error)}); {remedy_of(error)}"
+    reason = "" if NO_CONNECTION in str(error) else f" ({reason_of(error)})"
+    remedy = "start it, or give another --tracking-uri"
+    return f"MLflow at {uri} does not answer{reason}; {remedy}"
 
 
 def server_error_text(error: Exception) -> str:

@@ -16,13 +16,16 @@ NAMES = ("n01440764", "dog", "cow", "hen")
 MEAN, STD = (0.2, 0.3, 0.4), (0.25, 0.125, 0.5)
 
 
-def write_run(folder):
-    """A run's folder below ``folder``, and pixels uint8 [70, 16, 16, 3] of its val."""
+def write_run(folder, mean=MEAN, std=STD):
+    """A run's folder below ``folder``, and pixels uint8 [70, 16, 16, 3] of its val.
+
+    The labels are predictions with the normalization by MEAN and STD.
+    """
     pixels = np.random.default_rng(5).integers(0, 256, (70, SIZE, SIZE, 3), dtype=np.uint8)
     # Blocks of one color each, by which images differ more than by noise.
     pixels = pixels[:, ::8, ::8].repeat(8, axis=1).repeat(8, axis=2)
     write_images(folder, pixels, np.zeros(len(pixels)))
-    normalization = {"normalization": {"mean": MEAN, "std": STD}}
+    normalization = {"normalization": {"mean": mean, "std": std}}
     torch.manual_seed(3)
     spec = write_finished_run(spec_content(folder, folder / "runs", dataset=normalization))
     write_classes(spec.run_path, NAMES)

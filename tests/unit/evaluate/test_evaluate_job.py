@@ -2,6 +2,8 @@
 
 import json
 import math
+import os
+import signal
 
 import numpy as np
 import pytest
@@ -14,9 +16,10 @@ from support.spec_contents import NUM_CLASSES, SIZE
 from data_pipeline.beton import open_beton
 from data_pipeline.manifest import manifest_path
 from jobs.evaluate import main
-from service.evaluate import latency
+from service.evaluate import job, latency
 from service.models.build import build_model
 from service.run.folder import STUDENT_NAME
+from service.spec.errors import EXIT_STOPPED
 from service.spec.fields import IMAGENET_MEAN, IMAGENET_STD
 
 NUM_IMAGES = 101
@@ -207,3 +210,28 @@ def test_an_image_that_does_not_decode_is_named(bare, tmp_path, capsys):
     assert main([str(path), str(data), *BARE, *options]) == 2
     assert f"DATA: {data}: sample 7 does not decode; convert it again" in capsys.readouterr().err
     assert not any(output.exists() for output in outputs)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_it_in_one_line(number, bare, data_folder, tmp_path, monkeypatch, capsys):
+    def interrupt(*_):
+        os.kill(os.getpid(), number)
+        raise AssertionError("the signal interrupts it")
+
+    monkeypatch.setattr(job, "predict", interrupt)
+    output = tmp_path / "report.json"
+    arguments = [str(bare[0]), str(data_folder / "val.beton"), *BARE, "--json", str(output)]
+    assert main(arguments) == EXIT_STOPPED
+    assert capsys.readouterr().err == "stopped\n"
+    assert not output.exists()
+
+
+def test_bfloat16_is_near_float32_and_says_so(bare, data_folder, tmp_path):
+    """Its numbers have 8 bits: a loss of about 1 differs by some hundredths, but does differ."""
+    arguments = [bare[0], data_folder / "val.beton", *BARE]
+    exact = evaluate(tmp_path, *arguments)
+    rounded = evaluate(tmp_path, *arguments, "--precision", "bfloat16")
+    assert (exact["precision"], rounded["precision"]) == ("float32", "bfloat16")
+    assert rounded["nll"] != exact["nll"]
+    assert rounded["nll"] == pytest.approx(exact["nll"], rel=0.03)
+    assert rounded["top1"]["value"] == pytest.approx(exact["top1"]["value"], abs=0.05)

@@ -75,7 +75,7 @@ def test_a_run_says_everything_itself(find, run):
     assert found.classes == ("n01440764", "dog", "cow", "hen")
     assert found.class_names == ("tench", "dog", "cow", "hen")
     assert found.preprocessing == (20, 16, run.dataset.normalization)
-    assert found.origin == "run run, last step"
+    assert found.origin == "run run (last step)"
     assert not found.network.training
 
 

@@ -1,5 +1,8 @@
 """What an export is checked against, in closed form; and that a failed check leaves nothing."""
 
+import os
+import signal
+
 import numpy as np
 import pytest
 import torch
@@ -11,6 +14,7 @@ from service.export import job
 from service.export.comparison import BATCH_SIZES, TOLERANCE, compare, network_input
 from service.export.network import NormalizedNetwork
 from service.spec.data_sections import Normalization
+from service.spec.errors import EXIT_STOPPED
 
 NORMALIZATION = Normalization(mean=(0.5, 0.25, 0.125), std=(0.5, 0.25, 2.0))
 
@@ -33,6 +37,7 @@ def test_input_of_a_file_with_and_without_its_own_normalization():
 def compared(change):
     """The comparison of logits 2 * x with a function that changes those of a batch."""
     images = np.random.default_rng(0).normal(size=(20, 5)).astype(np.float32)
+    images[3] *= 1000
     sizes = []
 
     def classify(batch):
@@ -58,8 +63,18 @@ def test_a_difference_in_batches_of_one_size_is_found():
     comparison, _ = compared(change)
     assert not comparison.is_equal
     assert comparison.num_other_top1 == 0
-    expected = 3 * TOLERANCE * comparison.largest_logit
-    assert comparison.max_difference == pytest.approx(expected, rel=0.05)
+    assert comparison.max_share == pytest.approx(3 * TOLERANCE, rel=0.05)
+    largest = float(np.abs(np.random.default_rng(0).normal(size=(20, 5))[3]).max()) * 2000
+    assert comparison.max_difference == pytest.approx(3 * TOLERANCE * largest, rel=0.05)
+
+
+def test_a_difference_is_measured_by_the_logits_of_its_own_image():
+    """Small beside the largest logit of all images, large beside those of this one."""
+    answers = np.array([[1000, 1], [1, 0.5]], np.float32)
+    comparison = compare(lambda logits: logits, [(answers + np.float32([[0], [0.01]]), answers)])
+    assert comparison.max_difference == pytest.approx(0.01, rel=1e-3)
+    assert comparison.max_share == pytest.approx(0.01, rel=1e-3)
+    assert not comparison.is_equal
 
 
 def test_another_top1_is_found_whatever_the_tolerance():
@@ -91,20 +106,23 @@ def test_a_file_that_answers_otherwise_is_not_written(tmp_path, monkeypatch, cap
     path = tmp_path / "out" / "student.pt2"
     assert main([str(run_path), "--format", "pt2", "--out", str(path)]) == 1
     (line,) = capsys.readouterr().err.splitlines()
-    assert "does not answer as the network does" in line
+    assert line.startswith("--format: is pt2, and the file does not answer as the network does on ")
+    assert "; give another format" in line
     assert "logits differ by up to" in line
     assert list((tmp_path / "out").iterdir()) == []
 
 
-def test_an_interrupted_export_leaves_nothing(tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_export_leaves_nothing(number, tmp_path, monkeypatch, capsys):
     run_path, _ = write_run(tmp_path)
     (tmp_path / "out").mkdir()
 
     def interrupt(*_):
-        raise KeyboardInterrupt
+        os.kill(os.getpid(), number)
+        raise AssertionError("the signal interrupts it")
 
     monkeypatch.setattr(job, "compare", interrupt)
     path = tmp_path / "out" / "student.pt2"
-    assert main([str(run_path), "--format", "pt2", "--out", str(path)]) == 130
-    assert capsys.readouterr().err.endswith("student.pt2 was not written\n")
+    assert main([str(run_path), "--format", "pt2", "--out", str(path)]) == EXIT_STOPPED
+    assert capsys.readouterr().err == f"stopped; {path} was not written\n"
     assert list((tmp_path / "out").iterdir()) == []

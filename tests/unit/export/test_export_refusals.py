@@ -4,13 +4,14 @@ import importlib.util
 
 import pytest
 from support.exported_runs import write_images, write_run
+from torch.onnx._constants import ONNX_MAX_OPSET
 
 from jobs.export import main
 from service.evaluate.options import ModelOptions
 from service.evaluate.source import find_model
 from service.export import network, onnx_file
 from service.export.images import data_images
-from service.export.options import ExportOptions, check_options, default_out
+from service.export.options import OPSETS, ExportOptions, check_options, default_out
 from service.spec.errors import BadInputError
 
 
@@ -23,7 +24,7 @@ def run(tmp_path_factory):
 def refused(run, tmp_path, capsys):
     """A function that exports with options, and returns the lines of its problems."""
 
-    def export(*options, file_format="onnx", out="out.file", source=run[0]):
+    def export(*options, file_format="onnx", out="out.pt2", source=run[0]):
         before = set(tmp_path.iterdir())
         path = tmp_path / out
         assert main([str(source), "--format", file_format, "--out", str(path), *options]) == 2
@@ -49,12 +50,25 @@ def test_output_that_exists_or_cannot_be(refused, tmp_path):
     (tmp_path / "link").symlink_to(tmp_path / "nowhere")
     assert "exists" in refused(out="link")[0]
     assert "is no folder; create it" in refused(out="none/out.onnx")[0]
+    assert refused(file_format="pt2", out="out.pt") == [
+        "--out: is out.pt, and torch warns of a pt2 file with another ending; end its name with "
+        ".pt2"
+    ]
+
+
+def test_a_folder_is_no_output(run, tmp_path, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main([str(run[0]), "--format", "onnx", "--out", f"{tmp_path}/new/"])
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.endswith("/new/', a folder; give the path of a file in it")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_options_of_other_formats(refused):
     lines = refused("--opset", "18", "--normalization", "inside", file_format="safetensors")
     assert [line.split(":")[0] for line in lines] == ["--opset", "--normalization"]
-    assert lines[0].endswith("leave it out: it belongs to onnx and int8")
+    assert lines[0].endswith("leave it out: it is for onnx and int8")
+    assert lines[1].endswith("leave it out: it is for onnx, int8 and pt2")
     assert "--max-drop" in refused("--max-drop", "2", file_format="pt2")[0]
     assert "give inside or outside" in refused("--normalization", "both")[0]
 
@@ -70,19 +84,29 @@ def test_missing_packages(monkeypatch, tmp_path, refused):
             f"--format: is {file_format}, which needs what is not installed: onnxruntime; "
             "pip install 'dtkd-service[export]'"
         ]
-    check_options(ExportOptions("pt2", tmp_path / "out"))
+    check_options(ExportOptions("pt2", tmp_path / "out.pt2"))
 
 
-def test_an_opset_that_torch_does_not_write(refused):
-    (line,) = refused("--opset", "99")
-    assert line.startswith("--opset: is 99, to which torch cannot export cifar:tiny_cnn (")
+@pytest.mark.parametrize("opset", ["17", "24", "-1"])
+def test_an_opset_that_torch_does_not_write(refused, opset):
+    assert refused("--opset", opset) == [
+        f"--opset: is {opset}, which torch does not write; give one from 18 to 23, or leave it out"
+    ]
+
+
+def test_the_last_opset_is_torchs_own():
+    assert OPSETS[-1] == ONNX_MAX_OPSET
 
 
 def test_data_that_is_missing_or_of_other_classes(refused, run, tmp_path):
     assert refused("--data", str(tmp_path / "none.beton"))[0].startswith("--data: ")
     write_images(tmp_path, run[1][:8], range(8))
-    (line,) = refused("--data", str(tmp_path / "val.beton"))
-    assert "has 8 classes, run run, last step 4; give images of the network's classes" in line
+    (line,) = refused("--data", str(tmp_path / "val.beton"), file_format="int8")
+    assert line == "RUN: run run (last step) has 4 classes, the data 8; use data of its classes"
+    (line,) = refused(
+        "--data", str(tmp_path / "val.beton"), "--classes", "by_name", file_format="int8"
+    )
+    assert line.startswith("--classes: is by_name, but val.beton has no manifest")
     write_images(tmp_path, run[1][:3], [0, 1, 2])
     assert "has 3 images, fewer than 7" in refused("--data", str(tmp_path / "val.beton"))[0]
     (tmp_path / "text.beton").write_text("no dataset")
@@ -113,7 +137,7 @@ def test_images_in_an_object_store_have_to_be_copied(run, tmp_path):
     dataset = found.spec.dataset.model_copy(update={"val": "s3://bucket/val.beton"})
     found = found._replace(spec=found.spec.model_copy(update={"dataset": dataset}))
     with pytest.raises(BadInputError, match="object store, s3://bucket/val"):
-        data_images(found, None, labeled=False)
+        data_images(found, None)
 
 
 def test_a_run_that_has_not_finished(refused, run, tmp_path):

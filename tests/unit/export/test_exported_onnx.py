@@ -58,7 +58,7 @@ def test_metadata_says_what_the_file_needs(run, exported):
     assert json.loads(metadata["mean"]) == list(MEAN)
     assert json.loads(metadata["std"]) == list(STD)
     assert metadata["center_crop"] == metadata["resize_shorter_side"] == str(SIZE)
-    assert metadata["interpolation"] == "bilinear"
+    assert metadata["interpolation"] == metadata["checked_with"] == "bilinear"
     assert metadata["spec_hash"] == spec.content_hash()
     assert metadata["weights_sha256"] == (
         hashlib.sha256((run[0] / STUDENT_NAME).read_bytes()).hexdigest()

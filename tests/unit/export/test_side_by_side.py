@@ -25,9 +25,22 @@ def numbered(count):
 def test_accuracies_count_every_image_once_and_nan_as_wrong():
     images, labels = numbered(5), np.array([0, 1, 2, 0, 1])
     batches = [(images[:3], labels[:3]), (images[3:], labels[3:])]
-    pair = compare_accuracy(classes(0, 1, 2, 0, 2), classes(0, 1, 0, "none", 2), batches)
+    networks = classes(0, 1, 2, 0, 2), classes(0, 1, 0, "none", 2)
+    pair = compare_accuracy(*networks, batches, None)
     assert pair == (5, 0.8, 0.4, 0.6)
     assert round(pair.drop_points, 9) == 40
+    # Wilson's interval of 2 of 5, with 1.96 standard deviations.
+    assert pair.interval(pair.int8) == "11.8 to 76.9 %"
+
+
+def test_accuracies_of_some_classes_leave_the_other_logits_out():
+    """Of two classes in another order; the third one, which is predicted, does not count."""
+
+    def classify(images):
+        return np.repeat(np.float32([[0.1, 0.2, 9]]), len(images), axis=0)
+
+    batches = [(numbered(3), np.array([0, 1, 0]))]
+    assert compare_accuracy(classify, classify, batches, (1, 0)).float32 == 2 / 3
 
 
 def test_latency_batches_are_full_whatever_the_number_of_images(monkeypatch):
