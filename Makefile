@@ -22,7 +22,7 @@ lint: setup  ## check style, types and layers
 
 # A process waits for a cluster most of the time, so three of them keep two cores busy.
 test: lint  ## check style, types and layers, and run all tests
-	@$(VENV) -m pytest -n 3 --dist loadfile --no-loadscope-reorder
+	@$(VENV) -m pytest -n 3 --dist loadfile --no-loadscope-reorder --durations 25
 
 test-fast: setup  ## run the tests that need no cluster and train nothing, in under 2 minutes
 	@$(VENV) -m pytest tests/unit -m "not slow"
