@@ -25,6 +25,7 @@ pytestmark = pytest.mark.slow
 
 UNREACHABLE = "http://127.0.0.1:9"
 NUM_TRIALS = 3
+FINGERPRINTS = {f"dataset_{split}_fingerprint": split[0] * 64 for split in ("train", "val")}
 
 
 def search_alone(sweep):
@@ -60,7 +61,7 @@ def test_sweep_that_mlflow_missed_is_sent_once(make_sweep_content, monkeypatch, 
     with claim_run_folder(spec):
         write_spec(spec)
         write_atomically(sweep.sweep_path / SWEEP_NAME, sweep.model_dump_json())
-        write_tags(sweep.sweep_path, {"sweep": sweep.name})
+        write_tags(sweep.sweep_path, {"sweep": sweep.name, **FINGERPRINTS})
         search = search_alone(sweep)
     assert run_folders(sweep.base.checkpoints.storage_path) == [sweep.sweep_path]
     assert is_sweep(sweep.sweep_path)
@@ -88,7 +89,16 @@ def test_sweep_that_mlflow_missed_is_sent_once(make_sweep_content, monkeypatch, 
         name: run.info.run_id for name, run in first.items()
     }
     client = mlflow.MlflowClient(store)
-    assert len(client.search_model_versions("name = 'student'")) == 1
+    (version,) = client.search_model_versions("name = 'student'")
+    best = first[f"trial-{int(parent.data.tags['sweep.best_trial']):04d}"]
+    summary = f"{best.data.metrics['held_out/top1']:.2%} on held-out images of train"
+    assert version.description.splitlines()[0].endswith(f"top-1 {summary}")
+    note = best.data.tags["mlflow.note.content"]
+    assert note.startswith(f"**top-1 {summary}** after epoch 2")
+    assert "[Version 1 of student](#/models/student/versions/1)" in note
+    # No trial reads val.
+    inputs = {(i.tags[0].value, i.dataset.digest[:16]) for i in parent.inputs.dataset_inputs}
+    assert inputs == {("training", "t" * 16), ("held out", "t" * 16)}
     history = client.get_metric_history(first[names[0]].info.run_id, "held_out/top1")
     assert [point.value for point in history] == [s for _, s in search.records()[0].curve]
 

@@ -39,3 +39,16 @@ def test_all_output_arrives_where_it_is_read(tmp_path):
     status, errors, read = run(tmp_path / "done", ["cat"])
     assert (status, errors) == (3, "to stderr\n")
     assert read.splitlines() == [str(number) for number in range(20_000)]
+
+
+LATE_SIGNAL = """
+import atexit, os, signal
+from service.run.scripts import run_script
+
+atexit.register(lambda: os.kill(os.getpid(), signal.SIGTERM))
+run_script(lambda arguments: 3)
+"""
+
+
+def test_signal_after_the_end_does_not_change_the_exit_status():
+    assert subprocess.run([sys.executable, "-c", LATE_SIGNAL], check=False).returncode == 3
