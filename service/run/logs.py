@@ -10,3 +10,5 @@ def set_up_logging() -> None:
     """
     logging.basicConfig(format="%(levelname)s: %(message)s")
     logging.getLogger("service").setLevel(logging.WARNING)
+    # Of every try of a request; what sent it says itself that there was no answer.
+    logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)

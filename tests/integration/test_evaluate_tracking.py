@@ -114,7 +114,10 @@ def test_a_server_that_is_away_costs_the_log_alone(logged, data_folder, tmp_path
     assert main([*arguments, *away]) == 1
     assert json.loads(path.read_text())["data"]["num_images"] == 101
     (line,) = capsys.readouterr().err.strip().splitlines()
-    assert line.startswith("MLflow at http://127.0.0.1:9 does not answer (")
+    assert line == (
+        "the results are not logged: MLflow at http://127.0.0.1:9 does not answer; start it, or "
+        "give another --tracking-uri"
+    )
 
 
 def test_addresses_that_name_nothing_are_refused(logged, data_folder, tmp_path, capsys):
@@ -124,7 +127,7 @@ def test_addresses_that_name_nothing_are_refused(logged, data_folder, tmp_path, 
         ("models:/r@worst", run.uri, 2, "MODEL: models:/r@worst is not in MLflow"),
         ("models:/r", run.uri, 2, "MODEL: is 'models:/r', which names no version"),
         ("models:/r@best", f"sqlite:///{tmp_path}/new.db", 2, "there is no database"),
-        ("models:/r@best", "http://127.0.0.1:9", 1, "cannot be fetched from http://127.0.0.1:9"),
+        ("models:/r@best", "http://127.0.0.1:9", 1, "MLflow at http://127.0.0.1:9 does not answer"),
     ):
         assert main([source, data, "--tracking-uri", uri]) == status
         assert text in capsys.readouterr().err

@@ -1,7 +1,10 @@
-"""A script whose output nobody reads any more."""
+"""What all scripts do: their output may be read by nobody any more, and errors are one line."""
 
+import importlib
 import subprocess
 import sys
+
+import pytest
 
 PROGRAM = """
 import sys
@@ -52,3 +55,16 @@ run_script(lambda arguments: 3)
 
 def test_signal_after_the_end_does_not_change_the_exit_status():
     assert subprocess.run([sys.executable, "-c", LATE_SIGNAL], check=False).returncode == 3
+
+
+@pytest.mark.parametrize(
+    "name", ["distill", "sweep", "compare", "sync", "convert", "verify", "evaluate", "export"]
+)
+def test_an_error_of_arguments_is_one_line(name, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", [f"jobs/{name}.py"])
+    with pytest.raises(SystemExit, match="2"):
+        importlib.import_module(f"jobs.{name}").main(["--nonsense"])
+    printed = capsys.readouterr()
+    (line,) = printed.err.splitlines()
+    assert line.startswith(f"{name}.py: error: ")
+    assert printed.out == ""

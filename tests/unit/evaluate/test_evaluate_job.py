@@ -186,6 +186,19 @@ def test_bad_input_is_named_and_writes_nothing(more, message, bare, data_folder,
     assert (tmp_path / "there.json").read_text() == "{}"
 
 
+def test_classes_are_compared_before_a_download(tmp_path, monkeypatch, capsys):
+    data = tmp_path / "named.beton"
+    converted(write_folder(tmp_path / "images", NUM_CLASSES, 3), data)
+
+    def download(*_, **__):
+        raise AssertionError("the classes are others")
+
+    monkeypatch.setattr(torch.hub, "download_url_to_file", download)
+    assert main(["squeezenet1_1", str(data)]) == 2
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert "MODEL: torchvision:squeezenet1_1 DEFAULT has 1000 classes" in line
+
+
 def test_data_that_cannot_be_read_is_refused(bare, tmp_path, capsys):
     path, _ = bare
     assert main([str(path), str(tmp_path / "none.beton"), *BARE]) == 2

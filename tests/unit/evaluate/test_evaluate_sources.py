@@ -172,6 +172,23 @@ def test_a_name_alone_means_the_published_weights(find, tmp_path, monkeypatch):
     assert needless == ["--match: is set, but MODEL is the published squeezenet1_1; remove it"]
 
 
+def test_remedies_name_options(find, tmp_path, monkeypatch):
+    torch.manual_seed(2)
+    weights = {f"x.{name.replace('conv', 'c')}": x for name, x in resnet18().state_dict().items()}
+    torch.save(weights, tmp_path / "r.pth")
+    (text,) = refusals(lambda: find("resnet18", weights=str(tmp_path / "r.pth")))
+    assert text.startswith("--weights: ")
+    assert "or give --rename OLD=NEW for the parts of names that differ, or --match order" in text
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+
+    def unreachable(*_, **__):
+        raise OSError("no route")
+
+    monkeypatch.setattr(torch.hub, "download_url_to_file", unreachable)
+    (text,) = refusals(lambda: find("squeezenet1_1"))
+    assert text.endswith("cannot be downloaded (no route); give --weights FILE")
+
+
 def test_published_weights_are_told_by_their_digest():
     """ResNet-50's second version is evaluated at another size than its first."""
     for enum in ResNet50_Weights:
