@@ -69,7 +69,8 @@ def nodes_of_the_input(graph: Any) -> list[str]:  # noqa: ANN401 - a GraphProto
     images, names = {INPUT_NAME}, []
     # Nodes of ONNX are in topological order.
     for node in graph.node:
-        if images.isdisjoint(node.input):
+        # The number of images, by which a transformer repeats its class token, is no pixel.
+        if images.isdisjoint(node.input) or node.op_type == "Shape":
             continue
         assert node.name, "the exporter names all nodes, and nodes are excluded by their names"
         names.append(node.name)

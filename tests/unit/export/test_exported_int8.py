@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from support.exported_runs import expected_logits, from_0_to_1, write_images, write_run
 
 from jobs.export import main
-from service.export.quantization import NUM_CALIBRATED
+from service.export.quantization import NUM_CALIBRATED, nodes_of_the_input
 from service.run.folder import STUDENT_NAME
 
 OUTLIER = 1e5
@@ -112,6 +112,19 @@ def test_what_reads_the_images_stays_in_float32(run, tmp_path):
     convolutions = [node for node in graph.node if node.op_type == "Conv"]
     quantized = [produced.get(node.input[0]) == "DequantizeLinear" for node in convolutions]
     assert quantized == [False] + [True] * (len(convolutions) - 1)
+
+
+def test_the_number_of_images_is_not_what_they_are():
+    """A transformer expands its class token to as many; it stays quantized, as all that follows."""
+    nodes = [
+        ("shape", "Shape", ["images"], "count"),
+        ("expand", "Expand", ["token", "count"], "tokens"),
+        ("pad", "Pad", ["images"], "padded"),
+        ("patches", "Conv", ["padded", "w"], "embedded"),
+        ("concat", "Concat", ["tokens", "embedded"], "all"),
+    ]
+    made = [onnx.helper.make_node(op, of, [to], name=name) for name, op, of, to in nodes]
+    assert nodes_of_the_input(onnx.helper.make_graph(made, "g", [], [])) == ["pad", "patches"]
 
 
 def test_accuracy_on_fewer_images_and_calibration_on_others(run, tmp_path):
