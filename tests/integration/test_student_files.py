@@ -17,6 +17,8 @@ from torch import nn
 
 from service.models.build import build_model
 from service.run.folder import STUDENT_NAME, write_spec
+from service.run.progress import Progress
+from service.run.result import RunResult
 from service.run.student_card import (
     CARD_NAME,
     student_card,
@@ -69,9 +71,10 @@ def log(folder, data_folder, uri, name, model, **tracking):
     weights_path = folder / "weights.safetensors"
     write_with_card(weights_path, path, student_card(spec, CLASSES, weights_path))
     run = MlflowRun(spec, uri)
+    result = RunResult(Progress(last_top1=0.5), "val", 1.0, 0.0, time_ms=1000)
     # Another attempt, as after an interrupted one, registers no second version.
     for _ in range(2):
-        register_student(run, spec, log_student(run, spec, network, path), top1=0.5)
+        register_student(run, spec, log_student(run, spec, network, path), result)
     (model_output,) = run.client.get_run(run.run_id).outputs.model_outputs
     return LoggedStudent(spec, network, run, uri, model_output.model_id)
 

@@ -134,7 +134,8 @@ def test_full_gpu_names_the_field_and_is_not_retried(start_job, plan_folder):
 
     assert driver.wait(LIMIT_S) == EXIT_BAD_INPUT, log_path.read_text()
 
-    line = log_path.read_text().splitlines()[-1]
+    # The last one names the page of the run.
+    line = log_path.read_text().splitlines()[-2]
     assert line.startswith("memory failed: training.micro_batch_size: 16 images of 16 x 16 do not")
     assert "such as 8" in line
     assert "worker 1" in line
