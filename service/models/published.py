@@ -5,7 +5,6 @@ from pathlib import Path
 from urllib.parse import urlparse
 
 import torch.hub
-import torchvision.models
 
 from service.spec.errors import BadInputError, Problem
 
@@ -19,7 +18,10 @@ def published_file(model: str, enum: str, where: str) -> Path:
     Raises:
         BadInputError: naming the field ``where``; it cannot be downloaded.
     """
-    url = torchvision.models.get_model_weights(model)[enum].url
+    # Imported here: torchvision takes seconds to import, and most networks need none of it.
+    from torchvision.models import get_model_weights
+
+    url = get_model_weights(model)[enum].url
     name = Path(urlparse(url).path).name
     path = Path(torch.hub.get_dir()) / "checkpoints" / name
     if not path.exists():
