@@ -1,5 +1,6 @@
 """A sweep that ran while MLflow was unreachable is sent afterwards."""
 
+import os
 import shutil
 
 import mlflow
@@ -45,6 +46,32 @@ def search_alone(sweep):
     return search
 
 
+def check_best_trial(store, parent, runs):
+    """Its version and its description say that the accuracy is of held-out images."""
+    client = mlflow.MlflowClient(store)
+    (version,) = client.search_model_versions("name = 'student'")
+    best = runs[f"trial-{int(parent.data.tags['sweep.best_trial']):04d}"]
+    summary = f"{best.data.metrics['held_out/top1']:.2%} on held-out images of train"
+    assert version.description.splitlines()[0].endswith(f"top-1 {summary}")
+    note = best.data.tags["mlflow.note.content"]
+    assert note.startswith(f"**top-1 {summary}** after epoch 2")
+    assert "[Version 1 of student](#/models/student/versions/1)" in note
+
+
+def check_copy(sweep, tmp_path, runs):
+    """A copy under another name is sent alike; nothing is written where its specs point to."""
+    copied = tmp_path / "elsewhere" / "copied"
+    shutil.copytree(sweep.sweep_path, copied)
+    before = snapshot(sweep.base.checkpoints.storage_path)
+    sync_sweep(copied)
+    assert snapshot(sweep.base.checkpoints.storage_path) == before
+    moved = runs_by_name(os.environ["MLFLOW_TRACKING_URI"])
+    assert moved.keys() == runs.keys()
+    for name in runs.keys() - {sweep.name}:
+        assert moved[name].data.metrics == runs[name].data.metrics
+        assert moved[name].data.tags["mlflow.parentRunId"] == moved[sweep.name].info.run_id
+
+
 def test_sweep_that_mlflow_missed_is_sent_once(make_sweep_content, monkeypatch, tmp_path):
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     base = {
@@ -88,31 +115,14 @@ def test_sweep_that_mlflow_missed_is_sent_once(make_sweep_content, monkeypatch, 
     assert {name: run.info.run_id for name, run in second.items()} == {
         name: run.info.run_id for name, run in first.items()
     }
-    client = mlflow.MlflowClient(store)
-    (version,) = client.search_model_versions("name = 'student'")
-    best = first[f"trial-{int(parent.data.tags['sweep.best_trial']):04d}"]
-    summary = f"{best.data.metrics['held_out/top1']:.2%} on held-out images of train"
-    assert version.description.splitlines()[0].endswith(f"top-1 {summary}")
-    note = best.data.tags["mlflow.note.content"]
-    assert note.startswith(f"**top-1 {summary}** after epoch 2")
-    assert "[Version 1 of student](#/models/student/versions/1)" in note
+    check_best_trial(store, parent, first)
     # No trial reads val.
     inputs = {(i.tags[0].value, i.dataset.digest[:16]) for i in parent.inputs.dataset_inputs}
     assert inputs == {("training", "t" * 16), ("held out", "t" * 16)}
+    client = mlflow.MlflowClient(store)
     history = client.get_metric_history(first[names[0]].info.run_id, "held_out/top1")
     assert [point.value for point in history] == [s for _, s in search.records()[0].curve]
 
-    other = f"sqlite:///{tmp_path / 'other.db'}"
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", other)
-    # A copy under another name is sent alike, and nothing is written where its specs point to.
-    copied = tmp_path / "elsewhere" / "copied"
-    shutil.copytree(sweep.sweep_path, copied)
-    before = snapshot(sweep.base.checkpoints.storage_path)
-    sync_sweep(copied)
-    assert snapshot(sweep.base.checkpoints.storage_path) == before
-    moved = runs_by_name(other)
-    assert moved.keys() == first.keys()
-    for name in names:
-        assert moved[name].data.metrics == first[name].data.metrics
-        assert moved[name].data.tags["mlflow.parentRunId"] == moved[sweep.name].info.run_id
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'other.db'}")
+    check_copy(sweep, tmp_path, first)
     assert runs_by_name(store).keys() == first.keys()
