@@ -126,7 +126,7 @@ def student_spec(data: dict[str, str], runs: Path, experiment: str) -> dict[str,
         "resources": {"cpus_per_worker": 1},
         "checkpoints": {"storage_path": str(runs), "every_epochs": 30},
         "evaluation": {"resize_size": 28, "crop_size": 28, "every_epochs": 15},
-        "tracking": {"experiment": experiment, "log_every_steps": 70},
+        "tracking": {"experiment": experiment, "log_every_steps": 7},
     }
 
 
