@@ -104,9 +104,9 @@ def fetch_model(
         BadInputError: as ``find_model``.
         EvaluationFailedError: the server does not answer, or refuses the request.
     """
-    if not is_mlflow_source(source):
+    # Without a server, an address in MLflow is refused before anything is asked.
+    if tracking_uri is None or not is_mlflow_source(source):
         return find_model(source, options, tracking_uri, folder, check_classes)
-    assert tracking_uri is not None, "locate_model refuses addresses without a server"
     # Imported here: MLflow is slow to import, and most models are files.
     from service.tracking.mlflow_run import TRACKING_ERRORS
     from service.tracking.refusals import unanswered_text

@@ -81,8 +81,8 @@ def run_stoppable(
 ) -> int:
     """Do the work of a script that SIGINT and SIGTERM end in order; returns the exit status.
 
-    ``failures``: errors that are told in one line. ``outcome``: what there is then, such as
-    "; it was not written", which ends the line.
+    ``failures``: types of errors that are reported as one line. ``outcome``: ends that line, such
+    as "; the file was not written".
     """
     signals = StopSignals()
     try:

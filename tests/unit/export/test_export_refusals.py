@@ -140,6 +140,14 @@ def test_images_in_an_object_store_have_to_be_copied(run, tmp_path):
         data_images(found, None)
 
 
+def test_an_address_in_mlflow_without_a_server(refused, monkeypatch):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    assert refused(source="models:/r18@champion") == [
+        "RUN: models:/r18@champion is in MLflow, and no server is given; give --tracking-uri, or "
+        "set MLFLOW_TRACKING_URI"
+    ]
+
+
 def test_a_run_that_has_not_finished(refused, run, tmp_path):
     (line,) = refused(source=tmp_path)
     assert line.startswith("RUN: ")
