@@ -60,12 +60,12 @@ def _export(own: ExportOptions, options: argparse.Namespace) -> None:
     check_options(own)
     uri = requested_uri(options.tracking_uri)
     # Imported late: torch takes seconds to import.
-    from service.evaluate.source import fetch_model
+    from service.evaluate.source import find_model
     from service.export.job import export_model
 
     with tempfile.TemporaryDirectory() as folder:
         described = model_options(options, ARGUMENT)
-        found = fetch_model(options.run, described, uri, Path(folder))
+        found = find_model(options.run, described, uri, Path(folder))
         export_model(found, own.with_absolute_paths())
 
 

@@ -28,7 +28,7 @@ from service.evaluate.request import (
     ModelRequest,
     write_outputs,
 )
-from service.evaluate.source import FoundModel, fetch_model
+from service.evaluate.source import FoundModel, find_model
 from service.evaluate.statistics import (
     accuracy_by_class,
     mean_loss,
@@ -98,7 +98,7 @@ def _subject(
     uri, own_folder = request.tracking.uri, folder / wanted.options.argument
     own_folder.mkdir()
     indices_of = partial(logit_indices, data, options=wanted.options, by_name=wanted.by_name)
-    model = fetch_model(wanted.source, wanted.options, uri, own_folder, indices_of)
+    model = find_model(wanted.source, wanted.options, uri, own_folder, indices_of)
     for note in model.notes:
         print_now(note)
     return _Subject(model, indices_of(model))

@@ -84,35 +84,26 @@ def find_model(
     Raises:
         BadInputError: as ``locate_model``; or its weights cannot be used, it cannot take images of
             its size, or an option is missing for bare weights.
-        One of TRACKING_ERRORS: the server does not answer.
+        EvaluationFailedError: the server does not answer, or refuses the request.
     """
-    located = locate_model(source, options, tracking_uri, folder)
+    located = _located(source, options, tracking_uri, folder)
     with _in_terms_of(options):
         return _built(located, options, check_classes)
 
 
-def fetch_model(
-    source: str,
-    options: ModelOptions,
-    tracking_uri: str | None,
-    folder: Path,
-    check_classes: CheckClasses | None = None,
-) -> FoundModel:
-    """As ``find_model``, with one error for all that MLflow's client raises.
-
-    Raises:
-        BadInputError: as ``find_model``.
-        EvaluationFailedError: the server does not answer, or refuses the request.
-    """
+def _located(
+    source: str, options: ModelOptions, tracking_uri: str | None, folder: Path
+) -> LocatedModel:
+    """As ``locate_model``, with one error for all that MLflow's client raises."""
     # Without a server, an address in MLflow is refused before anything is asked.
     if tracking_uri is None or not is_mlflow_source(source):
-        return find_model(source, options, tracking_uri, folder, check_classes)
+        return locate_model(source, options, tracking_uri, folder)
     # Imported here: MLflow is slow to import, and most models are files.
     from service.tracking.mlflow_run import TRACKING_ERRORS
     from service.tracking.refusals import unanswered_text
 
     try:
-        return find_model(source, options, tracking_uri, folder, check_classes)
+        return locate_model(source, options, tracking_uri, folder)
     except TRACKING_ERRORS as error:
         text = f"{options.argument}: {source} is not fetched: "
         raise EvaluationFailedError(text + unanswered_text(tracking_uri, error)) from error
