@@ -34,6 +34,17 @@ def data_folder(tmp_path_factory):
 
 
 @pytest.fixture
+def own_tracking(monkeypatch):
+    """Runs are tracked where the test says; the process's tracking URI is restored."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    # Imported here: MLflow is slow to import, and most tests need none of it.
+    from service.tracking.sync_destination import tracking_kept
+
+    with tracking_kept():
+        yield
+
+
+@pytest.fixture
 def make_content(data_folder, tmp_path):
     """A function that makes a spec's JSON content; sections given replace the defaults' fields."""
 

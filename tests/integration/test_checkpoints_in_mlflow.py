@@ -23,14 +23,7 @@ NUM_EPOCHS = 4
 STEPS = [4, 8, 12]
 LAST_STEP = 16
 
-pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(autouse=True)
-def _tracking_kept(monkeypatch):
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    with tracking_kept():
-        yield
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("own_tracking")]
 
 
 @pytest.fixture

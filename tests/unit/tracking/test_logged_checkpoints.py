@@ -20,7 +20,6 @@ from service.tracking import student_model
 from service.tracking.event_sender import EventSender, SentPosition
 from service.tracking.mlflow_run import MlflowRun
 from service.tracking.student_model import log_student, logged_students
-from service.tracking.sync_destination import tracking_kept
 from service.tracking.weights_source import download_weights
 
 AWAY = MlflowException("the server is away")
@@ -36,16 +35,12 @@ CALLS = (
 )
 
 
+pytestmark = pytest.mark.usefixtures("own_tracking")
+
+
 @pytest.fixture(scope="module")
 def uri(tmp_path_factory):
     return f"sqlite:///{tmp_path_factory.mktemp('store') / 'mlflow.db'}"
-
-
-@pytest.fixture(autouse=True)
-def _tracking_kept(monkeypatch):
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    with tracking_kept():
-        yield
 
 
 @pytest.fixture

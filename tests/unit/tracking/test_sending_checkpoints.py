@@ -11,7 +11,6 @@ from support.tracked_students import add_students, write_run
 from service.run.tracked_checkpoints import waiting_steps
 from service.tracking import student_model
 from service.tracking.student_model import logged_students
-from service.tracking.sync_destination import tracking_kept
 from service.tracking.tracker import Tracker
 
 STEPS = [4, 8, 12]
@@ -23,11 +22,8 @@ def uri(tmp_path_factory):
 
 
 @pytest.fixture(autouse=True)
-def _fast_export(monkeypatch):
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+def _fast_export(monkeypatch, own_tracking):
     monkeypatch.setattr(student_model, "_export", lambda *arguments: arguments[-1].mkdir())
-    with tracking_kept():
-        yield
 
 
 @pytest.fixture
