@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from service.spec.data_sections import Augmentation, StrongView
 from service.spec.errors import Problem
-from service.spec.sections import Schedule
+from service.spec.optimization import Schedule
 
 
 def check_augmentation(

@@ -9,7 +9,7 @@ from data_pipeline.files import is_remote
 from data_pipeline.selection import num_held_out_per_class
 from service.spec.data_sections import Augmentation, Dataset
 from service.spec.errors import Problem
-from service.spec.sections import Training
+from service.spec.training_section import Training
 
 
 def read_facts(dataset: Dataset) -> tuple[dict[str, DatasetFacts], list[Problem]]:

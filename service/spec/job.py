@@ -1,6 +1,6 @@
 """What a run is: the job spec, one JSON document.
 
-Its sections are in sections.py and, about images, data_sections.py.
+Its sections are in sections.py and the modules that it names.
 """
 
 from collections.abc import Mapping
@@ -14,20 +14,18 @@ from service.spec.fields import Name, Section
 from service.spec.identity import content_hash
 from service.spec.losses import Losses, default_losses
 from service.spec.networks import networks_of
+from service.spec.optimization import AdamW, Schedule, Sgd
 from service.spec.sections import (
-    AdamW,
     Checkpoints,
     Evaluation,
     Resources,
-    Schedule,
-    Sgd,
     Student,
     Tracking,
-    Training,
     is_mlflow_source,
 )
 from service.spec.teacher_sections import Teacher, TeacherNetwork
 from service.spec.tracked_checkpoints import TrackedCheckpoints
+from service.spec.training_section import Training
 
 
 def _optimizer_kind(value: Any) -> str:  # noqa: ANN401 - JSON or a section

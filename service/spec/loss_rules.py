@@ -5,8 +5,9 @@ from collections.abc import Iterator
 from service.spec.data_sections import Augmentation, Dataset
 from service.spec.errors import Problem
 from service.spec.losses import Losses
-from service.spec.sections import Schedule, Training
+from service.spec.optimization import Schedule
 from service.spec.teacher_sections import Teacher
+from service.spec.training_section import Training
 
 
 def check_losses(losses: Losses | None, teacher: Teacher | None) -> Iterator[Problem]:

@@ -29,22 +29,20 @@ from service.spec.mlflow_rules import (
 )
 from service.spec.model_names import model_name_problem
 from service.spec.networks import networks_of, teacher_networks
+from service.spec.optimization import AdamW, Schedule, Sgd
 from service.spec.paths import SQLITE, absolute_uri, output_problem, sqlite_path
 from service.spec.sections import (
-    AdamW,
     Checkpoints,
     Evaluation,
     Resources,
-    Schedule,
-    Sgd,
     Student,
     Tracking,
-    Training,
     is_file_source,
     is_mlflow_source,
 )
 from service.spec.teacher_sections import Teacher, TeacherNetwork
 from service.spec.tracked_checkpoints import tracked_checkpoints_problems
+from service.spec.training_section import Training
 from service.spec.weights_metadata import weights_problems
 
 SOURCES = "give the path of a weights file, models:/NAME@ALIAS, runs:/ID/PATH or torchvision:ENUM"

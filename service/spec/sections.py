@@ -1,11 +1,10 @@
-"""The sections of a job spec; below each field, its meaning and its unit.
+"""Sections of a job spec; below each field, its meaning and its unit.
 
-Defaults are ImageNet's usual recipe: 100 epochs, global batch 512, SGD at 0.2 divided by ten after
-epochs 30, 60 and 90, 224-pixel random resized crops, evaluation at 256 / 224.
+Others are in data_sections.py, teacher_sections.py, training_section.py and optimization.py.
+Defaults are ImageNet's usual recipe.
 """
 
-from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Discriminator, Field, Tag
 
@@ -14,7 +13,6 @@ from service.spec.fields import (
     FolderPath,
     Fraction,
     Items,
-    NonNegative,
     Pair,
     Positive,
     Section,
@@ -71,99 +69,6 @@ class Student(Section):
     timm:NAME."""
     weights: Weights | None = None
     """Weights to start from; random ones if absent."""
-
-
-class Sgd(Section):
-    """Stochastic gradient descent with momentum."""
-
-    kind: Literal["sgd"] = "sgd"
-    """sgd."""
-    learning_rate: Positive = 0.2
-    """Peak learning rate, for the global batch as it is; nothing rescales it."""
-    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
-    """Momentum."""
-    nesterov: bool = False
-    """Nesterov's momentum."""
-    weight_decay: NonNegative = 1e-4
-    """L2 penalty, added to the gradient."""
-    decay_norms_and_biases: bool = True
-    """Whether weight decay also applies to normalization layers and biases."""
-
-
-class AdamW(Section):
-    """Adam with decoupled weight decay."""
-
-    kind: Literal["adamw"]
-    """adamw."""
-    learning_rate: Positive = 1e-3
-    """Peak learning rate, for the global batch as it is; nothing rescales it."""
-    betas: Pair[Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.999)
-    """Decay of the first and second moment."""
-    weight_decay: NonNegative = 0.05
-    """Decoupled weight decay."""
-    decay_norms_and_biases: bool = False
-    """Whether weight decay also applies to normalization layers and biases."""
-
-
-def default_milestones(given: Mapping[str, Any]) -> tuple[int, ...]:
-    """30, 60 and 90 % of ``num_epochs``, rounded, each once and before the end."""
-    num_epochs = given.get("num_epochs", 1)
-    epochs = {min(round(num_epochs * percent / 100), num_epochs - 1) for percent in (30, 60, 90)}
-    return tuple(sorted(epochs - {0}))
-
-
-class Schedule(Section):
-    """Length of the training, and the learning-rate schedule."""
-
-    num_epochs: Count = 100
-    """Passes over the training set."""
-    kind: Literal["multistep", "cosine", "linear"] = "multistep"
-    """multistep: x decay_factor after each milestone. cosine, linear: down to final_fraction."""
-    milestones: Items[Count] = Field(default_factory=default_milestones)
-    """multistep: epochs after which the learning rate is multiplied by decay_factor. Left out: 30,
-    60 and 90 % of num_epochs."""
-    decay_factor: Annotated[float, Field(gt=0, le=1)] = 0.1
-    """multistep: the multiplier."""
-    final_fraction: Fraction = 0.0
-    """cosine, linear: last learning rate as a share of the peak."""
-    warmup_epochs: NonNegative = 0.0
-    """Epochs over which the learning rate rises linearly from 0; fractions are allowed."""
-
-    @property
-    def has_default_milestones(self) -> bool:
-        """Whether the milestones are those of num_epochs, written or not."""
-        return self.milestones == default_milestones({"num_epochs": self.num_epochs})
-
-
-class Training(Section):
-    """Batch sizes, precision, and regularization of a step."""
-
-    global_batch_size: Count = 512
-    """Images per optimizer step over all workers."""
-    micro_batch_size: Count | None = None
-    """Images per forward pass, over which BatchNorm computes its statistics. Absent: global batch /
-    workers. If it is set, the arithmetic of a step does not depend on the number of workers."""
-    drop_last: bool = True
-    """Whether the images that fill no global batch at the end of an epoch are dropped; they are
-    different ones in each epoch. false: they make a smaller step, in which each image counts the
-    same."""
-    precision: Literal["float32", "bfloat16"] = "float32"
-    """bfloat16: autocast in the forward passes of all layers but the last; logits, weights, losses
-    and gradients stay float32."""
-    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Label smoothing of the cross-entropy."""
-    max_grad_norm: Positive | None = None
-    """Gradients are clipped to this global L2 norm; absent: they are not clipped."""
-    on_nonfinite: Literal["stop", "skip", "roll_back"] = "stop"
-    """What happens when a loss or gradient is not finite. In any case it makes no update, and the
-    step's samples are written to the run's folder. stop: the run is aborted. skip: training
-    continues with the next step. roll_back: it continues with the next step, from the weights of
-    the last checkpoint."""
-    max_skipped_steps: Annotated[int, Field(ge=1)] = 10
-    """skip, roll_back: how often that may happen in a run before it is aborted."""
-    ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = None
-    """Decay per step of an exponential moving average (EMA) of the weights. If it is set, the EMA
-    is evaluated and exported."""
 
 
 def _workers_kind(value: object) -> str:

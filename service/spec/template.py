@@ -15,13 +15,15 @@ from service.spec.fields import IMAGENET_MEAN, IMAGENET_STD
 from service.spec.job import JobSpec
 from service.spec.loading import parse_spec
 from service.spec.model_names import TIMM_PREFIX
+from service.spec.optimization import Sgd
 from service.spec.paths import absolute_path, path_remedy
 from service.spec.published_weights import NUM_CLASSES
 from service.spec.secrets import secret_problems
-from service.spec.sections import Resources, Sgd, Training, Weights, is_file_source
+from service.spec.sections import Resources, Weights, is_file_source
 from service.spec.teacher_classes import known_classes, resolved
 from service.spec.teacher_sections import TeacherNetwork
 from service.spec.tensor_info import UnreadableWeightsError
+from service.spec.training_section import Training
 from service.spec.weights_metadata import TORCHVISION
 
 # Images of one size up to this are padded and cropped, as the CIFAR recipe does.

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from service.spec.sections import AdamW, Schedule, Sgd
+from service.spec.optimization import AdamW, Schedule, Sgd
 
 
 def build_optimizer(model: nn.Module, section: Sgd | AdamW) -> torch.optim.Optimizer:

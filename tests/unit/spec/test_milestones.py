@@ -3,7 +3,7 @@
 import pytest
 
 from service.spec.loading import parse_spec
-from service.spec.sections import Schedule
+from service.spec.optimization import Schedule
 from service.sweep.loading import parse_sweep
 from service.sweep.trials import trial_spec
 

@@ -6,7 +6,7 @@ from torch import nn
 
 from service.models.build import build_model
 from service.run.progress import Progress
-from service.spec.sections import AdamW, Schedule, Sgd
+from service.spec.optimization import AdamW, Schedule, Sgd
 from service.training.batchnorm import RunningStatistics
 from service.training.checkpoint import (
     Snapshot,

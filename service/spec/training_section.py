@@ -1,0 +1,38 @@
+"""The section of a job spec about a training step: batch sizes, precision, regularization."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from service.spec.fields import Count, Positive, Section
+
+
+class Training(Section):
+    """Batch sizes, precision, and regularization of a step."""
+
+    global_batch_size: Count = 512
+    """Images per optimizer step over all workers."""
+    micro_batch_size: Count | None = None
+    """Images per forward pass, over which BatchNorm computes its statistics. Absent: global batch /
+    workers. If it is set, the arithmetic of a step does not depend on the number of workers."""
+    drop_last: bool = True
+    """Whether the images that fill no global batch at the end of an epoch are dropped; they are
+    different ones in each epoch. false: they make a smaller step, in which each image counts the
+    same."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """bfloat16: autocast in the forward passes of all layers but the last; logits, weights, losses
+    and gradients stay float32."""
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Label smoothing of the cross-entropy."""
+    max_grad_norm: Positive | None = None
+    """Gradients are clipped to this global L2 norm; absent: they are not clipped."""
+    on_nonfinite: Literal["stop", "skip", "roll_back"] = "stop"
+    """What happens when a loss or gradient is not finite. In any case it makes no update, and the
+    step's samples are written to the run's folder. stop: the run is aborted. skip: training
+    continues with the next step. roll_back: it continues with the next step, from the weights of
+    the last checkpoint."""
+    max_skipped_steps: Annotated[int, Field(ge=1)] = 10
+    """skip, roll_back: how often that may happen in a run before it is aborted."""
+    ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Decay per step of an exponential moving average (EMA) of the weights. If it is set, the EMA
+    is evaluated and exported."""
