@@ -19,10 +19,11 @@ from service.models.last_layer import check_classifier
 from service.spec.job import JobSpec
 from service.spec.loading import LoadedJob
 from service.spec.networks import STUDENT, TEACHER, teacher_networks
+from service.spec.optimization import STATE_TENSORS
 from service.spec.overlap import overlap_warnings
 from service.spec.sections import is_file_source
 from service.spec.weights_metadata import stated_variant
-from service.training.optimizers import learning_rate
+from service.training.schedules import learning_rate
 
 FLOAT_BYTES = 4
 # Libraries, the CUDA context and buffers in flight, as seen on a worker with a tiny model.
@@ -197,7 +198,7 @@ def _cost(spec: JobSpec, path: str, model: nn.Module) -> ModelCost:
 
 def _training_bytes(spec: JobSpec, student: nn.Module) -> int:
     """Weights, gradients, optimizer state, average, and what one micro-batch saves for backward."""
-    num_copies = {"sgd": 3, "adamw": 4}[spec.optimizer.kind]
+    num_copies = 2 + STATE_TENSORS[spec.optimizer.kind]
     num_copies += spec.training.ema_decay is not None
     parameters = FLOAT_BYTES * num_parameters(student) * num_copies
     per_image = _saved_bytes(spec, student, 4) - _saved_bytes(spec, student, 2)

@@ -7,9 +7,8 @@ from service.compare.loading import LoadedComparison
 from service.compare.tuned_space import tuned_rows
 from service.models.build import build_on_meta_device
 from service.spec.job import JobSpec
+from service.spec.optimization import STATE_TENSORS
 
-# Copies of the student's size in a checkpoint, beside the weights: the optimizer's state.
-OPTIMIZER_COPIES = {"sgd": 1, "adamw": 2}
 # Of an image, in the file of each network's predictions.
 PREDICTION_BYTES = 25
 PAGE_BYTES = 2_500_000
@@ -51,7 +50,7 @@ def _student_bytes(spec: JobSpec) -> int:
 
 def _checkpoint_bytes(spec: JobSpec, student_bytes: int) -> int:
     """Of one run: those that are kept, and the one that is being written."""
-    copies = 1 + OPTIMIZER_COPIES[spec.optimizer.kind] + (spec.training.ema_decay is not None)
+    copies = 1 + STATE_TENSORS[spec.optimizer.kind] + (spec.training.ema_decay is not None)
     return student_bytes * copies * (spec.checkpoints.num_to_keep + 1)
 
 

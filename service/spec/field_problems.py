@@ -33,7 +33,7 @@ OTHER_CHOICES = {
 }
 """What a field takes besides its words."""
 ADDED_PARTS = (
-    *("sgd", "adamw", "number", "range", "word", "indices", "pixels", "section"),
+    *("sgd", "adamw", "lars", "lamb", "number", "range", "word", "indices", "pixels", "section"),
     "[key]",
 )
 """What pydantic adds to a location where a field has alternatives, and to that of the name of a

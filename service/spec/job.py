@@ -3,18 +3,17 @@
 Its sections are in sections.py and the modules that it names.
 """
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import Discriminator, Field, PrivateAttr, Tag
+from pydantic import Field, PrivateAttr
 
 from service.spec.data_sections import Augmentation, Dataset
 from service.spec.fields import Name, Section
 from service.spec.identity import content_hash
 from service.spec.losses import Losses, default_losses
 from service.spec.networks import networks_of
-from service.spec.optimization import AdamW, Schedule, Sgd
+from service.spec.optimization import Optimizer, Schedule, Sgd
 from service.spec.sections import (
     Checkpoints,
     Evaluation,
@@ -26,17 +25,6 @@ from service.spec.sections import (
 from service.spec.teacher_sections import Teacher, TeacherNetwork
 from service.spec.tracked_checkpoints import TrackedCheckpoints
 from service.spec.training_section import Training
-
-
-def _optimizer_kind(value: Any) -> str:  # noqa: ANN401 - JSON or a section
-    """SGD where the spec does not say."""
-    kind = value.get("kind", "sgd") if isinstance(value, Mapping) else getattr(value, "kind", "")
-    return str(kind)
-
-
-Optimizer = Annotated[
-    Annotated[Sgd, Tag("sgd")] | Annotated[AdamW, Tag("adamw")], Discriminator(_optimizer_kind)
-]
 
 
 class JobSpec(Section):

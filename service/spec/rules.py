@@ -27,9 +27,9 @@ from service.spec.mlflow_rules import (
     registered_model_problem,
     source_problem,
 )
-from service.spec.model_names import model_name_problem
+from service.spec.model_names import TIMM_PREFIX, model_name_problem
 from service.spec.networks import networks_of, teacher_networks
-from service.spec.optimization import AdamW, Schedule, Sgd
+from service.spec.optimization import AnyOptimizer, Schedule
 from service.spec.paths import SQLITE, absolute_uri, output_problem, sqlite_path
 from service.spec.sections import (
     Checkpoints,
@@ -46,6 +46,8 @@ from service.spec.training_section import Training
 from service.spec.weights_metadata import weights_problems
 
 SOURCES = "give the path of a weights file, models:/NAME@ALIAS, runs:/ID/PATH or torchvision:ENUM"
+LAYERED_MODELS = ("vit_", TIMM_PREFIX)
+"""Starts of the names of the networks that optimizer.layer_decay is for."""
 Rule = Callable[..., Iterator[Problem]]
 
 
@@ -162,6 +164,12 @@ def check_schedule(schedule: Schedule) -> Iterator[Problem]:
                 f"end at {milestones[-1]} but the training has {schedule.num_epochs} epochs",
                 "scale the milestones with num_epochs, for example 30, 60 and 90 % of it",
             )
+    if schedule.kind == "one_cycle" and schedule.warmup_epochs > 0:
+        yield Problem(
+            "schedule.warmup_epochs",
+            f"is {schedule.warmup_epochs:g}, but one_cycle rises by itself",
+            "remove it, or set schedule.rise_fraction",
+        )
     if schedule.warmup_epochs >= schedule.num_epochs:
         yield Problem(
             "schedule.warmup_epochs",
@@ -170,10 +178,16 @@ def check_schedule(schedule: Schedule) -> Iterator[Problem]:
         )
 
 
-def check_optimizer(optimizer: Sgd | AdamW) -> Iterator[Problem]:
-    """Nesterov's momentum needs momentum."""
-    if optimizer.kind == "sgd" and optimizer.nesterov and optimizer.momentum == 0:
+def check_optimizer(optimizer: AnyOptimizer, student: Student | None = None) -> Iterator[Problem]:
+    """Nesterov's momentum needs momentum; blocks whose rates may differ."""
+    if optimizer.kind in ("sgd", "lars") and optimizer.nesterov and optimizer.momentum == 0:
         yield Problem("optimizer.nesterov", "is on with momentum 0", "set momentum, such as 0.9")
+    if optimizer.layer_decay < 1 and student and not student.model.startswith(LAYERED_MODELS):
+        yield Problem(
+            "optimizer.layer_decay",
+            f"is set, but the blocks of {student.model} are not known",
+            "use a vit_* of torchvision or a network of timm, or remove it",
+        )
 
 
 def check_mixing(

@@ -54,6 +54,7 @@ VALUE_ALIASES = {
     "full": "float32",
     "step": "multistep",
     "cosineannealing": "cosine",
+    "polynomial": "poly",
     "adam": "adamw",
     "momentum": "sgd",
 }

@@ -1,44 +1,60 @@
-"""Optimizer, learning-rate schedule, gradient norm and EMA from the spec's sections."""
+"""The optimizer from its section of the spec, gradient norm and EMA."""
 
-import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from service.spec.optimization import AdamW, Schedule, Sgd
+from service.spec.optimization import AdamW, AnyOptimizer, Lars, Sgd
+from service.training.parameter_groups import parameter_groups
+from service.training.trust_ratio import Lamb as LambOptimizer
+from service.training.trust_ratio import Lars as LarsOptimizer
 
 
-def build_optimizer(model: nn.Module, section: Sgd | AdamW) -> torch.optim.Optimizer:
-    """SGD or AdamW over the model's parameters, with the section's weight decay."""
-    groups = parameter_groups(model, section.weight_decay, section.decay_norms_and_biases)
+def build_optimizer(model: nn.Module, section: AnyOptimizer) -> torch.optim.Optimizer:
+    """The section's optimizer over the model's parameters, all of which are on one device.
+
+    Each makes no update, and changes no state, where its attribute ``found_inf`` is a tensor 1.0 on
+    that device.
+    """
+    groups, rate = parameter_groups(model, section), section.learning_rate
     if isinstance(section, Sgd):
-        return torch.optim.SGD(
+        return _build_sgd(groups, section)
+    if isinstance(section, AdamW):
+        return torch.optim.AdamW(groups, lr=rate, betas=section.betas, fused=True)
+    if isinstance(section, Lars):
+        return LarsOptimizer(
             groups,
-            lr=section.learning_rate,
+            lr=rate,
             momentum=section.momentum,
             nesterov=section.nesterov,
-            foreach=True,
+            trust_coefficient=section.trust_coefficient,
         )
-    return torch.optim.AdamW(groups, lr=section.learning_rate, betas=section.betas, foreach=True)
+    return LambOptimizer(
+        groups,
+        lr=rate,
+        betas=section.betas,
+        eps=section.epsilon,
+        max_trust_ratio=section.max_trust_ratio,
+    )
 
 
-def parameter_groups(
-    model: nn.Module, weight_decay: float, decay_norms_and_biases: bool
-) -> list[dict[str, object]]:
-    """One group with weight decay and, unless norms and biases are decayed too, one without.
-
-    Norms and biases are the parameters with one axis.
-    """
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    if decay_norms_and_biases:
-        return [{"params": parameters, "weight_decay": weight_decay}]
-    matrices = [p for p in parameters if p.ndim > 1]
-    vectors = [p for p in parameters if p.ndim <= 1]
-    return [
-        {"params": matrices, "weight_decay": weight_decay},
-        {"params": vectors, "weight_decay": 0.0},
-    ]
+def _build_sgd(groups: list[dict[str, Any]], section: Sgd) -> torch.optim.SGD:
+    optimizer = torch.optim.SGD(
+        groups,
+        lr=section.learning_rate,
+        momentum=section.momentum,
+        nesterov=section.nesterov,
+        fused=True,
+    )
+    if section.momentum > 0:
+        # torch allocates them with the first step, and fills them only if that makes an update:
+        # after a first step with found_inf, the second would start from what the memory had.
+        for group in optimizer.param_groups:
+            for parameter in group["params"]:
+                optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+    return optimizer
 
 
 def gradient_norm(model: nn.Module) -> Tensor:
@@ -54,26 +70,6 @@ def build_ema(model: nn.Module, decay: float) -> AveragedModel:
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """Use ``rate`` for all parameters."""
+    """Use ``rate`` for all parameters, times the share of their group, ``lr_scale``."""
     for group in optimizer.param_groups:
-        group["lr"] = rate
-
-
-def learning_rate(schedule: Schedule, peak: float, step: int, num_steps_per_epoch: int) -> float:
-    """Learning rate of optimizer step ``step`` (from 0).
-
-    Multi-step schedules change between epochs; the others, and the warm-up, change every step.
-    """
-    epochs = step / num_steps_per_epoch
-    if epochs < schedule.warmup_epochs:
-        # Counted from one, so that the first step already learns.
-        return peak * min(1.0, (step + 1) / (schedule.warmup_epochs * num_steps_per_epoch))
-    if schedule.kind == "multistep":
-        epoch = step // num_steps_per_epoch
-        num_decays = sum(epoch >= milestone for milestone in schedule.milestones)
-        return peak * schedule.decay_factor**num_decays
-    progress = (epochs - schedule.warmup_epochs) / (schedule.num_epochs - schedule.warmup_epochs)
-    remaining = 1.0 - progress
-    if schedule.kind == "cosine":
-        remaining = 0.5 * (1.0 + math.cos(math.pi * progress))
-    return peak * (schedule.final_fraction + (1.0 - schedule.final_fraction) * remaining)
+        group["lr"] = rate * group["lr_scale"]

@@ -41,11 +41,11 @@ from service.training.optimizers import (
     build_ema,
     build_optimizer,
     gradient_norm,
-    learning_rate,
     set_learning_rate,
 )
 from service.training.peak_memory import PeakMemory
 from service.training.run_log import RunLog
+from service.training.schedules import learning_rate
 from service.training.state import TrainState
 from service.training.student_evaluation import StudentEvaluation
 from service.training.system_metrics import SystemMetrics

@@ -8,7 +8,7 @@ from data_pipeline.manifest import manifest_path
 from service.models.build import build_model
 from service.plan import WORKER_BASE_BYTES, format_plan, make_plan
 from service.spec.loading import parse_job
-from service.training.optimizers import learning_rate
+from service.training.schedules import learning_rate
 
 
 def test_steps_rates_and_costs(make_content):

@@ -37,7 +37,8 @@ NAME = "letters, digits, dots, _ and -, of which the first is a letter or digit"
         (
             {"schedule": {"kind": "x" * 200}},
             "schedule.kind",
-            f"is '{'x' * 49} ... {'x' * 49}'; use 'multistep', 'cosine' or 'linear'",
+            f"is '{'x' * 49} ... {'x' * 49}'; use 'multistep', 'cosine', 'linear', "
+            f"'poly' or 'one_cycle'",
         ),
     ],
     ids=str,

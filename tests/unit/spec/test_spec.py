@@ -54,7 +54,18 @@ def test_spec_is_frozen(make_content):
             "greater than 0",
         ),
         ({"optimizer": {"learning_rate": float("nan")}}, "optimizer.learning_rate", "finite"),
-        ({"optimizer": {"kind": "adam"}}, "optimizer.kind", "'sgd' or 'adamw'"),
+        ({"optimizer": {"kind": "adam"}}, "optimizer.kind", "'lars' or 'lamb'"),
+        (
+            {"optimizer": {"kind": "lars", "momentum": 0, "nesterov": True}},
+            "optimizer.nesterov",
+            "momentum",
+        ),
+        ({"optimizer": {"layer_decay": 0.7}}, "optimizer.layer_decay", "vit_*"),
+        (
+            {"schedule": {"kind": "one_cycle", "warmup_epochs": 1}},
+            "schedule.warmup_epochs",
+            "rises by itself",
+        ),
         ({"optimizer": {"momentum": 0, "nesterov": True}}, "optimizer.nesterov", "momentum"),
         (
             {"training": {"global_batch_size": 65, "micro_batch_size": None}},

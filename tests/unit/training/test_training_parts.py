@@ -1,4 +1,4 @@
-"""Schedules, running statistics, optimizers and checkpoints against independent references."""
+"""Running statistics, weight decay and checkpoints against independent references."""
 
 import pytest
 import torch
@@ -6,7 +6,7 @@ from torch import nn
 
 from service.models.build import build_model
 from service.run.progress import Progress
-from service.spec.optimization import AdamW, Schedule, Sgd
+from service.spec.optimization import AdamW, Sgd
 from service.training.batchnorm import RunningStatistics
 from service.training.checkpoint import (
     Snapshot,
@@ -21,43 +21,7 @@ from service.training.optimizers import (
     build_ema,
     build_optimizer,
     gradient_norm,
-    learning_rate,
 )
-
-STEPS = 7
-
-
-def test_multistep_equals_torch():
-    schedule = Schedule(num_epochs=10, milestones=(3, 7), decay_factor=0.2)
-    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.5)
-    reference = torch.optim.lr_scheduler.MultiStepLR(optimizer, [3, 7], 0.2)
-    for epoch in range(10):
-        for step in range(epoch * STEPS, (epoch + 1) * STEPS):
-            expected = reference.get_last_lr()[0]
-            assert learning_rate(schedule, 0.5, step, STEPS) == pytest.approx(expected)
-        optimizer.step()
-        reference.step()
-
-
-@pytest.mark.parametrize("kind", ["cosine", "linear"])
-def test_annealing_equals_torch(kind):
-    schedule = Schedule(num_epochs=10, kind=kind, final_fraction=0.1)
-    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.5)
-    if kind == "cosine":
-        reference = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 70, eta_min=0.05)
-    else:
-        reference = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.1, 70)
-    for step in range(70):
-        expected = reference.get_last_lr()[0]
-        assert learning_rate(schedule, 0.5, step, STEPS) == pytest.approx(expected)
-        optimizer.step()
-        reference.step()
-
-
-def test_warmup_rises_in_equal_steps_to_the_peak():
-    schedule = Schedule(num_epochs=10, kind="cosine", warmup_epochs=1.0)
-    rates = [learning_rate(schedule, 0.7, step, STEPS) for step in range(STEPS)]
-    assert rates == pytest.approx([0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7])
 
 
 def test_running_statistics_are_the_mean_over_micro_batches():
