@@ -71,7 +71,7 @@ def _build_and_check(spec: JobSpec, path: str, network: Student | TeacherNetwork
             local = weights.model_copy(update={"source": str(fetched)})
             metadata = _classes_metadata(fetched, name)
         num_classes = _num_classes(spec, path, network, local)
-        model = build_with_weights(path, name, num_classes, local, _log)
+        model = build_with_weights(path, name, num_classes, local, _log, spec.options_of(path))
     if weights is not None and not is_file_source(weights.source):
         stored_path = _store(model, spec.checkpoints.storage_path / WEIGHTS_NAME, metadata)
         weights = Weights(source=str(stored_path))

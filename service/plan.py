@@ -100,7 +100,7 @@ def build_models_on_meta(spec: JobSpec) -> dict[str, nn.Module]:
     for path, network in spec.networks().items():
         name, num_classes = network.model, spec.num_classes_of(path)
         models[path] = build_on_meta_device(
-            name, num_classes, stated_variant(name, network.weights)
+            name, num_classes, stated_variant(name, network.weights), spec.options_of(path)
         )
         check_image_sizes(path, name, models[path], num_classes, spec.image_sizes_of(path))
         if path == TEACHER and spec.effective_losses().needs_classifier:

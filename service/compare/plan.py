@@ -213,7 +213,10 @@ def _timed_s(loaded: LoadedComparison) -> tuple[dict[Variant, float], int]:
 def _plan_key(spec: JobSpec) -> str:
     """What a step's memory depends on, and its time beside the losses."""
     networks = [
-        (path, network.model, spec.num_classes_of(path), sorted(spec.image_sizes_of(path)))
+        (
+            *(path, network.model, spec.options_of(path), spec.num_classes_of(path)),
+            sorted(spec.image_sizes_of(path)),
+        )
         for path, network in spec.networks().items()
         if path == STUDENT or spec.uses_teacher
     ]

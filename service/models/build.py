@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -14,28 +15,35 @@ from service.models.mobilenet import MobileNetV1
 from service.models.weights import check_finite, check_shapes, fill, find_weights, read_weights
 from service.spec.errors import BadInputError, Problem
 from service.spec.model_names import AUXILIARY_HEADS, CIFAR_PREFIX, IMAGENET_PREFIX, TIMM_PREFIX
+from service.spec.model_options import OptionValues
 from service.spec.network_variants import USUAL_VARIANT, Variant
 from service.spec.sections import Weights
 
 IMAGENET_NETWORKS = {"mobilenet_v1": MobileNetV1}
 """Those of ``service.spec.model_names.IMAGENET_MODELS``: torchvision lacks them."""
+NO_OPTIONS: OptionValues = MappingProxyType({})
 
 
-def build_model(name: str, num_classes: int, variant: Variant = USUAL_VARIANT) -> nn.Module:
+def build_model(
+    name: str,
+    num_classes: int,
+    variant: Variant = USUAL_VARIANT,
+    options: OptionValues = NO_OPTIONS,
+) -> nn.Module:
     """Build a classifier with random weights: images [B, 3, H, W] to logits [B, num_classes].
 
-    ``variant``: of networks of torchvision.
+    ``variant``: of networks of torchvision. ``options``: those of ``ModelOptions``, for training.
 
     Raises:
-        BadInputError: timm is not installed, or does not have this model.
+        BadInputError: timm is not installed, or does not have this model or its options.
     """
     if name.startswith(CIFAR_PREFIX):
         return build_cifar_model(name.removeprefix(CIFAR_PREFIX), num_classes)
     if name.startswith(IMAGENET_PREFIX):
         return IMAGENET_NETWORKS[name.removeprefix(IMAGENET_PREFIX)](num_classes)
     if name.startswith(TIMM_PREFIX):
-        return _build_timm_model(name.removeprefix(TIMM_PREFIX), num_classes)
-    return _build_torchvision_model(name, num_classes, variant)
+        return _build_timm_model(name.removeprefix(TIMM_PREFIX), num_classes, options)
+    return _build_torchvision_model(name, num_classes, variant, options)
 
 
 def build_with_weights(
@@ -44,10 +52,12 @@ def build_with_weights(
     num_classes: int,
     weights: Weights | None,
     log: Callable[[str], None] = lambda _: None,
+    options: OptionValues = NO_OPTIONS,
 ) -> nn.Module:
     """Build the model of ``role`` (student, teacher, teacher.others.0) and load ``weights``.
 
-    ``log`` gets a line where the file has several weights, or more than the network's.
+    ``options``: as in ``build_model``. ``log`` gets a line where the file has several weights, or
+    more than the network's.
 
     Raises:
         BadInputError: the model cannot be built, or its weights cannot be read, have a different
@@ -55,15 +65,18 @@ def build_with_weights(
     """
     try:
         if weights is None:
-            return build_model(name, num_classes)
+            return build_model(name, num_classes, options=options)
         expected = build_on_meta_device(name, num_classes).state_dict()
     except BadInputError as error:
-        problems = [problem._replace(where=f"{role}.model") for problem in error.problems]
+        problems = [
+            problem._replace(where=f"{role}.model") if problem.where == "model" else problem
+            for problem in error.problems
+        ]
         raise BadInputError("spec", problems) from error
     found = find_weights(role, name, weights, expected)
     for note in found.notes:
         log(note)
-    model = build_model(name, num_classes, found.variant)
+    model = build_model(name, num_classes, found.variant, options)
     values = read_weights(found, model.state_dict())
     check_finite(found, values)
     fill(model, values)
@@ -127,7 +140,10 @@ def num_parameters(model: nn.Module) -> int:
 
 
 def build_on_meta_device(
-    name: str, num_classes: int, variant: Variant = USUAL_VARIANT
+    name: str,
+    num_classes: int,
+    variant: Variant = USUAL_VARIANT,
+    options: OptionValues = NO_OPTIONS,
 ) -> nn.Module:
     """Build the model without allocating its weights.
 
@@ -135,7 +151,7 @@ def build_on_meta_device(
         BadInputError: as ``build_model``.
     """
     with _ParametersOnMeta():
-        return build_model(name, num_classes, variant).to("meta")
+        return build_model(name, num_classes, variant, options).to("meta")
 
 
 class _ParametersOnMeta(TorchFunctionMode):
@@ -155,12 +171,14 @@ class _ParametersOnMeta(TorchFunctionMode):
         return func(*args, **{**(kwargs or {}), **on_meta})
 
 
-def _build_torchvision_model(name: str, num_classes: int, variant: Variant) -> nn.Module:
+def _build_torchvision_model(
+    name: str, num_classes: int, variant: Variant, wanted: OptionValues
+) -> nn.Module:
     import torchvision.models
 
-    options: dict[str, Any] = {}
+    options: dict[str, Any] = {**wanted}
     if name in AUXILIARY_HEADS:
-        options = {"aux_logits": False, "init_weights": True}
+        options |= {"aux_logits": False, "init_weights": True}
         options["transform_input"] = variant.transform_input
     if variant.image_size is not None:
         options["image_size"] = variant.image_size
@@ -175,7 +193,7 @@ def _build_torchvision_model(name: str, num_classes: int, variant: Variant) -> n
     return model
 
 
-def _build_timm_model(name: str, num_classes: int) -> nn.Module:
+def _build_timm_model(name: str, num_classes: int, options: OptionValues) -> nn.Module:
     try:
         import timm
     except ImportError as error:
@@ -189,4 +207,11 @@ def _build_timm_model(name: str, num_classes: int) -> nn.Module:
         close = timm.list_models(f"*{name.split('_')[0]}*")[:5]
         remedy = f"use {', '.join(close)}" if close else "see timm.list_models()"
         raise BadInputError("spec", [Problem("model", f"timm has no model {name!r}", remedy)])
-    return timm.create_model(name, pretrained=False, num_classes=num_classes)
+    try:
+        return timm.create_model(name, pretrained=False, num_classes=num_classes, **options)
+    except TypeError as error:
+        if not options:
+            raise
+        wrong = f"timm:{name} does not take {' and '.join(options)} ({error})"
+        problem = Problem("student.options", wrong, "remove what it names")
+        raise BadInputError("spec", [problem]) from error

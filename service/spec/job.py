@@ -12,6 +12,7 @@ from service.spec.data_sections import Augmentation, Dataset
 from service.spec.fields import Name, Section
 from service.spec.identity import content_hash
 from service.spec.losses import Losses, default_losses
+from service.spec.model_options import OptionValues
 from service.spec.networks import networks_of
 from service.spec.optimization import Optimizer, Schedule, Sgd
 from service.spec.sections import (
@@ -88,6 +89,11 @@ class JobSpec(Section):
         network = self.networks()[path]
         own = network.num_classes if isinstance(network, TeacherNetwork) else None
         return own or self.dataset.num_classes
+
+    def options_of(self, path: str) -> OptionValues:
+        """Options of a network; a teacher, which is not trained, has none."""
+        network = self.networks()[path]
+        return network.options.given if isinstance(network, Student) else {}
 
     def input_size(self, path: str, student_size: int) -> int:
         """Side in pixels of a network's images where the student's is ``student_size``."""

@@ -28,6 +28,7 @@ from service.spec.mlflow_rules import (
     source_problem,
 )
 from service.spec.model_names import TIMM_PREFIX, model_name_problem
+from service.spec.model_options import option_problems
 from service.spec.networks import networks_of, teacher_networks
 from service.spec.optimization import AnyOptimizer, Schedule
 from service.spec.paths import SQLITE, absolute_uri, output_problem, sqlite_path
@@ -63,10 +64,13 @@ def check_rules(sections: Mapping[str, Section | None]) -> Iterator[Problem]:
 def check_models(
     student: Student, teacher: Teacher | None, dataset: Dataset | None = None
 ) -> Iterator[Problem]:
-    """Names on the allow-list; class counts that agree."""
+    """Names and options on the allow-lists; class counts that agree."""
     for path, network in networks_of(student, teacher).items():
         if found := model_name_problem(network.model):
             yield Problem(f"{path}.model", *found)
+        elif isinstance(network, Student):
+            has_weights = network.weights is not None
+            yield from option_problems(network.model, network.options, has_weights=has_weights)
     for path, member in teacher_networks(teacher).items():
         num_classes = member.num_classes
         if not dataset or member.classes is not None or num_classes in (None, dataset.num_classes):

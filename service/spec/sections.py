@@ -18,6 +18,7 @@ from service.spec.fields import (
     Section,
     Sha256,
 )
+from service.spec.model_options import ModelOptions
 from service.spec.tracked_checkpoints import CheckpointsToTrack, TrackedCheckpoints
 
 Replacement = Annotated[tuple[Annotated[str, Field(min_length=1)], str], Field(strict=False)]
@@ -69,6 +70,8 @@ class Student(Section):
     timm:NAME."""
     weights: Weights | None = None
     """Weights to start from; random ones if absent."""
+    options: ModelOptions = ModelOptions()
+    """Dropout, stochastic depth and initial values of the network."""
 
 
 def _workers_kind(value: object) -> str:

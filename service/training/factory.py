@@ -22,7 +22,7 @@ from service.models.build import build_with_weights
 from service.models.last_layer import classifier_weights, keep_last_layer_in_float32
 from service.spec.data_sections import Augmentation, StrongView
 from service.spec.job import JobSpec
-from service.spec.networks import TEACHER, teacher_networks
+from service.spec.networks import STUDENT, TEACHER, teacher_networks
 from service.spec.teacher_sections import TeacherNetwork
 
 
@@ -34,7 +34,11 @@ def build_task(spec: JobSpec, device: torch.device) -> DistillationTask:
     """
     dtype = torch.bfloat16 if spec.training.precision == "bfloat16" else None
     student = build_with_weights(
-        "student", spec.student.model, spec.dataset.num_classes, spec.student.weights
+        STUDENT,
+        spec.student.model,
+        spec.dataset.num_classes,
+        spec.student.weights,
+        options=spec.options_of(STUDENT),
     )
     if dtype is not None:
         keep_last_layer_in_float32(student, spec.augmentation.size)
