@@ -14,13 +14,14 @@ import torch
 from torch import nn
 
 from data_pipeline.files import sha256_of, sync_to_disk
+from service.models.activation_checkpointing import check_blocks
 from service.models.build import build_with_weights, check_image_sizes
 from service.models.last_layer import check_classifier
 from service.models.weights import file_metadata, save_weights
 from service.run.claim import has_started
 from service.run.folder import read_tags
 from service.spec.job import JobSpec
-from service.spec.networks import TEACHER, changed_networks, weights_tag
+from service.spec.networks import STUDENT, TEACHER, changed_networks, weights_tag
 from service.spec.sections import Student, Weights, is_file_source, is_mlflow_source
 from service.spec.teacher_classes import known_classes, own_num_classes
 from service.spec.teacher_sections import TeacherNetwork
@@ -77,6 +78,8 @@ def _build_and_check(spec: JobSpec, path: str, network: Student | TeacherNetwork
         weights = Weights(source=str(stored_path))
     # Only the shapes are needed from here on.
     check_image_sizes(path, name, model.to("meta"), num_classes, spec.image_sizes_of(path))
+    if path == STUDENT and spec.training.checkpoint_activations:
+        check_blocks(name, model)
     if path == TEACHER and spec.effective_losses().needs_classifier:
         size = spec.input_size(path, spec.augmentation.size)
         check_classifier(name, model, num_classes, size)

@@ -5,10 +5,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from data_pipeline.order import num_steps_per_epoch
+from service.models.activation_checkpointing import check_blocks
+from service.models.activation_memory import saved_bytes
 from service.models.build import (
     build_on_meta_device,
     check_fit,
@@ -103,6 +105,8 @@ def build_models_on_meta(spec: JobSpec) -> dict[str, nn.Module]:
             name, num_classes, stated_variant(name, network.weights), spec.options_of(path)
         )
         check_image_sizes(path, name, models[path], num_classes, spec.image_sizes_of(path))
+        if path == STUDENT and spec.training.checkpoint_activations:
+            check_blocks(name, models[path])
         if path == TEACHER and spec.effective_losses().needs_classifier:
             size = spec.input_size(path, spec.augmentation.size)
             check_classifier(name, models[path], num_classes, size)
@@ -209,18 +213,9 @@ def _training_bytes(spec: JobSpec, student: nn.Module) -> int:
 
 def _saved_bytes(spec: JobSpec, student: nn.Module, num_images: int) -> int:
     """Bytes that a forward pass keeps for the backward pass, weights included."""
-    saved: list[Tensor] = []
-
-    def keep(tensor: Tensor) -> Tensor:
-        saved.append(tensor)
-        return tensor
-
     size = spec.augmentation.largest_size
     images = torch.empty(num_images, 3, size, size, device="meta")
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        student.train()(images)
-    # A tensor that two operations keep is held once.
-    return sum({id(t): t.numel() * t.element_size() for t in saved}.values())
+    return saved_bytes(student, images, is_checkpointed=spec.training.checkpoint_activations)
 
 
 def _rates(spec: JobSpec, num_steps_per_epoch: int) -> Iterator[tuple[float, float]]:

@@ -31,6 +31,8 @@ FIELD_ALIASES = {
     "ema": "ema_decay",
     "clip_grad": "max_grad_norm",
     "gradient_clipping": "max_grad_norm",
+    "gradient_checkpointing": "checkpoint_activations",
+    "grad_checkpointing": "checkpoint_activations",
     "gpus": "gpu",
     "num_gpus": "gpu",
     "path": "source",

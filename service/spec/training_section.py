@@ -22,6 +22,10 @@ class Training(Section):
     precision: Literal["float32", "bfloat16"] = "float32"
     """bfloat16: autocast in the forward passes of all layers but the last; logits, weights, losses
     and gradients stay float32."""
+    checkpoint_activations: bool = False
+    """Whether the activations within the student's blocks are computed again in the backward pass
+    instead of being kept: less memory for about a third more time, and the same gradient. For
+    networks that are sequences of blocks."""
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Label smoothing of the cross-entropy."""
     max_grad_norm: Positive | None = None

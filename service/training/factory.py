@@ -18,6 +18,7 @@ from service.distillation.losses.base import Context
 from service.distillation.objective import Objective
 from service.distillation.pixels import FrozenTeacher, PixelNormalizer
 from service.distillation.task import DistillationTask, Trainee
+from service.models.activation_checkpointing import checkpoint_blocks
 from service.models.build import build_with_weights
 from service.models.last_layer import classifier_weights, keep_last_layer_in_float32
 from service.spec.data_sections import Augmentation, StrongView
@@ -40,6 +41,8 @@ def build_task(spec: JobSpec, device: torch.device) -> DistillationTask:
         spec.student.weights,
         options=spec.options_of(STUDENT),
     )
+    if spec.training.checkpoint_activations:
+        checkpoint_blocks(student)
     if dtype is not None:
         keep_last_layer_in_float32(student, spec.augmentation.size)
     teacher = build_teacher(spec, device) if spec.uses_teacher else None

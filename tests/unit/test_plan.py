@@ -7,6 +7,7 @@ import pytest
 from data_pipeline.manifest import manifest_path
 from service.models.build import build_model
 from service.plan import WORKER_BASE_BYTES, format_plan, make_plan
+from service.spec.errors import BadInputError
 from service.spec.loading import parse_job
 from service.training.schedules import learning_rate
 
@@ -89,6 +90,21 @@ def test_activations_in_bfloat16_are_half_as_large(make_content, parameter_bytes
     assert half == full // 2
     # Nothing but parameters and activations: those of twice the micro-batch are twice as large.
     assert memory_of(make_content, training={"micro_batch_size": 32}) - fixed == 2 * full
+
+
+def test_checkpointing_keeps_a_fraction_of_the_activations(make_content):
+    """One of resnet20's largest blocks has 4/21 of all; the inputs of all blocks come on top."""
+    student, fixed = {"model": "cifar:resnet20"}, WORKER_BASE_BYTES
+    fixed += 3 * 4 * sum(p.numel() for p in build_model("cifar:resnet20", 4).parameters())
+    plain = memory_of(make_content, student=student) - fixed
+    training = {"checkpoint_activations": True}
+    checkpointed = memory_of(make_content, student=student, training=training) - fixed
+    assert 0.2 * plain < checkpointed < 0.5 * plain
+
+
+def test_checkpointing_of_a_network_without_blocks_is_refused(make_content):
+    with pytest.raises(BadInputError, match=r"checkpoint_activations: .*tiny_cnn has no sequence"):
+        memory_of(make_content, training={"checkpoint_activations": True})
 
 
 def test_two_views_keep_twice_as_much_for_the_gradient(make_content, parameter_bytes):
