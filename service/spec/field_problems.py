@@ -28,6 +28,7 @@ TYPE_REMEDIES = {
 }
 OTHER_CHOICES = {
     "size": ", or a number of pixels",
+    "keep": ', or {"top_k": ...}',
     "checkpoints": ", or an object with every_evaluations, newest and only_best",
     "classes": ", or a list: the teacher's index of each class of the dataset, in label order",
 }

@@ -13,6 +13,8 @@ FREE_FIELDS = (
     "dataset.cache",
     "teacher.min_top1",
     "teacher.min_top1_images",
+    "teacher.cache.path",
+    "teacher.cache.limit_bytes",
     "resources.max_failures",
     "resources.collective_timeout_s",
     "resources.heartbeat_timeout_s",

@@ -23,9 +23,13 @@ from service.spec.sections import (
     Tracking,
     is_mlflow_source,
 )
+from service.spec.teacher_cache import TeacherCache
 from service.spec.teacher_sections import Teacher, TeacherNetwork
 from service.spec.tracked_checkpoints import TrackedCheckpoints
 from service.spec.training_section import Training
+
+TEACHER_CACHE_NAME = ".teacher_cache"
+"""Folder of the storage path with the teacher's logits, where a spec names no other."""
 
 
 class JobSpec(Section):
@@ -136,6 +140,27 @@ class JobSpec(Section):
     def uses_teacher(self) -> bool:
         """Whether a loss in force compares the student with the teacher."""
         return self.teacher is not None and self.effective_losses().needs_teacher
+
+    @property
+    def teacher_cache(self) -> TeacherCache | None:
+        """How the teacher's logits are stored; None where they are not, or no teacher is used."""
+        return self.teacher.cache if self.teacher is not None and self.uses_teacher else None
+
+    @property
+    def teacher_cache_path(self) -> Path:
+        """Folder of the teacher's stored logits."""
+        own = self.teacher.cache.path if self.teacher and self.teacher.cache else None
+        return own or self.checkpoints.storage_path / TEACHER_CACHE_NAME
+
+    @property
+    def num_teacher_views(self) -> int:
+        """Views of each image that the teacher sees."""
+        return 2 if self.effective_losses().compares_strong_view else 1
+
+    def draw_epoch(self, epoch: int) -> int:
+        """The epoch whose order, crops and mixing ``epoch`` has, both counted from 0."""
+        repeated = self.teacher_cache.epochs if self.teacher_cache is not None else None
+        return epoch if repeated is None else epoch % repeated
 
     def content_hash(self) -> str:
         """SHA-256 of what identifies the run, defaults filled in; 64 hexadecimal digits.

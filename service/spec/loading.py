@@ -22,6 +22,7 @@ from service.spec.paths import absolute_path, path_remedy
 from service.spec.rules import check_rules
 from service.spec.secrets import environment_problems, secret_problems, without_secrets
 from service.spec.section_paths import absolute_paths, home_problems, refused_paths
+from service.spec.teacher_cache_rules import check_cache_limit
 from service.spec.teacher_classes import resolve_classes
 from service.spec.weights_cards import check_weights_cards
 
@@ -89,6 +90,9 @@ def parse_job(content: Any, subject: str = "spec") -> LoadedJob:  # noqa: ANN401
         facts, unreadable = read_facts(dataset)
         others = sections.get("augmentation"), sections.get("training")
         problems += [*unreadable, *check_data(facts, dataset, *others)]
+        if "train" in facts and {"teacher", "losses"} <= sections.keys():
+            learned = sections["teacher"], sections["losses"]
+            problems += check_cache_limit(facts["train"], dataset, *learned)
     labeled = facts.get(dataset.labeled_split) if dataset else None
     # Images that lack the labels they must have are a problem of their own, and have no classes.
     has_classes = labeled is not None and not labeled.is_unlabeled

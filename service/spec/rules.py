@@ -41,6 +41,7 @@ from service.spec.sections import (
     is_file_source,
     is_mlflow_source,
 )
+from service.spec.teacher_cache_rules import check_teacher_cache
 from service.spec.teacher_sections import Teacher, TeacherNetwork
 from service.spec.tracked_checkpoints import tracked_checkpoints_problems
 from service.spec.training_section import Training
@@ -283,5 +284,5 @@ RULES: tuple[Rule, ...] = (
     *(check_losses, check_unlabeled, check_coupled_samples, check_label_smoothing, check_views),
     check_loss_settings,
     *(check_augmentation, check_mixing, check_evaluation, check_storage, check_tracking),
-    *(check_tracked_checkpoints, check_cache),
+    *(check_tracked_checkpoints, check_cache, check_teacher_cache),
 )

@@ -11,7 +11,7 @@ from data_pipeline.files import is_remote
 from service.spec.data_sections import Dataset
 from service.spec.errors import Problem
 from service.spec.fields import Section
-from service.spec.networks import changed_networks, networks_of
+from service.spec.networks import TEACHER, changed_networks, networks_of
 from service.spec.paths import absolute_path, absolute_uri, home_problem, refused_path, sqlite_path
 from service.spec.sections import Weights, is_file_source
 
@@ -28,11 +28,15 @@ def absolute_paths(sections: Mapping[str, Any]) -> dict[str, Section]:
     if dataset := sections.get("dataset"):
         changed["dataset"] = _with_absolute_locations(dataset)
     student, teacher = sections.get("student"), sections.get("teacher")
-    weights = {
+    changes: dict[str, dict[str, object]] = {
         path: {"weights": each.model_copy(update={"source": str(absolute_path(each.source))})}
         for path, each in _weights_files(sections).items()
     }
-    changed |= changed_networks(student, teacher, weights)
+    if teacher and teacher.cache and teacher.cache.path is not None:
+        path = absolute_path(teacher.cache.path)
+        cache = teacher.cache.model_copy(update={"path": path})
+        changes[TEACHER] = {**changes.get(TEACHER, {}), "cache": cache}
+    changed |= changed_networks(student, teacher, changes)
     tracking = sections.get("tracking")
     if tracking and tracking.uri is not None:
         changed["tracking"] = tracking.model_copy(update={"uri": absolute_uri(tracking.uri)})
@@ -71,6 +75,9 @@ def _paths(sections: Mapping[str, Any]) -> dict[str, Path | str]:
         paths |= {"dataset.train": dataset.train, "dataset.val": dataset.val}
         if dataset.cache:
             paths["dataset.cache.path"] = dataset.cache.path
+    teacher = sections.get("teacher")
+    if teacher and teacher.cache and teacher.cache.path is not None:
+        paths["teacher.cache.path"] = teacher.cache.path
     weights = _weights_files(sections)
     return paths | {f"{path}.weights.source": each.source for path, each in weights.items()}
 

@@ -165,7 +165,8 @@ def _normalized(name: str) -> str:
 
 def _exact(name: str, known: Iterable[str]) -> str | None:
     name = _normalized(name)
-    return next((field for field in (name, FIELD_ALIASES.get(name, "")) if field in known), None)
+    # What users mean by a word comes before a field that happens to have this name elsewhere.
+    return next((field for field in (FIELD_ALIASES.get(name, ""), name) if field in known), None)
 
 
 def _with_all_words(name: str, known: Sequence[str]) -> str | None:

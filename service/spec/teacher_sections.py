@@ -7,6 +7,7 @@ from pydantic import Discriminator, Field, Tag
 from service.spec.data_sections import Normalization
 from service.spec.fields import Count, Fraction, ImageSize, Items, Positive, Section
 from service.spec.sections import Weights
+from service.spec.teacher_cache import TeacherCache
 
 
 def _classes_kind(value: object) -> str:
@@ -75,3 +76,5 @@ class Teacher(TeacherNetwork):
     the job is aborted."""
     min_top1_images: Count = 2048
     """Number of val images that min_top1 is measured on."""
+    cache: TeacherCache | None = None
+    """Absent: the teacher is run on every image of every epoch, and nothing is stored."""

@@ -53,7 +53,9 @@ def _stored_path(spec: JobSpec) -> Path | None:
     assert spec.teacher is not None
     identity = {
         "digests": digests,
-        "teacher": spec.teacher.model_dump(mode="json", exclude={"min_top1", "min_top1_images"}),
+        "teacher": spec.teacher.model_dump(
+            mode="json", exclude={"min_top1", "min_top1_images", "cache"}
+        ),
         "normalization": spec.dataset.normalization.model_dump(mode="json"),
         "sizes": [spec.evaluation.resize_size, spec.evaluation.crop_size],
         "precision": spec.training.precision,

@@ -28,3 +28,8 @@ class Abkd(LossSection):
     standardize: bool = False
     """Whether each sample's logits are standardized first, to mean 0 and standard deviation 1;
     published with alpha 0.9, temperature 2, weight 36 and ce.weight 0.1."""
+
+    @property
+    def needs_all_logits(self) -> bool:
+        """Whether it standardizes them."""
+        return self.standardize

@@ -22,6 +22,9 @@ class LossSection(Section):
     couples_samples: ClassVar[bool] = False
     """Whether a sample's loss depends on the others of its micro-batch."""
 
+    reads_every_logit: ClassVar[bool] = False
+    """Whether, whatever its settings, it needs all logits; see ``needs_all_logits``."""
+
     part_weights: ClassVar[tuple[str, ...]] = ()
     """The fields with the weights of the loss's parts, if it has several."""
 
@@ -32,6 +35,20 @@ class LossSection(Section):
     def needs_strong_view(self) -> bool:
         """Whether it reads the strong view of each image."""
         return False
+
+    @property
+    def needs_all_logits(self) -> bool:
+        """Whether it is another loss where only the teacher's largest logits are known, and the
+        probability of all other classes together.
+
+        The largest logit is exact then, and a divergence of softened predictions keeps its meaning:
+        the other classes count with their probability. Other things have none: means, standard
+        deviations and smallest logits (standardize, ls, normkd, dtkd's norm and logsumexp,
+        teacher_max); what is about the label's class, which may be any (dkd and its halves, nkd,
+        rld, gkl, wkd), or about the student's best classes (ldrld); and relations between classes,
+        or between samples class by class (dist, mlkd).
+        """
+        return self.reads_every_logit
 
     def problems(
         self,

@@ -26,6 +26,11 @@ class Ctkd(LossSection):
     standardize: bool = False
     """Whether each sample's logits are standardized first, to mean 0 and standard deviation 1."""
 
+    @property
+    def needs_all_logits(self) -> bool:
+        """Whether it standardizes them."""
+        return self.standardize
+
     def problems(
         self,
         num_epochs: int,

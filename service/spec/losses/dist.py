@@ -15,6 +15,7 @@ class Dist(LossSection):
     """
 
     couples_samples: ClassVar[bool] = True
+    reads_every_logit: ClassVar[bool] = True
     part_weights: ClassVar[tuple[str, ...]] = ("beta", "gamma")
 
     beta: NonNegative = 2.0

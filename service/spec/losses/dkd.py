@@ -10,6 +10,7 @@ class Dkd(SoftenedLoss):
     """alpha TCKD + beta NCKD, arXiv 2203.08679; published with ce.weight 1."""
 
     needs_labels: ClassVar[bool] = True
+    reads_every_logit: ClassVar[bool] = True
     part_weights: ClassVar[tuple[str, ...]] = ("alpha", "beta")
 
     alpha: NonNegative = 1.0

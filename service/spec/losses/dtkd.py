@@ -23,3 +23,8 @@ class Dtkd(LossSection):
     """Minimum share of 2 tau for either temperature; samples beyond it are clamped."""
     standardize: bool = False
     """Whether each sample's logits are standardized first, to mean 0 and standard deviation 1."""
+
+    @property
+    def needs_all_logits(self) -> bool:
+        """Whether it standardizes them, or matches more than the largest."""
+        return self.standardize or self.sharpness != "max"

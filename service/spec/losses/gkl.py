@@ -15,6 +15,7 @@ class Gkl(LossSection):
 
     needs_labels: ClassVar[bool] = True
     couples_samples: ClassVar[bool] = True
+    reads_every_logit: ClassVar[bool] = True
     part_weights: ClassVar[tuple[str, ...]] = ("alpha", "beta")
 
     alpha: NonNegative = 1.0

@@ -17,6 +17,7 @@ class Ldrld(LossSection):
     Published with ce.weight 1.
     """
 
+    reads_every_logit: ClassVar[bool] = True
     part_weights: ClassVar[tuple[str, ...]] = ("alpha", "beta")
 
     alpha: NonNegative = 10.5

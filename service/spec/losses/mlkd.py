@@ -20,6 +20,7 @@ class Mlkd(LossSection):
     """
 
     couples_samples: ClassVar[bool] = True
+    reads_every_logit: ClassVar[bool] = True
 
     weight: NonNegative = 0.9
     """Weight in the total; 0 is as if the section were absent."""

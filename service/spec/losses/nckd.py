@@ -9,3 +9,4 @@ class Nckd(SoftenedLoss):
     """T^2 KL among the classes other than the label's, arXiv 2203.08679."""
 
     needs_labels: ClassVar[bool] = True
+    reads_every_logit: ClassVar[bool] = True

@@ -1,5 +1,7 @@
 """NormKD, temperatures from the standard deviation of the logits."""
 
+from typing import ClassVar
+
 from service.spec.fields import NonNegative, Positive
 from service.spec.losses.base import LossSection
 
@@ -9,6 +11,8 @@ class Normkd(LossSection):
 
     Published with ce.weight 0.1; on ImageNet with 0.5 for both.
     """
+
+    reads_every_logit: ClassVar[bool] = True
 
     weight: NonNegative = 0.9
     """Weight in the total; 0 is as if the section were absent."""

@@ -9,3 +9,4 @@ class Tckd(SoftenedLoss):
     """T^2 KL of the label's class against all others, arXiv 2203.08679."""
 
     needs_labels: ClassVar[bool] = True
+    reads_every_logit: ClassVar[bool] = True

@@ -92,3 +92,12 @@ class SoftenedLoss(LossSection):
     standardize: bool = False
     """Whether each sample's logits are standardized first, to mean 0 and standard deviation 1
     (arXiv 2403.01427, which uses temperature 2 and 9 times the weight)."""
+
+    @property
+    def needs_all_logits(self) -> bool:
+        """Whether it standardizes them, or chooses the temperature from more than the largest."""
+        rule = self.temperature
+        reads_more = isinstance(rule, TeacherMaxTemperature) or (
+            isinstance(rule, DynamicTemperatures) and rule.sharpness != "max"
+        )
+        return self.reads_every_logit or self.standardize or reads_more

@@ -21,6 +21,7 @@ class Wkd(LossSection):
 
     needs_labels: ClassVar[bool] = True
     needs_classifier: ClassVar[bool] = True
+    reads_every_logit: ClassVar[bool] = True
 
     gamma: NonNegative = 30.0
     """Weight of the transport cost; 600 on CIFAR-100 at temperature 8."""
