@@ -25,6 +25,7 @@ from service.spec.optimization import STATE_TENSORS
 from service.spec.overlap import overlap_warnings
 from service.spec.sections import is_file_source
 from service.spec.weights_metadata import stated_variant
+from service.teacher_cache.estimate import cache_lines
 from service.training.schedules import learning_rate
 
 FLOAT_BYTES = 4
@@ -146,6 +147,8 @@ def format_plan(plan: Plan) -> str:
         for cost in plan.models
     ]
     lines += _teachers(spec)
+    teacher_flops = sum(cost.flops_per_image for cost in plan.models[1:])
+    lines += cache_lines(spec, plan.num_train_images, teacher_flops)
     resources = spec.resources
     each = f"{resources.cpus_per_worker} CPUs" + (" and a GPU" if resources.gpu else "")
     lines.append(f"each worker: {each}, about {plan.memory_bytes / 1e9:.1f} GB of memory")

@@ -8,7 +8,7 @@ from service.compare.spec import CompareSpec, Variant
 from service.run.folder import RUNS_NAME
 from service.spec.identity import differing_fields
 from service.spec.job import JobSpec
-from service.sweep.space import Point, given_content, with_values
+from service.sweep.space import Point, given_content, with_shared_cache, with_values
 
 RECIPE_SECTIONS = ("losses", "teacher", "student")
 """What methods differ in; with another change, a variant does not have the same recipe."""
@@ -50,6 +50,7 @@ def variant_content(compare: CompareSpec, variant: Variant) -> dict[str, Any]:
 def run_content(compare: CompareSpec, key: RunKey, settings: Point) -> dict[str, Any]:
     """The JSON data of a run's job; ``settings``: what was found for its variant by tuning."""
     content = with_values(variant_content(compare, key.variant), settings)
+    content = with_shared_cache(content, compare.base)
     content |= {"name": key.name, "seed": key.seed}
     content["checkpoints"]["storage_path"] = str(run_path(compare, key).parent)
     return content

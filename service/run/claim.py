@@ -52,6 +52,7 @@ RECORDS = (
     "nonfinite_step*.json",
     "crash_rank*.txt",
     "*_predictions.safetensors",
+    "teacher_cache.json",
 )
 """Files of a run's folder that tell what happened to it."""
 

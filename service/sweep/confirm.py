@@ -17,7 +17,7 @@ from service.spec.job import JobSpec
 from service.spec.loading import parse_spec
 from service.sweep.comparison import ROLES, Comparison, Role, welch
 from service.sweep.progress import SweepStatus
-from service.sweep.space import Point, given_content, with_values
+from service.sweep.space import Point, given_content, with_shared_cache, with_values
 from service.sweep.spec import SweepSpec
 from service.trials.run_progress import RunsProgress
 
@@ -32,6 +32,7 @@ def confirm_specs(
     for seed in range(sweep.base.seed, sweep.base.seed + num_seeds):
         for role in ROLES:
             content = with_values(given_content(base), best if role == "best" else {})
+            content = with_shared_cache(content, base)
             content |= {"name": f"{role}-seed-{seed}", "seed": seed}
             content.setdefault("evaluation", {})["every_epochs"] = base.schedule.num_epochs
             if role == "best" and (epochs := best.get("schedule.num_epochs")):

@@ -17,6 +17,7 @@ from service.sweep.space import (
     given_content,
     is_numeric,
     leaf_types,
+    with_shared_cache,
     with_values,
 )
 from service.sweep.spec import Parameter, SweepSpec
@@ -234,7 +235,7 @@ def trial_content(sweep: SweepSpec, base: JobSpec) -> dict[str, Any]:
         content["resources"] = sweep.resources.model_dump(mode="json", exclude_unset=True)
     for field in ("register_as", "promote"):
         content.get("tracking", {}).pop(field, None)
-    return content
+    return with_shared_cache(content, base)
 
 
 def _problems_of(content: dict[str, Any]) -> tuple[Problem, ...]:

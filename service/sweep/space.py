@@ -185,6 +185,17 @@ def given_content(spec: JobSpec) -> dict[str, Any]:
     return content
 
 
+def with_shared_cache(content: Mapping[str, Any], base: JobSpec) -> dict[str, Any]:
+    """A job spec's JSON data with the teacher's logits stored where all runs of ``base`` share
+    them, unless it says where.
+    """
+    cache = (content.get("teacher") or {}).get("cache")
+    if cache is None:
+        return dict(content)
+    cache = {**cache, "path": cache.get("path") or str(base.teacher_cache_path)}
+    return {**content, "teacher": {**content["teacher"], "cache": cache}}
+
+
 def with_values(content: Mapping[str, Any], point: Mapping[str, Any]) -> dict[str, Any]:
     """A job spec's JSON data in which the values of a point replace those of the job."""
     changed = copy.deepcopy(dict(content))

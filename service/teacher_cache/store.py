@@ -47,12 +47,12 @@ class LogitStore:
         self._entry: CacheEntry | None = None
         self._file: EpochFile | None = None
         self._opened: tuple[int, int] | None = None
-        self._has_warned = False
+        self._has_warned = self._is_distrusted = False
 
     def open_epoch(self, epoch: int) -> None:
         """Read and write rows of this epoch of the run from now on."""
         wanted = self._spec.draw_epoch(epoch), self._spec.augmentation.size_at(epoch)
-        if wanted == self._opened:
+        if wanted == self._opened or self._is_distrusted:
             return
         self._close_file()
         try:
@@ -87,6 +87,7 @@ class LogitStore:
 
     def discard(self, why: str) -> None:
         """Remove what is stored for this key, which is wrong, and store nothing any more."""
+        self._is_distrusted = True
         self._close_file()
         try:
             if self._entry is not None:

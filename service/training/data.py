@@ -62,6 +62,7 @@ class WorkerData:
         self._spec, self._world, self._group = spec, world, group
         self._resources = ExitStack()
         files = _open_same_files(spec, world, self._resources, log)
+        self.train_fingerprint = files[0].fingerprint
         samples = _samples(spec, files)
         self._train_samples, self._val_samples = samples
         self.num_train_images, self.num_val_images = map(len, samples)
@@ -125,11 +126,13 @@ class WorkerData:
     def train_batches(self, epoch: int, start: int) -> Iterator[Batch]:
         """This worker's batches of an epoch, from step ``start`` on."""
         spec = self._spec
+        # A repeated epoch has the samples of an earlier one in the same order, and their crops.
+        draw_epoch = spec.draw_epoch(epoch)
         indices = train_batches(
             self.num_train_images,
             spec.training.global_batch_size,
             seed=spec.seed,
-            epoch=epoch,
+            epoch=draw_epoch,
             local=self._local_slice(),
             start=start,
             drop_last=spec.training.drop_last,
@@ -139,7 +142,7 @@ class WorkerData:
         batches = self._train_loader.batches(
             samples,
             crop,
-            epoch,
+            draw_epoch,
             augmentations=augmentations(spec),
             strong=strong_augmentations(spec),
         )
