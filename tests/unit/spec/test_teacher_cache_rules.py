@@ -28,7 +28,7 @@ def problems_of(make, cache, **sections):
     return {problem.where: str(problem) for problem in caught.value.problems}
 
 
-MIXED_RULES = {"kind": "dynamic", "sharpness": "norm"}
+NORM_RULE = {"kind": "dynamic", "sharpness": "norm"}
 
 
 @pytest.mark.parametrize(
@@ -36,7 +36,7 @@ MIXED_RULES = {"kind": "dynamic", "sharpness": "norm"}
     [
         ({"kd": {"standardize": True}}, "kd"),
         ({"kd": {"temperature": {"kind": "teacher_max"}}}, "kd"),
-        ({"kd": {"temperature": MIXED_RULES}}, "kd"),
+        ({"kd": {"temperature": NORM_RULE}}, "kd"),
         ({"dtkd": {"sharpness": "norm"}}, "dtkd"),
         ({"dtkd": {"sharpness": "logsumexp"}}, "dtkd"),
         *[({name: {}}, name) for name in ("dist", "dkd", "ls", "normkd", "nkd", "rld", "gkl")],

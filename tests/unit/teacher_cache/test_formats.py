@@ -8,6 +8,7 @@ from service.spec.teacher_cache import TeacherCache
 from service.teacher_cache.formats import Float16Logits, TopLogitsFormat, format_of
 
 NUM_CLASSES, TOP_K = 100, 10
+FORMATS = (Float16Logits(), TopLogitsFormat(TOP_K, NUM_CLASSES))
 
 
 def random_logits(scale=3.0, num_rows=64, seed=0):
@@ -75,7 +76,7 @@ def test_error_of_float16_is_a_share_of_the_largest_logit():
     assert not float(Float16Logits().error(1e5 * logits, [1.0])) < 1.0
 
 
-@pytest.mark.parametrize("form", [Float16Logits(), TopLogitsFormat(TOP_K, NUM_CLASSES)], ids=repr)
+@pytest.mark.parametrize("form", FORMATS, ids=["float16", "top"])
 def test_logits_of_another_image_are_a_mismatch_and_rounding_is_none(form):
     logits = random_logits()
     stored = form.encode(logits)
@@ -84,7 +85,7 @@ def test_logits_of_another_image_are_a_mismatch_and_rounding_is_none(form):
     assert float(form.mismatch(stored, random_logits(seed=5)).amin()) > 0.1
 
 
-@pytest.mark.parametrize("form", [Float16Logits(), TopLogitsFormat(TOP_K, NUM_CLASSES)], ids=repr)
+@pytest.mark.parametrize("form", FORMATS, ids=["float16", "top"])
 def test_logits_that_are_not_finite_stay_what_they_are(form):
     logits = random_logits()
     logits[0, :95] = -torch.inf
