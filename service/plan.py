@@ -29,6 +29,7 @@ from service.teacher_cache.estimate import cache_lines
 from service.training.schedules import learning_rate
 
 FLOAT_BYTES = 4
+HALF_PRECISIONS = ("bfloat16", "float16")
 # Libraries, the CUDA context and buffers in flight, as seen on a worker with a tiny model.
 WORKER_BASE_BYTES = 1_000_000_000
 NUM_INDICES = 10
@@ -211,7 +212,7 @@ def _training_bytes(spec: JobSpec, student: nn.Module) -> int:
     per_image = _saved_bytes(spec, student, 4) - _saved_bytes(spec, student, 2)
     num_views = 1 if spec.augmentation.strong is None else 2
     activations = num_views * (per_image // 2) * spec.micro_batch_size
-    return parameters + activations // (2 if spec.training.precision == "bfloat16" else 1)
+    return parameters + activations // (2 if spec.training.precision in HALF_PRECISIONS else 1)
 
 
 def _saved_bytes(spec: JobSpec, student: nn.Module, num_images: int) -> int:
@@ -272,4 +273,6 @@ def _warnings(job: LoadedJob, num_train_images: int) -> Iterator[str]:
     if spec.uses_teacher and spec.teacher and spec.teacher.min_top1 is None:
         yield "teacher.min_top1 is not set: a teacher with wrong labels would not be noticed"
     if spec.resources.gpu and spec.training.precision == "float32":
-        yield "training.precision is float32 on a GPU; bfloat16 is about twice as fast"
+        yield "training.precision is float32 on a GPU; auto chooses what is faster, often twice"
+    if not spec.resources.gpu and spec.training.precision == "float16":
+        yield "training.precision is float16 on CPUs, where bfloat16 is faster"

@@ -5,15 +5,12 @@ of the functions that it calls. Here the cache folder is named by a digest of al
 change anywhere invalidates the cache.
 """
 
-import contextlib
 import hashlib
-import os
-import stat
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import numba
+
+from data_pipeline.cache_folders import first_writable
 
 PACKAGE = Path(__file__).parents[1]
 
@@ -26,44 +23,7 @@ def cache_folder() -> Path:
     """
     sources = sorted(PACKAGE.rglob("*.py"))
     digest = hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()
-    for parent in _parents():
-        folder = parent / f"numba-{digest[:16]}"
-        if _is_writable(folder):
-            return folder
-    return _temporary_parent() / f"numba-{digest[:16]}"
-
-
-def _parents() -> Iterator[Path]:
-    if override := os.environ.get("NUMBA_CACHE_DIR"):
-        yield Path(override)
-        return
-    yield PACKAGE / "__pycache__"
-    try:
-        yield Path.home() / ".cache" / "dtkd-service"
-    except RuntimeError:
-        # A user without an entry in the system's list of users.
-        return
-
-
-def _is_writable(folder: Path) -> bool:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError:
-        return False
-    return os.access(folder, os.W_OK | os.X_OK)
-
-
-def _temporary_parent() -> Path:
-    """A folder that only this user can write: numba executes what it finds in its cache."""
-    path = Path(tempfile.gettempdir()) / f"dtkd-service-{os.getuid()}"
-    with contextlib.suppress(FileExistsError):
-        path.mkdir(mode=0o700)
-    status = path.lstat()
-    is_own = stat.S_ISDIR(status.st_mode) and status.st_uid == os.getuid()
-    if is_own and not stat.S_IMODE(status.st_mode) & 0o077:
-        return path
-    # Somebody else made it: one for this process alone, which compiles again.
-    return Path(tempfile.mkdtemp(prefix="dtkd-service-"))
+    return first_writable(f"numba-{digest[:16]}", "NUMBA_CACHE_DIR", PACKAGE / "__pycache__")
 
 
 numba.config.CACHE_DIR = str(cache_folder())

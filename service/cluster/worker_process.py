@@ -40,7 +40,11 @@ def train_as(spec: JobSpec, rank: int, num_workers: int, device: torch.device) -
     from service.training.distributed import World, prepare_process
     from service.training.trainer import train
 
-    prepare_process(device)
+    prepare_process(
+        device,
+        deterministic=spec.training.deterministic,
+        matmul_precision=spec.training.matmul_precision,
+    )
     world = World(rank, num_workers, device, spec.resources.cpus_per_worker)
     notices = StopNotices()
     try:

@@ -13,6 +13,7 @@ from torch import Tensor
 from service.distillation.task import DistillationTask, MicroBatch
 from service.models.build import build_model
 from service.models.weights import file_metadata, save_weights
+from service.run.execution import Execution
 from service.spec.job import JobSpec
 from service.spec.networks import STUDENT, changed_networks, teacher_networks
 from service.spec.sections import Weights
@@ -85,7 +86,8 @@ def _random_task(spec: JobSpec, device: torch.device) -> DistillationTask:
                 # What they are is not known before the weights are fetched.
                 changes[path] |= {"classes": None}
         changed = changed_networks(spec.student, spec.teacher, changes)
-        return build_task(spec.model_copy(update=changed), device)
+        # What auto means is found out by the runs themselves; here it counts as float32.
+        return build_task(spec.model_copy(update=changed), device, Execution.plain(spec))
 
 
 def _random_batch(spec: JobSpec, device: torch.device) -> MicroBatch:

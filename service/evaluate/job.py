@@ -84,10 +84,6 @@ def _execution(request: EvaluationRequest) -> Execution:
         refuse("--gpu", "is set, but torch finds no GPU here", "leave it out")
     device = torch.device("cuda" if request.gpu else "cpu")
     prepare_process(device)
-    if request.precision == "float32":
-        # Else cuDNN rounds the inputs of float32 convolutions to the 10 bits of TF32: some logits
-        # differ from a CPU's by a thousandth, and so do a few predictions.
-        torch.backends.cudnn.allow_tf32 = False
     num_threads = len(os.sched_getaffinity(0))
     return Execution(device, request.precision, request.batch_size, num_threads)
 

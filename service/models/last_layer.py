@@ -20,13 +20,14 @@ def keep_last_layer_in_float32(model: nn.Module, image_size: int) -> None:
     layer = last_layer(model, image_size)
     kind = type(layer)
     # A changed class, not a changed method, is kept by copies of the model such as an EMA.
-    layer.__class__ = type(f"Float32{kind.__name__}", (_Float32Layer, kind), {})
+    layer.__class__ = type(f"Float32{kind.__name__}", (Float32Layer, kind), {})
 
 
-class _Float32Layer:
-    """Mixed into a layer's class in front of it."""
+class Float32Layer:
+    """Mixed into a layer's class in front of it: float32, whatever the others have."""
 
     def forward(self, inputs: Tensor) -> Any:  # noqa: ANN401 - what the layer returns
+        """As the layer itself, in float32."""
         with torch.autocast(inputs.device.type, enabled=False):
             return super().forward(inputs.float())  # type: ignore[misc]
 
@@ -54,7 +55,7 @@ def check_classifier(name: str, model: nn.Module, num_classes: int, image_size: 
 def last_layer(model: nn.Module, image_size: int) -> nn.Module:
     """The last layer with parameters in a forward pass of a blank image, see above."""
     called: list[nn.Module] = []
-    leaves = [m for m in model.modules() if list(m.parameters(recurse=False))]
+    leaves = [module for module in model.modules() if _is_layer(module)]
     hooks = [leaf.register_forward_hook(lambda layer, *_: called.append(layer)) for leaf in leaves]
     device = next(model.parameters()).device
     is_training = model.training
@@ -65,3 +66,11 @@ def last_layer(model: nn.Module, image_size: int) -> nn.Module:
     for hook in hooks:
         hook.remove()
     return called[-1]
+
+
+def _is_layer(module: nn.Module) -> bool:
+    """Whether it computes with parameters itself, and is no container such as a whole transformer
+    with its class token.
+    """
+    children = {name for name, _ in module.named_children()}
+    return bool(list(module.parameters(recurse=False))) and children <= {"parametrizations"}

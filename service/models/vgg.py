@@ -28,19 +28,28 @@ class Vgg(nn.Module):
         super().__init__()
         inputs = (3, *(stage[-1] for stage in widths[:-1]))
         self.stages = nn.ModuleList(map(_stage, inputs, widths))
+        self.pool_of_large_images = _PoolOfLargeImages()
         self.fc = nn.Linear(widths[-1][-1], num_classes)
         init_convolutions(self)
         init_classifier(self.fc)
 
     def forward(self, images: Tensor) -> Tensor:
         """[B, 3, H, W] to logits [B, K]."""
-        num_pooled = NUM_POOLED + (images.shape[2] >= LARGE_IMAGE)
         hidden = images
         for index, stage in enumerate(self.stages):
             hidden = stage(hidden)
-            if index < num_pooled:
+            if index < NUM_POOLED:
                 hidden = F.max_pool2d(hidden, 2)
+            elif index == NUM_POOLED:
+                hidden = self.pool_of_large_images(hidden, images.shape[2])
         return self.fc(hidden.mean(dim=(2, 3)))
+
+
+class _PoolOfLargeImages(nn.Module):
+    """A layer, and no branch in the network, which can then be traced."""
+
+    def forward(self, hidden: Tensor, image_size: int) -> Tensor:
+        return F.max_pool2d(hidden, 2) if image_size >= LARGE_IMAGE else hidden
 
 
 def _stage(num_inputs: int, widths: Sequence[int]) -> nn.Sequential:

@@ -81,7 +81,7 @@ def _not_finite(
             "teacher.weights.source",
             f"logits are not finite for {count:,} of {num_images:,} images: the run would end "
             "before training",
-            "give other weights, or set training.precision to float32 if it is bfloat16",
+            "give other weights, or set training.precision to float32 if it is not",
         )
 
 

@@ -18,10 +18,12 @@ from torch import Tensor, nn
 from data_pipeline.loader import Batch
 from service.distillation.pixels import FrozenTeacher, PixelNormalizer
 from service.distillation.task import autocast
+from service.run.execution import Execution
 from service.spec.data_sections import Normalization
 from service.spec.job import JobSpec
 from service.training.data import WorkerData
 from service.training.distributed import World
+from service.training.precisions import autocast_dtype
 
 # Small, so that a large network on a CPU is stopped in time.
 BATCH_SIZE = 16
@@ -82,7 +84,7 @@ class TeacherSampler:
 
     def __init__(self, spec: JobSpec, teacher: nn.Module, device: torch.device):
         self._spec, self._teacher, self._device = spec, teacher, device
-        self._dtype = torch.bfloat16 if spec.training.precision == "bfloat16" else None
+        self._dtype = autocast_dtype(Execution.plain(spec).precision)
 
     def sample(self, normalizations: Mapping[str, Normalization]) -> Sample:
         """Predictions for some images; with each of the ``normalizations`` too.

@@ -14,6 +14,7 @@ from service.probe.causes import Context, find_causes
 from service.probe.report import format_probe
 from service.probe.sampling import TeacherSampler
 from service.run.control import RunAbortedError
+from service.run.execution import Execution
 from service.spec.data_sections import Normalization
 from service.spec.errors import BadInputError, Problem
 from service.spec.job import JobSpec
@@ -40,7 +41,7 @@ def probe_teacher(job: LoadedJob) -> str:
         # Reading data looks into the run's folder, which is none of the probe's business.
         spec = spec.located_at(Path(folder) / "run")
         device = torch.device("cuda" if spec.resources.gpu and torch.cuda.is_available() else "cpu")
-        teacher = build_teacher(spec, device)
+        teacher = build_teacher(spec, device, Execution.plain(spec))
         # Several teachers may have a normalization each: none of them is varied.
         others = other_normalizations(job) if isinstance(teacher, FrozenTeacher) else {}
         try:

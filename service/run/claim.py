@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import IO
 
 from data_pipeline.files import open_regular, remove_partials, sha256_of
+from service.run.execution import read_execution
 from service.run.folder import (
     LOCK_NAME,
     RUNS_NAME,
@@ -128,7 +129,8 @@ def check_resumable(job: LoadedJob) -> None:
     """Refuse a changed spec, or changed files, under the name of a run that has started.
 
     Raises:
-        BadInputError: naming each field that differs, and both digests of each file that does.
+        BadInputError: naming each field that differs, and both digests of each file that does; or
+            how the run computes is in a damaged file.
     """
     run_path, name = job.spec.run_path, job.spec.name
     if not has_spec(run_path) or not has_started(run_path):
@@ -138,6 +140,7 @@ def check_resumable(job: LoadedJob) -> None:
     problems += changed_inputs(read_tags(run_path), input_tags(job), name)
     if problems:
         raise BadInputError("spec", problems)
+    read_execution(run_path)
 
 
 def check_inputs(spec: JobSpec, digests: Mapping[str, str]) -> None:

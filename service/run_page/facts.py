@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from typing import Literal
 
 from data_pipeline.uris import redacted
+from service.run.execution import precision_text
 from service.run.folder import VERSION_TAG
 from service.run.report import SPLIT_WORDS, duration, percent
 from service.run_page.record import RunRecord
@@ -80,7 +81,7 @@ def _origin(run: RunRecord) -> Iterator[tuple[str, str]]:
     low, high = resources.min_workers, resources.max_workers
     workers = f"{low} to {high} workers" if low < high else f"{low} worker{'s' * (low > 1)}"
     device = "GPU" if resources.gpu else "CPU"
-    yield "Trained with", f"{workers}, {device}, {run.spec.training.precision}"
+    yield "Trained with", f"{workers}, {device}, {precision_text(run.spec)}"
     version, revision = (run.tags.get(name, "") for name in (VERSION_TAG, "git_revision"))
     yield "Software", ", ".join(filter(None, (version, revision)))
     yield "Hash of the spec", run.spec.content_hash()

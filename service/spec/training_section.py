@@ -19,9 +19,23 @@ class Training(Section):
     """Whether the images that fill no global batch at the end of an epoch are dropped; they are
     different ones in each epoch. false: they make a smaller step, in which each image counts the
     same."""
-    precision: Literal["float32", "bfloat16"] = "float32"
-    """bfloat16: autocast in the forward passes of all layers but the last; logits, weights, losses
-    and gradients stay float32."""
+    precision: Literal["float32", "bfloat16", "float16", "auto"] = "float32"
+    """bfloat16, float16: autocast in the forward passes of all layers but the last; logits,
+    weights, losses and gradients stay float32. float16 is for GPUs without bfloat16: its narrow
+    range needs a scaled loss, and a step whose scaled gradient overflows makes no update but halves
+    the scale. auto: bfloat16 (float16 on such GPUs) where a few timed steps of the student are
+    faster with it, else float32."""
+    matmul_precision: Literal["highest", "high"] = "highest"
+    """Of float32 convolutions and matrix products on GPUs. highest: float32, equal to a CPU's but
+    for rounding. high: TF32, whose inputs have 10 bits after the point, faster from Ampere on.
+    evaluate.py never uses TF32."""
+    compile: Literal["auto", "on", "off"] = "auto"
+    """Whether torch.compile makes the student and the teacher faster code. auto: where the run is
+    long enough to pay for compiling, both are timed for a few steps, and what is faster is used.
+    Without a compiler, training is eager."""
+    deterministic: bool = False
+    """On GPUs, use deterministic algorithms alone, where there are some, and do not choose them by
+    their time: a resumed run then equals an uninterrupted one bit for bit, as it does on CPUs."""
     checkpoint_activations: bool = False
     """Whether the activations within the student's blocks are computed again in the backward pass
     instead of being kept: less memory for about a third more time, and the same gradient. For

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from data_pipeline.uris import redacted
+from service.run.execution import precision_text
 from service.run.folder import VERSION_TAG
 from service.run.journal import Event
 from service.run.report import SPLIT_WORDS, percent
@@ -101,7 +102,7 @@ def _training(spec: JobSpec, tags: Mapping[str, str]) -> Iterator[tuple[str, str
         yield "Teacher", teacher_text(spec)
     yield "Losses", losses_text(spec)
     yield "Epochs", str(schedule.num_epochs)
-    yield "Global batch", f"{training.global_batch_size} images, {training.precision}"
+    yield "Global batch", f"{training.global_batch_size} images, {precision_text(spec)}"
     yield "Seed", str(spec.seed)
     if training.ema_decay is not None:
         yield "Weights", f"average of the training's (EMA, decay {training.ema_decay:g})"

@@ -3,8 +3,9 @@
 import ctypes
 import datetime
 import inspect
+import os
 import warnings
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -108,12 +109,29 @@ def wrap_ddp(trainee: nn.Module, world: World) -> nn.Module:
     )
 
 
-def prepare_process(device: torch.device) -> None:
-    """Process-wide settings for training on a device, to be made once."""
-    if device.type == "cuda":
-        torch.backends.cudnn.benchmark = True
-    else:
+def prepare_process(
+    device: torch.device,
+    *,
+    deterministic: bool = False,
+    matmul_precision: Literal["highest", "high"] = "highest",
+) -> None:
+    """Process-wide settings for a device, before anything is computed on it.
+
+    ``deterministic`` and ``matmul_precision``: as in the spec's section training.
+    """
+    if device.type != "cuda":
         keep_freed_memory()
+        return
+    torch.backends.cudnn.benchmark = not deterministic
+    # Operations without a deterministic algorithm warn, and are used.
+    torch.use_deterministic_algorithms(deterministic, warn_only=True)
+    if deterministic:
+        # What cuBLAS needs for it, and reads when it is used first.
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.set_float32_matmul_precision(matmul_precision)
+    # cuDNN's convolutions have a setting of their own, which allows TF32 by default: some logits
+    # would differ from a CPU's by a thousandth, and so would a few predictions.
+    torch.backends.cudnn.allow_tf32 = matmul_precision != "highest"
 
 
 # Options of mallopt(3).

@@ -1,5 +1,6 @@
 """Builds the objects that a worker trains with from the spec's sections."""
 
+from collections.abc import Callable
 from functools import partial
 
 import torch
@@ -21,19 +22,51 @@ from service.distillation.task import DistillationTask, Trainee
 from service.models.activation_checkpointing import checkpoint_blocks
 from service.models.build import build_with_weights
 from service.models.last_layer import classifier_weights, keep_last_layer_in_float32
+from service.run.execution import Execution, NumberFormat, TeacherForm
 from service.spec.data_sections import Augmentation, StrongView
 from service.spec.job import JobSpec
 from service.spec.networks import STUDENT, TEACHER, teacher_networks
 from service.spec.teacher_sections import TeacherNetwork
+from service.training.precisions import autocast_dtype
+from service.training.teacher_forms import take_form
 
 
-def build_task(spec: JobSpec, device: torch.device) -> DistillationTask:
+def build_task(
+    spec: JobSpec,
+    device: torch.device,
+    execution: Execution,
+    *,
+    batch_size: int = 0,
+    warn: Callable[[str], None] = lambda _: None,
+) -> DistillationTask:
     """Student, teacher and losses on ``device``; convolutions in channels_last.
+
+    ``batch_size`` and ``warn``: see ``build_teacher``. The student is as it was built, whatever
+    ``execution.compile_student`` says.
 
     Raises:
         BadInputError: a model or weights that cannot be used.
     """
-    dtype = torch.bfloat16 if spec.training.precision == "bfloat16" else None
+    student = build_student(spec, execution.precision)
+    teacher = None
+    if spec.uses_teacher:
+        teacher = build_teacher(spec, device, execution, batch_size=batch_size, warn=warn)
+    objective = _build_objective(spec, teacher).to(device)
+    dtype = autocast_dtype(execution.precision)
+    return DistillationTask(
+        Trainee(_placed(student, device), objective, dtype),
+        PixelNormalizer(spec.dataset.normalization).to(device),
+        teacher,
+        autocast_dtype=dtype,
+    )
+
+
+def build_student(spec: JobSpec, precision: NumberFormat) -> nn.Module:
+    """The student, on the CPU.
+
+    Raises:
+        BadInputError: a model or weights that cannot be used.
+    """
     student = build_with_weights(
         STUDENT,
         spec.student.model,
@@ -43,29 +76,39 @@ def build_task(spec: JobSpec, device: torch.device) -> DistillationTask:
     )
     if spec.training.checkpoint_activations:
         checkpoint_blocks(student)
-    if dtype is not None:
+    if precision != "float32":
         keep_last_layer_in_float32(student, spec.augmentation.size)
-    teacher = build_teacher(spec, device) if spec.uses_teacher else None
-    objective = _build_objective(spec, teacher).to(device)
-    return DistillationTask(
-        Trainee(_placed(student, device), objective, dtype),
-        PixelNormalizer(spec.dataset.normalization).to(device),
-        teacher,
-        autocast_dtype=dtype,
-    )
+    return student
 
 
-def build_teacher(spec: JobSpec, device: torch.device) -> FrozenTeacher | TeacherEnsemble:
+def build_teacher(
+    spec: JobSpec,
+    device: torch.device,
+    execution: Execution,
+    *,
+    batch_size: int = 0,
+    warn: Callable[[str], None] = lambda _: None,
+) -> FrozenTeacher | TeacherEnsemble:
     """The teacher of a spec that has one, on ``device``: its network, or the mean of several.
 
     The classes of its networks must be indices, as in the specs that are trained.
+
+    Args:
+        batch_size: images of this worker in a step, for which a compiled teacher is compiled.
+        warn: gets a line where it cannot be compiled, and runs eagerly.
 
     Raises:
         BadInputError: a model or weights that cannot be used.
     """
     assert spec.teacher is not None
     networks = teacher_networks(spec.teacher)
-    members = [_build_member(spec, path, network, device) for path, network in networks.items()]
+    members = [
+        _build_member(spec, path, network, device, execution.precision)
+        for path, network in networks.items()
+    ]
+    form = TeacherForm(execution.teacher_form, execution.cast_teacher)
+    for member in members:
+        take_form(member, form, execution.precision, batch_size, warn)
     if len(members) == 1:
         return members[0]
     weights = [network.weight for network in networks.values()]
@@ -73,11 +116,11 @@ def build_teacher(spec: JobSpec, device: torch.device) -> FrozenTeacher | Teache
 
 
 def _build_member(
-    spec: JobSpec, path: str, network: TeacherNetwork, device: torch.device
+    spec: JobSpec, path: str, network: TeacherNetwork, device: torch.device, precision: NumberFormat
 ) -> FrozenTeacher:
     assert network.classes != "by_name", "the driver resolves them"
     model = build_with_weights(path, network.model, spec.num_classes_of(path), network.weights)
-    if spec.training.precision == "bfloat16":
+    if precision != "float32":
         keep_last_layer_in_float32(model, spec.input_size(path, spec.augmentation.size))
     return FrozenTeacher(
         _placed(model, device),

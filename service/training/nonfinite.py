@@ -40,11 +40,12 @@ def teacher_text(spec: JobSpec, num_nonfinite: int, num_images: int) -> str:
     networks = list(teacher_networks(spec.teacher).values())
     sources = " or ".join(network.weights.source for network in networks)
     models = " or ".join(network.model for network in networks)
-    bfloat16 = ", or use precision float32" if spec.training.precision == "bfloat16" else ""
+    may_round = spec.training.precision != "float32"
+    other_precision = ", or use precision float32" if may_round else ""
     return (
         f"teacher.weights.source: the teacher's logits are not finite for {num_nonfinite} of "
         f"{num_images} images; {sources} has values that are not finite, or "
-        f"does not fit {models}: give other weights{bfloat16}"
+        f"does not fit {models}: give other weights{other_precision}"
     )
 
 

@@ -14,6 +14,7 @@ from support.training_runs import CPU
 
 from service.distillation.task import Trainee
 from service.result import IncompleteRunError, collect_result
+from service.run.execution import Execution
 from service.run.folder import STUDENT_NAME
 from service.run.folder import write_spec as store_spec
 from service.spec.job import JobSpec
@@ -59,7 +60,7 @@ def checkpoint_target(folder: Path) -> Target:
 def _train_state(spec: JobSpec) -> TrainState:
     """What a worker fills from a checkpoint."""
     world = World(0, 1, CPU, 1)
-    trainee = build_task(spec, CPU).trainee
+    trainee = build_task(spec, CPU, Execution.plain(spec)).trainee
     assert isinstance(trainee, Trainee)
     optimizer = build_optimizer(trainee, spec.optimizer)
     metrics = IntervalMetrics(world, trainee.objective.telemetry)

@@ -15,6 +15,7 @@ from data_pipeline.loader import UndecodableSampleError
 from data_pipeline.manifest import manifest_path
 from data_pipeline.selection import sample_keys, split_held_out
 from service.distillation.task import MicroBatch
+from service.run.execution import Execution
 from service.run.journal import JOURNAL_NAME, read_events
 from service.spec.loading import parse_spec
 from service.training.checkpoint import newest_checkpoint
@@ -39,7 +40,7 @@ def test_smaller_last_step_counts_every_image_once(make_content):
     found = next(event.values["train/ce"] for event in events if event.kind == "interval")
     # With a learning rate this small the weights hardly change: the mean of three means is known.
     torch.manual_seed(spec.seed)
-    task = build_task(spec, CPU)
+    task = build_task(spec, CPU, Execution.plain(spec))
     data = WorkerData(spec, World(0, 1, CPU, 1), print)
     batches = list(data.train_batches(0, 0))
     data.close()

@@ -2,6 +2,7 @@
 
 import os
 import stat
+import tempfile
 
 import pytest
 
@@ -20,7 +21,7 @@ def folders(tmp_path, monkeypatch):
     (package / "__pycache__").touch()
     (tmp_path / "home").touch()
     monkeypatch.setattr(compilation, "PACKAGE", package)
-    monkeypatch.setattr(compilation.tempfile, "tempdir", str(temporary))
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.delenv("NUMBA_CACHE_DIR", raising=False)
     return tmp_path

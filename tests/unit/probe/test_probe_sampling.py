@@ -12,6 +12,7 @@ from service.distillation.pixels import FrozenTeacher
 from service.probe import sampling
 from service.probe.sampling import TeacherSampler
 from service.probe.teacher import other_normalizations
+from service.run.execution import Execution
 from service.spec.data_sections import Normalization
 from service.spec.loading import parse_job, parse_spec
 from service.training.data import WorkerData
@@ -26,7 +27,7 @@ def spec(make_content, teacher):
 
 
 def test_training_crops_are_the_first_of_the_run(spec):
-    network = build_teacher(spec, CPU)
+    network = build_teacher(spec, CPU, Execution.plain(spec))
     sample = TeacherSampler(spec, network, CPU).sample({})
     data = WorkerData(spec, World(0, 1, CPU, 1), print)
     batch = next(iter(data.train_batches(0, 0)))
@@ -38,7 +39,10 @@ def test_training_crops_are_the_first_of_the_run(spec):
 
 
 def test_every_image_of_val_is_evaluated_once_and_normalized_anew(spec, data_folder):
-    network, other = build_teacher(spec, CPU), Normalization(mean=(0, 0, 0), std=(1, 1, 1))
+    network, other = (
+        build_teacher(spec, CPU, Execution.plain(spec)),
+        Normalization(mean=(0, 0, 0), std=(1, 1, 1)),
+    )
     sample = TeacherSampler(spec, network, CPU).sample({"other": other})
     file = open_beton(data_folder / "val.beton")
     generator = np.random.default_rng(spec.seed)
@@ -64,7 +68,9 @@ def test_every_image_of_val_is_evaluated_once_and_normalized_anew(spec, data_fol
 def test_training_images_without_labels_are_not_normalized_anew(make_content, teacher):
     spec = parse_spec(make_content(teacher=teacher, dataset={"unlabeled": True}))
     other = Normalization(mean=(0, 0, 0), std=(1, 1, 1))
-    sample = TeacherSampler(spec, build_teacher(spec, CPU), CPU).sample({"other": other})
+    sample = TeacherSampler(spec, build_teacher(spec, CPU, Execution.plain(spec)), CPU).sample(
+        {"other": other}
+    )
     assert sample.renormalized.own.labels.equal(sample.evaluated.labels)
 
 
@@ -85,7 +91,9 @@ def test_pairs_are_blended_or_cut(spec):
 def test_each_part_ends_when_its_time_is_up(spec, monkeypatch):
     for limit in ("VAL", "RENORMALIZED", "PAIRS", "TRAIN"):
         monkeypatch.setattr(sampling, f"{limit}_LIMIT_S", 0.0)
-    sample = TeacherSampler(spec, build_teacher(spec, CPU), CPU).sample({"own": Normalization()})
+    sample = TeacherSampler(spec, build_teacher(spec, CPU, Execution.plain(spec)), CPU).sample(
+        {"own": Normalization()}
+    )
     size = sampling.BATCH_SIZE
     assert len(sample.evaluated.labels) == len(sample.train.labels) == size
     assert len(sample.renormalized.others["own"]) == size

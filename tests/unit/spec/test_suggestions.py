@@ -101,8 +101,8 @@ def test_an_unknown_name_without_a_similar_field_has_no_suggestion(make_content)
 
 @pytest.mark.parametrize(
     ("value", "meant"),
-    [("bf16", "bfloat16"), ("BF16", "bfloat16"), ("fp32", "float32"), ("fp16", "bfloat16"),
-     ("half", "bfloat16"), ("float16", "bfloat16"), ("float_32", "float32")],
+    [("bf16", "bfloat16"), ("BF16", "bfloat16"), ("fp32", "float32"), ("fp16", "float16"),
+     ("half", "float16"), ("amp", "auto"), ("float_32", "float32")],
 )  # fmt: skip
 def test_a_precision_under_another_name_is_suggested(make_content, value, meant):
     remedy = problems_of(parse_spec, make_content(training={"precision": value}))[

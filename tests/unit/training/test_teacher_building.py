@@ -11,6 +11,7 @@ from service.distillation.ensemble import TeacherEnsemble
 from service.distillation.losses.wkd import class_costs
 from service.distillation.pixels import FrozenTeacher, PixelNormalizer
 from service.models.build import build_model
+from service.run.execution import Execution
 from service.spec.data_sections import Normalization
 from service.spec.loading import parse_spec
 from service.spec.losses.wkd import Wkd
@@ -39,7 +40,7 @@ def test_restricted_logits_are_the_full_ones_indexed(make_content, tmp_path, mod
         make_content(teacher={**section, "classes": CLASSES}, augmentation={"size": 16})
     )
     pixels = make_pixels()
-    teacher = build_teacher(spec, CPU)
+    teacher = build_teacher(spec, CPU, Execution.plain(spec))
     with torch.inference_mode():
         full = network.eval()(normalized(pixels).contiguous(memory_format=torch.channels_last))
     assert full.shape == (3, 7)
@@ -49,7 +50,7 @@ def test_restricted_logits_are_the_full_ones_indexed(make_content, tmp_path, mod
 def test_loss_that_reads_the_classifier_gets_the_rows_of_the_classes(make_content, tmp_path):
     teacher = {**write_teacher(tmp_path / "t.safetensors", 7), "classes": CLASSES}
     content = make_content(teacher=teacher, losses={"wkd": {}, "ce": {}})
-    task = build_task(parse_spec(content), CPU)
+    task = build_task(parse_spec(content), CPU, Execution.plain(parse_spec(content)))
     rows = task.teacher.model.fc.weight[list(CLASSES)]
     buffers = task.trainee.objective.buffers()
     (costs,) = [each for each in buffers if each.shape == (4, 4)]
@@ -68,7 +69,7 @@ def test_teacher_sees_the_students_pixels_at_its_own_size(
     section = {**teacher, "normalization": {"mean": mean, "std": std}}
     section |= {} if size is None else {"size": size}
     spec = parse_spec(make_content(teacher=section, evaluation=EVALUATION))
-    built = build_teacher(spec, CPU)
+    built = build_teacher(spec, CPU, Execution.plain(spec))
     seen = []
     built.model.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
     for student_size, expected_size in ((16, in_training), (24, in_evaluation)):
@@ -88,7 +89,7 @@ def test_teacher_sees_the_students_pixels_at_its_own_size(
 
 def test_images_of_the_right_size_are_not_touched(make_content, teacher, monkeypatch):
     spec = parse_spec(make_content(teacher=teacher))
-    built, pixels = build_teacher(spec, CPU), make_pixels()
+    built, pixels = build_teacher(spec, CPU, Execution.plain(spec)), make_pixels()
     monkeypatch.setattr(F, "interpolate", None)
     assert torch.equal(built(pixels), FrozenTeacher(built.model, Normalization())(pixels))
 
@@ -100,7 +101,7 @@ def test_several_teachers_are_averaged_each_in_its_own_way(
     own = {"classes": CLASSES, "size": 32, "weight": 3, "normalization": {"std": [1, 1, 1]}}
     other = {**write_teacher(tmp_path / "more.safetensors", 7), **own}
     spec = parse_spec(make_content(teacher={**teacher, "others": [other], "mean_of": mean_of}))
-    built, pixels = build_teacher(spec, CPU), make_pixels()
+    built, pixels = build_teacher(spec, CPU, Execution.plain(spec)), make_pixels()
     assert isinstance(built, TeacherEnsemble)
     first, second = built.members
     images = F.interpolate(
