@@ -39,10 +39,8 @@ def test_training_crops_are_the_first_of_the_run(spec):
 
 
 def test_every_image_of_val_is_evaluated_once_and_normalized_anew(spec, data_folder):
-    network, other = (
-        build_teacher(spec, CPU, Execution.plain(spec)),
-        Normalization(mean=(0, 0, 0), std=(1, 1, 1)),
-    )
+    network = build_teacher(spec, CPU, Execution.plain(spec))
+    other = Normalization(mean=(0, 0, 0), std=(1, 1, 1))
     sample = TeacherSampler(spec, network, CPU).sample({"other": other})
     file = open_beton(data_folder / "val.beton")
     generator = np.random.default_rng(spec.seed)
@@ -68,9 +66,8 @@ def test_every_image_of_val_is_evaluated_once_and_normalized_anew(spec, data_fol
 def test_training_images_without_labels_are_not_normalized_anew(make_content, teacher):
     spec = parse_spec(make_content(teacher=teacher, dataset={"unlabeled": True}))
     other = Normalization(mean=(0, 0, 0), std=(1, 1, 1))
-    sample = TeacherSampler(spec, build_teacher(spec, CPU, Execution.plain(spec)), CPU).sample(
-        {"other": other}
-    )
+    teacher = build_teacher(spec, CPU, Execution.plain(spec))
+    sample = TeacherSampler(spec, teacher, CPU).sample({"other": other})
     assert sample.renormalized.own.labels.equal(sample.evaluated.labels)
 
 
@@ -91,9 +88,8 @@ def test_pairs_are_blended_or_cut(spec):
 def test_each_part_ends_when_its_time_is_up(spec, monkeypatch):
     for limit in ("VAL", "RENORMALIZED", "PAIRS", "TRAIN"):
         monkeypatch.setattr(sampling, f"{limit}_LIMIT_S", 0.0)
-    sample = TeacherSampler(spec, build_teacher(spec, CPU, Execution.plain(spec)), CPU).sample(
-        {"own": Normalization()}
-    )
+    teacher = build_teacher(spec, CPU, Execution.plain(spec))
+    sample = TeacherSampler(spec, teacher, CPU).sample({"own": Normalization()})
     size = sampling.BATCH_SIZE
     assert len(sample.evaluated.labels) == len(sample.train.labels) == size
     assert len(sample.renormalized.others["own"]) == size

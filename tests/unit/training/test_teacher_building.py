@@ -119,4 +119,5 @@ def test_several_teachers_are_averaged_each_in_its_own_way(
 
 
 def test_one_network_is_no_ensemble(make_content, teacher):
-    assert isinstance(build_teacher(parse_spec(make_content(teacher=teacher)), CPU), FrozenTeacher)
+    spec = parse_spec(make_content(teacher=teacher))
+    assert isinstance(build_teacher(spec, CPU, Execution.plain(spec)), FrozenTeacher)
