@@ -22,7 +22,7 @@ from service.spec.job import JobSpec
 from service.spec.networks import STUDENT
 from service.training.checkpoint_saver import CheckpointError
 from service.training.data import WorkerData
-from service.training.distributed import World, gather_from_all
+from service.training.distributed import World, gather_from_all, release_freed_memory
 from service.training.student_trial import decide_student
 from service.training.teacher_trial import decide_teacher
 
@@ -46,6 +46,7 @@ def decide_execution(
     if world.rank == 0:
         try:
             found = _on_first_rank(spec, world, data, log)
+            _release_memory(world.device)
         except OSError as error:
             raise CheckpointError(
                 f"{spec.run_path} cannot be read or written ({error.strerror}); fix the storage, "
@@ -84,6 +85,13 @@ def _on_first_rank(
     if is_earlier:
         log(f"{_text(spec, execution)}, as an earlier run of {storage_path} has found out")
     return execution
+
+
+def _release_memory(device: torch.device) -> None:
+    """Return what the timed copies have used: the run's peak memory is its own."""
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    release_freed_memory()
 
 
 def _text(spec: JobSpec, execution: Execution) -> str:

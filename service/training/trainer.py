@@ -21,13 +21,13 @@ from service.run.control import (
     abort_run,
     write_abort_reason,
 )
+from service.run.execution import Execution
 from service.spec.errors import EXIT_BAD_INPUT, EXIT_FAILED
 from service.spec.job import JobSpec
 from service.training.checkpoint_saver import CheckpointError
 from service.training.data import WorkerData, prefetch_to_device
 from service.training.distributed import FlagConsensus, StepFlags, World, wrap_ddp
 from service.training.evaluation import Accuracy, EvaluationStopped, Evaluator
-from service.training.execution import decide_execution
 from service.training.factory import build_task
 from service.training.gradient import GradientComputer
 from service.training.memory import (
@@ -87,19 +87,15 @@ class Trainer:
         self._spec, self._world, self._notice = spec, world, notice
         memory = PeakMemory(world)
         torch.set_num_threads(world.num_cpus)
-        self._log = RunLog(spec, world)
-        self._consensus = FlagConsensus(world, spec.resources.collective_timeout_s)
-        self._data = WorkerData(spec, world, self._log.note, self._consensus.group)
-        execution = decide_execution(spec, world, self._data, self._log.note)
         # Every rank initializes the same weights.
         torch.manual_seed(spec.seed)
-        batch_size = self._data.step_share(0).num_local
-        self._task = build_task(
-            spec, world.device, execution, batch_size=batch_size, warn=self._log.note
-        )
+        self._task = build_task(spec, world.device, Execution.plain(spec))
         assert isinstance(self._task.trainee, Trainee)
         self._trainee = self._task.trainee
         self._student = self._trainee.student
+        self._log = RunLog(spec, world)
+        self._consensus = FlagConsensus(world, spec.resources.collective_timeout_s)
+        self._data = WorkerData(spec, world, self._log.note, self._consensus.group)
         self._optimizer = build_optimizer(self._trainee, spec.optimizer)
         decay = spec.training.ema_decay
         self._ema = build_ema(self._student, decay) if decay else None

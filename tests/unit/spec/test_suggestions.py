@@ -108,7 +108,7 @@ def test_a_precision_under_another_name_is_suggested(make_content, value, meant)
     remedy = problems_of(parse_spec, make_content(training={"precision": value}))[
         "training.precision"
     ]
-    assert "'float32' or 'bfloat16'" in remedy
+    assert "'float32', 'bfloat16', 'float16' or 'auto'" in remedy
     assert f"did you mean {meant!r}?" in remedy
 
 
