@@ -209,17 +209,28 @@ def _training_bytes(spec: JobSpec, student: nn.Module) -> int:
     num_copies = 2 + STATE_TENSORS[spec.optimizer.kind]
     num_copies += spec.training.ema_decay is not None
     parameters = FLOAT_BYTES * num_parameters(student) * num_copies
-    per_image = _saved_bytes(spec, student, 4) - _saved_bytes(spec, student, 2)
     num_views = 1 if spec.augmentation.strong is None else 2
-    activations = num_views * (per_image // 2) * spec.micro_batch_size
-    return parameters + activations // (2 if spec.training.precision in HALF_PRECISIONS else 1)
+    of_micro_batch = num_views * _saved_bytes(spec, student) * spec.micro_batch_size
+    if spec.training.precision in HALF_PRECISIONS:
+        of_micro_batch //= 2
+    # Several micro-batches share a pass, up to the limit.
+    of_worker = of_micro_batch * -(-spec.num_micro_batches // spec.resources.min_workers)
+    limit = max(of_micro_batch, spec.training.max_activation_bytes)
+    return parameters + min(of_worker, limit)
 
 
-def _saved_bytes(spec: JobSpec, student: nn.Module, num_images: int) -> int:
-    """Bytes that a forward pass keeps for the backward pass, weights included."""
-    size = spec.augmentation.largest_size
-    images = torch.empty(num_images, 3, size, size, device="meta")
-    return saved_bytes(student, images, is_checkpointed=spec.training.checkpoint_activations)
+def _saved_bytes(spec: JobSpec, student: nn.Module) -> int:
+    """What a forward pass keeps of an image for the backward pass."""
+    size, is_checkpointed = spec.augmentation.largest_size, spec.training.checkpoint_activations
+    few, more = (
+        saved_bytes(
+            student,
+            torch.empty(count, 3, size, size, device="meta"),
+            is_checkpointed=is_checkpointed,
+        )
+        for count in (2, 4)
+    )
+    return (more - few) // 2
 
 
 def _rates(spec: JobSpec, num_steps_per_epoch: int) -> Iterator[tuple[float, float]]:

@@ -56,17 +56,17 @@ def time_images(spec: JobSpec) -> ImageTime:
     num_threads = torch.get_num_threads()
     torch.set_num_threads(min(spec.resources.cpus_per_worker, os.cpu_count() or 1))
     try:
-        task, batch = _random_task(spec, device), _random_batch(spec, device)
+        task, (views, batch) = _random_task(spec, device), _random_batch(spec, device)
         student = task.trainee.student
         assert isinstance(student, torch.nn.Module)
 
         def train() -> None:
-            torch.autograd.backward(task(batch).loss)
+            torch.autograd.backward(task(views, batch).loss)
             task.trainee.zero_grad()
 
         def evaluate() -> None:
             with torch.inference_mode(), task.autocast(device):
-                student(task.normalizer(batch.views[0]))
+                student(task.normalizer(views[0]))
 
         count = len(batch.targets)
         return ImageTime(_seconds(train, device) / count, _seconds(evaluate, device) / count)
@@ -90,7 +90,7 @@ def _random_task(spec: JobSpec, device: torch.device) -> DistillationTask:
         return build_task(spec.model_copy(update=changed), device, Execution.plain(spec))
 
 
-def _random_batch(spec: JobSpec, device: torch.device) -> MicroBatch:
+def _random_batch(spec: JobSpec, device: torch.device) -> tuple[list[Tensor], MicroBatch]:
     count, size = min(spec.micro_batch_size, MAX_IMAGES), spec.augmentation.largest_size
     num_views = 1 if spec.augmentation.strong is None else 2
     shape = (count, size, size, 3)
@@ -99,7 +99,7 @@ def _random_batch(spec: JobSpec, device: torch.device) -> MicroBatch:
         return torch.randint(256, shape, dtype=torch.uint8, device=device)
 
     labels = torch.randint(spec.dataset.num_classes, (count,), device=device)
-    return MicroBatch([pixels() for _ in range(num_views)], labels, epoch=0)
+    return [pixels() for _ in range(num_views)], MicroBatch(labels, epoch=0)
 
 
 def _seconds(call: Callable[[], None], device: torch.device) -> float:

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from service.distillation.pixels import FrozenTeacher
+from service.distillation.pixels import FrozenTeacher, PixelBatch
 
 
 class TeacherEnsemble(nn.Module):
@@ -33,9 +33,10 @@ class TeacherEnsemble(nn.Module):
         self.register_buffer("weights", (shares / shares.sum()).float())
         self._mean = mean_logits if mean_of == "logits" else logits_of_mean_probabilities
 
-    def forward(self, pixels: Tensor) -> Tensor:
+    def forward(self, pixels: Tensor | PixelBatch) -> Tensor:
         """Logits [B, K], float32 or wider, of uint8 pixels [B, H, W, 3]."""
-        logits = torch.stack([member(pixels) for member in self.members])
+        batch = pixels if isinstance(pixels, PixelBatch) else PixelBatch(pixels)
+        logits = torch.stack([member(batch) for member in self.members])
         wide = torch.promote_types(logits.dtype, torch.float32)
         # Autocast leaves these operations in the types of their inputs, or wider.
         return self._mean(logits.to(wide), self.weights.to(wide))

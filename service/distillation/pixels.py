@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from service.spec.data_sections import Normalization
 
 # On a CPU, images are normalized in groups small enough to stay in the cache.
-NUM_IMAGES_IN_CACHE = 4
+CACHED_BYTES = 2_500_000
+FLOAT_BYTES = 4
 
 
 class PixelNormalizer(nn.Module):
@@ -23,6 +24,7 @@ class PixelNormalizer(nn.Module):
 
     def __init__(self, normalization: Normalization):
         super().__init__()
+        self.normalization = normalization
         mean = torch.tensor(normalization.mean, dtype=torch.float64)
         std = torch.tensor(normalization.std, dtype=torch.float64)
         self.register_buffer("scale", (1.0 / (255.0 * std)).float())
@@ -35,11 +37,30 @@ class PixelNormalizer(nn.Module):
         scale, shift = self.scale.repeat(width), self.shift.repeat(width)
         rows = pixels.flatten(2)
         normalized = torch.empty(rows.shape, device=pixels.device)
-        num_at_once = len(rows) if pixels.is_cuda else NUM_IMAGES_IN_CACHE
+        num_at_once = len(rows) if pixels.is_cuda else _num_in_cache(rows)
         parts = torch.split(rows, num_at_once)
         for part, out in zip(parts, torch.split(normalized, num_at_once), strict=True):
             torch.addcmul(shift, part.float(), scale, out=out)
         return normalized.view(pixels.shape).permute(0, 3, 1, 2)
+
+
+def _num_in_cache(rows: Tensor) -> int:
+    return max(1, CACHED_BYTES // max(1, FLOAT_BYTES * rows[:1].numel()))
+
+
+class PixelBatch:
+    """uint8 pixels [B, H, W, 3], normalized once for all networks that agree on it."""
+
+    def __init__(self, pixels: Tensor):
+        self.pixels = pixels
+        self._images: dict[Normalization, Tensor] = {}
+
+    def normalized(self, normalizer: PixelNormalizer) -> Tensor:
+        """Images [B, 3, H, W]; the same tensor for equal normalizations."""
+        key = normalizer.normalization
+        if key not in self._images:
+            self._images[key] = normalizer(self.pixels)
+        return self._images[key]
 
 
 class FrozenTeacher(nn.Module):
@@ -67,10 +88,12 @@ class FrozenTeacher(nn.Module):
         self.register_buffer("classes", None if classes is None else torch.tensor(classes))
         self._input_size = input_size
 
-    def forward(self, pixels: Tensor) -> Tensor:
+    def forward(self, pixels: Tensor | PixelBatch) -> Tensor:
         """Logits [B, K] of uint8 pixels [B, H, W, 3]."""
+        batch = pixels if isinstance(pixels, PixelBatch) else PixelBatch(pixels)
+        # Not in inference mode: the student may use them too.
+        images = batch.normalized(self.normalize)
         with torch.inference_mode():
-            images = self.normalize(pixels)
             if self._input_size is not None:
                 images = resized(images, self._input_size(images.shape[2]))
             logits = self.model(images)

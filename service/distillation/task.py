@@ -1,5 +1,6 @@
-"""The loss of a micro-batch, from pixels and labels."""
+"""The losses of micro-batches, from pixels and labels."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -8,18 +9,16 @@ from torch import Tensor, nn
 from service.distillation.ensemble import TeacherEnsemble
 from service.distillation.losses.base import LossInputs
 from service.distillation.objective import Objective
-from service.distillation.pixels import FrozenTeacher, PixelNormalizer
+from service.distillation.pixels import FrozenTeacher, PixelBatch, PixelNormalizer
 
 
 class MicroBatch(NamedTuple):
-    """What the loss of a micro-batch is computed from.
+    """What the losses of a micro-batch need beside logits.
 
-    ``views``: uint8 RGB, [B, H, W, 3]: the weak view and, if the spec has one, the strong one.
     ``targets``: labels [B] or label distributions [B, K]. ``epoch`` counts from 0.
     ``weight_in_sums``: see ``LossInputs``.
     """
 
-    views: list[Tensor]
     targets: Tensor
     epoch: int
     weight_in_sums: int = 1
@@ -49,20 +48,35 @@ class Trainee(nn.Module):
     ):
         super().__init__()
         self.student, self.objective = student, objective
-        self._autocast_dtype = autocast_dtype
+        self.autocast_dtype = autocast_dtype
 
     def forward(
-        self, batch: MicroBatch, images: list[Tensor], teacher_logits: list[Tensor]
-    ) -> TaskOutput:
-        """The loss of a micro-batch.
+        self,
+        micro_batches: Sequence[MicroBatch],
+        views: Sequence[Tensor],
+        teacher_logits: Sequence[Tensor],
+    ) -> list[TaskOutput]:
+        """The losses of some micro-batches, whose images go through the student in one pass.
 
         Args:
-            batch: its targets, and more about it.
-            images: normalized images of each view, [B, 3, H, W].
-            teacher_logits: of the views that it sees, [B, K]; empty without a teacher.
+            micro_batches: their targets, and more about them.
+            views: normalized images of each view, [B, 3, H, W], of all micro-batches.
+            teacher_logits: of the views that the teacher sees, [B, K]; empty without a teacher.
         """
-        with autocast(images[0].device, self._autocast_dtype):
-            logits = [self.student(view) for view in images]
+        images = views[0] if len(views) == 1 else torch.cat(list(views))
+        with autocast(images.device, self.autocast_dtype):
+            logits = self.student(images)
+        sizes = [len(one.targets) for one in micro_batches]
+        of_student = [torch.split(one, sizes) for one in torch.split(logits, sum(sizes))]
+        of_teacher = [torch.split(one, sizes) for one in teacher_logits]
+        return [
+            self._output(batch, [one[i] for one in of_student], [one[i] for one in of_teacher])
+            for i, batch in enumerate(micro_batches)
+        ]
+
+    def _output(
+        self, batch: MicroBatch, logits: list[Tensor], teacher_logits: list[Tensor]
+    ) -> TaskOutput:
         student, strong_student, *_ = *logits, None
         teacher, strong_teacher, *_ = *teacher_logits, None, None
         inputs = LossInputs(
@@ -80,7 +94,7 @@ class Trainee(nn.Module):
 
 
 class DistillationTask:
-    """Computes the loss of a micro-batch.
+    """Computes the losses of micro-batches.
 
     Args:
         trainee: student and objective; the attribute may be wrapped in DDP afterwards.
@@ -103,17 +117,33 @@ class DistillationTask:
         self._num_teacher_views = 2 if trainee.objective.compares_strong_view else 1
         self._autocast_dtype = autocast_dtype
 
-    def __call__(self, batch: MicroBatch) -> TaskOutput:
-        """Compute the loss of a micro-batch, and its parts."""
-        teacher_logits: list[Tensor] = []
-        if self.teacher is not None:
-            with self.autocast(batch.targets.device):
-                views = batch.views[: self._num_teacher_views]
-                teacher_logits = [self.teacher(view) for view in views]
-        images = [self.normalizer(view) for view in batch.views]
-        output = self.trainee(batch, images, teacher_logits)
-        # DDP, where it wraps the trainee, may return a copy of another kind of tuple.
-        return TaskOutput(*output)
+    def __call__(self, views: Sequence[Tensor], batch: MicroBatch) -> TaskOutput:
+        """The losses of one micro-batch; ``views``: uint8 pixels [B, H, W, 3] of each view."""
+        pixels = [PixelBatch(view) for view in views]
+        images = self.student_images(pixels)
+        return self.outputs([batch], images, self.teacher_logits(pixels))[0]
+
+    def student_images(self, views: Sequence[PixelBatch]) -> list[Tensor]:
+        """The student's images [B, 3, H, W] of each view."""
+        return [view.normalized(self.normalizer) for view in views]
+
+    def teacher_logits(self, views: Sequence[PixelBatch]) -> list[Tensor]:
+        """Logits [B, K] of each view that the teacher sees; none without a teacher."""
+        if self.teacher is None:
+            return []
+        with self.autocast(views[0].pixels.device):
+            return [self.teacher(view) for view in views[: self._num_teacher_views]]
+
+    def outputs(
+        self,
+        micro_batches: Sequence[MicroBatch],
+        views: Sequence[Tensor],
+        teacher_logits: Sequence[Tensor],
+    ) -> list[TaskOutput]:
+        """See ``Trainee.forward``."""
+        outputs = self.trainee(micro_batches, views, teacher_logits)
+        # DDP, where it wraps the trainee, may return copies of another kind of tuple.
+        return [TaskOutput(*output) for output in outputs]
 
     def autocast(self, device: torch.device) -> torch.autocast:
         """Autocast context of forward passes, the same in training and evaluation."""

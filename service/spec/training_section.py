@@ -13,8 +13,12 @@ class Training(Section):
     global_batch_size: Count = 512
     """Images per optimizer step over all workers."""
     micro_batch_size: Count | None = None
-    """Images per forward pass, over which BatchNorm computes its statistics. Absent: global batch /
+    """Images over which BatchNorm computes its statistics. Absent: global batch /
     workers. If it is set, the arithmetic of a step does not depend on the number of workers."""
+    max_activation_bytes: Count = 1_000_000_000
+    """Bytes that a forward pass of the student may keep for its backward pass: as many of a
+    worker's micro-batches as fit go through the student together, at least one. BatchNorm's
+    statistics are still those of each micro-batch; results differ by rounding only."""
     drop_last: bool = True
     """Whether the images that fill no global batch at the end of an epoch are dropped; they are
     different ones in each epoch. false: they make a smaller step, in which each image counts the
@@ -52,5 +56,5 @@ class Training(Section):
     max_skipped_steps: Annotated[int, Field(ge=1)] = 10
     """skip, roll_back: how often that may happen in a run before it is aborted."""
     ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = None
-    """Decay per step of an exponential moving average (EMA) of the weights. If it is set, the EMA
-    is evaluated and exported."""
+    """Decay per step of an exponential moving average (EMA) of the weights, which it rises to from
+    0.1 during the first steps. If it is set, the EMA is evaluated and exported."""

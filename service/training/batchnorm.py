@@ -1,114 +1,195 @@
-"""BatchNorm's running statistics, defined over all micro-batches of a step.
+"""BatchNorm over micro-batches: several in one forward pass, and one update of a step.
 
-One step of the global batch makes one update: running = (1 - m) running + m mean(batch statistics
-of its micro-batches, each weighted by its images). Within a worker the micro-batches are averaged
-here at every step. Between workers the recursion is linear and training never reads it, so
-averaging the workers' values when they are needed gives what averaging at every step would.
+Each micro-batch is normalized by its own statistics, whatever pass it is computed in. One step of
+the global batch makes one update: running = (1 - m) running + m mean(batch statistics of its
+micro-batches, each weighted by its images). Within a worker the micro-batches are averaged here at
+every step. Between workers the recursion is linear and training never reads it, so averaging the
+workers' values when they are needed gives what averaging at every step would.
 """
 
 from collections.abc import Sequence
 from types import TracebackType
+from typing import Any
 
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F
 from torch import Tensor, nn
+
+_BatchNorm = nn.modules.batchnorm._BatchNorm
 
 
 class RunningStatistics:
     """Running means and variances of all BatchNorm layers of a model, on one of the workers.
 
-    ``num_views``: forward passes that each micro-batch takes; each of them is an update.
+    They become parts of one tensor, so that a copy of all is one operation. ``num_views``: views of
+    each micro-batch, which go through the model in one pass; each of them is an update.
     """
 
     def __init__(self, model: nn.Module, world_size: int, num_views: int = 1):
-        self._world_size, self._num_views = world_size, num_views
-        self._buffers: list[Tensor] = []
-        self._counters: list[Tensor] = []
-        self._keeps: list[float] = []
-        for module in model.modules():
-            if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.track_running_stats:
-                assert module.running_mean is not None
-                assert module.running_var is not None
-                assert module.num_batches_tracked is not None
-                self._buffers += [module.running_mean, module.running_var]
-                self._counters.append(module.num_batches_tracked)
-                momentum = 0.1 if module.momentum is None else module.momentum
-                self._keeps += [(1.0 - momentum) ** num_views] * 2
+        self._world_size, self.num_views = world_size, num_views
+        self._layers = [module for module in model.modules() if isinstance(module, _BatchNorm)]
+        tracked = [layer for layer in self._layers if layer.running_mean is not None]
+        self._running = _joined(tracked, ("running_mean", "running_var"))
+        self._counters = _joined(tracked, ("num_batches_tracked",))
+        self._momenta = _momenta(tracked, self._running)
+        self._rows: _BatchStatistics | None = None
 
-    def step(self, weights: Sequence[float]) -> "_StepAverage":
-        """Context of one optimizer step; call ``micro_batch_done`` after each micro-batch.
+    def step(self, sizes: Sequence[int], weights: Sequence[float]) -> "_StepStatistics":
+        """Context of one optimizer step; call ``begin_pass`` before each forward pass.
 
-        ``weights`` are the shares of the micro-batches in the mean of the step, times the number of
-        workers: in full batches each is 1 / (micro-batches of a worker).
+        ``sizes``: images of each micro-batch. ``weights``: their shares in the mean of the step,
+        times the number of workers: in full batches each is 1 / (micro-batches of a worker).
         """
-        if len(weights) == 1 and weights[0] == 1.0:
-            return _StepAverage([], [], [], weights, self._num_views)
-        return _StepAverage(self._buffers, self._counters, self._keeps, weights, self._num_views)
+        if len(weights) == 1 and weights[0] == 1.0 and self.num_views == 1:
+            return _StepStatistics(self, None, sizes, weights)
+        if self._rows is None:
+            self._rows = _BatchStatistics(self._layers, self._running)
+        return _StepStatistics(self, self._rows, sizes, weights)
 
     def state(self) -> list[Tensor]:
         """This worker's statistics since the last averaging over workers, and their counters."""
-        return [*self._buffers, *self._counters]
+        return [self._running, self._counters]
+
+    def snapshot(self) -> list[Tensor]:
+        """A copy of the state."""
+        return [self._running.clone(), self._counters.clone()]
 
     @torch.no_grad()
-    def restore(self, state: list[Tensor]) -> None:
-        """Load a state."""
-        for buffer, value in zip([*self._buffers, *self._counters], state, strict=True):
-            buffer.copy_(value)
+    def restore(self, state: list[Tensor], where: Tensor | None = None) -> None:
+        """Load a state; only if the scalar ``where`` is true, which is not read on the host."""
+        for current, value in zip(self.state(), state, strict=True):
+            current.copy_(value if where is None else torch.where(where, value, current))
+
+    @torch.no_grad()
+    def update(self, rows: Tensor, weights: Sequence[float]) -> None:
+        """Update from the statistics of a step's micro-batches, [views x micro-batches, C]."""
+        for of_view in rows.chunk(self.num_views):
+            step = self._running.neg()
+            for of_micro_batch, weight in zip(of_view, weights, strict=True):
+                step.add_(of_micro_batch, alpha=weight)
+            self._running.addcmul_(self._momenta, step)
+        self._counters.add_(self.num_views)
 
     @torch.no_grad()
     def synchronize(self) -> None:
         """Average over the workers; every rank must call it."""
-        if not self._buffers or self._world_size == 1:
+        if not self._running.numel() or self._world_size == 1:
             return
-        flat = torch.cat(self._buffers)
-        dist.all_reduce(flat)
-        flat /= self._world_size
-        parts = torch.split(flat, [buffer.numel() for buffer in self._buffers])
-        torch._foreach_copy_(self._buffers, list(parts))
+        dist.all_reduce(self._running)
+        self._running.div_(self._world_size)
 
 
-class _StepAverage:
-    """Averages the statistics that the forward passes of one step write."""
+class _BatchStatistics:
+    """Mean and variance of each micro-batch of a step, as the layers write them.
+
+    ``values`` [views x micro-batches, C]. ``sizes`` and ``rows``: of the micro-batches that the
+    forward pass which runs now is made of; no sizes: layers work as they do by themselves.
+    """
+
+    def __init__(self, layers: Sequence[_BatchNorm], running: Tensor):
+        self.values = running.new_empty((0, len(running)))
+        self.sizes: list[int] = []
+        self.rows: list[int] = []
+        start = 0
+        for layer in layers:
+            kind: Any = type(layer)
+            # A changed class, not a changed method, leaves names and weights as they are.
+            layer.__class__ = type(f"Grouped{kind.__name__}", (_GroupedLayer, kind), {})
+            layer.batch_statistics = self  # type: ignore[assignment]
+            layer.first_column = start  # type: ignore[assignment]
+            if layer.running_mean is not None:
+                start += 2 * layer.num_features
+
+    def clear(self, num_rows: int) -> None:
+        """Make room for this many micro-batches."""
+        # Finite values: with momentum 1, layers multiply what is there by 0.
+        self.values = self.values.new_zeros((num_rows, self.values.shape[1]))
+
+
+class _GroupedLayer:
+    """Mixed into a BatchNorm layer's class in front of it."""
+
+    def forward(self: Any, inputs: Tensor) -> Tensor:
+        step: _BatchStatistics = self.batch_statistics
+        if not self.training or not step.sizes:
+            return super().forward(inputs)  # type: ignore[misc]
+        parts = torch.split(inputs, step.sizes)
+        outputs = []
+        for part, row in zip(parts, step.rows, strict=True):
+            mean, variance = self._written(row)
+            # With momentum 1 it writes the statistics of the micro-batch themselves.
+            outputs.append(
+                F.batch_norm(part, mean, variance, self.weight, self.bias, True, 1.0, self.eps)
+            )
+        return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
+
+    def _written(self: Any, row: int) -> tuple[Tensor | None, Tensor | None]:
+        """Where mean and variance of a micro-batch go; None where the layer tracks none."""
+        if self.running_mean is None:
+            return None, None
+        start, count = self.first_column, self.num_features
+        values = self.batch_statistics.values[row]
+        return values[start : start + count], values[start + count : start + 2 * count]
+
+
+class _StepStatistics:
+    """Collects the statistics that the forward passes of one step compute."""
 
     def __init__(
         self,
-        buffers: list[Tensor],
-        counters: list[Tensor],
-        keeps: list[float],
+        running: RunningStatistics,
+        rows: _BatchStatistics | None,
+        sizes: Sequence[int],
         weights: Sequence[float],
-        num_views: int,
     ):
-        self._buffers, self._counters, self._num_views = buffers, counters, num_views
-        self._keeps, self._weights = keeps, weights
-        self._num_done = 0
+        self._running, self._rows = running, rows
+        self._sizes, self._weights = list(sizes), weights
 
-    @torch.no_grad()
-    def __enter__(self) -> "_StepAverage":
-        self._before = [buffer.clone() for buffer in self._buffers]
-        # Where the weights of a worker do not add up to one, the rest keeps what was there: the
-        # workers' mean is then the weighted mean of all micro-batches.
-        rest = 1.0 - sum(self._weights)
-        self._sums = [
-            buffer * (rest * keep) for buffer, keep in zip(self._buffers, self._keeps, strict=True)
-        ]
+    def __enter__(self) -> "_StepStatistics":
+        if self._rows is not None:
+            self._rows.clear(len(self._sizes) * self._running.num_views)
         return self
 
-    @torch.no_grad()
-    def micro_batch_done(self) -> None:
-        """Accumulate what this micro-batch wrote, and restore the values for the next."""
-        if self._buffers:
-            torch._foreach_add_(self._sums, self._buffers, alpha=self._weights[self._num_done])
-            torch._foreach_copy_(self._buffers, self._before)
-        self._num_done += 1
+    def begin_pass(self, micro_batches: range) -> None:
+        """The next forward pass has these micro-batches, and of each all views, view by view."""
+        if self._rows is None:
+            return
+        num_views, count = self._running.num_views, len(self._sizes)
+        self._rows.sizes = [self._sizes[index] for index in micro_batches] * num_views
+        self._rows.rows = [
+            view * count + index for view in range(num_views) for index in micro_batches
+        ]
 
-    @torch.no_grad()
     def __exit__(
         self,
         kind: type[BaseException] | None,
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if self._buffers and kind is None:
-            torch._foreach_copy_(self._buffers, self._sums)
-            # The layers counted each micro-batch, but a step is one update for each view.
-            torch._foreach_sub_(self._counters, (len(self._weights) - 1) * self._num_views)
+        if self._rows is None:
+            return
+        self._rows.sizes, self._rows.rows = [], []
+        if kind is None:
+            self._running.update(self._rows.values, self._weights)
+
+
+def _joined(layers: Sequence[_BatchNorm], names: Sequence[str]) -> Tensor:
+    """All these buffers one after the other in one tensor, of which they become parts."""
+    places = [(layer, name) for layer in layers for name in names]
+    if not places:
+        return torch.empty(0)
+    buffers = [getattr(layer, name) for layer, name in places]
+    flat = torch.cat([buffer.flatten() for buffer in buffers])
+    parts = torch.split(flat, [buffer.numel() for buffer in buffers])
+    for (layer, name), buffer, part in zip(places, buffers, parts, strict=True):
+        setattr(layer, name, part.view(buffer.shape))
+    return flat
+
+
+def _momenta(layers: Sequence[_BatchNorm], running: Tensor) -> Tensor:
+    """The momentum of each value in ``running``."""
+    counts = [2 * layer.num_features for layer in layers]
+    momenta = [0.1 if layer.momentum is None else layer.momentum for layer in layers]
+    repeated = torch.tensor(momenta).repeat_interleave(torch.tensor(counts, dtype=torch.int64))
+    return repeated.to(running)

@@ -21,7 +21,6 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel
 
 from data_pipeline.files import partial_name, remove_tree, sha256_of, sync_to_disk
 from data_pipeline.json_files import UnusableFileError
@@ -29,6 +28,7 @@ from service.models.weights import fill, save_weights
 from service.run.folder import STUDENT_NAME
 from service.run.progress import Progress
 from service.run.state_files import read_typed
+from service.training.average import WeightAverage
 
 EMA_NAME = "ema.safetensors"
 OBJECTIVE_NAME = "objective.safetensors"
@@ -147,7 +147,7 @@ def _save_tensors(content: object, path: Path) -> None:
 def load_checkpoint(
     path: Path,
     student: nn.Module,
-    ema: AveragedModel | None,
+    ema: WeightAverage | None,
     optimizer: torch.optim.Optimizer,
     objective: nn.Module | None = None,
 ) -> tuple[Progress, list[dict[str, Any]]]:

@@ -53,9 +53,10 @@ class FlagConsensus:
 
     def reduce(self, flags: StepFlags) -> StepFlags:
         """The flags that any worker has set, the same on all ranks; waits for the slowest."""
+        if self.group is None:
+            return flags
         combined = torch.tensor(flags, dtype=torch.int32)
-        if self.group is not None:
-            dist.all_reduce(combined, dist.ReduceOp.MAX, group=self.group)
+        dist.all_reduce(combined, dist.ReduceOp.MAX, group=self.group)
         return StepFlags(*map(bool, combined.tolist()))
 
 

@@ -1,6 +1,7 @@
-"""The gradient of one optimizer step, micro-batch by micro-batch.
+"""The gradient of one optimizer step of a worker.
 
-It does not depend on which worker computes which micro-batch, except for the order of sums.
+It does not depend on which worker computes which micro-batch, except for the order of sums. Nothing
+in it reads a tensor on the host, so that a GPU never waits for its next work.
 """
 
 from contextlib import AbstractContextManager, nullcontext
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from data_pipeline.loader import Batch
+from service.distillation.pixels import PixelBatch
 from service.distillation.task import DistillationTask, MicroBatch, TaskOutput
 from service.run.progress import Progress
 from service.spec.job import JobSpec
@@ -20,6 +22,8 @@ from service.training.data import StepShare
 from service.training.distributed import World
 from service.training.metrics import IntervalMetrics
 from service.training.mixing import mix, mix_other_view
+from service.training.passes import Passes
+from service.training.teacher_logits import StepPlace, TeacherLogits
 
 
 class StepGradient(NamedTuple):
@@ -37,34 +41,56 @@ class GradientComputer:
         spec: JobSpec,
         world: World,
         task: DistillationTask,
+        teacher_logits: TeacherLogits,
         statistics: RunningStatistics,
         metrics: IntervalMetrics,
+        passes: Passes,
     ):
         self._spec, self._world, self._task = spec, world, task
+        self._teacher_logits, self._passes = teacher_logits, passes
         self._statistics, self._metrics = statistics, metrics
 
     def compute(self, batch: Batch, share: StepShare, progress: Progress) -> StepGradient:
-        """Gradients of this worker's images, averaged over workers with the last micro-batch."""
-        micro_batches = self._micro_batches(batch, share, progress.epoch)
-        weights = self._weights([len(one.targets) for one in micro_batches], share)
+        """Gradients of this worker's images, averaged over workers with the last pass."""
+        views, targets = self._mixed(batch, progress.epoch)
+        pixels = [PixelBatch(view) for view in views]
+        images = self._task.student_images(pixels)
+        teacher_logits = self._teacher_logits.of(pixels, batch, self._place(share, progress))
+        micro_batches = self._micro_batches(targets, share, progress.epoch)
+        sizes = [len(one.targets) for one in micro_batches]
+        weights = self._weights(sizes, share)
         loss = torch.zeros((), device=self._world.device)
-        with self._statistics.step(weights) as running:
-            for index, micro_batch in enumerate(micro_batches):
-                # Dropout and similar layers draw from (seed, step, micro-batch) on any worker.
-                torch.manual_seed(
-                    _draw_seed(self._spec.seed, progress.step, share.first_micro_batch + index)
-                )
-                with _synchronized(self._task.trainee, index == len(micro_batches) - 1):
-                    output = self._task(micro_batch)
-                    weighted = output.loss * weights[index]
-                    # A loss that is not finite makes its gradient NaN, and with it the mean over
-                    # the workers, so all of them notice without communicating.
-                    torch.autograd.backward(weighted, 1.0 + 0.0 * weighted.detach())
-                running.micro_batch_done()
-                loss += weighted.detach()
-                self._metrics.add(output, weights[index])
-        self._metrics.step_done(share.num_local)
-        return StepGradient(output, loss)
+        first_image = 0
+        with self._statistics.step(sizes, weights) as running:
+            for in_pass in self._passes.split(len(micro_batches)):
+                images_in_pass = slice(first_image, first_image + sum(sizes[i] for i in in_pass))
+                first_image = images_in_pass.stop
+                self._seed(progress.step, share.first_micro_batch + in_pass.start)
+                running.begin_pass(in_pass)
+                with _synchronized(self._task.trainee, in_pass.stop == len(micro_batches)):
+                    outputs = self._task.outputs(
+                        micro_batches[in_pass.start : in_pass.stop],
+                        [view[images_in_pass] for view in images],
+                        [logits[images_in_pass] for logits in teacher_logits],
+                    )
+                    loss += self._backward(outputs, [weights[i] for i in in_pass])
+        return StepGradient(outputs[-1], loss)
+
+    def _backward(self, outputs: list[TaskOutput], weights: list[float]) -> Tensor:
+        """Add the gradient of a pass, and its metrics; the weighted loss, without its graph."""
+        weighted = torch.zeros((), device=self._world.device)
+        for output, weight in zip(outputs, weights, strict=True):
+            weighted = weighted + output.loss * weight
+            self._metrics.add(output, weight)
+        # A loss that is not finite makes its gradient NaN, and with it the mean over the workers,
+        # so all of them notice without communicating.
+        torch.autograd.backward(weighted, 1.0 + 0.0 * weighted.detach())
+        return weighted.detach()
+
+    def _place(self, share: StepShare, progress: Progress) -> StepPlace:
+        first_of_step = progress.step_in_epoch * self._spec.training.global_batch_size
+        first = first_of_step + share.first_micro_batch * self._spec.micro_batch_size
+        return StepPlace(progress.epoch, progress.step_in_epoch, first, share.num_local)
 
     def _weights(self, sizes: list[int], share: StepShare) -> list[float]:
         """Share of each micro-batch in the mean over the step, times the number of workers."""
@@ -72,46 +98,43 @@ class GradientComputer:
             return [0.0] * len(sizes)
         return [size * self._world.size / share.num_global for size in sizes]
 
-    def _micro_batches(self, batch: Batch, share: StepShare, epoch: int) -> list[MicroBatch]:
-        images, strong_images, targets = self._mixed(batch, epoch)
-        size = self._spec.micro_batch_size
+    def _micro_batches(self, targets: Tensor, share: StepShare, epoch: int) -> list[MicroBatch]:
         weight_in_sums = self._world.size if share.num_local else 0
-        views = [torch.split(images, size)]
-        if strong_images is not None:
-            views.append(torch.split(strong_images, size))
-        return [
-            MicroBatch(list(pixels), labels, epoch, weight_in_sums)
-            for labels, *pixels in zip(torch.split(targets, size), *views, strict=True)
-        ]
+        parts = torch.split(targets, self._spec.micro_batch_size)
+        return [MicroBatch(labels, epoch, weight_in_sums) for labels in parts]
 
-    def _mixed(self, batch: Batch, epoch: int) -> tuple[Tensor, Tensor | None, Tensor]:
-        """Images of both views, and their labels [B] or label distributions [B, K]."""
+    def _seed(self, step: int, micro_batch: int) -> None:
+        """Dropout and similar layers draw from (seed, step, micro-batch) on any worker."""
+        if self._passes.draws:
+            key = [self._spec.seed, step, micro_batch]
+            state = np.random.SeedSequence(key).generate_state(1, np.uint64)
+            torch.manual_seed(int(state[0] >> 1))
+
+    def _mixed(self, batch: Batch, epoch: int) -> tuple[list[Tensor], Tensor]:
+        """Images of each view, and their labels [B] or label distributions [B, K]."""
         mixing, seed = self._spec.augmentation.mixing, self._spec.seed
-        strong_images, indices = batch.strong_images, batch.indices
+        views = [batch.images]
+        if batch.strong_images is not None:
+            views.append(batch.strong_images)
         if mixing is None:
-            return batch.images, strong_images, batch.labels
-        num_classes = self._spec.dataset.num_classes
+            return views, batch.labels
         images, targets = mix(
             mixing,
             batch.images,
             batch.labels,
-            indices,
-            num_classes=num_classes,
+            batch.indices,
+            num_classes=self._spec.dataset.num_classes,
             seed=seed,
             epoch=epoch,
         )
-        if strong_images is not None:
-            strong_images = mix_other_view(mixing, strong_images, indices, seed=seed, epoch=epoch)
-        return images, strong_images, targets
-
-
-def _draw_seed(seed: int, step: int, micro_batch: int) -> int:
-    key = [seed, step, micro_batch]
-    return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> 1)
+        others = [
+            mix_other_view(mixing, v, batch.indices, seed=seed, epoch=epoch) for v in views[1:]
+        ]
+        return [images, *others], targets
 
 
 def _synchronized(trainee: nn.Module, is_last: bool) -> AbstractContextManager[None]:
-    """Gradients are all-reduced once per step, with the last micro-batch."""
+    """Gradients are all-reduced once per step, with the last pass."""
     if is_last or not isinstance(trainee, DistributedDataParallel):
         return nullcontext()
     return trainee.no_sync()

@@ -32,7 +32,9 @@ class IntervalMetrics:
 
     def reset(self) -> None:
         """Clear the counts and restart the clock."""
-        self._sums: dict[str, Tensor] = {}
+        self._names: list[str] = []
+        self._sums: Tensor | None = None
+        self._step_sums: Tensor | None = None
         self._num_steps = 0
         self._num_images = 0
         self._wait_s = 0.0
@@ -51,14 +53,31 @@ class IntervalMetrics:
 
     def add(self, output: TaskOutput, weight: float) -> None:
         """Count one micro-batch with its weight in the step; nothing is read from the device."""
-        for name, part in output.parts.items():
-            weighted = weight * part
-            self._sums[name] = self._sums[name] + weighted if name in self._sums else weighted
+        # Every rank has the same parts, in the same order: they run the same task.
+        self._names = list(output.parts)
+        weighted = weight * torch.stack(list(output.parts.values()))
+        self._step_sums = weighted if self._step_sums is None else self._step_sums + weighted
 
-    def step_done(self, num_images: int) -> None:
-        """Count a step with the images that were this worker's share of it."""
+    def step_done(self, num_images: int, is_skipped: Tensor) -> None:
+        """Count a step with the images that were this worker's share of it.
+
+        If the scalar ``is_skipped`` is true, its losses do not count: then call ``uncount_step``.
+        """
+        assert self._step_sums is not None
+        taken = torch.where(is_skipped, torch.zeros_like(self._step_sums), self._step_sums)
+        self._sums = taken if self._sums is None else self._sums + taken
+        self._step_sums = None
         self._num_steps += 1
         self._num_images += num_images
+
+    def uncount_step(self, num_images: int) -> None:
+        """Take a step back whose losses did not count."""
+        self._num_steps -= 1
+        self._num_images -= num_images
+
+    def forget_step(self) -> None:
+        """Drop the losses of a step that is computed again."""
+        self._step_sums = None
 
     def read(self, last: TaskOutput) -> dict[str, float]:
         """Means over workers and steps since the last read, by name; every rank must call it.
@@ -66,13 +85,11 @@ class IntervalMetrics:
         ``last`` is the output of the newest micro-batch, which the telemetry describes, gathered
         from all workers. Times are in seconds, shares are 0 to 1.
         """
-        # Every rank has the same parts, in the same order: they run the same task.
-        names = list(self._sums)
-        sums = [self._sums[name].double() for name in names]
+        assert self._sums is not None
         own = torch.tensor(
             [self._wait_s, self._num_images], dtype=torch.float64, device=self._device
         )
-        totals = torch.cat([torch.stack(sums), own])
+        totals = torch.cat([self._sums.double(), own])
         world_size = self._world_size
         if world_size > 1:
             dist.all_reduce(totals)
@@ -80,7 +97,8 @@ class IntervalMetrics:
         *parts, wait_s, num_images = (totals / world_size).tolist()
         elapsed_s = time.perf_counter() - self._start_s
         values = {
-            f"train/{name}": part / self._num_steps for name, part in zip(names, parts, strict=True)
+            f"train/{name}": part / self._num_steps
+            for name, part in zip(self._names, parts, strict=True)
         }
         values["speed/images_per_s"] = num_images * world_size / elapsed_s
         values["speed/data_wait_share"] = wait_s / elapsed_s
@@ -99,7 +117,7 @@ class IntervalMetrics:
     def state(self) -> dict[str, Any]:
         """The counts since the last read, for a checkpoint."""
         return {
-            "sums": dict(self._sums),
+            "sums": {} if self._sums is None else dict(zip(self._names, self._sums, strict=True)),
             "num_steps": self._num_steps,
             "num_images": self._num_images,
             "wait_s": self._wait_s,
@@ -108,7 +126,8 @@ class IntervalMetrics:
 
     def restore(self, state: dict[str, Any]) -> None:
         """Continue from a checkpoint's counts."""
-        self._sums = {name: part.to(self._device) for name, part in state["sums"].items()}
+        self._names, sums = list(state["sums"]), list(state["sums"].values())
+        self._sums = torch.stack(sums).to(self._device) if sums else None
         self._num_steps, self._num_images = state["num_steps"], state["num_images"]
         self._wait_s = state["wait_s"]
         self._start_s = time.perf_counter() - state["elapsed_s"]

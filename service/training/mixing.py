@@ -9,7 +9,6 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from scipy.special import betaincinv
 from torch import Tensor
@@ -63,11 +62,14 @@ def mix(
     epoch: int,
 ) -> tuple[Tensor, Tensor]:
     """Mixed uint8 images [B, S, S, 3] and label distributions [B, K]; an odd last one stays."""
-    targets = F.one_hot(labels, num_classes).float()
+    # Not F.one_hot, which looks at the largest label on the host.
+    targets = torch.zeros(len(labels), num_classes, device=labels.device)
+    targets.scatter_(1, labels[:, None], 1.0)
     pairs = random_pairs(mixing, indices[:-1:2], images.shape[1], seed, epoch)
-    shares = _shares(pairs, images.device)
-    mixed_targets = _blend(targets[: len(shares)], shares[:, None])
-    return _mix_images(images, pairs), torch.cat([mixed_targets, targets[len(shares) :]])
+    on_device = _to_device(pairs, images.device)
+    shares = on_device[:, :1]
+    mixed_targets = _blend(targets[: len(shares)], shares)
+    return _mix_images(images, on_device), torch.cat([mixed_targets, targets[len(shares) :]])
 
 
 def mix_other_view(
@@ -78,27 +80,28 @@ def mix_other_view(
     Pairs, shares and boxes are the same, so both views have the labels that ``mix`` returns.
     """
     pairs = random_pairs(mixing, indices[:-1:2], images.shape[1], seed, epoch)
-    return _mix_images(images, pairs)
+    return _mix_images(images, _to_device(pairs, images.device))
 
 
-def _shares(pairs: PairParams, device: torch.device) -> Tensor:
-    """Shares of the labels of the images of all pairs, [2 P]."""
-    return torch.from_numpy(pairs.shares).float().repeat_interleave(2).to(device)
+def _to_device(pairs: PairParams, device: torch.device) -> Tensor:
+    """Share of the label, opacity of the pixels and box of each image of all pairs, [2 P, 6]."""
+    opacities = np.where(pairs.is_cut, 1.0, pairs.shares)
+    columns = np.column_stack([pairs.shares, opacities, pairs.boxes]).astype(np.float32)
+    values = torch.from_numpy(columns.repeat(2, axis=0))
+    # From pinned memory, a GPU copies while the host goes on.
+    return values.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else values
 
 
-def _mix_images(images: Tensor, pairs: PairParams) -> Tensor:
-    num_paired = 2 * len(pairs.shares)
+def _mix_images(images: Tensor, pairs: Tensor) -> Tensor:
+    num_paired = len(pairs)
     return torch.cat([_mix_pixels(images[:num_paired], pairs), images[num_paired:]])
 
 
-def _mix_pixels(images: Tensor, pairs: PairParams) -> Tensor:
+def _mix_pixels(images: Tensor, pairs: Tensor) -> Tensor:
     device, size = images.device, images.shape[1]
-    shares = _shares(pairs, device)
-    is_cut = torch.from_numpy(pairs.is_cut).repeat_interleave(2).to(device)
-    opacity = torch.where(is_cut, 1.0, shares)[:, None, None, None]
+    opacity = pairs[:, 1, None, None, None]
     blended = _blend(images.float(), opacity).round().to(torch.uint8)
-    boxes = torch.from_numpy(pairs.boxes).repeat_interleave(2, dim=0).to(device)
-    top, left, bottom, right = boxes[:, :, None].unbind(dim=1)
+    top, left, bottom, right = pairs[:, 2:, None].unbind(dim=1)
     places = torch.arange(size, device=device)[None]
     rows, columns = (places >= top) & (places < bottom), (places >= left) & (places < right)
     is_exchanged = (rows[:, :, None] & columns[:, None, :])[..., None]

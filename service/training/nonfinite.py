@@ -5,10 +5,10 @@ import json
 from pathlib import Path
 
 from data_pipeline.files import write_atomically
-from data_pipeline.loader import Batch
 from service.run.progress import Progress
 from service.spec.job import JobSpec
 from service.spec.networks import teacher_networks
+from service.training.outcome import Outcome
 
 
 def dump_name(step: int, rank: int) -> str:
@@ -16,18 +16,17 @@ def dump_name(step: int, rank: int) -> str:
     return f"nonfinite_step{step:010d}_rank{rank}.json"
 
 
-def dump_samples(
-    run_path: Path, rank: int, progress: Progress, batch: Batch, loss: float, gradient_norm: float
-) -> None:
+def dump_samples(run_path: Path, rank: int, outcome: Outcome) -> None:
     """Write this worker's samples of the step to the run's folder.
 
     Where the disk fails they are not written: the other workers must not wait.
     """
+    progress, batch, _ = outcome.step
     content = {
         "step": progress.step,
         "epoch": progress.epoch,
-        "loss": str(loss),
-        "gradient_norm": str(gradient_norm),
+        "loss": str(outcome.loss),
+        "gradient_norm": str(outcome.gradient_norm),
         "samples": batch.indices.tolist(),
         "labels": batch.labels.tolist(),
     }

@@ -1,10 +1,9 @@
-"""The optimizer from its section of the spec, gradient norm and EMA."""
+"""The optimizer from its section of the spec."""
 
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch import nn
 
 from service.spec.optimization import AdamW, AnyOptimizer, Lars, Sgd
 from service.training.parameter_groups import parameter_groups
@@ -55,18 +54,6 @@ def _build_sgd(groups: list[dict[str, Any]], section: Sgd) -> torch.optim.SGD:
             for parameter in group["params"]:
                 optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
     return optimizer
-
-
-def gradient_norm(model: nn.Module) -> Tensor:
-    """Global L2 norm of the gradients, a scalar on their device."""
-    gradients = [p.grad for p in model.parameters() if p.grad is not None]
-    return torch.nn.utils.get_total_norm(gradients)
-
-
-def build_ema(model: nn.Module, decay: float) -> AveragedModel:
-    """Exponential moving average of the weights; BatchNorm's statistics are averaged alike."""
-    average = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
-    return AveragedModel(model, multi_avg_fn=average, use_buffers=True)
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:

@@ -4,18 +4,18 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.optim.swa_utils import AveragedModel
 
 from data_pipeline.files import retry_io
 from service.distillation.task import Trainee
 from service.models.weights import file_metadata
 from service.run.progress import Progress
 from service.spec.job import JobSpec
+from service.training.average import WeightAverage
 from service.training.batchnorm import RunningStatistics
 from service.training.checkpoint import (
     Snapshot,
@@ -34,12 +34,11 @@ from service.training.metrics import IntervalMetrics
 Result = TypeVar("Result")
 
 
-class LocalState(NamedTuple):
-    """BatchNorm's statistics, the losses' running sums, and the metrics, of one worker."""
+class StepSnapshot(NamedTuple):
+    """BatchNorm's statistics and the losses' running sums of one worker, before a step."""
 
     statistics: list[Tensor]
     running_sums: list[Tensor]
-    metrics: dict[str, Any]
 
 
 class TrainState:
@@ -53,7 +52,7 @@ class TrainState:
         spec: JobSpec,
         world: World,
         trainee: Trainee,
-        ema: AveragedModel | None,
+        ema: WeightAverage | None,
         optimizer: torch.optim.Optimizer,
         metrics: IntervalMetrics,
         saver: CheckpointSaver | None,
@@ -65,7 +64,9 @@ class TrainState:
         num_views = 1 if spec.augmentation.strong is None else 2
         self.statistics = RunningStatistics(self._student, world.size, num_views)
         """BatchNorm's running statistics of the student."""
-        self._ema_statistics = RunningStatistics(ema, world.size) if ema is not None else None
+        self._ema_statistics = (
+            RunningStatistics(ema.module, world.size) if ema is not None else None
+        )
         self._metrics, self._saver, self._group = metrics, saver, group
         self._saved_s = time.monotonic()
 
@@ -125,31 +126,29 @@ class TrainState:
         same_world = len(per_rank) == self._world.size
         local = per_rank[self._world.rank] if same_world else mean_of_ranks(per_rank)
         self.statistics.restore(local["statistics"])
-        self._restore_sums(local["running_sums"])
+        for tensor, value in zip(
+            self._objective.running_sums(), local["running_sums"], strict=True
+        ):
+            tensor.copy_(value)
         if self._ema is not None and self._ema_statistics is not None:
             self._ema_statistics.restore(local["ema_statistics"])
-            self._ema.n_averaged.fill_(local["num_averaged"])
+            self._ema.num_updates.fill_(local["num_averaged"])
         self._metrics.restore(local["metrics"])
         return progress
 
-    def local_state(self) -> LocalState:
+    def snapshot(self) -> StepSnapshot:
         """A copy of what a step changes on this worker before its update is made."""
-        return LocalState(
-            [tensor.clone() for tensor in self.statistics.state()],
-            [tensor.clone() for tensor in self._objective.running_sums()],
-            self._metrics.state(),
-        )
-
-    def restore_local(self, state: LocalState) -> None:
-        """Undo what a step without an update has changed."""
-        self.statistics.restore(state.statistics)
-        self._restore_sums(state.running_sums)
-        self._metrics.restore(state.metrics)
+        sums = [tensor.clone() for tensor in self._objective.running_sums()]
+        return StepSnapshot(self.statistics.snapshot(), sums)
 
     @torch.no_grad()
-    def _restore_sums(self, values: list[Tensor]) -> None:
-        for tensor, value in zip(self._objective.running_sums(), values, strict=True):
-            tensor.copy_(value)
+    def undo_step(self, snapshot: StepSnapshot, where: Tensor) -> None:
+        """Undo what a step has changed if the scalar ``where`` is true; it is not read."""
+        self.statistics.restore(snapshot.statistics, where)
+        for tensor, value in zip(
+            self._objective.running_sums(), snapshot.running_sums, strict=True
+        ):
+            tensor.copy_(torch.where(where, value, tensor))
 
     def is_save_due(self, step: int) -> bool:
         """Whether a checkpoint is due by the spec's steps or, on rank 0 alone, by its minutes."""
@@ -194,7 +193,7 @@ class TrainState:
                 "statistics": statistics[0],
                 "ema_statistics": statistics[1] if len(statistics) > 1 else [],
                 "running_sums": self._objective.running_sums(),
-                "num_averaged": int(self._ema.n_averaged) if self._ema is not None else 0,
+                "num_averaged": float(self._ema.num_updates) if self._ema is not None else 0.0,
                 "metrics": self._metrics.state(),
             }
         )

@@ -9,7 +9,6 @@ from contextlib import nullcontext
 from typing import NoReturn, Self
 
 import torch
-from torch import Tensor
 
 from data_pipeline.loader import Batch, UndecodableSampleError
 from service.distillation.task import TaskOutput, Trainee
@@ -24,6 +23,7 @@ from service.run.control import (
 from service.run.execution import Execution
 from service.spec.errors import EXIT_BAD_INPUT, EXIT_FAILED
 from service.spec.job import JobSpec
+from service.training.average import WeightAverage
 from service.training.checkpoint_saver import CheckpointError
 from service.training.data import WorkerData, prefetch_to_device
 from service.training.distributed import FlagConsensus, StepFlags, World, wrap_ddp
@@ -37,20 +37,19 @@ from service.training.memory import (
     with_memory_field,
 )
 from service.training.metrics import IntervalMetrics
-from service.training.nonfinite import dump_samples, stop_text, student_text
-from service.training.optimizers import (
-    build_ema,
-    build_optimizer,
-    gradient_norm,
-    set_learning_rate,
-)
+from service.training.nonfinite import student_text
+from service.training.optimizers import build_optimizer, set_learning_rate
+from service.training.passes import plan_passes
 from service.training.peak_memory import PeakMemory
 from service.training.run_log import RunLog
 from service.training.schedules import learning_rate
 from service.training.state import TrainState
+from service.training.step import OptimizerStep
 from service.training.student_evaluation import StudentEvaluation
 from service.training.system_metrics import SystemMetrics
 from service.training.teacher_check import TeacherCheck
+from service.training.teacher_logits import TeacherLogits
+from service.training.update import WeightUpdate
 
 
 def train(spec: JobSpec, world: World, notice: StopNotice = lambda: None) -> None:
@@ -98,7 +97,7 @@ class Trainer:
         self._data = WorkerData(spec, world, self._log.note, self._consensus.group)
         self._optimizer = build_optimizer(self._trainee, spec.optimizer)
         decay = spec.training.ema_decay
-        self._ema = build_ema(self._student, decay) if decay else None
+        self._ema = WeightAverage(self._student, decay) if decay else None
         self._metrics = IntervalMetrics(world, self._trainee.objective.telemetry)
         self._task.trainee = wrap_ddp(self._trainee, world)
         self._state = TrainState(
@@ -111,21 +110,18 @@ class Trainer:
             self._log.saver,
             self._consensus.group,
         )
-        self._gradient = GradientComputer(
-            spec, world, self._task, self._state.statistics, self._metrics
-        )
         evaluator = Evaluator(spec, self._task, self._data, world, self._must_stop)
         self._teacher_check = TeacherCheck(spec, world, self._task, evaluator)
         self._evaluated = self._student if self._ema is None else self._ema.module
         self._student_evaluation = StudentEvaluation(
             spec, world, self._task, self._evaluated, self._data, evaluator, memory
         )
+        self._step = self._build_step()
         # After DDP has broadcast rank 0's buffers: each rank has its own in the checkpoint.
         self.progress = self._state.restore(self._log.note)
         if self.progress.step == 0 and spec.training.on_nonfinite == "roll_back":
             self._state.save(self.progress)
         self._flags = StepFlags()
-        self._last_gradient_norm = torch.zeros(())
         self._num_steps_per_epoch = self._data.num_steps_per_epoch
         self._num_steps = spec.schedule.num_epochs * self._num_steps_per_epoch
         workers = "1 worker" if world.size == 1 else f"{world.size} workers"
@@ -135,6 +131,29 @@ class Trainer:
             world, self._consensus.group, spec.resources.collective_timeout_s
         )
         self._requests = RequestWatcher(spec.run_path) if world.rank == 0 else None
+
+    def _build_step(self) -> OptimizerStep:
+        spec, world = self._spec, self._world
+        gradient = GradientComputer(
+            spec,
+            world,
+            self._task,
+            TeacherLogits(self._task),
+            self._state.statistics,
+            self._metrics,
+            plan_passes(spec, self._trainee, world),
+        )
+        max_norm = spec.training.max_grad_norm
+        return OptimizerStep(
+            spec,
+            world,
+            gradient,
+            WeightUpdate(self._trainee, self._optimizer, self._ema, max_norm),
+            self._state,
+            self._metrics,
+            self._teacher_check.require_finite_on,
+            self._log.note,
+        )
 
     def run(self) -> None:
         """Train to the last epoch; see ``train`` for what it raises."""
@@ -163,43 +182,29 @@ class Trainer:
         peak = spec.optimizer.learning_rate
         rate = learning_rate(spec.schedule, peak, progress.step, self._num_steps_per_epoch)
         set_learning_rate(self._optimizer, rate)
-        self._optimizer.zero_grad(set_to_none=True)
-        before = self._state.local_state()
         share = self._data.step_share(progress.step_in_epoch)
-        output, loss = self._gradient.compute(batch, share, progress)
-        # The step's work is launched, and nothing has waited for the device yet: a worker that
-        # hangs is noticed here, before NCCL's watchdog would end the healthy ones.
-        self._flags = self._consensus.reduce(self._own_flags())
-        # The gradient is averaged over the workers, so all of them take the same branch.
-        norm = gradient_norm(self._trainee)
-        if torch.isfinite(norm):
-            self._update_weights(norm)
-        else:
-            self._state.restore_local(before)
-            self._skip_nonfinite_step(batch, float(loss), float(norm))
+        output = self._step.run(batch, share, progress, self._exchange_flags)
         progress.step += 1
         progress.step_in_epoch += 1
         self._last_learning_rate = rate
         return output
 
-    def _update_weights(self, norm: Tensor) -> None:
-        max_norm = self._spec.training.max_grad_norm
-        if max_norm is not None:
-            torch.nn.utils.clip_grads_with_norm_(self._trainee.parameters(), max_norm, norm)
-        self._last_gradient_norm = norm
-        self._optimizer.step()
-        if self._ema is not None:
-            self._ema.update_parameters(self._student)
+    def _exchange_flags(self) -> None:
+        """A worker that hangs is noticed here, before NCCL's watchdog would end healthy ones."""
+        self._flags = self._consensus.reduce(self._own_flags())
 
     def log_if_due(self, output: TaskOutput) -> None:
         """At the end of a logging interval, read the metrics and write them to the journal."""
         step = self.progress.step
         is_due = step % self._spec.tracking.log_every_steps == 0 or step == self._num_steps
-        if not is_due or self._metrics.is_empty:
+        if not is_due:
+            return
+        self._step.settle(self.progress)
+        if self._metrics.is_empty:
             return
         values = self._metrics.read(output) | self._data.undecodable_metrics() | self._system.read()
         values["train/learning_rate"] = self._last_learning_rate
-        values["train/gradient_norm"] = float(self._last_gradient_norm)
+        values["train/gradient_norm"] = float(self._step.gradient_norm)
         if self._spec.training.on_nonfinite != "stop":
             values["train/skipped_steps"] = self.progress.skipped
         self._log.record("interval", self.progress, values)
@@ -211,6 +216,8 @@ class Trainer:
             GracefulStop: the workers must stop; the state is saved.
         """
         is_epoch_done = self.progress.step_in_epoch == self._num_steps_per_epoch
+        if is_epoch_done or any(self._flags):
+            self._step.settle(self.progress)
         if self._flags.must_stop:
             self._save_and_stop(is_evaluated=not is_epoch_done)
         if self._flags.is_save_due and not is_epoch_done:
@@ -288,25 +295,6 @@ class Trainer:
         # No worker exits before the checkpoint is on the disk.
         self._consensus.reduce(StepFlags())
         raise GracefulStop(f"{reason}; everything up to step {self.progress.step} is saved")
-
-    def _skip_nonfinite_step(self, batch: Batch, loss: float, norm: float) -> None:
-        """Dump the samples of a step without an update, and skip it or abort the run.
-
-        Raises:
-            RunAbortedError: the spec says stop, or this has happened too often.
-        """
-        training, progress, rank = self._spec.training, self.progress, self._world.rank
-        dump_samples(self._spec.run_path, rank, progress, batch, loss, norm)
-        may_skip = training.on_nonfinite != "stop"
-        if not may_skip or progress.skipped >= training.max_skipped_steps:
-            self._teacher_check.require_finite_on(batch)
-            abort_run(self._spec.run_path, rank, stop_text(self._spec, progress), EXIT_FAILED)
-        progress.skipped += 1
-        text = f"step {progress.step} skipped: its loss or gradient is not finite on a worker"
-        if training.on_nonfinite == "roll_back":
-            text += f"; rolled back to the weights of step {self._state.roll_back()}"
-        if rank == 0:
-            self._log.note(text)
 
     def __enter__(self) -> Self:
         return self

@@ -121,11 +121,11 @@ def step_of(setting: Setting, name: str) -> Callable[[], float]:
     )
     optimizer = torch.optim.SGD(trainee.parameters(), 1e-6, momentum=0.9, foreach=True)
     views = setting.views if losses.uses_strong_view else setting.views[:1]
-    batch = MicroBatch(views, setting.labels, epoch=1)
+    batch = MicroBatch(setting.labels, epoch=1)
 
     def step() -> None:
         optimizer.zero_grad(set_to_none=True)
-        task(batch).loss.backward()
+        task(views, batch).loss.backward()
         optimizer.step()
 
     return lambda: setting.rate(step, setting.num_images)

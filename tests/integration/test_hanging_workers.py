@@ -19,6 +19,7 @@ from service.training import state, trainer
 from service.training.data import WorkerData
 from service.training.distributed import World
 from service.training.trainer import Trainer, train
+from service.training.update import WeightUpdate
 
 SHORT_TIMEOUT_S, LONG_TIMEOUT_S = 3, 60
 HUNG_STEP = 2
@@ -74,15 +75,16 @@ def run_rank(rank, content, store, where, outcome_path):
     if rank == hanging_rank:
         start_hanging(outcome_path)
     start_s = time.monotonic()
+    check = WeightUpdate.check
     with (
         mock.patch.object(trainer, "wrap_ddp", lambda trainee, _: trainee),
-        mock.patch.object(trainer, "gradient_norm", wraps=trainer.gradient_norm) as norm,
+        mock.patch.object(WeightUpdate, "check", autospec=True, side_effect=check) as updates,
     ):
         try:
             train(parse_spec(content), World(rank, 2, CPU, 1))
         except Exception as error:
             text = str(error)
-    outcome = {"text": text, "seconds": time.monotonic() - start_s, "norms": norm.call_count}
+    outcome = {"text": text, "seconds": time.monotonic() - start_s, "updates": updates.call_count}
     outcome_path.write_text(json.dumps(outcome))
     os._exit(0)
 
@@ -99,5 +101,5 @@ def test_hanging_worker_is_found_before_a_gpu_is_waited_for(make_content, tmp_pa
     assert "Timed out" in outcome["text"]
     assert outcome["seconds"] < LONG_TIMEOUT_S / 2
     if where == "step":
-        # Reading the norm would have waited for the gradients of both.
-        assert outcome["norms"] == HUNG_STEP
+        # The update would have waited for the gradients of both.
+        assert outcome["updates"] == HUNG_STEP

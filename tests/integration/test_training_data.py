@@ -46,7 +46,7 @@ def test_smaller_last_step_counts_every_image_once(make_content):
     data.close()
     assert [len(batch.labels) for batch in batches] == [96, 96, 64]
     losses = [
-        float(task(MicroBatch([batch.images], batch.labels, 0)).parts["ce"]) for batch in batches
+        float(task([batch.images], MicroBatch(batch.labels, 0)).parts["ce"]) for batch in batches
     ]
     assert found == pytest.approx(np.mean(losses), rel=1e-4)
 

@@ -25,8 +25,10 @@ def test_steps_rates_and_costs(make_content):
 
 
 def test_memory_grows_with_the_micro_batch(make_content):
-    small = make_plan(parse_job(make_content(training={"micro_batch_size": 16})))
-    large = make_plan(parse_job(make_content(training={"micro_batch_size": 32})))
+    # One micro-batch in each pass.
+    single = {"max_activation_bytes": 1}
+    small = make_plan(parse_job(make_content(training={"micro_batch_size": 16, **single})))
+    large = make_plan(parse_job(make_content(training={"micro_batch_size": 32, **single})))
     growth = large.memory_bytes - small.memory_bytes
     # At least each convolution's float32 output is kept for each image.
     assert growth > 16 * 4 * (8 * 64 + 16 * 16 + 32 * 4)
@@ -88,8 +90,8 @@ def test_activations_in_bfloat16_are_half_as_large(make_content, parameter_bytes
     full = memory_of(make_content) - fixed
     half = memory_of(make_content, training={"precision": "bfloat16"}) - fixed
     assert half == full // 2
-    # Nothing but parameters and activations: those of twice the micro-batch are twice as large.
-    assert memory_of(make_content, training={"micro_batch_size": 32}) - fixed == 2 * full
+    # Nothing but parameters and activations: those of half the global batch are half as large.
+    assert memory_of(make_content, training={"global_batch_size": 32}) - fixed == full // 2
 
 
 def test_checkpointing_keeps_a_fraction_of_the_activations(make_content):

@@ -64,7 +64,7 @@ def kd(u, v, temperature):
 
 def test_both_networks_see_the_pixels_with_their_own_normalization():
     task, pixels = make_task({"ce": {}, "kd": {}}), make_pixels(0)
-    inputs = task(MicroBatch([pixels], LABELS, epoch=0)).inputs
+    inputs = task([pixels], MicroBatch(LABELS, epoch=0)).inputs
     teacher, student = both_logits(task, pixels)
     torch.testing.assert_close(inputs.teacher_logits.double(), teacher, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(inputs.student_logits.double(), student, rtol=1e-4, atol=1e-5)
@@ -79,7 +79,7 @@ def test_gradient_is_that_of_the_weighted_sum(dtkd, weight):
     losses = {"ce": {"weight": 0.5}, "kd": {"weight": weight, "temperature": 3}}
     task = make_task(losses | {"dtkd": dtkd, "warmup_epochs": 4})
     pixels = make_pixels(0)
-    output = task(MicroBatch([pixels], LABELS, epoch=1))
+    output = task([pixels], MicroBatch(LABELS, epoch=1))
     output.loss.backward()
     found = task.trainee.student.fc.weight.grad.clone()
 
@@ -95,7 +95,7 @@ def test_gradient_is_that_of_the_weighted_sum(dtkd, weight):
 
 
 def test_outputs_keep_no_graph():
-    output = make_task({"ce": {}, "kd": {}})(MicroBatch([make_pixels(0)], LABELS, epoch=0))
+    output = make_task({"ce": {}, "kd": {}})([make_pixels(0)], MicroBatch(LABELS, epoch=0))
     assert output.loss.requires_grad
     assert not output.inputs.student_logits.requires_grad
     assert not output.inputs.teacher_logits.requires_grad
@@ -104,7 +104,7 @@ def test_outputs_keep_no_graph():
 def test_strong_view_goes_through_both_networks():
     task = make_task({"ce": {"views": "both"}, "crld": {}})
     weak, strong = make_pixels(0), make_pixels(1)
-    output = task(MicroBatch([weak, strong], LABELS, epoch=9))
+    output = task([weak, strong], MicroBatch(LABELS, epoch=9))
     inputs, close = output.inputs, {"rtol": 1e-4, "atol": 1e-5}
     teacher, student = both_logits(task, strong)
     torch.testing.assert_close(inputs.strong_teacher_logits.double(), teacher, **close)
@@ -119,7 +119,7 @@ def test_strong_view_goes_through_both_networks():
 def test_teacher_sees_the_strong_view_only_where_a_loss_compares_it():
     task, calls = make_task({"ce": {"views": "both"}, "kd": {}}), []
     task.teacher.register_forward_hook(lambda *_: calls.append(1))
-    inputs = task(MicroBatch([make_pixels(0), make_pixels(1)], LABELS, epoch=9)).inputs
+    inputs = task([make_pixels(0), make_pixels(1)], MicroBatch(LABELS, epoch=9)).inputs
     assert len(calls) == 1
     assert inputs.strong_teacher_logits is None
     assert inputs.strong_student_logits is not None
@@ -128,7 +128,7 @@ def test_teacher_sees_the_strong_view_only_where_a_loss_compares_it():
 def test_label_smoothing_and_precision_are_those_of_the_task():
     task = make_task({"ce": {}}, has_teacher=False, label_smoothing=0.3, dtype=torch.bfloat16)
     pixels = make_pixels(0)
-    output = task(MicroBatch([pixels], LABELS, epoch=0))
+    output = task([pixels], MicroBatch(LABELS, epoch=0))
     logits = output.inputs.student_logits
     assert logits.dtype == torch.bfloat16
     assert output.loss.dtype == torch.float32
@@ -141,7 +141,7 @@ def test_label_smoothing_and_precision_are_those_of_the_task():
 
 def test_teacher_has_the_precision_of_the_task():
     task = make_task({"kd": {}}, dtype=torch.bfloat16)
-    inputs = task(MicroBatch([make_pixels(0)], LABELS, epoch=0)).inputs
+    inputs = task([make_pixels(0)], MicroBatch(LABELS, epoch=0)).inputs
     assert inputs.teacher_logits.dtype == torch.bfloat16
     assert task.autocast(torch.device("cpu")).fast_dtype == torch.bfloat16
 
@@ -156,6 +156,6 @@ def test_number_of_copies_reaches_the_losses(monkeypatch):
 
     monkeypatch.setitem(LOSSES, "kd", Recorded)
     task = make_task({"kd": {}})
-    task(MicroBatch([make_pixels(0)], LABELS, epoch=3))
-    task(MicroBatch([make_pixels(0)], LABELS, epoch=4, weight_in_sums=0))
+    task([make_pixels(0)], MicroBatch(LABELS, epoch=3))
+    task([make_pixels(0)], MicroBatch(LABELS, epoch=4, weight_in_sums=0))
     assert seen == [(3, 1), (4, 0)]

@@ -21,6 +21,8 @@ from service.training.data import StepShare
 from service.training.distributed import World
 from service.training.gradient import GradientComputer
 from service.training.metrics import IntervalMetrics
+from service.training.passes import Passes
+from service.training.teacher_logits import TeacherLogits
 
 CPU = torch.device("cpu")
 UNIT = Normalization(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
@@ -45,7 +47,7 @@ def batch():
     return Batch(pixels, torch.arange(20) % 4, np.arange(20))
 
 
-def computer(make_content, world=None, dropout=0.0, **sections):
+def computer(make_content, world=None, dropout=0.0, num_per_pass=1, **sections):
     sections.setdefault("training", {"global_batch_size": 24, "micro_batch_size": 8})
     spec = parse_spec(make_content(resources={"num_workers": 2}, **sections))
     world = world or World(0, 1, CPU, 1)
@@ -54,7 +56,10 @@ def computer(make_content, world=None, dropout=0.0, **sections):
     task = DistillationTask(Trainee(network, objective), PixelNormalizer(UNIT), None)
     metrics = IntervalMetrics(world, objective.telemetry)
     statistics = RunningStatistics(network, world.size)
-    return GradientComputer(spec, world, task, statistics, metrics), network, metrics
+    passes = Passes(draws=dropout > 0, size=num_per_pass)
+    logits = TeacherLogits(task)
+    gradient = GradientComputer(spec, world, task, logits, statistics, metrics, passes)
+    return gradient, network, metrics
 
 
 def mean_gradient(batch):
@@ -70,12 +75,16 @@ def part_of(batch, part):
     return Batch(batch.images[part], batch.labels[part], batch.indices[part])
 
 
-def test_gradient_of_unequal_micro_batches_is_that_of_the_mean_loss(make_content, batch):
-    gradient, network, metrics = computer(make_content)
+@pytest.mark.parametrize("num_per_pass", [1, 2, 3])
+def test_gradient_of_unequal_micro_batches_is_that_of_the_mean_loss(
+    make_content, batch, num_per_pass
+):
+    gradient, network, metrics = computer(make_content, num_per_pass=num_per_pass)
     found = gradient.compute(batch, StepShare(20, 20, 0), Progress(step=3, epoch=0))
     expected, loss = mean_gradient(batch)
     torch.testing.assert_close(network.fc.weight.grad, expected)
     assert found.loss.item() == pytest.approx(loss, rel=1e-5)
+    metrics.step_done(20, torch.tensor(False))
     values = metrics.read(found.output)
     assert values["train/loss"] == pytest.approx(loss, rel=1e-5)
     # The last micro-batch has the 4 images that are left over.

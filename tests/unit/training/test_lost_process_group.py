@@ -23,7 +23,7 @@ def test_metrics_of_one_of_two_workers_are_not_reported():
     inputs = LossInputs(torch.zeros(2, 3), torch.zeros(2, dtype=torch.int64), epoch=0)
     output = TaskOutput(torch.ones(()), {"loss": torch.ones(())}, inputs)
     metrics.add(output, 1.0)
-    metrics.step_done(2)
+    metrics.step_done(2, torch.tensor(False))
 
     with pytest.raises(ValueError, match="process group"):
         metrics.read(output)

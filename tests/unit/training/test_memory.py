@@ -22,7 +22,7 @@ def raise_full(*_, **__):
 @pytest.mark.parametrize(
     ("owner", "method", "field", "words"),
     [
-        (DistillationTask, "__call__", "training.micro_batch_size", "16 images of 16 x 16"),
+        (DistillationTask, "outputs", "training.micro_batch_size", "16 images of 16 x 16"),
         (DistillationTask, "autocast", "evaluation.batch_size", "32 images of 16 x 16"),
         (Trainer, "__init__", "student.model", "cifar:tiny_cnn do not fit before"),
     ],

@@ -11,6 +11,7 @@ from service.training.distributed import World
 from service.training.metrics import IntervalMetrics
 
 CPU = torch.device("cpu")
+FINITE = torch.tensor(False)
 
 
 @pytest.fixture
@@ -39,9 +40,9 @@ def test_parts_are_means_over_steps(clock):
     # Two steps: the first of micro-batches of 3/4 and 1/4 of its images.
     metrics.add(output_of(2.0, 0.5), 0.75)
     metrics.add(output_of(6.0, 0.0), 0.25)
-    metrics.step_done(32)
+    metrics.step_done(32, FINITE)
     metrics.add(output_of(5.0, 0.25), 1.0)
-    metrics.step_done(16)
+    metrics.step_done(16, FINITE)
     clock.append(102.0)
     values = metrics.read(output_of(0.0))
     assert values["train/loss"] == pytest.approx((0.75 * 2 + 0.25 * 6 + 5) / 2)
@@ -56,7 +57,7 @@ def test_parts_are_means_over_workers_and_images_are_sums(clock, monkeypatch):
     others = torch.tensor([-3.0, 0.0, 1.0, 8.0], dtype=torch.float64)
     metrics = IntervalMetrics(World(0, 2, CPU, 1), nothing)
     metrics.add(output_of(5.0), 1.0)
-    metrics.step_done(16)
+    metrics.step_done(16, FINITE)
     clock.append(104.0)
     values = metrics.read(output_of(0.0))
     assert values["train/loss"] == pytest.approx((5 + 2) / 2)
@@ -76,7 +77,7 @@ def test_waiting_for_data_is_a_share_of_the_time(clock):
     for number, _ in enumerate(metrics.timed(slow())):
         assert number < 3
         metrics.add(output_of(1.0), 1.0)
-        metrics.step_done(1)
+        metrics.step_done(1, FINITE)
         clock.append(clock[-1] + 1.0)
     values = metrics.read(output_of(0.0))
     # 3 x 2 s and 1 s for the end, in 10 s.
@@ -87,13 +88,13 @@ def test_reading_starts_a_new_interval(clock):
     metrics = IntervalMetrics(alone(), nothing)
     assert metrics.is_empty
     metrics.add(output_of(9.0), 1.0)
-    metrics.step_done(10)
+    metrics.step_done(10, FINITE)
     assert not metrics.is_empty
     clock.append(101.0)
     metrics.read(output_of(0.0))
     assert metrics.is_empty
     metrics.add(output_of(1.0), 1.0)
-    metrics.step_done(20)
+    metrics.step_done(20, FINITE)
     clock.append(105.0)
     values = metrics.read(output_of(0.0))
     assert values["train/loss"] == 1.0
@@ -104,7 +105,7 @@ def test_reading_starts_a_new_interval(clock):
 def test_pauses_and_skipped_time_do_not_count(clock):
     metrics = IntervalMetrics(alone(), nothing)
     metrics.add(output_of(1.0), 1.0)
-    metrics.step_done(12)
+    metrics.step_done(12, FINITE)
     with metrics.pause():
         clock.append(150.0)
     clock.append(157.0)
@@ -115,7 +116,7 @@ def test_pauses_and_skipped_time_do_not_count(clock):
 def test_an_interval_continues_from_a_checkpoint(clock):
     metrics = IntervalMetrics(alone(), nothing)
     metrics.add(output_of(3.0), 1.0)
-    metrics.step_done(8)
+    metrics.step_done(8, FINITE)
     clock.append(102.0)
     state = metrics.state()
     # Much later, in another process.
@@ -123,7 +124,7 @@ def test_an_interval_continues_from_a_checkpoint(clock):
     resumed = IntervalMetrics(alone(), nothing)
     resumed.restore(state)
     resumed.add(output_of(1.0), 1.0)
-    resumed.step_done(8)
+    resumed.step_done(8, FINITE)
     clock.append(902.0)
     values = resumed.read(output_of(0.0))
     assert values["train/loss"] == pytest.approx(2.0)
@@ -149,7 +150,7 @@ def test_columns_are_summarized_by_their_mean_and_temperatures_by_quantiles_too(
     metrics = IntervalMetrics(alone(), telemetry)
     output = output_of(1.0)
     metrics.add(output, 1.0)
-    metrics.step_done(5)
+    metrics.step_done(5, FINITE)
     assert asked == []
     clock.append(101.0)
     values = metrics.read(output)
@@ -192,7 +193,7 @@ def test_columns_of_all_workers_count_by_their_samples(clock, monkeypatch):
     columns = {"kd/gap_before": torch.tensor([1.0, 2.0])}
     metrics = IntervalMetrics(World(0, 2, CPU, 1), lambda _: columns)
     metrics.add(output_of(1.0), 1.0)
-    metrics.step_done(2)
+    metrics.step_done(2, FINITE)
     clock.append(101.0)
     values = metrics.read(output_of(0.0))
     assert values["kd/gap_before"] == pytest.approx((1 + 2 + 4 + 5 + 6) / 5)

@@ -107,9 +107,11 @@ def test_running_sums_of_a_step_without_an_update_are_taken_back(make_trained):
     state = TrainState(spec, world, trainee, None, optimizer, metrics, None, None)
     inputs = LossInputs(torch.ones(3, 4), torch.tensor([0, 1, 2]), 0, torch.ones(3, 4))
     trainee.objective(inputs)
-    before = state.local_state()
+    before = state.snapshot()
     trainee.objective(inputs)
     total = trainee.objective.losses["kd"].total
     assert total.tolist() == [24.0, 24.0]
-    state.restore_local(before)
+    state.undo_step(before, torch.tensor(False))
+    assert total.tolist() == [24.0, 24.0]
+    state.undo_step(before, torch.tensor(True))
     assert total.tolist() == [12.0, 12.0]

@@ -1,0 +1,59 @@
+"""Whether a step was finite, read one step later, so that the host never waits for the device."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from data_pipeline.loader import Batch
+from service.run.progress import Progress
+
+
+class LaunchedStep(NamedTuple):
+    """A step whose work was launched. ``progress``: as it was before it."""
+
+    progress: Progress
+    batch: Batch
+    num_local: int
+
+
+class Outcome(NamedTuple):
+    """``loss``: this worker's part of the mean. ``is_skipped``: no update was made."""
+
+    step: LaunchedStep
+    loss: float
+    gradient_norm: float
+    is_skipped: bool
+
+
+class OutcomeReader:
+    """Copies the outcome of a step to the host in the background, for the next step to read."""
+
+    def __init__(self, device: torch.device):
+        is_gpu = device.type == "cuda"
+        self._values = torch.zeros(3, dtype=torch.float64, pin_memory=is_gpu)
+        # Shares the memory: reading it is no operation of torch.
+        self._on_host = self._values.numpy()
+        self._event = torch.cuda.Event() if is_gpu else None  # type: ignore[no-untyped-call]
+        self._step: LaunchedStep | None = None
+
+    def launched(
+        self, step: LaunchedStep, loss: Tensor, gradient_norm: Tensor, is_skipped: Tensor
+    ) -> None:
+        """The work of a step is launched; the outcome of the one before must have been read."""
+        assert self._step is None
+        values = [loss.double(), gradient_norm.double(), is_skipped.double()]
+        self._values.copy_(torch.stack(values), non_blocking=True)
+        if self._event is not None:
+            self._event.record()
+        self._step = step
+
+    def read(self) -> Outcome | None:
+        """The outcome of the step that was launched last, once; it waits for that step's end."""
+        if self._step is None:
+            return None
+        if self._event is not None:
+            self._event.synchronize()
+        loss, gradient_norm, is_skipped = self._on_host.tolist()
+        step, self._step = self._step, None
+        return Outcome(step, loss, gradient_norm, bool(is_skipped))

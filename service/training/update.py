@@ -1,0 +1,55 @@
+"""The update of a step, decided on the device: none where the gradient is not finite."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from service.training.average import WeightAverage
+
+
+class GradientCheck(NamedTuple):
+    """Scalars on the device. ``is_skipped``: bool, whether there will be no update."""
+
+    gradient_norm: Tensor
+    is_skipped: Tensor
+
+
+class WeightUpdate:
+    """Clips the gradient, steps the optimizer, and averages the weights.
+
+    Nothing is read on the host. ``model``: what the optimizer updates. ``average``: of the student,
+    if there is one. ``max_norm``: largest global L2 norm of the gradient; None: it is not clipped.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        average: WeightAverage | None,
+        max_norm: float | None,
+    ):
+        self._parameters = [one for one in model.parameters() if one.requires_grad]
+        self._optimizer, self._average, self._max_norm = optimizer, average, max_norm
+
+    def clear_gradients(self) -> None:
+        """Before the next step's backward passes."""
+        self._optimizer.zero_grad(set_to_none=True)
+
+    def check(self) -> GradientCheck:
+        """Whether the gradients are finite, which they are on all workers or on none."""
+        gradients = [one.grad for one in self._parameters if one.grad is not None]
+        norm = torch.nn.utils.get_total_norm(gradients)
+        return GradientCheck(norm, ~torch.isfinite(norm))
+
+    def apply(self, checked: GradientCheck) -> None:
+        """Update from the gradients; those that are not finite change nothing at all."""
+        if self._max_norm is not None:
+            norm = checked.gradient_norm
+            torch.nn.utils.clip_grads_with_norm_(self._parameters, self._max_norm, norm)
+        skipped = checked.is_skipped.float()
+        # As torch.amp.GradScaler does: fused optimizers and our own make no update where it is 1.
+        self._optimizer.found_inf = skipped  # type: ignore[attr-defined]
+        self._optimizer.step()
+        if self._average is not None:
+            self._average.update(skipped)
