@@ -41,7 +41,8 @@ def target_kl(teacher: Tensor, student: Tensor, labels: Tensor) -> Tensor:
 
 def nontarget_kl(teacher: Tensor, student: Tensor, labels: Tensor) -> Tensor:
     """KL between the distributions among the classes other than the label's."""
-    return masked_kl(teacher, student, F.one_hot(labels, teacher.shape[1]) == 0)
+    is_other = torch.ones_like(teacher, dtype=torch.bool).scatter(1, labels[:, None], False)
+    return masked_kl(teacher, student, is_other)
 
 
 def masked_kl(teacher: Tensor, student: Tensor, is_in: Tensor) -> Tensor:

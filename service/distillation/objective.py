@@ -12,7 +12,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from service.distillation.logits import are_valid, as_rows, paired_rows
+from service.distillation.fused import can_fuse, fused_losses
+from service.distillation.fused.terms import FusedTerm, Rows
+from service.distillation.logits import are_valid, as_rows, label_rows, paired_rows
 from service.distillation.losses import LOSSES
 from service.distillation.losses.base import Context, Loss, LossInputs
 from service.distillation.sample_weights import entropy_weights
@@ -49,24 +51,51 @@ class Objective(nn.Module):
 
     def forward(self, inputs: LossInputs) -> ObjectiveValue:
         """The total of a micro-batch, and the losses that it consists of."""
-        weights = self._sample_weights(inputs)
-        parts, total, distillation = {}, None, None
+        sample_weights = self._sample_weights(inputs)
+        terms = self._fused_terms(inputs)
+        values: dict[str, Tensor] = {}
+        total = None
+        if terms:
+            total, means = self._fused(terms, inputs, sample_weights)
+            values = dict(zip(terms, means.unbind(), strict=True))
         for name, section in self._sections.items():
+            if name in terms:
+                continue
             value = _value(self._loss(name), inputs, needs_labels=section.needs_labels)
-            if section.needs_teacher and weights is not None:
-                value = weights * value
-            value = value.mean()
-            parts[name] = value.detach()
-            weighted = section.weight * value
-            if section.needs_teacher:
-                distillation = weighted if distillation is None else distillation + weighted
-            else:
-                total = weighted if total is None else total + weighted
-        if distillation is not None:
-            warm = self.warmup(inputs.epoch) * distillation
-            total = warm if total is None else total + warm
+            if section.needs_teacher and sample_weights is not None:
+                value = sample_weights * value
+            values[name] = value.mean()
+            weighted = self._weight(name, inputs.epoch) * values[name]
+            total = weighted if total is None else total + weighted
         assert total is not None, "the spec was checked: a loss has a positive weight"
-        return ObjectiveValue(total, parts)
+        return ObjectiveValue(total, {name: values[name].detach() for name in self._sections})
+
+    def _fused_terms(self, inputs: LossInputs) -> dict[str, FusedTerm]:
+        """The losses that are computed together, in one pass over the logits."""
+        if not can_fuse(inputs.student):
+            return {}
+        found = {name: self._loss(name).fused_term(inputs) for name in self._sections}
+        return {name: term for name, term in found.items() if term is not None}
+
+    def _fused(
+        self, terms: dict[str, FusedTerm], inputs: LossInputs, sample_weights: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """The weighted sum of the terms, and the mean of each."""
+        sections = [self._sections[name] for name in terms]
+        teacher, labels = None, None
+        student = as_rows(inputs.student, inputs.mask)
+        if any(section.needs_teacher for section in sections):
+            teacher, student = paired_rows(inputs.teacher, inputs.student, inputs.mask)
+        if any(section.needs_labels for section in sections):
+            labels = label_rows(inputs.labels, inputs.student, inputs.mask)
+        weights = [self._weight(name, inputs.epoch) for name in terms]
+        rows = Rows(student, teacher, labels, sample_weights)
+        return fused_losses(rows, list(terms.values()), weights)
+
+    def _weight(self, name: str, epoch: int) -> float:
+        """The factor of a loss in the total of an epoch, counted from 0."""
+        section = self._sections[name]
+        return section.weight * (self.warmup(epoch) if section.needs_teacher else 1.0)
 
     def warmup(self, epoch: int) -> float:
         """Factor of the losses that need the teacher, in ``epoch``, counted from 0."""

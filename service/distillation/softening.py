@@ -6,6 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from service.distillation.fused.terms import SoftenedTerm
 from service.distillation.logits import centered, paired_rows
 from service.distillation.temperature import (
     Temperatures,
@@ -73,8 +74,20 @@ def temperatures_by(
         largest = centered(teacher).amax(dim=1, keepdim=True)
         temperature = (largest / rule.scaled_max).clamp_min(rule.minimum)
         return Temperatures(temperature, temperature, temperature[:, 0] == rule.minimum)
-    value = scheduled(rule, epoch, num_epochs) if isinstance(rule, TemperatureSchedule) else rule
-    return constant_temperatures(value, teacher)
+    return constant_temperatures(_temperature_in(rule, epoch, num_epochs), teacher)
+
+
+def fused_term_by(rule: TemperatureRule, epoch: int, num_epochs: int) -> SoftenedTerm | None:
+    """The softened divergence at the rule's temperatures; None where they depend on the teacher."""
+    if isinstance(rule, DynamicTemperatures):
+        return fused_dynamic_term(rule)
+    if isinstance(rule, TeacherMaxTemperature):
+        return None
+    return SoftenedTerm(_temperature_in(rule, epoch, num_epochs))
+
+
+def _temperature_in(rule: float | TemperatureSchedule, epoch: int, num_epochs: int) -> float:
+    return scheduled(rule, epoch, num_epochs) if isinstance(rule, TemperatureSchedule) else rule
 
 
 def dynamic_temperatures(
@@ -89,6 +102,11 @@ def dynamic_temperatures(
             sharpness=rule.sharpness,
             floor=rule.floor,
         )
+
+
+def fused_dynamic_term(rule: DynamicTemperatures | Dtkd) -> SoftenedTerm:
+    """The softened divergence at ``dynamic_temperatures``."""
+    return SoftenedTerm(rule.base_temperature, rule.sharpness, rule.floor, rule.detach)
 
 
 def scheduled(schedule: TemperatureSchedule, epoch: int, num_epochs: int) -> float:

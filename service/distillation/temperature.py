@@ -14,6 +14,7 @@ The authors' erratum of March 2025 withdraws the derivation of the closed form f
 ``max`` and ``norm`` therefore make the scaled maxima equal, and the logsumexps only approximately.
 """
 
+import math
 from typing import Literal, NamedTuple, get_args
 
 import torch
@@ -23,9 +24,14 @@ from service.distillation.logits import at_least_float32, centered
 
 Sharpness = Literal["max", "norm", "logsumexp"]
 
-# Newton steps of the rule logsumexp. Twelve reach float64 resolution for logit scales from 1e-3 to
-# 1e3. The count is fixed because a convergence test would synchronize the GPU with the CPU.
-NUM_ROOT_STEPS = 12
+# Steps of the rule logsumexp, each of which reads the logits once. Four reach 1e-10 of it for logit
+# scales from 1e-3 to 1e3, flat and spiky rows and 2 to 21,000 classes. The count is fixed because a
+# convergence test would synchronize the GPU with the CPU.
+NUM_ROOT_STEPS = 4
+# Below this root mean square of scaled logits, the closed form for flat rows is exact to rounding.
+FLAT_RMS = 1e-8
+# From here on, exponentials are relative to the row's largest.
+LARGE_LOGIT = 30.0
 
 
 class Temperatures(NamedTuple):
@@ -120,23 +126,30 @@ def _closed_form_shares(
     teacher: Tensor, student: Tensor, sharpness: Sharpness, floor: float
 ) -> tuple[Tensor, Tensor]:
     """Shares x / (x + y) and y / (x + y) of the two temperatures, [2, B]; fallback mask, [B]."""
-    x, y = _largest(teacher, sharpness), _largest(student, sharpness)
+    x, x_centered = _largest(teacher, sharpness)
+    y, y_centered = _largest(student, sharpness)
     positive = (x > 0) & (y > 0) & torch.isfinite(x) & torch.isfinite(y)
     shares = _shares(x, y, positive)
     holds = positive & (shares >= floor).all(dim=0)
 
-    x_centered = _largest(centered(teacher), sharpness)
-    y_centered = _largest(centered(student), sharpness)
     total = x_centered + y_centered
     defined = (total > torch.finfo(total.dtype).tiny) & torch.isfinite(total)
     fallback = _shares(x_centered, y_centered, defined).clamp(floor, 1.0 - floor)
     return torch.where(holds, shares, fallback), ~holds
 
 
-def _largest(logits: Tensor, sharpness: Sharpness) -> Tensor:
-    """The largest logit of each sample, or the largest absolute one for ``norm``; [B]."""
-    magnitudes = logits.abs() if sharpness == "norm" else logits
-    return magnitudes.max(dim=1).values
+def _largest(rows: Tensor, sharpness: Sharpness) -> tuple[Tensor, Tensor]:
+    """The largest logit of each row, or the largest absolute one for ``norm``; [B].
+
+    First that of the rows, then that of the centered ones, which are not built.
+    """
+    highest, mean = rows.max(dim=1).values, rows.mean(dim=1)
+    if sharpness == "max":
+        return highest, highest - mean
+    lowest = rows.min(dim=1).values
+    above, below = highest - mean, mean - lowest
+    largest = torch.where(highest >= -lowest, highest, -lowest)
+    return largest, torch.where(above >= below, above, below)
 
 
 def _shares(x: Tensor, y: Tensor, where: Tensor) -> Tensor:
@@ -155,54 +168,84 @@ def _logsumexp_shares(
     """Shares T_tea / (2 tau) and T_stu / (2 tau) at the gap's root, [2, B]; fallback mask, [B].
 
     Shares are float64. On centered logits LSE(z / T) decreases strictly with T, so the gap
-    decreases strictly with the teacher's share and has at most one root. The root's derivative with
-    respect to the student's logits follows from the implicit function theorem: one Newton step from
-    the root, computed with the graph, does not change the value and has exactly this derivative.
+    LSE(u / T_tea) - LSE(v / T_stu) decreases strictly with the teacher's share and has at most one
+    root. The root's derivative with respect to the student's logits follows from the implicit
+    function theorem: that of LSE(v / T_stu), divided by the gap's with respect to the share.
     """
     # Divided by 2 tau, so that the temperatures of u and v are the share and its complement.
     u = centered(teacher.double()) / (2.0 * base_temperature)
     v = centered(student.double()) / (2.0 * base_temperature)
     finite = torch.isfinite(u).all(dim=1) & torch.isfinite(v).all(dim=1)
+    # torch.where also propagates gradients, and so NaN, through the branch that is not selected.
     u = torch.where(finite[:, None], u, 0.0)
     v = torch.where(finite[:, None], v, 0.0)
-
     with torch.no_grad():
-        low, high = torch.full_like(u[:, 0], floor), torch.full_like(u[:, 0], 1.0 - floor)
-        below, above = _gap(u, v, low) < 0, _gap(u, v, high) > 0
-        varied = (u.amax(dim=1) > 0) | (v.amax(dim=1) > 0)
-        share = _find_root(u, v, low, high)
-        slope = _gap_slope(u, v, share)
-    holds = finite & varied & ~below & ~above
-    # The step must be finite on every sample: torch.where also propagates gradients, and so NaN,
-    # through the branch that is not selected.
-    attached = share - _gap(u, v, share) / torch.where(holds, slope, -1.0)
-    fallback = torch.where(below, low, torch.where(above, high, 0.5))
-    fallback = torch.where(finite & varied, fallback, 0.5)
-    share = torch.where(holds, attached, fallback)
+        share, holds = _find_root(u, v, floor)
+    if torch.is_grad_enabled() and v.requires_grad:
+        with torch.no_grad():
+            slope = -(_pull(u, share) / share + _pull(v, 1.0 - share) / (1.0 - share))
+        sharpness = torch.logsumexp(v / (1.0 - share)[:, None], dim=1)
+        # The difference is 0: it has a gradient, and does not change the value.
+        difference = (sharpness - sharpness.detach()) / torch.where(holds, slope, -1.0)
+        share = share + torch.where(holds, difference, 0.0)
     return torch.stack([share, 1.0 - share]), ~holds
 
 
-def _find_root(u: Tensor, v: Tensor, low: Tensor, high: Tensor) -> Tensor:
-    """Root of the gap, [B]: Newton's method, with bisection for steps outside [low, high]."""
-    share = (u.amax(dim=1) / (u.amax(dim=1) + v.amax(dim=1)).clamp_min(1e-300)).clamp(low, high)
+def _find_root(u: Tensor, v: Tensor, floor: float) -> tuple[Tensor, Tensor]:
+    """The gap's root in [floor, 1 - floor] or the nearest bound, and whether it is a root; [B].
+
+    Halley's method for log f(u / s) = log f(v / (1 - s)) over log(s / (1 - s)), where f = LSE -
+    log K: in flat rows f is a square, in spiky ones nearly linear, and so its logarithm nearly
+    straight. It starts from the solution for flat rows, whose f is determined by their variance.
+    Steps that leave the bracket bisect it.
+    """
+    x, y = (rows.square().mean(dim=1).sqrt() for rows in (u, v))
+    highest = math.log((1.0 - floor) / floor)
+    logit = torch.where((x > 0) | (y > 0), (x / y).log(), 0.0).clamp(-highest, highest)
+    low, high = torch.full_like(logit, -highest), torch.full_like(logit, highest)
+    is_flat = torch.minimum(x, y) < FLAT_RMS
     for _ in range(NUM_ROOT_STEPS):
-        gap = _gap(u, v, share)
-        low, high = torch.where(gap > 0, share, low), torch.where(gap <= 0, share, high)
-        newton = share - gap / _gap_slope(u, v, share)
-        inside = (newton >= low) & (newton <= high)
-        share = torch.where(inside, newton, 0.5 * (low + high))
-    return share
+        share = torch.sigmoid(logit)
+        teacher, student = _log_sharpness(u, share), _log_sharpness(v, 1.0 - share)
+        gap = teacher.value - student.value
+        slope = -(1.0 - share) * teacher.first - share * student.first
+        bend = (1.0 - share).square() * teacher.second - share.square() * student.second
+        bend = bend + share * (1.0 - share) * (teacher.first - student.first)
+        low, high = torch.where(gap > 0, logit, low), torch.where(gap <= 0, logit, high)
+        halley = (1.0 - 0.5 * gap * bend / slope.square()).clamp(0.3, 3.0)
+        found = logit - gap / (slope * halley)
+        inside = torch.minimum(torch.maximum(found, low), high)
+        is_kept = (inside == found) | (inside.abs() == highest)
+        step = torch.where(is_kept, inside, 0.5 * (low + high))
+        logit = torch.where(is_flat, logit, step)
+    return torch.sigmoid(logit), (logit.abs() < highest) & ((x > 0) | (y > 0))
 
 
-def _gap(u: Tensor, v: Tensor, share: Tensor) -> Tensor:
-    """LSE(u / share) - LSE(v / (1 - share)) of each sample, [B]."""
-    teacher = torch.logsumexp(u / share[:, None], dim=1)
-    return teacher - torch.logsumexp(v / (1.0 - share)[:, None], dim=1)
+class _LogSharpness(NamedTuple):
+    """log f of rows divided by their temperatures T, and its derivatives to -log T; all [B]."""
+
+    value: Tensor
+    first: Tensor
+    second: Tensor
 
 
-def _gap_slope(u: Tensor, v: Tensor, share: Tensor) -> Tensor:
-    """Derivative of the gap with respect to the share, [B]; negative and bounded away from 0."""
-    teacher, student = u / share[:, None], v / (1.0 - share)[:, None]
-    teacher_part = (torch.softmax(teacher, dim=1) * teacher).sum(dim=1) / share
-    student_part = (torch.softmax(student, dim=1) * student).sum(dim=1) / (1.0 - share)
-    return -(teacher_part + student_part).clamp_min(1e-300)
+def _log_sharpness(rows: Tensor, temperatures: Tensor) -> _LogSharpness:
+    """log f, f = LSE(z / T) - log K, of centered rows z [B, K] at temperatures T [B]."""
+    scaled = rows / temperatures[:, None]
+    shift = (scaled.amax(dim=1) - LARGE_LOGIT).clamp_min(0.0)
+    # f is the mean of exp(x) - 1 where x is small, which loses no digits this way.
+    excess = torch.expm1(scaled - shift[:, None])
+    total = 1.0 + excess.mean(dim=1)
+    value = (shift + torch.log1p(excess.mean(dim=1))).clamp_min(torch.finfo(rows.dtype).tiny)
+    # Centered rows have the mean 0, so x exp(x) and x (exp(x) - 1) have the same mean.
+    products = scaled * excess
+    first = products.mean(dim=1) / total
+    second = ((products + scaled) * scaled).mean(dim=1) / total - first.square()
+    slope = first / value
+    return _LogSharpness(value.log(), slope, (first + second) / value - slope.square())
+
+
+def _pull(rows: Tensor, temperatures: Tensor) -> Tensor:
+    """Expected logit z / T under softmax(z / T) for rows z [B, K] at temperatures T [B]; [B]."""
+    scaled = rows / temperatures[:, None]
+    return (torch.softmax(scaled, dim=1) * scaled).sum(dim=1)

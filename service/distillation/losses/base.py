@@ -6,6 +6,7 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from service.distillation.fused.terms import FusedTerm
 from service.spec.losses import LossSection
 
 
@@ -116,6 +117,10 @@ class Loss(nn.Module):
         """
         raise NotImplementedError
 
+    def fused_term(self, inputs: LossInputs) -> FusedTerm | None:  # noqa: ARG002 - for subclasses
+        """The same loss as a term of one fused computation; None where it is computed by itself."""
+        return None
+
     def telemetry(self, inputs: LossInputs) -> dict[str, Tensor]:  # noqa: ARG002 - for subclasses
         """Columns [P] by name that describe the samples; computed at logging steps only."""
         return {}
@@ -133,4 +138,7 @@ def label_distributions(targets: Tensor, num_classes: int) -> Tensor:
     """Targets as distributions over the classes, [N, K, ...]."""
     if targets.is_floating_point():
         return targets
-    return torch.nn.functional.one_hot(targets, num_classes).movedim(-1, 1).float()
+    # F.one_hot would read the targets on the host.
+    shape = (*targets.shape, num_classes)
+    distributions = torch.zeros(shape, device=targets.device)
+    return distributions.scatter_(-1, targets[..., None], 1.0).movedim(-1, 1)

@@ -5,6 +5,7 @@ from typing import ClassVar
 import torch.nn.functional as F
 from torch import Tensor
 
+from service.distillation.fused.terms import CrossEntropyTerm
 from service.distillation.logits import as_rows, label_rows
 from service.distillation.losses.base import Loss, LossInputs
 from service.spec.losses.ce import Ce
@@ -47,3 +48,9 @@ class CeLoss(Loss):
             for view in views
         ]
         return sum(losses[1:], losses[0])
+
+    def fused_term(self, inputs: LossInputs) -> CrossEntropyTerm | None:
+        """Of labels and one view."""
+        if inputs.has_mixed_targets or self.section.needs_strong_view:
+            return None
+        return CrossEntropyTerm(self.context.label_smoothing)

@@ -3,9 +3,14 @@
 from torch import Tensor
 
 from service.distillation.divergences import kl_divergence
+from service.distillation.fused.terms import SoftenedTerm
 from service.distillation.logits import paired_rows, standardized
 from service.distillation.losses.base import Loss, LossInputs
-from service.distillation.softening import dynamic_temperatures, temperature_telemetry
+from service.distillation.softening import (
+    dynamic_temperatures,
+    fused_dynamic_term,
+    temperature_telemetry,
+)
 from service.distillation.temperature import Temperatures
 from service.spec.losses.dtkd import Dtkd
 
@@ -49,6 +54,10 @@ class DtkdLoss(Loss):
     def forward(self, inputs: LossInputs) -> Tensor:
         """[P]."""
         return dtkd_loss(inputs.teacher, inputs.student, self.section, inputs.mask)
+
+    def fused_term(self, inputs: LossInputs) -> SoftenedTerm | None:  # noqa: ARG002 - of others
+        """Of logits that are not standardized."""
+        return None if self.section.standardize else fused_dynamic_term(self.section)
 
     def telemetry(self, inputs: LossInputs) -> dict[str, Tensor]:
         """See ``temperature_telemetry``."""

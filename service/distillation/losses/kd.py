@@ -3,9 +3,10 @@
 from torch import Tensor
 
 from service.distillation.divergences import kl_divergence
+from service.distillation.fused.terms import SoftenedTerm
 from service.distillation.losses.base import LossInputs
 from service.distillation.losses.softened import SoftenedRows
-from service.distillation.softening import soften
+from service.distillation.softening import fused_term_by, soften
 from service.distillation.temperature import Temperatures
 from service.spec.losses.kd import Kd
 
@@ -43,3 +44,9 @@ class KdLoss(SoftenedRows):
     def forward(self, inputs: LossInputs) -> Tensor:
         """[P]."""
         return kd_loss(*self.rows(inputs))
+
+    def fused_term(self, inputs: LossInputs) -> SoftenedTerm | None:
+        """At one temperature for all rows, or DTKD's pairs."""
+        if self.section.standardize:
+            return None
+        return fused_term_by(self.section.temperature, inputs.epoch, self.context.num_epochs)

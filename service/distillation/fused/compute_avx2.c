@@ -1,0 +1,6 @@
+#if defined(__x86_64__)
+#pragma GCC target("avx2,fma")
+#define LANES 8
+#define COMPUTE compute_with_avx2
+#include "compute.h"
+#endif

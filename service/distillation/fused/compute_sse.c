@@ -1,0 +1,3 @@
+#define LANES 4
+#define COMPUTE compute_with_sse
+#include "compute.h"
