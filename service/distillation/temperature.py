@@ -199,14 +199,14 @@ def _find_root(u: Tensor, v: Tensor, floor: float) -> tuple[Tensor, Tensor]:
     straight. It starts from the solution for flat rows, whose f is determined by their variance.
     Steps that leave the bracket bisect it.
     """
-    x, y = (rows.square().mean(dim=1).sqrt() for rows in (u, v))
+    x, y = (torch.linalg.vector_norm(z, dim=1) / math.sqrt(z.shape[1]) for z in (u, v))
     highest = math.log((1.0 - floor) / floor)
     logit = torch.where((x > 0) | (y > 0), (x / y).log(), 0.0).clamp(-highest, highest)
     low, high = torch.full_like(logit, -highest), torch.full_like(logit, highest)
     is_flat = torch.minimum(x, y) < FLAT_RMS
     for _ in range(NUM_ROOT_STEPS):
         share = torch.sigmoid(logit)
-        teacher, student = _log_sharpness(u, share), _log_sharpness(v, 1.0 - share)
+        teacher, student = _log_sharpness(u, x, share), _log_sharpness(v, y, 1.0 - share)
         gap = teacher.value - student.value
         slope = -(1.0 - share) * teacher.first - share * student.first
         bend = (1.0 - share).square() * teacher.second - share.square() * student.second
@@ -229,18 +229,25 @@ class _LogSharpness(NamedTuple):
     second: Tensor
 
 
-def _log_sharpness(rows: Tensor, temperatures: Tensor) -> _LogSharpness:
-    """log f, f = LSE(z / T) - log K, of centered rows z [B, K] at temperatures T [B]."""
+def _log_sharpness(rows: Tensor, rms: Tensor, temperatures: Tensor) -> _LogSharpness:
+    """log f, f = LSE(z / T) - log K, of centered rows z [B, K] at temperatures T [B].
+
+    ``rms``: root mean square of the rows, [B].
+    """
+    num_classes = rows.shape[1]
     scaled = rows / temperatures[:, None]
     shift = (scaled.amax(dim=1) - LARGE_LOGIT).clamp_min(0.0)
-    # f is the mean of exp(x) - 1 where x is small, which loses no digits this way.
-    excess = torch.expm1(scaled - shift[:, None])
-    total = 1.0 + excess.mean(dim=1)
-    value = (shift + torch.log1p(excess.mean(dim=1))).clamp_min(torch.finfo(rows.dtype).tiny)
+    # f is the mean of exp(x) - 1 where x is small, which loses no digits this way. In place: most
+    # of the time would be spent on new tensors of this size.
+    excess = (scaled - shift[:, None]).expm1_()
+    mean = excess.mean(dim=1)
+    total = 1.0 + mean
+    value = (shift + torch.log1p(mean)).clamp_min(torch.finfo(rows.dtype).tiny)
     # Centered rows have the mean 0, so x exp(x) and x (exp(x) - 1) have the same mean.
-    products = scaled * excess
+    products = excess.mul_(scaled)
     first = products.mean(dim=1) / total
-    second = ((products + scaled) * scaled).mean(dim=1) / total - first.square()
+    squares = torch.linalg.vecdot(products, scaled) / num_classes + (rms / temperatures).square()
+    second = squares / total - first.square()
     slope = first / value
     return _LogSharpness(value.log(), slope, (first + second) / value - slope.square())
 

@@ -6,12 +6,12 @@ float64 logits, on other devices, and where neither the C library nor Triton is 
 
 import functools
 import logging
-from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
-from torch.autograd.function import FunctionCtx, once_differentiable
+from torch.autograd.function import once_differentiable
 
 from service.distillation.fused import native
 from service.distillation.fused.terms import FusedTerm, KernelResult, Rows
@@ -19,15 +19,8 @@ from service.distillation.fused.terms import FusedTerm, KernelResult, Rows
 logger = logging.getLogger(__name__)
 
 
-class FusedValue(NamedTuple):
-    """``total``: the weighted sum, a scalar with a graph. ``means``: of each term, detached."""
-
-    total: Tensor
-    means: Tensor
-
-
-class Kernel(Protocol):
-    """What computes the terms on one kind of device."""
+class Compute(Protocol):
+    """Computes the terms' means and weighted sum; see ``KernelResult``."""
 
     def __call__(
         self,
@@ -37,13 +30,27 @@ class Kernel(Protocol):
         *,
         with_gradient: bool,
     ) -> KernelResult:
-        """The terms' means and weighted sum; see ``KernelResult``."""
+        """Also the gradient of the weighted sum, if asked for."""
+
+
+class FusedValue(NamedTuple):
+    """``total``: the weighted sum, a scalar with a graph. ``means``: of each term, detached."""
+
+    total: Tensor
+    means: Tensor
+
+
+class Kernels(NamedTuple):
+    """What computes the terms on one kind of device, and what scales a gradient in place."""
+
+    compute: Compute
+    scale: Callable[[Tensor, Tensor], None]
 
 
 def can_fuse(logits: Tensor) -> bool:
     """Whether terms of such logits [N, K, ...] can be fused; their values are not read."""
     is_float32 = torch.promote_types(logits.dtype, torch.float32) == torch.float32
-    return is_float32 and logits.numel() > 0 and _kernel(logits) is not None
+    return is_float32 and logits.numel() > 0 and _kernels(logits) is not None
 
 
 def fused_losses(rows: Rows, terms: Sequence[FusedTerm], weights: Sequence[float]) -> FusedValue:
@@ -54,47 +61,61 @@ def fused_losses(rows: Rows, terms: Sequence[FusedTerm], weights: Sequence[float
     Raises:
         IndexError: a label is not a class; on a GPU, the loss is NaN instead.
     """
-    kernel = _kernel(rows.student)
-    assert kernel is not None, "the caller has asked whether they can be fused"
+    kernels = _kernels(rows.student)
+    assert kernels is not None, "the caller has asked whether they can be fused"
     student, *others = (None if one is None else one.detach().contiguous() for one in rows)
     assert student is not None
     with_gradient = torch.is_grad_enabled() and rows.student.requires_grad
-    found = kernel(Rows(student, *others), terms, weights, with_gradient=with_gradient)
+    found = kernels.compute(Rows(student, *others), terms, weights, with_gradient=with_gradient)
     means, total = found.values[:-1], found.values[-1]
     if found.gradient is not None:
-        total = _KnownGradient.apply(rows.student, total, found.gradient)
+        total = _KnownGradient.apply(rows.student, total, found.gradient, kernels.scale)
     return FusedValue(total, means)
 
 
-def _kernel(logits: Tensor) -> Kernel | None:
+def _kernels(logits: Tensor) -> Kernels | None:
     if logits.device.type == "cpu":
-        return None if native.library() is None else native.fused_on_cpu
+        has_library = native.library() is not None
+        return Kernels(native.fused_on_cpu, native.scale_on_cpu) if has_library else None
     if logits.device.type == "cuda":
-        return _triton_kernel(logits.shape[1])
+        return _triton_kernels(logits.shape[1])
     return None
 
 
 @functools.cache
-def _triton_kernel(num_classes: int) -> Kernel | None:
-    """Triton's kernel, which is compiled at the first call; None where it cannot be used."""
+def _triton_kernels(num_classes: int) -> Kernels | None:
+    """Triton's kernels, which are compiled at the first call; None where they cannot be used."""
     try:
         from service.distillation.fused import triton_rows
     except ImportError as error:
         logger.warning("each loss is computed by itself, because Triton is missing: %s", error)
         return None
-    return triton_rows.fused_on_gpu if num_classes <= triton_rows.MAX_CLASSES else None
+    if num_classes > triton_rows.MAX_CLASSES:
+        return None
+    return Kernels(triton_rows.fused_on_gpu, triton_rows.scale_on_gpu)
 
 
 class _KnownGradient(torch.autograd.Function):
     """A scalar computed from the student's rows, and its gradient to them, computed with it."""
 
     @staticmethod
-    def forward(ctx: FunctionCtx, _student: Tensor, value: Tensor, gradient: Tensor) -> Tensor:
+    def forward(
+        ctx: Any,  # noqa: ANN401 - its stub lacks saved_tensors, and attributes of one's own
+        _student: Tensor,
+        value: Tensor,
+        gradient: Tensor,
+        scale: Callable[[Tensor, Tensor], None],
+    ) -> Tensor:
         ctx.save_for_backward(gradient)
+        ctx.scale = scale
         return value.clone()
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: FunctionCtx, factor: Tensor) -> tuple[Tensor, None, None]:
-        (gradient,) = ctx.saved_tensors  # type: ignore[attr-defined] # it is not in the stub
-        return gradient * factor, None, None
+    def backward(ctx: Any, factor: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401 - as above
+        (gradient,) = ctx.saved_tensors
+        # In place, without a second tensor of this size. A second backward pass is an error of
+        # autograd's, which compares the versions.
+        ctx.scale(gradient, factor)
+        torch.autograd.graph.increment_version(gradient)
+        return gradient, None, None, None

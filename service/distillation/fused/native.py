@@ -52,6 +52,8 @@ def library() -> ctypes.CDLL | None:
     pointer, count = ctypes.c_void_p, ctypes.c_int64
     library.rows_losses.argtypes = (*[pointer] * 4, count, count, pointer, count, pointer, pointer)
     library.rows_losses.restype = count
+    library.rows_scale.argtypes = (pointer, count, pointer)
+    library.rows_scale.restype = None
     return library
 
 
@@ -86,6 +88,13 @@ def fused_on_cpu(
         assert rows.labels is not None
         raise IndexError(f"label {rows.labels[num_valid]} is not one of {num_classes} classes")
     return KernelResult(values, gradient)
+
+
+def scale_on_cpu(values: Tensor, factor: Tensor) -> None:
+    """Multiply contiguous values in place by a scalar; where it is 1, they are not read."""
+    found = library()
+    assert found is not None
+    found.rows_scale(values.data_ptr(), values.numel(), factor.data_ptr())
 
 
 def _address(tensor: Tensor | None) -> int | None:

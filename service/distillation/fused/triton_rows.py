@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 import triton
 import triton.language as tl
+from torch import Tensor
 
 from service.distillation.fused.terms import (
     CrossEntropyTerm,
@@ -19,6 +20,7 @@ from service.distillation.fused.terms import (
 from service.distillation.temperature import FLAT_RMS, LARGE_LOGIT, NUM_ROOT_STEPS
 
 MAX_CLASSES = 65536
+SCALE_BLOCK = 4096
 MAX_SOFTENED = 2
 """Softened terms in one launch."""
 # Of a softened term; NONE: there is no such term.
@@ -70,6 +72,12 @@ def fused_on_gpu(
     return KernelResult(values.mean(dim=1), gradient)
 
 
+def scale_on_gpu(values: Tensor, factor: Tensor) -> None:
+    """Multiply contiguous values in place by a scalar; where it is 1, they are not read."""
+    num_values = values.numel()
+    _scale_kernel[(triton.cdiv(num_values, SCALE_BLOCK),)](values, factor, num_values, SCALE_BLOCK)
+
+
 def _softened_settings(
     name: str, place: int, term: SoftenedTerm | None, weight: float
 ) -> dict[str, object]:
@@ -82,6 +90,15 @@ def _softened_settings(
         f"{name.upper()}_KIND": kind,
         f"{name.upper()}_ATTACHED": term is not None and kind > 1 and not term.detach,
     }
+
+
+@triton.jit
+def _scale_kernel(values, factor, num_values, BLOCK: tl.constexpr):
+    by = tl.load(factor)
+    if by != 1.0:
+        places = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+        found = tl.load(values + places, mask=places < num_values)
+        tl.store(values + places, found * by, mask=places < num_values)
 
 
 @triton.jit

@@ -1,0 +1,83 @@
+"""On a GPU a read on the host waits for all that was launched: no loss may have one in a step."""
+
+import pytest
+import torch
+from support.logit_cases import build_loss, inputs_of, random_labels, random_logits
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from service.distillation.losses import LOSSES
+from service.distillation.losses.base import Context
+from service.distillation.objective import Objective
+from service.spec.losses import Losses
+
+NUM_SAMPLES, NUM_CLASSES = 4, 12
+# What item, bool, float and int become, and what finds out how many elements are selected.
+READS = (
+    torch.ops.aten._local_scalar_dense.default,
+    torch.ops.aten.nonzero.default,
+    torch.ops.aten.masked_select.default,
+)
+METHODS = {"cpu", "tolist", "numpy", "item", "nonzero", "__bool__", "__float__", "__int__"}
+
+
+class NoDispatchedReads(TorchDispatchMode):
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        assert func not in READS, f"{func} reads on the host"
+        if func is torch.ops.aten.index.Tensor:
+            assert all(one is None or one.dtype != torch.bool for one in args[1])
+        return func(*args, **(kwargs or {}))
+
+
+class NoCalledReads(TorchFunctionMode):
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        assert getattr(func, "__name__", "") not in METHODS, f"{func} reads on the host"
+        return func(*args, **(kwargs or {}))
+
+
+def make_inputs(targets):
+    views = random_logits(NUM_SAMPLES, NUM_CLASSES, count=4)
+    # Losses of float64 are not fused.
+    u, v, strong_u, strong_v = (view.float() for view in views)
+    return inputs_of((u, v.requires_grad_(), strong_u, strong_v.requires_grad_()), targets)
+
+
+def labels():
+    return random_labels(NUM_SAMPLES, num_classes=NUM_CLASSES)
+
+
+def mixed_targets():
+    shares = torch.rand(NUM_SAMPLES, 1, generator=torch.Generator().manual_seed(1))
+    first, second = (torch.eye(NUM_CLASSES)[one] for one in (labels(), labels().roll(1)))
+    return shares * first + (1 - shares) * second
+
+
+@pytest.mark.parametrize("targets", [labels(), mixed_targets()], ids=["labels", "mixed"])
+@pytest.mark.parametrize("name", LOSSES)
+def test_no_loss_reads_a_tensor_forward_or_backward(name, targets):
+    loss, inputs = build_loss(name, NUM_CLASSES), make_inputs(targets)
+    if inputs.has_mixed_targets and loss.section.needs_labels and not loss.takes_mixed_targets:
+        inputs = inputs.labeled(labels())
+    with NoDispatchedReads(), NoCalledReads():
+        loss(inputs).mean().backward()
+    assert torch.isfinite(inputs.student.grad).all()
+
+
+SETTINGS = [
+    *({"dtkd": {"sharpness": rule}} for rule in ("max", "norm", "logsumexp")),
+    {"dtkd": {"standardize": True}, "kd": {"standardize": True}},
+    {"kd": {"temperature": {"kind": "teacher_max"}}},
+    {"dkd": {}, "nckd": {}, "entropy_weights": {}},
+    {"gkl": {"weights_of": "class_means"}, "ctkd": {}},
+]
+
+
+@pytest.mark.parametrize("targets", [labels(), mixed_targets()], ids=["labels", "mixed"])
+@pytest.mark.parametrize("settings", SETTINGS)
+def test_no_objective_reads_a_tensor_forward_or_backward(settings, targets):
+    losses = Losses.model_validate({"ce": {}, "kd": {}, **settings})
+    objective = Objective(losses, Context(NUM_CLASSES, 10)).train()
+    inputs = make_inputs(targets)
+    with NoDispatchedReads(), NoCalledReads():
+        objective(inputs).total.backward()
+    assert torch.isfinite(inputs.student.grad).all()
