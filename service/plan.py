@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from data_pipeline.order import num_steps_per_epoch
 from service.models.activation_checkpointing import check_blocks
@@ -17,6 +16,7 @@ from service.models.build import (
     check_image_sizes,
     num_parameters,
 )
+from service.models.flops import flops_per_image
 from service.models.last_layer import check_classifier
 from service.spec.job import JobSpec
 from service.spec.loading import LoadedJob
@@ -198,10 +198,7 @@ def _shares(spec: JobSpec) -> str:
 def _cost(spec: JobSpec, path: str, model: nn.Module) -> ModelCost:
     name = f"{path} {spec.networks()[path].model}"
     size = spec.input_size(path, spec.augmentation.largest_size)
-    image = torch.empty(1, 3, size, size, device="meta")
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        model.eval()(image)
-    return ModelCost(name, num_parameters(model), counter.get_total_flops(), size)
+    return ModelCost(name, num_parameters(model), flops_per_image(model, size), size)
 
 
 def _training_bytes(spec: JobSpec, student: nn.Module) -> int:
