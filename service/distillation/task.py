@@ -10,6 +10,7 @@ from service.distillation.ensemble import TeacherEnsemble
 from service.distillation.losses.base import LossInputs
 from service.distillation.objective import Objective
 from service.distillation.pixels import FrozenTeacher, PixelBatch, PixelNormalizer
+from service.distillation.regions import LOSS, STUDENT, region
 
 
 class MicroBatch(NamedTuple):
@@ -64,15 +65,16 @@ class Trainee(nn.Module):
             teacher_logits: of the views that the teacher sees, [B, K]; empty without a teacher.
         """
         images = views[0] if len(views) == 1 else torch.cat(list(views))
-        with autocast(images.device, self.autocast_dtype):
+        with region(STUDENT), autocast(images.device, self.autocast_dtype):
             logits = self.student(images)
         sizes = [len(one.targets) for one in micro_batches]
         of_student = [torch.split(one, sizes) for one in torch.split(logits, sum(sizes))]
         of_teacher = [torch.split(one, sizes) for one in teacher_logits]
-        return [
-            self._output(batch, [one[i] for one in of_student], [one[i] for one in of_teacher])
-            for i, batch in enumerate(micro_batches)
-        ]
+        with region(LOSS):
+            return [
+                self._output(batch, [one[i] for one in of_student], [one[i] for one in of_teacher])
+                for i, batch in enumerate(micro_batches)
+            ]
 
     def _output(
         self, batch: MicroBatch, logits: list[Tensor], teacher_logits: list[Tensor]

@@ -14,6 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from data_pipeline.loader import Batch
 from service.distillation.pixels import PixelBatch
+from service.distillation.regions import BACKWARD, STUDENT, TEACHER, region
 from service.distillation.task import DistillationTask, MicroBatch, TaskOutput
 from service.run.progress import Progress
 from service.spec.job import JobSpec
@@ -54,8 +55,10 @@ class GradientComputer:
         """Gradients of this worker's images, averaged over workers with the last pass."""
         views, targets = self._mixed(batch, progress.epoch)
         pixels = [PixelBatch(view) for view in views]
-        images = self._task.student_images(pixels)
-        teacher_logits = self._teacher_logits.of(pixels, batch, self._place(share, progress))
+        with region(STUDENT):
+            images = self._task.student_images(pixels)
+        with region(TEACHER):
+            teacher_logits = self._teacher_logits.of(pixels, batch, self._place(share, progress))
         micro_batches = self._micro_batches(targets, share, progress.epoch)
         sizes = [len(one.targets) for one in micro_batches]
         weights = self._weights(sizes, share)
@@ -84,7 +87,8 @@ class GradientComputer:
             self._metrics.add(output, weight)
         # A loss that is not finite makes its gradient NaN, and with it the mean over the workers,
         # so all of them notice without communicating.
-        torch.autograd.backward(weighted, 1.0 + 0.0 * weighted.detach())
+        with region(BACKWARD):
+            torch.autograd.backward(weighted, 1.0 + 0.0 * weighted.detach())
         return weighted.detach()
 
     def _place(self, share: StepShare, progress: Progress) -> StepPlace:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from data_pipeline.loader import Batch
 from service.distillation.losses.base import LossInputs
+from service.distillation.regions import DATA, region
 from service.distillation.task import TaskOutput
 from service.training.distributed import World
 
@@ -45,7 +46,8 @@ class IntervalMetrics:
         iterator = iter(batches)
         while True:
             start_s = time.perf_counter()
-            batch = next(iterator, None)
+            with region(DATA):
+                batch = next(iterator, None)
             self._wait_s += time.perf_counter() - start_s
             if batch is None:
                 return

@@ -10,6 +10,7 @@ from dataclasses import replace
 import torch
 
 from data_pipeline.loader import Batch
+from service.distillation.regions import OPTIMIZER, region
 from service.distillation.task import TaskOutput
 from service.run.control import abort_run
 from service.run.progress import Progress
@@ -64,10 +65,11 @@ class OptimizerStep:
             # The previous step was rolled back: this one starts from other weights.
             self._metrics.forget_step()
             gradient, before = self._launch(batch, share, progress)
-        checked = self._update.check()
-        norm, is_skipped = checked
-        self._state.undo_step(before, is_skipped)
-        self._update.apply(checked)
+        with region(OPTIMIZER):
+            checked = self._update.check()
+            norm, is_skipped = checked
+            self._state.undo_step(before, is_skipped)
+            self._update.apply(checked)
         self._metrics.step_done(share.num_local, is_skipped)
         self.gradient_norm = torch.where(is_skipped, self.gradient_norm, norm)
         launched = LaunchedStep(replace(progress), batch, share.num_local)

@@ -65,12 +65,22 @@ def train(spec: JobSpec, world: World, notice: StopNotice = lambda: None) -> Non
         DeviceMemoryError: on one rank; as above.
         CheckpointError: the storage fails.
     """
+    with reported_failures(spec):
+        with with_memory_field(world, model_text(spec)):
+            trainer = Trainer(spec, world, notice)
+        with trainer, with_memory_field(world, training_text(spec)):
+            trainer.run()
+
+
+@contextlib.contextmanager
+def reported_failures(spec: JobSpec) -> Iterator[None]:
+    """Leave in the run's folder why its training fails where a retry would fail too.
+
+    An abort by all ranks together ends the context without an error.
+    """
     try:
         with contextlib.suppress(RunAbortedError):
-            with with_memory_field(world, model_text(spec)):
-                trainer = Trainer(spec, world, notice)
-            with trainer, with_memory_field(world, training_text(spec)):
-                trainer.run()
+            yield
     except UndecodableSampleError as error:
         write_abort_reason(spec.run_path, f"{spec.name} failed: {error}", EXIT_FAILED)
         raise
@@ -168,6 +178,11 @@ class Trainer:
             # Also reached when an aborted run is submitted again.
             text = student_text(self._spec, self.progress)
             abort_run(self._spec.run_path, self._world.rank, text, EXIT_FAILED)
+
+    @property
+    def num_whole_steps_per_epoch(self) -> int:
+        """Steps of an epoch without a smaller last one."""
+        return self._data.num_train_images // self._spec.training.global_batch_size
 
     def remaining_batches(self) -> Iterator[Batch]:
         """This worker's batches of the current epoch, from the current step on."""

@@ -19,6 +19,7 @@ from service.run.state_files import read_state
 from service.spec.job import JobSpec
 from service.spec.networks import STUDENT, teacher_networks
 from service.training.distributed import World
+from service.training.memory import model_text, training_text, with_memory_field
 from service.training.profiling.peak import matrix_product_peak, synchronize
 from service.training.profiling.profile import Profile
 from service.training.profiling.trace import WINDOW, time_by_part
@@ -37,8 +38,11 @@ def profile_training(spec: JobSpec, world: World) -> None:
     Raises:
         As ``service.training.trainer.train``.
     """
-    with reported_failures(spec, world), Trainer(spec, world, lambda: None) as trainer:
-        measured = StepProfiler(spec, world, trainer).run()
+    with reported_failures(spec):
+        with with_memory_field(world, model_text(spec)):
+            trainer = Trainer(spec, world, lambda: None)
+        with trainer, with_memory_field(world, training_text(spec)):
+            measured = StepProfiler(spec, world, trainer).run()
         if world.rank == 0:
             write_atomically(spec.run_path / PROFILE_NAME, json.dumps(measured._asdict()) + "\n")
 
