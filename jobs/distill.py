@@ -1,9 +1,9 @@
 """Train the student that a spec describes: python jobs/distill.py SPEC.json.
 
-With --validate, --plan or --probe nothing is trained. A first spec: python jobs/distill.py --new
---train T.beton --val V.beton --student MODEL [--teacher MODEL --weights SOURCE]. One with published
-settings: --new --recipe NAME --train T.beton --val V.beton [--weights SOURCE]. Exit status: 0 done,
-1 failed, 2 bad input, 3 stopped before its end.
+With --validate, --plan, --probe or --profile no student is trained. A first spec: python
+jobs/distill.py --new --train T.beton --val V.beton --student MODEL [--teacher MODEL --weights
+SOURCE]. One with published settings: --new --recipe NAME --train T.beton --val V.beton [--weights
+SOURCE]. Exit status: 0 done, 1 failed, 2 bad input, 3 stopped before its end.
 """
 
 import argparse
@@ -90,6 +90,10 @@ def _run(options: argparse.Namespace) -> int:
 
         print(probe_teacher(job))
         return EXIT_DONE
+    if options.profile:
+        from service.profile_job import profile_job
+
+        return profile_job(job)
     from service.job import run_job
 
     return run_job(job)
@@ -160,6 +164,11 @@ def _parser() -> argparse.ArgumentParser:
         "--probe",
         action="store_true",
         help="try the teacher on some images, for about two minutes: accuracy, entropies, warnings",
+    )
+    mode.add_argument(
+        "--profile",
+        action="store_true",
+        help="run some steps on the cluster, under another name, and say where their time goes",
     )
     mode.add_argument("--new", action="store_true", help="print a complete spec for your data")
     mode.add_argument("--recipes", action="store_true", help="list the published settings by name")

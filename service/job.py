@@ -4,8 +4,9 @@ import contextlib
 import logging
 import shlex
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import mlflow
 from ray.exceptions import RayActorError
@@ -55,6 +56,8 @@ logger = logging.getLogger(__name__)
 
 SCRIPT = "jobs/distill.py"
 
+Result = TypeVar("Result")
+
 
 class UnfinishedRun(NamedTuple):
     """How a job ends that has no result; ``cause``: what else must be said, if no event says it."""
@@ -94,7 +97,7 @@ def _train_and_publish(job: LoadedJob, signals: StopSignals) -> int:
     """Build, launch and publish, in a folder that this job holds."""
     spec = job.spec
     try:
-        tags, trained_spec = _prepare(job, signals)
+        tags, trained_spec = prepare_job(job, signals)
     except JobStoppedError:
         write_stopped(spec.run_path)
         print(f"{spec.name} was stopped; submit the same spec to resume it", flush=True)
@@ -105,7 +108,7 @@ def _train_and_publish(job: LoadedJob, signals: StopSignals) -> int:
     write_classes(spec.run_path, job.classes)
     printer = ProgressPrinter(spec)
     tracker = Tracker(spec, tracking_uri(spec), tags, printer)
-    outcome = _train(trained_spec, signals)
+    outcome = launched(trained_spec, signals, _train)
     if isinstance(outcome, RunResult):
         return _publish(outcome, spec, tracker.close("finished"), signals)
     _end_mlflow_run(tracker.close(outcome.state), outcome.state)
@@ -118,7 +121,7 @@ def _train_and_publish(job: LoadedJob, signals: StopSignals) -> int:
     return outcome.exit_status
 
 
-def _prepare(job: LoadedJob, signals: StopSignals) -> tuple[dict[str, str], JobSpec]:
+def prepare_job(job: LoadedJob, signals: StopSignals) -> tuple[dict[str, str], JobSpec]:
     """Check and build what the run needs; its tags, and the spec that the workers get.
 
     Raises:
@@ -147,8 +150,13 @@ def _prepare(job: LoadedJob, signals: StopSignals) -> tuple[dict[str, str], JobS
     return tags, trained_spec
 
 
-def _train(spec: JobSpec, signals: StopSignals) -> RunResult | UnfinishedRun:
-    """Train to the end and collect the result; or why there is none."""
+def launched(
+    spec: JobSpec, signals: StopSignals, act: Callable[[JobSpec], Result | None]
+) -> Result | UnfinishedRun:
+    """What ``act`` returns, which runs workers; or why there is nothing.
+
+    ``act`` returns None where the workers have aborted the run.
+    """
     clear_request(spec.run_path, "stop")
     clear_request(spec.run_path, "resize")
     failure: Exception | None = None
@@ -156,8 +164,7 @@ def _train(spec: JobSpec, signals: StopSignals) -> RunResult | UnfinishedRun:
         clear_abort(spec.run_path)
         # The workers save a checkpoint and exit.
         with signals.on_first_signal(lambda: _request_stop(spec)):
-            run_training(spec)
-        result = _collect_result(spec)
+            result = act(spec)
         if result is not None:
             return result
     except (TrainingFailedError, RayActorError, GracefulStop) as error:
@@ -168,11 +175,12 @@ def _train(spec: JobSpec, signals: StopSignals) -> RunResult | UnfinishedRun:
     return _unfinished(spec, failure)
 
 
-def _collect_result(spec: JobSpec) -> RunResult | None:
-    """The result; None if the run was aborted.
+def _train(spec: JobSpec) -> RunResult | None:
+    """Train to the end and collect the result; None if the run was aborted.
 
     What workers on other nodes have written may take a while to be visible here.
     """
+    run_training(spec)
     for pause_s in (*RETRY_PAUSES_S, None):
         if is_aborted(spec.run_path):
             return None

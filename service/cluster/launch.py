@@ -6,7 +6,9 @@ repeat, take workers that stop on purpose for failed ones, and ignore what other
 """
 
 import os
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 from ray.exceptions import RayActorError
 from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
@@ -27,8 +29,13 @@ PLACEMENT_TIMEOUT_S = 20
 NCCL_TIMEOUT_FACTOR = 2
 
 
-def run_training(spec: JobSpec) -> None:
+WorkerFunction = Callable[[dict[str, Any]], None]
+
+
+def run_training(spec: JobSpec, work: WorkerFunction = train_on_worker) -> None:
     """Train ``spec`` on the cluster and return when the last worker has finished.
+
+    ``work``: what every worker calls, with the spec as JSON.
 
     Raises:
         ray.train.TrainingFailedError: the spec's failure budget is spent, or the run was aborted
@@ -40,21 +47,21 @@ def run_training(spec: JobSpec) -> None:
     clear_waiting(spec.run_path)
     retries = Retries(spec)
     try:
-        while not _attempt(spec, retries):
+        while not _attempt(spec, retries, work):
             pass
     finally:
         clear_waiting(spec.run_path)
         release_room(spec.run_path)
 
 
-def _attempt(spec: JobSpec, retries: Retries) -> bool:
+def _attempt(spec: JobSpec, retries: Retries, work: WorkerFunction) -> bool:
     """Train from the last checkpoint on; returns whether to the end, False to try again."""
     num_workers = wait_for_room(spec.run_path, spec.resources)
     watcher = GrowthWatcher(spec, num_workers)
     try:
         # Not on the main thread, where Ray handles SIGINT by aborting the run.
         with ThreadPoolExecutor(1, thread_name_prefix="train") as pool:
-            pool.submit(_trainer(spec, num_workers).fit).result()
+            pool.submit(_trainer(spec, num_workers, work).fit).result()
     except (TrainingFailedError, RayActorError) as error:
         if not retries.may_retry(error):
             raise
@@ -64,10 +71,10 @@ def _attempt(spec: JobSpec, retries: Retries) -> bool:
     return True
 
 
-def _trainer(spec: JobSpec, num_workers: int) -> TorchTrainer:
+def _trainer(spec: JobSpec, num_workers: int, work: WorkerFunction) -> TorchTrainer:
     resources = spec.resources
     return TorchTrainer(
-        train_on_worker,
+        work,
         train_loop_config={"spec": spec.model_dump_json()},
         torch_config=ServiceTorchConfig(timeout_s=process_group_timeout_s(resources)),
         scaling_config=ScalingConfig(

@@ -17,4 +17,4 @@ _NOTHING = nullcontext()
 
 def region(name: str) -> AbstractContextManager[object]:
     """A context that an active profiler records as ``name``; without one it costs nothing."""
-    return record_function(name) if torch.autograd._profiler_enabled() else _NOTHING
+    return record_function(name) if torch._C._autograd._profiler_enabled() else _NOTHING

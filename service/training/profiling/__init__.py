@@ -1,1 +1,1 @@
-"""Where the time of a training step goes: measured on the job as it is, and compared with limits."""
+"""Where the time of a training step goes, in the job as it is, and what limits it."""

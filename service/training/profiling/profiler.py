@@ -3,7 +3,7 @@
 import gzip
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -94,7 +94,7 @@ class StepProfiler:
             _device_text(device, dtype),
         )
 
-    def _batches(self) -> Iterator[Batch]:
+    def _batches(self) -> Generator[Batch]:
         """Whole batches of one epoch after the other, without end; a last, smaller one if it is
         the only one.
         """
