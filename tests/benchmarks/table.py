@@ -81,7 +81,12 @@ def report(ratios: Sequence[Ratio], json_path: Path | None) -> None:
     """Print the measurements as a table, and write [{"name", "ratio", "goal", "met"}] as JSON."""
     show(ratios)
     if json_path is not None:
-        json_path.write_text(json.dumps([ratio._asdict() for ratio in ratios], indent=1) + "\n")
+        write_json(ratios, json_path)
+
+
+def write_json(ratios: Sequence[Ratio], path: Path) -> None:
+    """Write the measurements for ``read_json``."""
+    path.write_text(json.dumps([ratio._asdict() for ratio in ratios], indent=1) + "\n")
 
 
 def read_json(path: Path) -> list[Ratio]:
