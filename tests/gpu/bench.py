@@ -7,7 +7,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +25,6 @@ from service.spec.job import JobSpec
 from service.spec.loading import parse_spec
 from service.training.distributed import World, prepare_process
 from service.training.profiling.peak import synchronize
-from service.training.trainer import Trainer
 
 NUM_CPUS = len(os.sched_getaffinity(0))
 # Student and teacher.
@@ -139,27 +137,6 @@ class Bench:
             # Otherwise the host would queue steps that are counted and not done.
             synchronize(self.device)
         return num_calls * num_at_once / (time.perf_counter() - start_s)
-
-
-class ResidentSteps:
-    """The trainer of a spec, and its first batch on the device; use as a context manager."""
-
-    def __init__(self, bench: Bench, spec: JobSpec):
-        self._trainer = Trainer(spec, bench.world, lambda: None)
-        self._place = self._trainer.progress
-        self.batch = next(self._trainer.remaining_batches())
-
-    def step(self) -> None:
-        """The run's first step once more, from the weights that there are by now."""
-        self._trainer.progress = replace(self._place)
-        self._trainer.step(self.batch)
-
-    def __enter__(self) -> "ResidentSteps":
-        self._trainer.__enter__()
-        return self
-
-    def __exit__(self, *error: Any) -> None:
-        self._trainer.__exit__(*error)
 
 
 def build_native_libraries(root: Path) -> None:

@@ -4,11 +4,12 @@ from collections.abc import Iterator
 from unittest import mock
 
 import torch
-from gpu.bench import Bench, ResidentSteps
+from support.resident_steps import ResidentSteps
 from support.training_runs import InterruptedRunError, final
 from table import Ratio, at_most, exactly
 from torch import Tensor
 
+from gpu.bench import Bench
 from service.distillation.losses import LOSSES
 from service.distillation.losses.base import Context, LossInputs
 from service.distillation.objective import Objective
@@ -106,7 +107,7 @@ def no_synchronization(bench: Bench) -> Iterator[Ratio]:
         "on_nonfinite skip": bench.spec(*networks, training=skipping),
     }
     for name, spec in cases.items():
-        with ResidentSteps(bench, spec) as steps:
+        with ResidentSteps(spec, bench.world) as steps:
             for _ in range(NUM_STEPS):
                 steps.step()
             yield exactly(f"synchronizing steps, {name}", _num_waiting(bench, steps), 0)

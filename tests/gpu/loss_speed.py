@@ -5,18 +5,18 @@ import time
 from collections.abc import Callable, Iterator
 
 import torch
-import torch.nn.functional as F
-from gpu.bench import Bench
+from support.released_loss import released_loss
 from table import Ratio, at_least, at_most
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
+from gpu.bench import Bench
 from service.distillation.losses.base import Context, LossInputs
 from service.distillation.objective import Objective
 from service.spec.losses import default_losses
 from service.training.profiling.peak import synchronize
 
-NUM_CLASSES, BASE_TEMPERATURE = 1000, 4.0
+NUM_CLASSES = 1000
 NUM_CALLS, NUM_ROUNDS = 20, 5
 COPIED_BYTES = 1 << 30
 # Both logits are read and the student's gradient is written.
@@ -69,22 +69,11 @@ def _service_loss(bench: Bench, num_samples: int) -> Callable[[], None]:
 
 
 def _released_loss(bench: Bench, num_samples: int) -> Callable[[], None]:
-    """Source: DTKD, arXiv 2404.12711, eq. 5 and 6 with the largest logits, as its code has it."""
     teacher, student, labels = _logits(bench, num_samples)
-
-    def divergence(of_teacher: Tensor | float, of_student: Tensor | float) -> Tensor:
-        log_probabilities = F.log_softmax(student / of_student, dim=1)
-        targets = F.softmax(teacher / of_teacher, dim=1)
-        each = F.kl_div(log_probabilities, targets, reduction="none").sum(1, keepdim=True)
-        return (each * of_teacher * of_student).mean()
 
     def call() -> None:
         student.grad = None
-        largest_t, largest_s = (one.amax(dim=1, keepdim=True) for one in (teacher, student))
-        scale = 2 * BASE_TEMPERATURE / (largest_t + largest_s)
-        dtkd = divergence(scale * largest_t, scale * largest_s)
-        kd = divergence(BASE_TEMPERATURE, BASE_TEMPERATURE)
-        (3 * dtkd + kd + F.cross_entropy(student, labels)).backward()
+        released_loss(teacher, student, labels).backward()
 
     return call
 

@@ -5,8 +5,8 @@
 It needs one GPU and neither Ray nor MLflow, builds the native libraries if they are not there, and
 prints one table within --limit-s, 9 minutes by default; sections that there is no time for are
 named. A section that fails is a row of the table and does not stop the others. --small runs all of
-it with small networks and few images, on the CPU where there is no GPU; its figures mean nothing. Exit
-status: 0 every bar was met, 1 not.
+it with small networks and few images, on the CPU where there is no GPU; its figures mean
+nothing. Exit status: 0 every bar was met, 1 not.
 """
 
 import argparse
@@ -20,15 +20,17 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-ROOT = Path(__file__).parents[2]
-sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "tests" / "benchmarks")]
+sys.path.insert(0, str(Path(__file__).parents[2]))
+sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
 import torch
+from table import Ratio, report, write_json
+
 from gpu.bench import Bench, build_native_libraries, device_name
 from gpu.checks import equal_losses, equal_resume, no_synchronization
 from gpu.loss_speed import loss_speed
 from gpu.step_speed import compiled_steps, decoding, eager_steps, teacher_stream
-from table import Ratio, report, write_json
 
 
 class Section(NamedTuple):
@@ -66,7 +68,7 @@ def main(arguments: list[str]) -> int:
         parser.error("there is no GPU; --small runs on the CPU")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     print(f"{device_name(device)}, torch {torch.__version__}", flush=True)
-    build_native_libraries(ROOT)
+    build_native_libraries(Path(__file__).parents[2])
     rows: list[Ratio] = []
     signal.signal(signal.SIGALRM, _raise_timeout)
     with tempfile.TemporaryDirectory() as folder:

@@ -4,9 +4,10 @@ import time
 from collections.abc import Iterator
 
 import torch
-from gpu.bench import NUM_CPUS, Bench, ResidentSteps
+from support.resident_steps import ResidentSteps
 from table import Ratio, at_least, at_most
 
+from gpu.bench import NUM_CPUS, Bench
 from service.distillation.pixels import FrozenTeacher, PixelNormalizer
 from service.models.build import build_model
 from service.spec.data_sections import Normalization
@@ -32,7 +33,8 @@ def _steps(bench: Bench, batch_size: int, compiling: str) -> Iterator[Ratio]:
     training = {"global_batch_size": batch_size, "compile": compiling}
     rates = {}
     for name, (student, teacher) in bench.pairs.items():
-        with ResidentSteps(bench, bench.spec(student, teacher, training=training)) as steps:
+        spec = bench.spec(student, teacher, training=training)
+        with ResidentSteps(spec, bench.world) as steps:
             rates[name] = bench.rate(steps.step, batch_size)
         bench.release()
         text = f"{name}, {batch_size} images, compile {compiling}: img/s"
