@@ -11,6 +11,7 @@ nothing. Exit status: 0 every bar was met, 1 not.
 
 import argparse
 import math
+import os
 import signal
 import sys
 import tempfile
@@ -20,6 +21,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+# What cuBLAS needs to be deterministic, and reads when it is used first.
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 sys.path.insert(0, str(Path(__file__).parents[2]))
 sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
