@@ -20,7 +20,11 @@ def profile_on_worker(config: dict[str, Any]) -> None:
     rank, device = context.get_world_rank(), get_device()
     if rank == 0:
         record_placement(spec.run_path)
-    prepare_process(device)
+    prepare_process(
+        device,
+        deterministic=spec.training.deterministic,
+        matmul_precision=spec.training.matmul_precision,
+    )
     with record_crash(spec.run_path, rank):
         num_workers = context.get_world_size()
         profile_training(spec, World(rank, num_workers, device, spec.resources.cpus_per_worker))

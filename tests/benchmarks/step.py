@@ -81,7 +81,8 @@ class Bench:
             "augmentation": {"size": size},
             "student": {"model": student},
             "optimizer": {"learning_rate": 1e-4},
-            "schedule": {"num_epochs": 90, "milestones": []},
+            # A long run, which is worth compiling for.
+            "schedule": {"num_epochs": 100_000, "milestones": []},
             "resources": {"cpus_per_worker": NUM_THREADS},
             "checkpoints": {"storage_path": str(self.folder / "runs")},
             "evaluation": {"resize_size": size, "crop_size": size},

@@ -79,11 +79,6 @@ class Bench:
             content["teacher"] = {"model": teacher, "weights": weights}
         for name, section in sections.items():
             content[name] = {**content.get(name, {}), **section}
-        from service.spec.training_section import Training  # TEMP
-
-        content["training"] = {
-            k: v for k, v in content["training"].items() if k in Training.model_fields
-        }
         spec = parse_spec(content)
         spec.run_path.mkdir(parents=True)
         return spec

@@ -15,6 +15,7 @@ from service.distillation.losses.base import Context, LossInputs
 from service.distillation.objective import Objective
 from service.spec.job import JobSpec
 from service.spec.losses import Losses
+from service.training.distributed import prepare_process
 from service.training.trainer import Trainer, train
 
 NUM_SAMPLES, NUM_CLASSES = 128, 100
@@ -71,9 +72,13 @@ def equal_resume(bench: Bench) -> Iterator[Ratio]:
     straight, resumed = (
         bench.spec(*bench.pairs["R34 -> R18"], **sections) for _ in ("straight", "resumed")
     )
-    train(straight, bench.world)
-    _train_one_epoch(bench, resumed)
-    train(resumed, bench.world)
+    prepare_process(bench.device, deterministic=True)
+    try:
+        train(straight, bench.world)
+        _train_one_epoch(bench, resumed)
+        train(resumed, bench.world)
+    finally:
+        prepare_process(bench.device)
     weights = [final(spec)[0] for spec in (straight, resumed)]
     differences = [(weights[0][name] - weights[1][name]).abs().max() for name in weights[0]]
     yield exactly("resume: difference of the weights", float(max(differences)), 0.0)

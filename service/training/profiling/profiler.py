@@ -15,11 +15,13 @@ from data_pipeline.files import write_atomically
 from data_pipeline.loader import Batch
 from service.models.build import build_on_meta_device
 from service.models.flops import flops_per_image
+from service.run.execution import Execution, read_execution
 from service.run.state_files import read_state
 from service.spec.job import JobSpec
 from service.spec.networks import STUDENT, teacher_networks
 from service.training.distributed import World
 from service.training.memory import model_text, training_text, with_memory_field
+from service.training.precisions import autocast_dtype
 from service.training.profiling.peak import matrix_product_peak, synchronize
 from service.training.profiling.profile import Profile
 from service.training.profiling.trace import WINDOW, time_by_part
@@ -62,6 +64,7 @@ class StepProfiler:
 
     def __init__(self, spec: JobSpec, world: World, trainer: Trainer):
         self._spec, self._world, self._trainer = spec, world, trainer
+        self._execution = read_execution(spec.run_path) or Execution.plain(spec)
 
     def run(self) -> Profile:
         """Warm up, time and profile steps of the epoch's batches, then time the last one alone."""
@@ -81,8 +84,8 @@ class StepProfiler:
 
         repeat()
         resident_step_s = self._timed(repeat)
-        dtype = torch.bfloat16 if self._spec.training.precision == "bfloat16" else torch.float32
         device = self._world.device
+        dtype = autocast_dtype(self._execution.precision) or torch.float32
         return Profile(
             parts_s,
             step_s,
