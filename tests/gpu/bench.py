@@ -69,7 +69,7 @@ class Bench:
             "student": {"model": student},
             "optimizer": {"learning_rate": 1e-4},
             "schedule": {"num_epochs": 3, "milestones": []},
-            "training": {"precision": "bfloat16"},
+            "training": {"precision": "bfloat16", "compile": "off"},
             "resources": {"cpus_per_worker": NUM_CPUS},
             "checkpoints": {"storage_path": str(self.folder / "runs")},
             "evaluation": {"resize_size": self.size, "crop_size": self.size, "batch_size": 64},

@@ -33,7 +33,7 @@ from table import Ratio, report, write_json
 from gpu.bench import Bench, build_native_libraries, device_name
 from gpu.checks import equal_losses, equal_resume, no_synchronization
 from gpu.loss_speed import loss_speed
-from gpu.step_speed import compiled_steps, decoding, eager_steps, teacher_stream
+from gpu.step_speed import compiled_steps, decoding, eager_steps, profiled, teacher_stream
 
 
 class Section(NamedTuple):
@@ -45,11 +45,12 @@ class Section(NamedTuple):
 
 SECTIONS = {
     "losses": Section(equal_losses, 60),
-    "synchronization": Section(no_synchronization, 60),
-    "eager": Section(eager_steps, 120),
+    "synchronization": Section(no_synchronization, 120),
+    "eager": Section(eager_steps, 150),
     "loss-speed": Section(loss_speed, 60),
     "resume": Section(equal_resume, 90),
     "decoding": Section(decoding, 60),
+    "profile": Section(profiled, 40),
     "stream": Section(teacher_stream, 40),
     "compiled": Section(compiled_steps, 240),
 }

@@ -11,6 +11,8 @@ from gpu.bench import NUM_CPUS, Bench
 from service.distillation.pixels import FrozenTeacher, PixelNormalizer
 from service.models.build import build_model
 from service.spec.data_sections import Normalization
+from service.training.profiling.profile import format_profile
+from service.training.profiling.profiler import profile_training, read_profile
 from service.training.trainer import Trainer
 
 # KD's cost over CE of the same student, and images per second of ResNet-34 -> ResNet-18 on an H100.
@@ -46,6 +48,20 @@ def _steps(bench: Bench, batch_size: int, compiling: str) -> Iterator[Ratio]:
     cost = rates["R18"] / rates["R34 -> R18"]
     text = f"R34 -> R18, {batch_size} images, compile {compiling}: cost over CE"
     yield Ratio(text, cost, "-", None) if bench.is_small else at_most(text, cost, KD_COST_GOAL)
+
+
+def profiled(bench: Bench) -> Iterator[Ratio]:
+    """Where the time of such a step goes, data included."""
+    training = {"global_batch_size": max(bench.batch_sizes)}
+    spec = bench.spec(*bench.pairs["R34 -> R18"], training=training)
+    profile_training(spec, bench.world)
+    found = read_profile(spec.run_path)
+    assert found is not None, "the run was not aborted"
+    print(format_profile(found), flush=True)
+    yield Ratio("R34 -> R18: MFU", round(found.mfu, 4), "-", None)
+    for part, seconds in found.parts_s.items():
+        share = seconds / sum(found.parts_s.values())
+        yield Ratio(f"R34 -> R18: share of {part}", round(share, 4), "-", None)
 
 
 def teacher_stream(bench: Bench) -> Iterator[Ratio]:

@@ -58,7 +58,7 @@ def time_by_part(events: Sequence[TraceEvent]) -> dict[str, float]:
     ``events``: those of a trace in Chrome's format, as ``torch.profiler`` exports it.
     """
     complete = [event for event in events if event.get("ph") == "X"]
-    window = next(_interval(event) for event in complete if event["name"] == WINDOW)
+    window = next(_interval(event) for event in complete if _is_region(event, WINDOW))
     timeline = _Timeline(complete, window)
     has_device = any(event.get("cat") in DEVICE_CATEGORIES for event in complete)
     masks = _device_masks(complete, timeline) if has_device else _host_masks(complete, timeline)
@@ -93,8 +93,8 @@ class _Timeline:
 def _host_masks(events: Sequence[TraceEvent], timeline: _Timeline) -> list[tuple[str, Mask]]:
     """Parts with their pieces of the timeline; the first that has a piece keeps it."""
     masks = {
-        part: timeline.mask([_interval(event) for event in events if event["name"] == region])
-        for region, part in REGIONS.items()
+        part: timeline.mask([_interval(event) for event in events if _is_region(event, name)])
+        for name, part in REGIONS.items()
     }
     computes = timeline.mask([_interval(e) for e in events if e.get("cat") == "cpu_op"])
     communicates = timeline.mask([_interval(e) for e in events if _is_communication(e)])
@@ -109,7 +109,7 @@ def _host_masks(events: Sequence[TraceEvent], timeline: _Timeline) -> list[tuple
 
 def _device_masks(events: Sequence[TraceEvent], timeline: _Timeline) -> list[tuple[str, Mask]]:
     """As ``_host_masks``, from what runs on the GPU."""
-    regions = sorted((_interval(e), REGIONS[e["name"]]) for e in events if e["name"] in REGIONS)
+    regions = sorted((_interval(e), REGIONS[e["name"]]) for e in events if _is_region(e, *REGIONS))
     launched_us = {
         event["args"]["correlation"]: event["ts"]
         for event in events
@@ -132,6 +132,11 @@ def _part_at(regions: Sequence[tuple[Interval, str]], at_us: float) -> str:
     if index == 0 or at_us > regions[index - 1][0].end_us:
         return OTHER
     return regions[index - 1][1]
+
+
+def _is_region(event: TraceEvent, *names: str) -> bool:
+    """Whether it is a region on the host; the GPU's streams have copies of them."""
+    return event["name"] in names and event.get("cat") == "user_annotation"
 
 
 def _is_communication(event: TraceEvent) -> bool:

@@ -73,6 +73,9 @@ def test_on_a_gpu_a_moment_belongs_to_the_region_that_launched_the_kernel():
         event("cudaLaunchKernel", 17, 18, "cuda_runtime", correlation=5),
         # The optimizer's wait is the host's alone.
         event(OPTIMIZER, 20, 95),
+        # The profiler's copies of regions on the GPU's streams.
+        event(WINDOW, 5, 80, "gpu_user_annotation"),
+        event(TEACHER, 8, 30, "gpu_user_annotation"),
         event("Memcpy HtoD", 5, 8, "gpu_memcpy", correlation=1),
         event("conv", 8, 30, "kernel", correlation=2),
         # The teacher's stream runs beside it from 25 to 30.
