@@ -85,8 +85,8 @@ class Bench:
 
     @property
     def world(self) -> World:
-        """One worker on the device, with all CPUs."""
-        return World(0, 1, self.device, NUM_CPUS)
+        """One worker on the device, with all CPUs; with one of them for small networks."""
+        return World(0, 1, self.device, 1 if self.is_small else NUM_CPUS)
 
     def _weights_of(self, model: str) -> Path:
         path = self.folder / f"{model}.safetensors"

@@ -50,7 +50,7 @@ SECTIONS = {
     "loss-speed": Section(loss_speed, 60),
     "resume": Section(equal_resume, 90),
     "decoding": Section(decoding, 60),
-    "profile": Section(profiled, 40),
+    "profile": Section(profiled, 60),
     "stream": Section(teacher_stream, 40),
     "compiled": Section(compiled_steps, 240),
 }

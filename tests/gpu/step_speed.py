@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 import torch
 from support.resident_steps import ResidentSteps
+from support.spec_contents import write_stripes
 from table import Ratio, at_least, at_most
 
 from gpu.bench import NUM_CPUS, Bench
@@ -17,7 +18,7 @@ from service.training.trainer import Trainer
 
 # KD's cost over CE of the same student, and images per second of ResNet-34 -> ResNet-18 on an H100.
 KD_COST_GOAL, KD_RATE_GOAL = 1.55, 8000
-NUM_DECODED = 4096
+NUM_DECODED, NUM_PROFILED_BATCHES = 4096, 16
 
 
 def eager_steps(bench: Bench) -> Iterator[Ratio]:
@@ -52,8 +53,13 @@ def _steps(bench: Bench, batch_size: int, compiling: str) -> Iterator[Ratio]:
 
 def profiled(bench: Bench) -> Iterator[Ratio]:
     """Where the time of such a step goes, data included."""
-    training = {"global_batch_size": max(bench.batch_sizes)}
-    spec = bench.spec(*bench.pairs["R34 -> R18"], training=training)
+    path, batch_size = bench.folder / "many.beton", max(bench.batch_sizes)
+    write_stripes(path, NUM_PROFILED_BATCHES * batch_size, seed=3)
+    spec = bench.spec(
+        *bench.pairs["R34 -> R18"],
+        dataset={"train": str(path)},
+        training={"global_batch_size": batch_size},
+    )
     profile_training(spec, bench.world)
     found = read_profile(spec.run_path)
     assert found is not None, "the run was not aborted"
