@@ -20,6 +20,7 @@ from data_pipeline.beton import MODE_JPEG
 from data_pipeline.encode import encoded
 from data_pipeline.native import library_path
 from data_pipeline.writer import BetonWriter
+from service.distillation.fused.native import library
 from service.models.build import build_model
 from service.spec.job import JobSpec
 from service.spec.loading import parse_spec
@@ -138,10 +139,13 @@ def build_native_libraries(root: Path) -> None:
     """Build what is not there; what cannot be built fails where it is needed."""
     try:
         print(f"native library: {library_path()}", flush=True)
+        is_built = library() is not None
     except ImportError:
+        is_built = False
+    if not is_built:
         command = [sys.executable, "-c", "from setuptools import setup; setup()", "build_ext"]
         done = subprocess.run([*command, "--inplace", "-q"], cwd=root, check=False)
-        print(f"native library: built, exit status {done.returncode}", flush=True)
+        print(f"native libraries: built, exit status {done.returncode}", flush=True)
 
 
 def device_name(device: torch.device) -> str:

@@ -9,7 +9,7 @@ from support.spec_contents import write_stripes
 from table import Ratio, at_least, at_most
 
 from gpu.bench import NUM_CPUS, Bench
-from service.distillation.pixels import FrozenTeacher, PixelNormalizer
+from service.distillation.pixels import FrozenTeacher, PixelBatch, PixelNormalizer
 from service.models.build import build_model
 from service.spec.data_sections import Normalization
 from service.training.profiling.profile import format_profile
@@ -93,13 +93,13 @@ def teacher_stream(bench: Bench) -> Iterator[Ratio]:
 
     def one_after_the_other() -> None:
         with torch.autocast("cuda", torch.bfloat16):
-            frozen(pixels)
+            frozen(PixelBatch(pixels))
         train_student()
 
     def beside() -> None:
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side), torch.autocast("cuda", torch.bfloat16):
-            frozen(pixels)
+            frozen(PixelBatch(pixels))
         train_student()
         torch.cuda.current_stream().wait_stream(side)
 

@@ -44,8 +44,8 @@ def test_profile_of_a_run(make_content, teacher):
     assert not list(spec.run_path.glob("checkpoint_*"))
     with gzip.open(spec.run_path / TRACE_NAME) as file:
         names = [event["name"] for event in json.load(file)["traceEvents"]]
-    # One step before the three that count; three micro-batches each.
-    assert names.count("step/teacher") == names.count("step/backward") == 4 * 3
+    # One step before the three that count; a step's micro-batches fit into one pass.
+    assert names.count("step/teacher") == names.count("step/backward") == 4
 
 
 def test_flops_of_a_step(make_content, teacher):
