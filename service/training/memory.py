@@ -39,6 +39,13 @@ def with_memory_field(world: World, where: str) -> Iterator[None]:
 def training_text(spec: JobSpec) -> str:
     """What is too large where a training step runs out of memory, and what would be smaller."""
     size, side = spec.micro_batch_size, spec.augmentation.largest_size
+    if spec.num_micro_batches > spec.resources.max_workers:
+        limit = spec.training.max_activation_bytes
+        return (
+            f"training.max_activation_bytes: {limit:,} for images of {side} x {side} do not fit; "
+            f"set a smaller number, then a smaller training.micro_batch_size than {size}, and "
+            "another name if the run has made steps"
+        )
     return (
         f"training.micro_batch_size: {size} images of {side} x {side} do not fit; "
         f"{_smaller(size)}, and another name if the run has made steps"
