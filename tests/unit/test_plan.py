@@ -185,12 +185,17 @@ def test_plan_says_what_each_worker_needs(make_content):
 @pytest.mark.parametrize(
     ("sections", "warning", "is_warned"),
     [
-        ({"resources": {"gpu": True}}, "bfloat16 is about twice as fast", True),
-        ({"resources": {"gpu": False}}, "bfloat16 is about twice as fast", False),
+        ({"resources": {"gpu": True}}, "precision is float32 on a GPU", True),
+        ({"resources": {"gpu": False}}, "precision is float32 on a GPU", False),
         (
-            {"resources": {"gpu": True}, "training": {"precision": "bfloat16"}},
-            "bfloat16 is about twice as fast",
+            {"resources": {"gpu": True}, "training": {"precision": "auto"}},
+            "precision is float32 on a GPU",
             False,
+        ),
+        (
+            {"resources": {"gpu": False}, "training": {"precision": "float16"}},
+            "float16 on CPUs",
+            True,
         ),
         (
             {"resources": {"num_workers": 1}, "training": {"micro_batch_size": None}},

@@ -3,57 +3,15 @@
 Here the device is the CPU; what is watched are the operations that read, whatever the device.
 """
 
-import contextlib
-
 import pytest
 import torch
+from support.host_reads import HostReadError, no_host_reads
 from support.training_runs import CPU
-from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
 
+from service.distillation.losses import LOSSES
 from service.spec.loading import parse_spec
 from service.training.distributed import World
 from service.training.trainer import Trainer
-
-READING_OPERATIONS = {"aten::_local_scalar_dense", "aten::nonzero", "aten::equal"}
-INDEXING = {"aten::index", "aten::index_put", "aten::index_put_"}
-READING_METHODS = {
-    getattr(torch.Tensor, name) for name in ("cpu", "tolist", "numpy", "item", "__bool__")
-}
-
-
-class HostReadError(AssertionError):
-    """A tensor was read."""
-
-
-class NoReadingOperations(TorchDispatchMode):
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        name = func._schema.name
-        # How many elements a mask selects is only known after it was read.
-        is_masked = name in INDEXING and any(
-            one is not None and one.dtype == torch.bool for one in args[1]
-        )
-        if is_masked or name in READING_OPERATIONS:
-            raise HostReadError(name)
-        return func(*args, **(kwargs or {}))
-
-
-class NoReadingMethods(TorchFunctionMode):
-    def __torch_function__(self, func, types, args=(), kwargs=None):
-        # A device that is passed on is that of another tensor, which is a GPU elsewhere.
-        values = (*args[1:], *(kwargs or {}).values())
-        is_to_cpu = func is torch.Tensor.to and any(
-            isinstance(one, str) and one == "cpu" for one in values
-        )
-        if func in READING_METHODS or is_to_cpu:
-            raise HostReadError(getattr(func, "__name__", "to"))
-        return func(*args, **(kwargs or {}))
-
-
-@contextlib.contextmanager
-def no_host_reads():
-    with NoReadingMethods(), NoReadingOperations():
-        yield
 
 
 @pytest.mark.parametrize(
@@ -105,3 +63,19 @@ def test_a_step_reads_nothing(make_content, teacher, name):
     resources = {"num_workers": 1}
     spec = parse_spec(make_content(teacher=teacher, resources=resources, **SECTIONS[name]))
     make_steps(spec)
+
+
+@pytest.mark.parametrize("is_mixed", [False, True])
+def test_no_loss_reads_anything(make_content, teacher, is_mixed):
+    """All losses at once, each at its default settings."""
+    losses = {name: {} for name in LOSSES} | {"ldrld": {"top_k": 3}, "entropy_weights": {}}
+    augmentation = {"strong": {}}
+    if is_mixed:
+        augmentation["mixing"] = {"cutmix_alpha": 1.0}
+    sections = {
+        "losses": losses,
+        "augmentation": augmentation,
+        "training": {"micro_batch_size": 32},
+        "resources": {"num_workers": 1},
+    }
+    make_steps(parse_spec(make_content(teacher=teacher, **sections)))

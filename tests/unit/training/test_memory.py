@@ -22,7 +22,8 @@ def raise_full(*_, **__):
 @pytest.mark.parametrize(
     ("owner", "method", "field", "words"),
     [
-        (DistillationTask, "outputs", "training.micro_batch_size", "16 images of 16 x 16"),
+        (DistillationTask, "outputs", "training.micro_batch_size", "64 images of 16 x 16"),
+        (DistillationTask, "outputs", "training.max_activation_bytes", "images of 16 x 16"),
         (DistillationTask, "autocast", "evaluation.batch_size", "32 images of 16 x 16"),
         (Trainer, "__init__", "student.model", "cifar:tiny_cnn do not fit before"),
     ],
@@ -30,7 +31,9 @@ def raise_full(*_, **__):
 def test_field_is_named_and_the_run_aborted(
     make_content, monkeypatch, teacher, owner, method, field, words
 ):
-    content = make_content(resources={"num_workers": 1})
+    micro_batch_size = 64 if field.startswith("training.micro") else 16
+    training = {"global_batch_size": 64, "micro_batch_size": micro_batch_size}
+    content = make_content(resources={"num_workers": 1}, training=training)
     if field.startswith("evaluation"):
         # The teacher is evaluated before the first step.
         content["teacher"] = teacher

@@ -2,9 +2,8 @@
 
 import pytest
 import torch
+from support.host_reads import no_host_reads
 from support.logit_cases import build_loss, inputs_of, random_labels, random_logits
-from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from service.distillation.losses import LOSSES
 from service.distillation.losses.base import Context
@@ -12,27 +11,6 @@ from service.distillation.objective import Objective
 from service.spec.losses import Losses
 
 NUM_SAMPLES, NUM_CLASSES = 4, 12
-# What item, bool, float and int become, and what finds out how many elements are selected.
-READS = (
-    torch.ops.aten._local_scalar_dense.default,
-    torch.ops.aten.nonzero.default,
-    torch.ops.aten.masked_select.default,
-)
-METHODS = {"cpu", "tolist", "numpy", "item", "nonzero", "__bool__", "__float__", "__int__"}
-
-
-class NoDispatchedReads(TorchDispatchMode):
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        assert func not in READS, f"{func} reads on the host"
-        if func is torch.ops.aten.index.Tensor:
-            assert all(one is None or one.dtype != torch.bool for one in args[1])
-        return func(*args, **(kwargs or {}))
-
-
-class NoCalledReads(TorchFunctionMode):
-    def __torch_function__(self, func, types, args=(), kwargs=None):
-        assert getattr(func, "__name__", "") not in METHODS, f"{func} reads on the host"
-        return func(*args, **(kwargs or {}))
 
 
 def make_inputs(targets):
@@ -58,7 +36,7 @@ def test_no_loss_reads_a_tensor_forward_or_backward(name, targets):
     loss, inputs = build_loss(name, NUM_CLASSES), make_inputs(targets)
     if inputs.has_mixed_targets and loss.section.needs_labels and not loss.takes_mixed_targets:
         inputs = inputs.labeled(labels())
-    with NoDispatchedReads(), NoCalledReads():
+    with no_host_reads():
         loss(inputs).mean().backward()
     assert torch.isfinite(inputs.student.grad).all()
 
@@ -78,6 +56,6 @@ def test_no_objective_reads_a_tensor_forward_or_backward(settings, targets):
     losses = Losses.model_validate({"ce": {}, "kd": {}, **settings})
     objective = Objective(losses, Context(NUM_CLASSES, 10)).train()
     inputs = make_inputs(targets)
-    with NoDispatchedReads(), NoCalledReads():
+    with no_host_reads():
         objective(inputs).total.backward()
     assert torch.isfinite(inputs.student.grad).all()
