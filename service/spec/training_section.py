@@ -15,7 +15,7 @@ class Training(Section):
     micro_batch_size: Count | None = None
     """Images over which BatchNorm computes its statistics. Absent: global batch /
     workers. If it is set, the arithmetic of a step does not depend on the number of workers."""
-    max_activation_bytes: Count = 1_000_000_000
+    max_activation_bytes: Count = 2_000_000_000
     """Bytes that a forward pass of the student may keep for its backward pass: as many of a
     worker's micro-batches as fit go through the student together, at least one. BatchNorm's
     statistics are still those of each micro-batch; results differ by rounding only."""
