@@ -148,13 +148,22 @@ def format_plan(plan: Plan) -> str:
         for cost in plan.models
     ]
     lines += _teachers(spec)
-    teacher_flops = sum(cost.flops_per_image for cost in plan.models[1:])
-    lines += cache_lines(spec, plan.num_train_images, teacher_flops)
+    lines += _cache(plan)
     resources = spec.resources
     each = f"{resources.cpus_per_worker} CPUs" + (" and a GPU" if resources.gpu else "")
     lines.append(f"each worker: {each}, about {plan.memory_bytes / 1e9:.1f} GB of memory")
     lines += [f"warning: {warning}" for warning in plan.warnings]
     return "\n".join(lines)
+
+
+def format_cache(plan: Plan) -> str:
+    """What the teacher's cache takes and saves, as text for a person."""
+    return "\n".join(_cache(plan)) or "the spec has no teacher.cache"
+
+
+def _cache(plan: Plan) -> Iterator[str]:
+    teacher_flops = sum(cost.flops_per_image for cost in plan.models[1:])
+    return cache_lines(plan.spec, plan.num_train_images, teacher_flops)
 
 
 def _teachers(spec: JobSpec) -> Iterator[str]:

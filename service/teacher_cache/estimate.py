@@ -51,7 +51,7 @@ def cache_lines(spec: JobSpec, num_images: int, flops_per_image: int) -> Iterato
 
 def matrix_flops_per_s(precision: str) -> float:
     """Operations per second of matrix products on this machine's CPU, a multiply-add as two."""
-    dtype = torch.float32 if precision == "float32" else torch.bfloat16
+    dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
     left, right = torch.ones(SIDE, SIDE, dtype=dtype), torch.ones(SIDE, SIDE, dtype=dtype)
     left @ right
     start_s = time.perf_counter()

@@ -47,7 +47,9 @@ class LogitStore:
         self._entry: CacheEntry | None = None
         self._file: EpochFile | None = None
         self._opened: tuple[int, int] | None = None
-        self._has_warned = self._is_distrusted = False
+        self._is_distrusted = False
+        self.trouble: str | None = None
+        """Why not all that is computed is stored; None while all is well."""
 
     def open_epoch(self, epoch: int) -> None:
         """Read and write rows of this epoch of the run from now on."""
@@ -121,8 +123,8 @@ class LogitStore:
             self._entry = None
 
     def _warn(self, text: str) -> None:
-        if not self._has_warned:
-            self._has_warned = True
+        if self.trouble is None:
+            self.trouble = text
             self._report(f"warning: teacher.cache: {text}; the teacher is run instead")
 
 

@@ -22,9 +22,9 @@ from service.training.batchnorm import RunningStatistics
 from service.training.data import StepShare
 from service.training.distributed import World
 from service.training.metrics import IntervalMetrics
-from service.training.mixing import mix, mix_other_view
+from service.training.mixing import mixed_views
 from service.training.passes import Passes
-from service.training.teacher_logits import StepPlace, TeacherLogits
+from service.training.teacher_logits import TeacherLogits, place_of
 
 
 class StepGradient(NamedTuple):
@@ -53,12 +53,13 @@ class GradientComputer:
 
     def compute(self, batch: Batch, share: StepShare, progress: Progress) -> StepGradient:
         """Gradients of this worker's images, averaged over workers with the last pass."""
-        views, targets = self._mixed(batch, progress.epoch)
+        views, targets = mixed_views(self._spec, batch, progress.epoch)
         pixels = [PixelBatch(view) for view in views]
         with region(STUDENT):
             images = self._task.student_images(pixels)
+        place = place_of(self._spec, share, progress.epoch, progress.step_in_epoch)
         with region(TEACHER):
-            teacher_logits = self._teacher_logits.of(pixels, batch, self._place(share, progress))
+            teacher_logits = self._teacher_logits.of(pixels, batch, place)
         micro_batches = self._micro_batches(targets, share, progress.epoch)
         sizes = [len(one.targets) for one in micro_batches]
         weights = self._weights(sizes, share)
@@ -91,11 +92,6 @@ class GradientComputer:
             torch.autograd.backward(weighted, 1.0 + 0.0 * weighted.detach())
         return weighted.detach()
 
-    def _place(self, share: StepShare, progress: Progress) -> StepPlace:
-        first_of_step = progress.step_in_epoch * self._spec.training.global_batch_size
-        first = first_of_step + share.first_micro_batch * self._spec.micro_batch_size
-        return StepPlace(progress.epoch, progress.step_in_epoch, first, share.num_local)
-
     def _weights(self, sizes: list[int], share: StepShare) -> list[float]:
         """Share of each micro-batch in the mean over the step, times the number of workers."""
         if share.num_local == 0:
@@ -113,28 +109,6 @@ class GradientComputer:
             key = [self._spec.seed, step, micro_batch]
             state = np.random.SeedSequence(key).generate_state(1, np.uint64)
             torch.manual_seed(int(state[0] >> 1))
-
-    def _mixed(self, batch: Batch, epoch: int) -> tuple[list[Tensor], Tensor]:
-        """Images of each view, and their labels [B] or label distributions [B, K]."""
-        mixing, seed = self._spec.augmentation.mixing, self._spec.seed
-        views = [batch.images]
-        if batch.strong_images is not None:
-            views.append(batch.strong_images)
-        if mixing is None:
-            return views, batch.labels
-        images, targets = mix(
-            mixing,
-            batch.images,
-            batch.labels,
-            batch.indices,
-            num_classes=self._spec.dataset.num_classes,
-            seed=seed,
-            epoch=epoch,
-        )
-        others = [
-            mix_other_view(mixing, v, batch.indices, seed=seed, epoch=epoch) for v in views[1:]
-        ]
-        return [images, *others], targets
 
 
 def _synchronized(trainee: nn.Module, is_last: bool) -> AbstractContextManager[None]:

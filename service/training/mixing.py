@@ -14,7 +14,9 @@ from scipy.special import betaincinv
 from torch import Tensor
 
 from data_pipeline.compiled.counter_rng import uniforms
+from data_pipeline.loader import Batch
 from service.spec.data_sections import Mixing
+from service.spec.job import JobSpec
 
 MIXING_STREAM = 1002
 NUM_UNIFORMS = 5
@@ -49,6 +51,28 @@ def random_pairs(
     boxes[~is_cut] = 0
     areas = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
     return PairParams(np.where(is_cut, 1.0 - areas / size**2, shares), is_cut, boxes)
+
+
+def mixed_views(spec: JobSpec, batch: Batch, epoch: int) -> tuple[list[Tensor], Tensor]:
+    """Images of each view of a batch, and their labels [B] or label distributions [B, K]."""
+    mixing, seed, draw_epoch = spec.augmentation.mixing, spec.seed, spec.draw_epoch(epoch)
+    views = [batch.images] if batch.strong_images is None else [batch.images, batch.strong_images]
+    if mixing is None:
+        return views, batch.labels
+    images, targets = mix(
+        mixing,
+        batch.images,
+        batch.labels,
+        batch.indices,
+        num_classes=spec.dataset.num_classes,
+        seed=seed,
+        epoch=draw_epoch,
+    )
+    others = [
+        mix_other_view(mixing, view, batch.indices, seed=seed, epoch=draw_epoch)
+        for view in views[1:]
+    ]
+    return [images, *others], targets
 
 
 def mix(

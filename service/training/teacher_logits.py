@@ -8,6 +8,8 @@ from torch import Tensor
 from data_pipeline.loader import Batch
 from service.distillation.pixels import PixelBatch
 from service.distillation.task import DistillationTask
+from service.spec.job import JobSpec
+from service.training.data import StepShare
 
 
 class StepPlace(NamedTuple):
@@ -23,6 +25,13 @@ class StepPlace(NamedTuple):
     num_local: int
 
 
+def place_of(spec: JobSpec, share: StepShare, epoch: int, step_in_epoch: int) -> StepPlace:
+    """The place of a worker's share of a step."""
+    first = step_in_epoch * spec.training.global_batch_size
+    first += share.first_micro_batch * spec.micro_batch_size
+    return StepPlace(epoch, step_in_epoch, first, share.num_local)
+
+
 class TeacherLogits:
     """The teacher's logits, one batch of a worker after the other."""
 
@@ -35,3 +44,6 @@ class TeacherLogits:
         ``views``: the pixels, mixed where the spec mixes them. ``batch``: whose they are.
         """
         return self._task.teacher_logits(views)
+
+    def close(self) -> None:
+        """End what the object has started: without a cache, nothing."""

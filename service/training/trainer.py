@@ -24,6 +24,7 @@ from service.run.execution import Execution
 from service.spec.errors import EXIT_BAD_INPUT, EXIT_FAILED
 from service.spec.job import JobSpec
 from service.training.average import WeightAverage
+from service.training.cached_logits import build_teacher_logits
 from service.training.checkpoint_saver import CheckpointError
 from service.training.data import WorkerData, prefetch_to_device
 from service.training.distributed import FlagConsensus, StepFlags, World, wrap_ddp
@@ -48,7 +49,6 @@ from service.training.step import OptimizerStep
 from service.training.student_evaluation import StudentEvaluation
 from service.training.system_metrics import SystemMetrics
 from service.training.teacher_check import TeacherCheck
-from service.training.teacher_logits import TeacherLogits
 from service.training.update import WeightUpdate
 
 
@@ -98,7 +98,8 @@ class Trainer:
         torch.set_num_threads(world.num_cpus)
         # Every rank initializes the same weights.
         torch.manual_seed(spec.seed)
-        self._task = build_task(spec, world.device, Execution.plain(spec))
+        execution = Execution.plain(spec)
+        self._task = build_task(spec, world.device, execution)
         assert isinstance(self._task.trainee, Trainee)
         self._trainee = self._task.trainee
         self._student = self._trainee.student
@@ -126,6 +127,9 @@ class Trainer:
         self._student_evaluation = StudentEvaluation(
             spec, world, self._task, self._evaluated, self._data, evaluator, memory
         )
+        self._teacher_logits = build_teacher_logits(
+            spec, world, self._task, self._data, execution, self._log.note
+        )
         self._step = self._build_step()
         # After DDP has broadcast rank 0's buffers: each rank has its own in the checkpoint.
         self.progress = self._state.restore(self._log.note)
@@ -148,7 +152,7 @@ class Trainer:
             spec,
             world,
             self._task,
-            TeacherLogits(self._task),
+            self._teacher_logits,
             self._state.statistics,
             self._metrics,
             plan_passes(spec, self._trainee, world),
@@ -315,6 +319,7 @@ class Trainer:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._teacher_logits.close()
         self._data.close()
         self._system.close()
         if self._requests is not None:

@@ -1,0 +1,56 @@
+"""Fills the teacher's cache on the cluster: a task for each epoch, as many at a time as fit."""
+
+from collections.abc import Callable
+
+import ray
+from ray.exceptions import RayTaskError
+
+from service.spec.job import JobSpec
+
+
+class FillingFailedError(RuntimeError):
+    """An epoch's logits were not stored; the message says why."""
+
+
+def fill_epochs(spec: JobSpec, epochs: list[int], done: Callable[[int, int], None]) -> None:
+    """Store the teacher's logits of epochs, each with one worker of ``spec``.
+
+    A task whose node dies is started again on another one, as often as the resources allow.
+
+    Args:
+        spec: of one worker; see ``training.cache_filling.fill_epoch``.
+        epochs: counted from 0.
+        done: called with each epoch, and how many images' logits were computed for it.
+
+    Raises:
+        FillingFailedError: a task has failed; the others are canceled.
+    """
+    resources = spec.resources
+    task = ray.remote(_fill).options(
+        num_cpus=resources.cpus_per_worker,
+        num_gpus=1 if resources.gpu else 0,
+        max_retries=resources.max_failures,
+    )
+    pending = {task.remote(spec.model_dump_json(), epoch): epoch for epoch in epochs}
+    try:
+        while pending:
+            (ready,), _ = ray.wait(list(pending), num_returns=1)
+            done(pending.pop(ready), ray.get(ready))
+    except RayTaskError as error:
+        raise FillingFailedError(str(error.cause)) from error
+    finally:
+        for reference in pending:
+            ray.cancel(reference)
+
+
+def _fill(spec: str, epoch: int) -> int:
+    # Imported here: the driver refers to this function without importing the training code.
+    import torch
+
+    from service.training.cache_filling import fill_epoch
+    from service.training.distributed import prepare_process
+
+    job = JobSpec.model_validate_json(spec)
+    device = torch.device("cuda" if job.resources.gpu else "cpu")
+    prepare_process(device)
+    return fill_epoch(job, epoch, device)

@@ -1,0 +1,263 @@
+"""The teacher's logits through the cache: read where they are stored, else computed and stored."""
+
+import json
+from collections import deque
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from data_pipeline.files import write_atomically
+from data_pipeline.loader import Batch
+from service.distillation.pixels import PixelBatch
+from service.distillation.task import DistillationTask
+from service.run.execution import Execution
+from service.run.state_files import read_if_usable
+from service.spec.job import JobSpec
+from service.spec.losses import TEMPERATURE_FIELDS, Losses
+from service.spec.teacher_cache import CHECKSUM_BYTES
+from service.teacher_cache.formats import format_of
+from service.teacher_cache.key import cache_key, weights_digests
+from service.teacher_cache.spot_checks import TOLERANCES, is_spot_check
+from service.teacher_cache.store import LogitStore
+from service.training.data import WorkerData
+from service.training.distributed import World, gather_from_all
+from service.training.teacher_logits import StepPlace, TeacherLogits
+
+DECISION_NAME = "teacher_cache.json"
+"""In a run's folder: whether the run learns from the stored form of the logits."""
+
+
+class CacheFillingError(RuntimeError):
+    """Logits cannot be stored; the message says why."""
+
+
+class _Check(NamedTuple):
+    """A comparison whose result arrives in the host's memory."""
+
+    difference: Tensor
+    arrival: torch.cuda.Event | None
+
+
+class CachedTeacherLogits(TeacherLogits):
+    """One worker's teacher logits, all of them through their stored form.
+
+    What is computed is rounded as it would be if it had been read, so that a run that fills the
+    cache, one that reads it, and one whose disk is full learn from the same numbers. Only where the
+    stored form is too inexact, measured on the run's first batch, are the logits used as they are;
+    the run's folder keeps this decision. All ranks call ``of`` together.
+
+    Args:
+        spec: with a teacher.cache, and the classes of the teachers resolved.
+        world: this worker.
+        task: with the teacher.
+        data: whose training images are seen.
+        execution: how the networks are run; what it says about the teacher is part of the key.
+        note: writes a line to the run's log.
+    """
+
+    def __init__(
+        self,
+        spec: JobSpec,
+        world: World,
+        task: DistillationTask,
+        data: WorkerData,
+        execution: Execution,
+        note: Callable[[str], None],
+    ):
+        super().__init__(task)
+        assert spec.teacher_cache is not None
+        self._spec, self._world, self._note = spec, world, note
+        self._num_steps, self._num_places = data.num_steps_per_epoch, data.num_train_images
+        self._format = format_of(spec.teacher_cache, spec.dataset.num_classes)
+        self._num_views = spec.num_teacher_views
+        self._tolerance = TOLERANCES[execution.precision]
+        self._is_used, digests = self._start()
+        key_of = partial(
+            cache_key,
+            spec,
+            fingerprint=data.train_fingerprint,
+            digests=digests,
+            execution=_of_teacher(execution, world.device),
+        )
+        is_gpu = world.device.type == "cuda"
+        self._store = LogitStore(spec, key_of, self._num_places, pin_memory=is_gpu, report=note)
+        self._checks: deque[_Check] = deque()
+        self._num_read = self._num_images = 0
+
+    def _start(self) -> tuple[bool | None, dict[str, str]]:
+        """What rank 0 finds: an earlier decision, and the digests of the teachers' weights."""
+        found: tuple[bool | None, dict[str, str]] = (None, {})
+        if self._world.rank == 0:
+            decision = read_if_usable(self._decision_path, dict[str, bool]) or {}
+            found = decision.get("is_used"), weights_digests(self._spec)
+        return gather_from_all(found, self._world, self._spec.resources.collective_timeout_s)[0]
+
+    @property
+    def _decision_path(self) -> Path:
+        return self._spec.run_path / DECISION_NAME
+
+    def of(self, views: Sequence[PixelBatch], batch: Batch, place: StepPlace) -> list[Tensor]:
+        """Logits [B, K], float32, of each view that the teacher sees."""
+        if self._is_used is False:
+            return super().of(views, batch, place)
+        self._store.open_epoch(place.epoch)
+        self._settle_checks(wait=False)
+        rows = self._stored_rows(place)
+        logits: list[Tensor] = []
+        if rows is None or self._is_used is None or self._is_spot_check(place):
+            logits = super().of(views, batch, place)
+        if self._is_used is None and not self._decide(logits):
+            return logits
+        if rows is None:
+            rows = self._rows(logits)
+            self._store_rows(rows, place)
+        elif logits:
+            self._compare(rows, logits)
+        return [self._format.decode(stored) for stored in self._views(rows)]
+
+    def are_stored(self, place: StepPlace) -> bool:
+        """Whether the logits of a place can be read."""
+        self._store.open_epoch(place.epoch)
+        return self._store.read(place.first_place, place.num_local) is not None
+
+    def fill(self, views: Sequence[PixelBatch], batch: Batch, place: StepPlace) -> None:
+        """Compute the logits and store them, however inexact that is.
+
+        Raises:
+            CacheFillingError: they cannot be stored.
+        """
+        self._store.open_epoch(place.epoch)
+        self._store_rows(self._rows(super().of(views, batch, place)), place)
+        self._store.flush()
+        if self._store.trouble is not None:
+            raise CacheFillingError(self._store.trouble)
+
+    def _stored_rows(self, place: StepPlace) -> Tensor | None:
+        """This worker's rows, on the device; None if one of them is missing."""
+        stored = self._store.read(place.first_place, place.num_local)
+        next_place = place.first_place + self._spec.training.global_batch_size
+        if place.step_in_epoch + 1 < self._num_steps:
+            count = min(place.num_local, self._num_places - next_place)
+            self._store.read_ahead(next_place, count)
+        self._num_images += place.num_local
+        if stored is None:
+            return None
+        self._num_read += place.num_local
+        return stored.to(self._world.device, non_blocking=True)
+
+    def _rows(self, logits: Sequence[Tensor]) -> Tensor:
+        """Rows [B, row_bytes] of the views' logits, with empty checksums, on the device."""
+        encoded = [self._format.encode(view) for view in logits]
+        return torch.cat([encoded[0].new_zeros(len(encoded[0]), CHECKSUM_BYTES), *encoded], dim=1)
+
+    def _views(self, rows: Tensor) -> Sequence[Tensor]:
+        """The stored logits of each view."""
+        return rows[:, CHECKSUM_BYTES:].chunk(self._num_views, dim=1)
+
+    def _store_rows(self, rows: Tensor, place: StepPlace) -> None:
+        if place.num_local == 0:
+            return
+        if rows.is_cuda:
+            host = torch.empty(rows.shape, dtype=rows.dtype, pin_memory=True)
+            host.copy_(rows, non_blocking=True)
+            arrival = torch.cuda.current_stream(rows.device).record_event()
+            self._store.write(place.first_place, host, arrival)
+        else:
+            # The checksums are filled in on a thread, while the step reads the rows.
+            self._store.write(place.first_place, rows.clone())
+
+    def _decide(self, logits: Sequence[Tensor]) -> bool:
+        """Whether the run learns from the stored form, from its error on this batch."""
+        cache, temperatures = self._spec.teacher_cache, _temperatures(self._spec.effective_losses())
+        assert cache is not None
+        own = max(float(self._format.error(view, temperatures)) for view in logits)
+        timeout_s = self._spec.resources.collective_timeout_s
+        error = max(gather_from_all(own, self._world, timeout_s))
+        self._is_used = error <= cache.error_limit
+        if self._world.rank == 0:
+            write_atomically(self._decision_path, json.dumps({"is_used": self._is_used}) + "\n")
+            unit = "of the largest logit" if cache.keep == "float16" else "nats"
+            text = f"teacher.cache: error of the stored logits {error:.3g} {unit}"
+            if not self._is_used:
+                text = (
+                    f"warning: {text}, more than max_error = {cache.error_limit:g}; the teacher "
+                    "is run instead"
+                )
+            self._note(text)
+        return self._is_used
+
+    def _is_spot_check(self, place: StepPlace) -> bool:
+        epoch, step = self._spec.draw_epoch(place.epoch), place.step_in_epoch
+        return is_spot_check(self._spec.seed, epoch, step, self._num_steps)
+
+    def _compare(self, rows: Tensor, logits: Sequence[Tensor]) -> None:
+        """Compare what was read with logits that were computed; the run goes on with the former."""
+        pairs = zip(self._views(rows), logits, strict=True)
+        found = torch.stack([self._format.mismatch(*pair).amax() for pair in pairs]).amax()
+        arrival = None
+        if found.is_cuda:
+            host = torch.empty((), dtype=found.dtype, pin_memory=True)
+            host.copy_(found, non_blocking=True)
+            found, arrival = host, torch.cuda.current_stream(rows.device).record_event()
+        self._checks.append(_Check(found, arrival))
+
+    def _settle_checks(self, *, wait: bool) -> None:
+        """Discard what is stored if a comparison has found other logits than were computed."""
+        while self._checks and (self._checks[0].arrival is None or self._has_arrived(wait)):
+            difference = float(self._checks.popleft().difference)
+            if not difference <= self._tolerance:
+                self._store.discard(
+                    f"stored logits differ by {difference:.3g} of the largest one from those that "
+                    "the teacher computes, and are removed"
+                )
+
+    def _has_arrived(self, wait: bool) -> bool:
+        arrival = self._checks[0].arrival
+        assert arrival is not None
+        if wait:
+            arrival.synchronize()
+        return bool(arrival.query())  # type: ignore[no-untyped-call]
+
+    def close(self) -> None:
+        """Write everything, and say how much was read."""
+        self._settle_checks(wait=True)
+        self._store.close()
+        if self._world.rank == 0 and self._num_images:
+            share = self._num_read / self._num_images
+            self._note(f"teacher.cache: {share:.1%} of the logits were read, the rest computed")
+
+
+def build_teacher_logits(
+    spec: JobSpec,
+    world: World,
+    task: DistillationTask,
+    data: WorkerData,
+    execution: Execution,
+    note: Callable[[str], None],
+) -> TeacherLogits:
+    """The teacher's logits as a spec asks for them; see ``CachedTeacherLogits`` for the rest."""
+    if spec.teacher_cache is None:
+        return TeacherLogits(task)
+    return CachedTeacherLogits(spec, world, task, data, execution, note)
+
+
+def _of_teacher(execution: Execution, device: torch.device) -> dict[str, str]:
+    """What an execution says about the teacher, and the kind of device, for the cache's key."""
+    return {
+        "precision": execution.precision,
+        "teacher_form": execution.teacher_form,
+        "cast_teacher": str(execution.cast_teacher),
+        "matmul_precision": execution.matmul_precision,
+        "device": device.type,
+    }
+
+
+def _temperatures(losses: Losses) -> list[float]:
+    """The softmax temperatures that the losses have as numbers, and 1."""
+    sections = losses.active.values()
+    values = (getattr(section, name, None) for section in sections for name in TEMPERATURE_FIELDS)
+    return sorted({1.0, *(value for value in values if isinstance(value, float))})

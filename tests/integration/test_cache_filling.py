@@ -1,0 +1,98 @@
+"""The job that fills the teacher's cache before any run."""
+
+import json
+
+import pytest
+from comparison import assert_same_result
+from support.training_runs import CPU, run_alone
+
+from jobs import cache_teacher
+from service import cache_job
+from service.run.journal import JOURNAL_NAME, read_events
+from service.spec.loading import parse_spec
+from service.training.cache_filling import fill_epoch
+
+
+@pytest.fixture
+def content(make_content, teacher):
+    """The JSON content of a spec whose three epochs have two different sets of images."""
+    return make_content(
+        name="run",
+        teacher={**teacher, "cache": {"epochs": 2}},
+        schedule={"num_epochs": 3, "milestones": []},
+        augmentation={"mixing": {"mixup_alpha": 0.4}},
+        training={"drop_last": False, "global_batch_size": 96, "micro_batch_size": 16},
+    )
+
+
+@pytest.fixture
+def filled_here(monkeypatch):
+    """Epochs are filled in this process; a list of how many images were computed for each."""
+    counts = []
+
+    def fill_epochs(spec, epochs, done):
+        for epoch in epochs:
+            counts.append(fill_epoch(spec, epoch, CPU))
+            done(epoch, counts[-1])
+
+    monkeypatch.setattr(cache_job, "fill_epochs", fill_epochs)
+    monkeypatch.setattr(cache_job, "connect", lambda: None)
+    monkeypatch.setattr(cache_job, "check_cluster", lambda resources: None)
+    return counts
+
+
+def write(path, content):
+    path.write_text(json.dumps(content))
+    return str(path)
+
+
+def read_share(spec):
+    texts = [event.text for event in read_events(spec.run_path / JOURNAL_NAME)]
+    return next(text for text in texts if "were read" in text)
+
+
+def test_a_run_after_the_job_reads_everything_and_is_the_run_without_it(
+    content, filled_here, tmp_path
+):
+    path = write(tmp_path / "spec.json", content)
+    assert cache_teacher.main([path]) == 0
+    # Batches of one of two workers, 48 images each; 256 are no multiple of them.
+    assert filled_here == [256, 256]
+    assert cache_teacher.main([path]) == 0
+    assert filled_here[2:] == [0, 0]
+    spec = parse_spec(content)
+    assert {path.name for path in spec.checkpoints.storage_path.iterdir()} == {".teacher_cache"}
+    run_alone(spec)
+    assert "100.0% of the logits were read" in read_share(spec)
+    other_cache = {**content["teacher"], "cache": {"epochs": 2, "path": str(tmp_path / "other")}}
+    alone = parse_spec({**content, "name": "alone", "teacher": other_cache})
+    run_alone(alone)
+    assert "were read" in read_share(alone)
+    assert_same_result(spec, alone)
+
+
+def test_a_job_that_was_ended_computes_what_is_missing(content, filled_here, tmp_path):
+    path = write(tmp_path / "spec.json", content)
+    assert cache_teacher.main([path]) == 0
+    spec = parse_spec(content)
+    for file in spec.teacher_cache_path.glob("*/epoch-*"):
+        row_bytes = file.stat().st_size // 256
+        with file.open("r+b") as stored:
+            # Of the second batch.
+            stored.seek(60 * row_bytes)
+            stored.write(bytes(4))
+    assert cache_teacher.main([path]) == 0
+    assert filled_here[2:] == [48, 48]
+
+
+def test_a_spec_without_a_cache_is_refused_and_a_plan_computes_nothing(
+    content, filled_here, tmp_path, capsys
+):
+    without = {**content, "teacher": {**content["teacher"], "cache": None}}
+    assert cache_teacher.main([write(tmp_path / "without.json", without)]) == 2
+    assert "teacher.cache: is absent" in capsys.readouterr().err
+    assert cache_teacher.main([write(tmp_path / "spec.json", content), "--plan"]) == 0
+    # 2 epochs of 256 images, with 4 logits of 2 bytes and a checksum of 4 bytes each.
+    assert "logits of 2 epochs, 6.14 kB" in capsys.readouterr().out
+    assert not filled_here
+    assert not parse_spec(content).checkpoints.storage_path.exists()
