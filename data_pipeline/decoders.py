@@ -270,7 +270,8 @@ def decode_samples(
     """Read, decode and crop samples into ``out`` [B, S, S, 3] uint8 RGB.
 
     ``rows`` [B, 5]: mode, height and width in pixels, position and size in bytes (see
-    ``BetonFile.storage``). ``indices`` [B]: the samples, from which their random numbers follow.
+    ``BetonFile.storage``). ``indices`` [B]: the samples, or draws of them (see ``order.repeated``),
+    from which their random numbers follow.
     ``kind``: CENTER_CROP, RANDOM_RESIZED_CROP or PAD_AND_CROP. ``parameters`` [6]: scale [2], ratio
     [2], flip probability, and padding (PAD_AND_CROP) or resize size (CENTER_CROP) in pixels.
     ``statuses`` [B] is set to DECODED, DAMAGED, NO_MEMORY or UNREADABLE. The file is read, not

@@ -24,6 +24,7 @@ from data_pipeline.augmentation.samples import Augmentations, augment_samples
 from data_pipeline.beton import BetonFile
 from data_pipeline.compiled.counter_rng import STRONG_VIEW, WEAK_VIEW, uniforms
 from data_pipeline.files import RETRY_PAUSES_S
+from data_pipeline.order import repeated, samples_and_repeats
 
 NUM_BATCHES_AHEAD = 3
 NUM_SUBSTITUTES = 16
@@ -35,13 +36,20 @@ class Batch(NamedTuple):
     """``images`` [B, H, W, 3] uint8 RGB, ``labels`` [B] int64, ``indices`` [B] of the samples.
 
     ``strong_images`` [B, H, W, 3] uint8 RGB: the second view of the same samples, if asked for.
-    A batch owns its memory and may be kept.
+    ``repeats`` [B]: which draw of a sample in its epoch each image is, counted from 0; None if all
+    are the first. A batch owns its memory and may be kept.
     """
 
     images: Tensor
     labels: Tensor
     indices: NDArray[np.int64]
     strong_images: Tensor | None = None
+    repeats: NDArray[np.int64] | None = None
+
+    @property
+    def draws(self) -> NDArray[np.int64]:
+        """The samples, told apart from their repeats: what random numbers depend on, [B]."""
+        return self.indices if self.repeats is None else repeated(self.indices, self.repeats)
 
 
 class Crop(NamedTuple):
@@ -158,7 +166,8 @@ class ImageLoader:
     ) -> Iterator[Batch]:
         """Yield one batch for each array [B] of indices, in order; closing it early is safe.
 
-        With ``strong``, batches have a second view of their samples, cropped anew and augmented so.
+        Indices may be draws of samples (see ``order.repeated``). With ``strong``, batches have a
+        second view of their samples, cropped anew and augmented so.
 
         Raises:
             UndecodableSampleError: more samples do not decode than are allowed; raised at the batch
@@ -182,10 +191,12 @@ class ImageLoader:
                 for future in work.futures:
                     future.cancel()
 
-    def _start(self, indices: NDArray[np.int64], recipe: _Recipe) -> _Work:
+    def _start(self, draws: NDArray[np.int64], recipe: _Recipe) -> _Work:
+        indices, repeats = samples_and_repeats(draws)
         labels = torch.from_numpy(self._file.samples["label"][indices].astype(np.int64))
         strong = None if recipe.strong is None else self._empty(len(indices), recipe.crop.size)
-        batch = Batch(self._empty(len(indices), recipe.crop.size), labels, indices, strong)
+        images = self._empty(len(indices), recipe.crop.size)
+        batch = Batch(images, labels, indices, strong, repeats if repeats.any() else None)
         statuses = np.zeros(len(indices), np.int8)
         bounds = np.linspace(0, len(indices), self._num_threads + 1).astype(int)
         futures = [
@@ -203,18 +214,18 @@ class ImageLoader:
         self, batch: Batch, statuses: NDArray[np.int8], part: slice, recipe: _Recipe
     ) -> None:
         """Fill the images and statuses [B] of a part of a batch."""
-        indices, images = batch.indices[part], batch.images[part].numpy()
+        draws, images = batch.draws[part], batch.images[part].numpy()
         crop, seed, epoch = recipe.crop, self._seed, recipe.epoch
-        source = (self._descriptor, self._file.storage(indices), indices)
+        source = (self._descriptor, self._file.storage(batch.indices[part]), draws)
         how = (crop.kind, crop.parameters(), seed, epoch)
         if batch.strong_images is None:
             decoders.decode_samples(*source, *how, images, statuses[part])
         else:
             strong_images = batch.strong_images[part].numpy()
             view_pairs.decode_pairs(*source, *how, images, strong_images, statuses[part])
-            augment_samples(strong_images, indices, recipe.strong, seed, epoch, STRONG_VIEW)
+            augment_samples(strong_images, draws, recipe.strong, seed, epoch, STRONG_VIEW)
         if recipe.augmentation is not None:
-            augment_samples(images, indices, recipe.augmentation, seed, epoch, WEAK_VIEW)
+            augment_samples(images, draws, recipe.augmentation, seed, epoch, WEAK_VIEW)
 
     def _finish(self, work: _Work, recipe: _Recipe) -> Batch:
         for future in work.futures:
@@ -308,4 +319,5 @@ def _chosen(batch: Batch, chosen: NDArray[np.bool_]) -> Batch:
     """The samples of a batch where ``chosen`` [B] is true."""
     rows = torch.from_numpy(chosen)
     strong = None if batch.strong_images is None else batch.strong_images[rows]
-    return Batch(batch.images[rows], batch.labels[rows], batch.indices[chosen], strong)
+    repeats = None if batch.repeats is None else batch.repeats[chosen]
+    return Batch(batch.images[rows], batch.labels[rows], batch.indices[chosen], strong, repeats)

@@ -6,11 +6,26 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_pipeline.compiled.compilation import compiled
-from data_pipeline.compiled.counter_rng import sample_key, stream_key, uniform
+from data_pipeline.compiled.counter_rng import REPEAT_SHIFT, sample_key, stream_key, uniform
 
 Indices = NDArray[np.int64]
 
 ORDER_STREAM = 1001
+INDEX_MASK = 2**48 - 1
+
+
+def repeated(samples: Indices, repeats: NDArray[np.int64]) -> Indices:
+    """Draws [B] of samples: each stands for one of the times that a sample occurs in an epoch.
+
+    ``repeats`` [B] count from 0. A draw takes the sample's place in the keys of random numbers; the
+    first is the sample's own index.
+    """
+    return samples + (repeats << REPEAT_SHIFT)
+
+
+def samples_and_repeats(draws: Indices) -> tuple[Indices, NDArray[np.int64]]:
+    """What ``repeated`` made the draws [B] of."""
+    return draws & INDEX_MASK, draws >> REPEAT_SHIFT
 
 
 def epoch_permutation(num_samples: int, seed: int, epoch: int) -> NDArray[np.int32]:
@@ -73,8 +88,13 @@ def train_batches(
     local: slice | None = None,
     start: int = 0,
     drop_last: bool = True,
+    num_repeats: int = 1,
 ) -> Iterator[Indices]:
     """One rank's samples [B] of each step of an epoch, from step ``start`` on.
+
+    With ``num_repeats``, which divides the global batch, each sample of a global batch occurs so
+    often in it, and they are draws (see ``repeated``). An epoch has as many images as without, of
+    fewer samples: Hoffer et al., arXiv 1901.09335, as in timm's RepeatAugSampler.
 
     ``local``: the rank's slice of each global batch (see ``rank_slice``); all of it by default.
     Ranks have adjacent slices, so the batches of all ranks in order are the same whatever the
@@ -86,9 +106,21 @@ def train_batches(
     order = epoch_permutation(num_samples, seed, epoch)
     num_steps = num_steps_per_epoch(num_samples, global_batch_size, drop_last=drop_last)
     for step in range(start, num_steps):
-        batch = order[step * global_batch_size : (step + 1) * global_batch_size]
+        batch = _global_batch(order, global_batch_size, step, num_repeats)
         chosen = batch[local]
-        yield (chosen if len(chosen) else batch[: local.stop - local.start]).astype(np.int64)
+        yield chosen if len(chosen) else batch[: local.stop - local.start]
+
+
+def _global_batch(
+    order: NDArray[np.int32], global_batch_size: int, step: int, num_repeats: int
+) -> Indices:
+    """All samples once, then all of them again: neighbors, which may be mixed, are different."""
+    count = num_in_step(len(order), global_batch_size, step)
+    num_samples = -(-count // num_repeats)
+    first = step * global_batch_size // num_repeats
+    samples = order[first : first + num_samples].astype(np.int64)
+    repeats, places = np.divmod(np.arange(count), num_samples)
+    return repeated(samples[places], repeats)
 
 
 def evaluation_batches(

@@ -16,10 +16,11 @@ from data_pipeline.compiled.compilation import compiled
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
 MIX_2 = np.uint64(0x94D049BB133111EB)
-# Views of a sample. A view takes the bits above those of the sample's index, which is smaller than
-# 2**48: so no two samples' views have the same key in an epoch.
+# Views of a sample, which take the bit above those of the sample's index, and its repeats in an
+# epoch, which take the bits above that: so no two of them have the same key in an epoch.
 WEAK_VIEW, STRONG_VIEW = 0, 1
 VIEW_SHIFT = np.uint64(48)
+REPEAT_SHIFT = 49
 
 
 @compiled

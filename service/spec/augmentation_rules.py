@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from service.spec.data_sections import Augmentation, StrongView
 from service.spec.errors import Problem
 from service.spec.optimization import Schedule
+from service.spec.training_section import Training
 
 
 def check_augmentation(
@@ -22,6 +23,17 @@ def check_augmentation(
             "augmentation.mixing",
             "has mixup_alpha and cutmix_alpha 0",
             "give at least one, such as 0.2 or 1, or leave mixing out",
+        )
+
+
+def check_repeats(augmentation: Augmentation, training: Training) -> Iterator[Problem]:
+    """A global batch has each image equally often, and at least two images, which may be mixed."""
+    batch, repeats = training.global_batch_size, augmentation.repeats
+    if batch % repeats or (repeats > 1 and batch < 2 * repeats):
+        yield Problem(
+            "augmentation.repeats",
+            f"is {repeats}, but a global batch has {batch} images",
+            "use a divisor of training.global_batch_size, at most half of it",
         )
 
 

@@ -185,6 +185,10 @@ class Augmentation(Section):
     """Absent: none."""
     mixing: Mixing | None = None
     """Absent: none. With a strong view, both views of a pair are mixed alike."""
+    repeats: Annotated[int, Field(ge=1, le=64)] = 1
+    """How often each image of a global batch occurs in it, cropped and augmented anew each time,
+    Hoffer et al., arXiv 1901.09335. An epoch has as many images as without, so it sees
+    another 1 / repeats of the training set each time. Divides training.global_batch_size."""
     strong: StrongView | None = None
     """A second, strongly augmented view of each training image, for losses that compare views.
     Absent: none."""

@@ -9,7 +9,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
-from service.spec.augmentation_rules import check_augmentation
+from service.spec.augmentation_rules import check_augmentation, check_repeats
 from service.spec.data_sections import Augmentation, Dataset
 from service.spec.errors import Problem
 from service.spec.fields import Section
@@ -283,6 +283,6 @@ RULES: tuple[Rule, ...] = (
     *(check_models, check_mean, check_weights, check_batches, check_schedule, check_optimizer),
     *(check_losses, check_unlabeled, check_coupled_samples, check_label_smoothing, check_views),
     check_loss_settings,
-    *(check_augmentation, check_mixing, check_evaluation, check_storage, check_tracking),
-    *(check_tracked_checkpoints, check_cache, check_teacher_cache),
+    *(check_augmentation, check_repeats, check_mixing, check_evaluation, check_storage),
+    *(check_tracking, check_tracked_checkpoints, check_cache, check_teacher_cache),
 )

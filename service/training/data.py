@@ -18,6 +18,8 @@ from data_pipeline.order import (
     num_in_step,
     num_steps_per_epoch,
     rank_slice,
+    repeated,
+    samples_and_repeats,
     train_batches,
 )
 from data_pipeline.selection import Indices, sample_keys, split_held_out
@@ -136,8 +138,9 @@ class WorkerData:
             local=self._local_slice(),
             start=start,
             drop_last=spec.training.drop_last,
+            num_repeats=spec.augmentation.repeats,
         )
-        samples = (self._train_samples[places] for places in indices)
+        samples = (self._draws(places) for places in indices)
         crop = train_crop(spec.augmentation, spec.augmentation.size_at(epoch))
         batches = self._train_loader.batches(
             samples,
@@ -147,6 +150,11 @@ class WorkerData:
             strong=strong_augmentations(spec),
         )
         return map(_without_labels, batches) if spec.dataset.unlabeled else batches
+
+    def _draws(self, places: Indices) -> Indices:
+        """The same draws of the file's samples at ``places`` of the training set."""
+        first, repeats = samples_and_repeats(places)
+        return repeated(self._train_samples[first], repeats)
 
     def _local_slice(self) -> slice:
         """This worker's places in each global batch."""

@@ -94,6 +94,8 @@ def test_spec_is_frozen(make_content):
             "augmentation.size",
             "has images of 16 pixels; pad_and_crop needs images of exactly that size",
         ),
+        ({"augmentation": {"repeats": 5}}, "augmentation.repeats", "divisor"),
+        ({"augmentation": {"repeats": 64}}, "augmentation.repeats", "at most half"),
         ({"augmentation": {"scale": [1.0, 0.1]}}, "augmentation.scale", "smaller first"),
         ({"evaluation": {"resize_size": 15}}, "evaluation.crop_size", "more than resize_size"),
         ({"student": {"model": "resnet19"}}, "student.model", "resnet18"),
