@@ -71,6 +71,9 @@ class _Checkpointed(nn.Module):
     def forward(self, *inputs: Any) -> Any:  # noqa: ANN401 - what the block takes and returns
         if not (self.training and torch.is_grad_enabled()):
             return super().forward(*inputs)
+        if torch.compiler.is_compiling():
+            # The compiler updates buffers once, and knows no contexts.
+            return checkpoint(super().forward, *inputs, use_reentrant=False)
         contexts = partial(_contexts, self)
         return checkpoint(super().forward, *inputs, use_reentrant=False, context_fn=contexts)
 

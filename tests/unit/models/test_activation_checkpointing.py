@@ -11,6 +11,7 @@ from torch.optim.swa_utils import AveragedModel
 from service.models.activation_checkpointing import blocks_of, check_blocks, checkpoint_blocks
 from service.models.activation_memory import saved_bytes
 from service.models.build import build_model, build_on_meta_device
+from service.run.execution import Execution
 from service.spec.errors import BadInputError
 from service.spec.loading import parse_spec
 from service.training.factory import build_task
@@ -89,6 +90,21 @@ def test_an_average_is_a_network_of_its_own():
     assert not before.eq(0).all()
 
 
+def test_a_compiled_network_updates_statistics_once():
+    """The compiler repeats the passes itself; this one of its backends needs no C++ compiler."""
+    plain = build("cifar:resnet8", {})
+    checkpointed = copy.deepcopy(plain)
+    checkpoint_blocks(checkpointed)
+    images = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+    expected = train_once(plain, images)
+    compiled = torch.compile(checkpointed.forward, backend="aot_eager", dynamic=False)
+    compiled(images).square().sum().backward()
+    for name, parameter in checkpointed.named_parameters():
+        torch.testing.assert_close(parameter.grad, expected[name], rtol=1e-4, atol=1e-5)
+    for ours, theirs in zip(checkpointed.buffers(), plain.buffers(), strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
 def test_bfloat16_is_repeated_in_bfloat16():
     plain = build("cifar:resnet20", {})
     checkpointed = copy.deepcopy(plain)
@@ -127,7 +143,7 @@ def test_network_without_blocks_is_named():
 def test_training_is_checkpointed_where_the_spec_says_so(make_content):
     training = {"checkpoint_activations": True}
     spec = parse_spec(make_content(student={"model": "cifar:resnet20"}, training=training))
-    student = build_task(spec, torch.device("cpu")).trainee.student
+    student = build_task(spec, torch.device("cpu"), Execution.plain(spec)).trainee.student
     calls = count_calls(student)
     student.train()(torch.zeros(2, 3, 8, 8)).sum().backward()
     assert len(calls) == 2 * 9

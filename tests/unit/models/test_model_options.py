@@ -10,6 +10,7 @@ from torchvision.ops import StochasticDepth
 
 from service.models.build import build_model, build_on_meta_device, build_with_weights
 from service.plan import build_models_on_meta
+from service.run.execution import Execution
 from service.spec.errors import BadInputError
 from service.spec.loading import parse_spec
 from service.spec.model_names import TORCHVISION_MODELS
@@ -78,7 +79,7 @@ def test_options_reach_training_and_plan(make_content):
     content |= {"augmentation": {"size": 32}}
     spec = parse_spec(content)
     for model in (
-        build_task(spec, torch.device("cpu")).trainee.student,
+        build_task(spec, torch.device("cpu"), Execution.plain(spec)).trainee.student,
         build_models_on_meta(spec)[STUDENT],
     ):
         assert model.classifier[0].p == 0.625
