@@ -63,13 +63,13 @@ def mixed_views(spec: JobSpec, batch: Batch, epoch: int) -> tuple[list[Tensor], 
         mixing,
         batch.images,
         batch.labels,
-        batch.indices,
+        batch.draws,
         num_classes=spec.dataset.num_classes,
         seed=seed,
         epoch=draw_epoch,
     )
     others = [
-        mix_other_view(mixing, view, batch.indices, seed=seed, epoch=draw_epoch)
+        mix_other_view(mixing, view, batch.draws, seed=seed, epoch=draw_epoch)
         for view in views[1:]
     ]
     return [images, *others], targets

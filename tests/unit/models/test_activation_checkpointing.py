@@ -14,6 +14,7 @@ from service.models.build import build_model, build_on_meta_device
 from service.run.execution import Execution
 from service.spec.errors import BadInputError
 from service.spec.loading import parse_spec
+from service.training.batchnorm import RunningStatistics
 from service.training.factory import build_task
 
 NUM_CLASSES = 4
@@ -88,6 +89,23 @@ def test_an_average_is_a_network_of_its_own():
             parameter.zero_()
     assert torch.equal(average.module(images), before)
     assert not before.eq(0).all()
+
+
+def test_statistics_of_micro_batches_are_those_of_a_plain_pass():
+    """Three micro-batches, of which two share a pass."""
+    models = [build("cifar:resnet8", {}) for _ in range(2)]
+    checkpoint_blocks(models[1])
+    images = torch.randn(6, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+    for model in models:
+        with RunningStatistics(model, 1).step([2, 2, 2], [1 / 3] * 3) as running:
+            for micro_batches in (range(2), range(2, 3)):
+                running.begin_pass(micro_batches)
+                part = images[2 * micro_batches.start : 2 * micro_batches.stop]
+                model(part).square().sum().backward()
+    for theirs, ours in zip(*(model.parameters() for model in models), strict=True):
+        torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-6, atol=1e-6)
+    for theirs, ours in zip(*(model.buffers() for model in models), strict=True):
+        assert torch.equal(ours, theirs)
 
 
 def test_a_compiled_network_updates_statistics_once():

@@ -7,6 +7,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from data_pipeline.compiled.counter_rng import REPEAT_SHIFT
 from data_pipeline.loader import Batch
 from service.distillation.losses.base import Context
 from service.distillation.objective import Objective
@@ -73,6 +74,21 @@ def mean_gradient(batch):
 
 def part_of(batch, part):
     return Batch(batch.images[part], batch.labels[part], batch.indices[part])
+
+
+def test_repeats_of_a_pair_have_mixtures_of_their_own(make_content, batch):
+    samples, repeats = np.arange(20) % 10, np.arange(20) // 10
+    told_apart = batch._replace(indices=samples, repeats=repeats)
+    # Samples of other numbers, which are the draws.
+    others = batch._replace(indices=samples + (repeats << REPEAT_SHIFT))
+    gradients = []
+    for one in (told_apart, others, batch._replace(indices=samples)):
+        mixing = {"mixing": {"mixup_alpha": 1.0}}
+        gradient, network, _ = computer(make_content, augmentation=mixing)
+        gradient.compute(one, StepShare(20, 20, 0), Progress())
+        gradients.append(network.fc.weight.grad)
+    assert torch.equal(gradients[0], gradients[1])
+    assert not torch.equal(gradients[0], gradients[2])
 
 
 @pytest.mark.parametrize("num_per_pass", [1, 2, 3])
