@@ -1,4 +1,4 @@
-"""A run with the parts of newer recipes, killed within epochs and resumed, against one that was not."""
+"""A run with the parts of newer recipes, killed within epochs and resumed, equals a plain one."""
 
 import pytest
 from comparison import assert_same_result
