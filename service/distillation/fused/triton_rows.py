@@ -67,7 +67,7 @@ def fused_on_gpu(
         HAS_WEIGHTS=rows.weights is not None,
         WITH_GRADIENT=with_gradient,
         BLOCK=block,
-        num_warps=min(max(block // 512, 4), 16),
+        num_warps=min(max(block // 128, 1), 32),
     )
     return KernelResult(values.mean(dim=1), gradient)
 
@@ -215,10 +215,8 @@ def _softened(
     q = tl.where(inside, tl.exp(b), 0.0)
     p_sum, q_sum = tl.sum(p), tl.sum(q)
     p, q = p / p_sum, q / q_sum
-    # In two parts: rounding it would shift every class alike.
-    difference = tl.log(p_sum.to(tl.float64)) - tl.log(q_sum.to(tl.float64))
-    high = difference.to(tl.float32)
-    logs = tl.where(inside, (a - b - high) - (difference - high).to(tl.float32), 0.0)
+    difference = _log1p((p_sum - q_sum) / q_sum)
+    logs = tl.where(inside, (a - b) - difference, 0.0)
     kl = tl.sum(p * logs)
     change = weight * t * (q - p)
     if ATTACHED:
@@ -276,16 +274,16 @@ def _root(u_below, v_below, u_depth, v_depth, temperature, floor, inside, num_cl
     x, y = tl.sqrt(tl.sum(u * u) / num_classes), tl.sqrt(tl.sum(v * v) / num_classes)
     is_varied = (x > 0.0) | (y > 0.0)
     is_flat = tl.minimum(x, y) < FLAT
-    highest = tl.log(tl.full((), (1.0 - floor) / floor, tl.float64))
-    logit = tl.where(is_varied, tl.log((x / y).to(tl.float64)), 0.0)
+    highest = tl.log((1.0 - floor) / floor + tl.zeros_like(x))
+    logit = tl.where(is_varied, tl.log(x / y), 0.0)
     logit = tl.minimum(tl.maximum(logit, -highest), highest)
     low, high = -highest, highest
     for _ in tl.static_range(NUM_STEPS):
         share = 1.0 / (1.0 + tl.exp(-logit))
         other = 1.0 / (1.0 + tl.exp(logit))
-        f, f_slope, f_bend = _log_sharpness(u, u_top, share.to(tl.float32), inside, num_classes)
-        g, g_slope, g_bend = _log_sharpness(v, v_top, other.to(tl.float32), inside, num_classes)
-        gap = f - g
+        f, f_slope, f_bend = _sharpness(u, u_top, share, inside, num_classes)
+        g, g_slope, g_bend = _sharpness(v, v_top, other, inside, num_classes)
+        gap = _log1p((f - g) / g)
         slope = -other * f_slope - share * g_slope
         bend = other * other * f_bend - share * share * g_bend
         bend += share * other * (f_slope - g_slope)
@@ -298,13 +296,12 @@ def _root(u_below, v_below, u_depth, v_depth, temperature, floor, inside, num_cl
         logit = tl.where(is_flat, logit, step)
     is_root = is_finite & is_varied & (logit > -highest) & (logit < highest)
     logit = tl.where(is_finite & is_varied, logit, 0.0)
-    share = (1.0 / (1.0 + tl.exp(-logit))).to(tl.float32)
-    return share, (1.0 / (1.0 + tl.exp(logit))).to(tl.float32), is_root
+    return 1.0 / (1.0 + tl.exp(-logit)), 1.0 / (1.0 + tl.exp(logit)), is_root
 
 
 @triton.jit
-def _log_sharpness(z, top, temperature, inside, num_classes):
-    """log f, f = LSE(z / T) - log K, of a centered row; its derivatives to -log T; float64."""
+def _sharpness(z, top, temperature, inside, num_classes):
+    """f = LSE(z / T) - log K of a centered row; derivatives of log f to -log T."""
     x = z / temperature
     shift = tl.maximum(top / temperature - LARGE, 0.0)
     below = x - shift
@@ -316,16 +313,22 @@ def _log_sharpness(z, top, temperature, inside, num_classes):
     is_small = tl.abs(below) < 0.5
     rest = tl.where(is_small, series, exp - 1.0 - below)
     excess = tl.where(is_small, below + series, exp - 1.0)
-    is_large = shift > 0.0
     # Where nothing is shifted the mean of x is 0, and need not be added.
-    excess_mean = tl.sum(tl.where(inside, tl.where(is_large, excess, rest), 0.0)) / num_classes
+    mean = tl.sum(tl.where(inside, tl.where(shift > 0.0, excess, rest), 0.0)) / num_classes
     product = tl.sum(tl.where(inside, x * excess, 0.0)) / num_classes
     square = tl.sum(tl.where(inside, x * x * (excess + 1.0), 0.0)) / num_classes
-    m = excess_mean.to(tl.float64)
-    log1p = tl.where(m < 1e-4, m - 0.5 * m * m + m * m * m / 3.0, tl.log(1.0 + m))
-    log1p = tl.where(is_large, tl.log(1.0 + m), log1p)
-    f = shift + log1p
-    first = product.to(tl.float64) / (1.0 + m)
-    second = square.to(tl.float64) / (1.0 + m) - first * first
+    f = shift + _log1p(mean)
+    first = product / (1.0 + mean)
+    second = square / (1.0 + mean) - first * first
     slope = first / f
-    return tl.log(f), slope, (first + second) / f - slope * slope
+    return f, slope, (first + second) / f - slope * slope
+
+
+@triton.jit
+def _log1p(x):
+    """log(1 + x) of a scalar, without losing digits where x is small."""
+    s = x / (2.0 + x)
+    square = s * s
+    series = 1.0 / 7.0 + square * (1.0 / 9.0 + square * (1.0 / 11.0))
+    series = 1.0 + square * (1.0 / 3.0 + square * (1.0 / 5.0 + square * series))
+    return tl.where(tl.abs(s) < 0.25, 2.0 * s * series, tl.log(1.0 + x))
