@@ -55,7 +55,7 @@ sys.exit(not pathlib.Path(sysconfig.get_path("include"), "Python.h").exists())' 
 
 # What is installed, as a digest.
 expected() {
-    { echo "$python" && "$python" -V && cat "$lock" pyproject.toml deploy/local/setup.sh data_pipeline/native/*.[ch]; } | sha256sum
+    { echo "$python" && "$python" -V && cat "$lock" pyproject.toml deploy/local/setup.sh data_pipeline/native/*.[ch] service/distillation/fused/*.[ch]; } | sha256sum
 }
 
 install_debian_packages() {

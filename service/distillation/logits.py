@@ -27,7 +27,9 @@ def as_rows(logits: Tensor, mask: Tensor | None = None) -> Tensor:
     """
     if logits.ndim < 2:
         raise ValueError(f"logits are {tuple(logits.shape)}; they must be [N, K] or [N, K, ...]")
-    rows = at_least_float32(logits).movedim(1, -1).reshape(-1, logits.shape[1])
+    rows = at_least_float32(logits)
+    if rows.ndim > 2:
+        rows = rows.movedim(1, -1).reshape(-1, logits.shape[1])
     return rows if mask is None else rows[_flat(mask, logits, "mask")]
 
 

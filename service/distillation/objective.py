@@ -83,9 +83,10 @@ class Objective(nn.Module):
         """The weighted sum of the terms, and the mean of each."""
         sections = [self._sections[name] for name in terms]
         teacher, labels = None, None
-        student = as_rows(inputs.student, inputs.mask)
         if any(section.needs_teacher for section in sections):
             teacher, student = paired_rows(inputs.teacher, inputs.student, inputs.mask)
+        else:
+            student = as_rows(inputs.student, inputs.mask)
         if any(section.needs_labels for section in sections):
             labels = label_rows(inputs.labels, inputs.student, inputs.mask)
         weights = [self._weight(name, inputs.epoch) for name in terms]

@@ -136,6 +136,15 @@ def test_without_a_gradient_the_values_are_the_same():
     torch.testing.assert_close(value.parts, parts)
 
 
+def test_a_second_backward_pass_is_refused():
+    """The gradient is kept once, and scaled in place."""
+    losses = Losses.model_validate({"ce": {}, "dtkd": {}, "kd": {}})
+    total = Objective(losses, Context(NUM_CLASSES, 10))(make_inputs()).total
+    (2.0 * total).backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        (2.0 * total).backward()
+
+
 def test_without_the_library_each_is_computed_by_itself_after_one_warning(monkeypatch, caplog):
     expected, _, _ = evaluate(LOSSES[0], make_inputs())
     native.library.cache_clear()
