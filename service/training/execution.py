@@ -116,6 +116,7 @@ def _student_identity(spec: JobSpec, world: World, num_steps: int) -> dict[str, 
         "num_steps": num_steps,
         "spec": [training.precision, training.compile, training.matmul_precision],
         "deterministic": training.deterministic,
+        "checkpoint_activations": training.checkpoint_activations,
         "machine": _machine(world),
     }
 

@@ -69,8 +69,7 @@ def mixed_views(spec: JobSpec, batch: Batch, epoch: int) -> tuple[list[Tensor], 
         epoch=draw_epoch,
     )
     others = [
-        mix_other_view(mixing, view, batch.draws, seed=seed, epoch=draw_epoch)
-        for view in views[1:]
+        mix_other_view(mixing, view, batch.draws, seed=seed, epoch=draw_epoch) for view in views[1:]
     ]
     return [images, *others], targets
 

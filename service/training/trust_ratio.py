@@ -2,8 +2,7 @@
 
 Their groups have ``is_adapted``: whether the trust ratio applies; else they are SGD and AdamW. As
 torch's fused optimizers, they make no update and change no state where ``found_inf``, an attribute
-that is a float32 scalar on the parameters' device, is 1.0; nothing is read by the host. Parameters
-must be float32.
+that is a float32 scalar on the parameters' device, is 1.0; nothing is read by the host.
 """
 
 from collections.abc import Callable, Iterable
@@ -155,15 +154,11 @@ def _ratios(numerators: Iterable[Tensor], denominators: Iterable[Tensor]) -> lis
 
 
 def _assign(current: list[Tensor], new: list[Tensor], found_inf: Tensor | None) -> None:
-    """Write ``new`` to ``current``; where ``found_inf`` is 1, leave every bit of it.
-
-    As integers: a product of NaN and 0 would be NaN.
-    """
+    """Write ``new`` to ``current``, unless ``found_inf`` is 1."""
     if found_inf is None:
         torch._foreach_copy_(current, new)
         return
-    keeps = (found_inf == 0).to(torch.int32)
-    bits = [tensor.view(torch.int32) for tensor in current]
-    changes = torch._foreach_sub([tensor.view(torch.int32) for tensor in new], bits)
-    torch._foreach_mul_(changes, keeps)
-    torch._foreach_add_(bits, changes)
+    makes_update = found_inf == 0
+    for old, value in zip(current, new, strict=True):
+        # Not a product with 0, which would be NaN where the value is.
+        torch.where(makes_update, value, old, out=old)

@@ -10,6 +10,7 @@ from support.host_reads import no_host_reads
 from torch import nn
 from torchvision.models import VisionTransformer
 
+from service.distillation.task import Trainee
 from service.models.build import build_model
 from service.spec.optimization import AdamW, Lamb, Lars, Sgd
 from service.training.optimizers import build_optimizer, set_learning_rate
@@ -165,6 +166,16 @@ def test_layer_decay_is_that_of_timm():
     set_learning_rate(optimizer, 0.8)
     assert ours[network.head.weight]["lr"] == 0.8
     assert ours[network.patch_embed.proj.weight]["lr"] == pytest.approx(0.8 * 0.5**4)
+
+
+def test_parameters_of_losses_have_the_full_rate():
+    objective = nn.Linear(2, 2)
+    trainee = Trainee(torchvision_vit(), objective)
+    optimizer = build_optimizer(trainee, AdamW(kind="adamw", layer_decay=0.5))
+    scales = {p: group["lr_scale"] for group in optimizer.param_groups for p in group["params"]}
+    assert scales.keys() == set(trainee.parameters())
+    assert scales[objective.weight] == scales[objective.bias] == 1.0
+    assert scales[trainee.student.conv_proj.weight] == pytest.approx(0.5**4)
 
 
 def test_torchvision_vit_has_the_shares_of_timms():
