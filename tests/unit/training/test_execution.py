@@ -1,0 +1,136 @@
+"""What auto means: decided once for all runs that depend on the same things, and kept."""
+
+import pytest
+import torch
+from support.training_runs import CPU
+
+from service.run import execution as stored
+from service.run.claim import CHECKPOINT_PATTERN
+from service.run.execution import Execution, StudentForm, TeacherForm, read_execution
+from service.spec.errors import BadInputError
+from service.spec.loading import parse_spec
+from service.training import execution, student_trial
+from service.training.data import WorkerData
+from service.training.distributed import World
+from service.training.execution import decide_execution
+from service.training.student_trial import decide_student, half_precision
+
+WORLD = World(0, 1, CPU, 1)
+STUDENT, TEACHER = StudentForm("bfloat16", True), TeacherForm("compiled", True)
+
+
+@pytest.fixture
+def decisions(monkeypatch):
+    """What is decided, without timing anything; the calls are collected."""
+    calls = []
+
+    def decide(name, form):
+        return lambda *_: calls.append(name) or form
+
+    monkeypatch.setattr(execution, "decide_student", decide("student", STUDENT))
+    monkeypatch.setattr(execution, "decide_teacher", decide("teacher", TEACHER))
+    return calls
+
+
+def decided(content):
+    """The execution of a run, and its messages."""
+    spec, messages = parse_spec(content), []
+    spec.run_path.mkdir(parents=True, exist_ok=True)
+    data = WorkerData(spec, WORLD, print)
+    try:
+        return decide_execution(spec, WORLD, data, messages.append), messages
+    finally:
+        data.close()
+
+
+def test_runs_of_a_storage_path_share_what_depends_on_the_same(make_content, teacher, decisions):
+    expected = Execution("bfloat16", True, "compiled", True, "highest")
+    assert decided(make_content(name="one", teacher=teacher)) == (expected, [])
+    losses = {"losses": {"kd": {}}, "seed": 7}
+    found, (message,) = decided(make_content(name="other", teacher=teacher, **losses))
+    assert found == expected
+    assert "as an earlier run of" in message
+    assert decisions == ["student", "teacher"]
+    # Labels alone: no teacher, and the same arithmetic of the student.
+    found, _ = decided(make_content(name="labels", losses={"ce": {}}))
+    assert found == Execution("bfloat16", True)
+    assert decisions == ["student", "teacher"]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"training": {"micro_batch_size": 8}},
+        {"training": {"compile": "off"}},
+        {"schedule": {"num_epochs": 9}},
+        {"student": {"model": "cifar:resnet14"}},
+        {"training": {"matmul_precision": "high"}},
+    ],
+)
+def test_what_a_decision_depends_on_is_decided_anew(make_content, teacher, decisions, changes):
+    decided(make_content(name="one", teacher=teacher))
+    decided(make_content(name="other", teacher=teacher, **changes))
+    assert decisions == ["student", "teacher"] * 2
+
+
+def test_resumed_run_goes_on_as_it_began(make_content, teacher, decisions):
+    content = make_content(teacher=teacher)
+    first, _ = decided(content)
+    spec = parse_spec(content)
+    assert read_execution(spec.run_path) == first
+    other = Execution("float16", False, "folded", False, "high")
+    stored.write_execution(spec.run_path, other)
+    # Before its first step a run may still be another one.
+    assert decided(content)[0] == first
+    stored.write_execution(spec.run_path, other)
+    (spec.run_path / CHECKPOINT_PATTERN.replace("*", "5")).mkdir()
+    assert decided(content) == (other, [])
+    (spec.run_path / stored.EXECUTION_NAME).write_text("[]")
+    with pytest.raises(BadInputError, match="the run would go on with other arithmetic"):
+        decided(content)
+
+
+@pytest.mark.parametrize(
+    ("half_s", "compiled_s", "num_steps", "expected"),
+    [
+        (0.5, 0.4, 10**6, StudentForm("bfloat16", True)),
+        (0.5, 0.49, 10**6, StudentForm("bfloat16")),
+        (0.97, 0.4, 10**6, StudentForm("float32", True)),
+        (0.5, 0.4, 1, StudentForm("bfloat16")),
+    ],
+)
+def test_student_is_computed_as_is_fastest(
+    make_content, monkeypatch, half_s, compiled_s, num_steps, expected
+):
+    """Compiled only where the run is long enough; a gain of a few percent is none."""
+    times_s = {"float32": 1.0, "bfloat16": half_s, "eager": 0.5, "compiled": compiled_s}
+    monkeypatch.setattr(student_trial, "median_times_s", lambda names, _: times_s)
+    monkeypatch.setattr(student_trial, "CompiledForward", lambda network, *_: Usable(network))
+    spec = parse_spec(make_content(training={"precision": "auto"}))
+    messages = []
+    assert decide_student(spec, WORLD, num_steps, messages.append) == expected
+    assert f"precision {expected.precision}: " in messages[0]
+    assert len(messages) == (1 if num_steps == 1 else 2)
+
+
+class Usable:
+    is_usable = True
+
+    def __init__(self, network):
+        self.network = network
+
+    def __call__(self, images):
+        return self.network(images)
+
+
+def test_nothing_is_timed_where_the_spec_says_all(make_content, monkeypatch):
+    monkeypatch.setattr(student_trial, "_StudentTrial", None)
+    spec = parse_spec(make_content(training={"precision": "float16", "compile": "on"}))
+    assert decide_student(spec, WORLD, 10, print) == StudentForm("float16", True)
+
+
+@pytest.mark.parametrize(("capability", "expected"), [((7, 5), "float16"), ((9, 0), "bfloat16")])
+def test_older_gpus_compute_in_float16(monkeypatch, capability, expected):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
+    assert half_precision(torch.device("cuda")) == expected
+    assert half_precision(CPU) == "bfloat16"
