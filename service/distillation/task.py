@@ -1,6 +1,6 @@
 """The losses of micro-batches, from pixels and labels."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -50,6 +50,8 @@ class Trainee(nn.Module):
         super().__init__()
         self.student, self.objective = student, objective
         self.autocast_dtype = autocast_dtype
+        self.student_forward: Callable[[Tensor], Tensor] | None = None
+        """What computes the student's logits in training, such as compiled code of it; None: it."""
 
     def forward(
         self,
@@ -66,7 +68,7 @@ class Trainee(nn.Module):
         """
         images = views[0] if len(views) == 1 else torch.cat(list(views))
         with region(STUDENT), autocast(images.device, self.autocast_dtype):
-            logits = self.student(images)
+            logits = (self.student_forward or self.student)(images)
         sizes = [len(one.targets) for one in micro_batches]
         of_student = [torch.split(one, sizes) for one in torch.split(logits, sum(sizes))]
         of_teacher = [torch.split(one, sizes) for one in teacher_logits]

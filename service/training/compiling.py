@@ -13,11 +13,18 @@ from torch import Tensor, nn
 from torch._dynamo.exc import TorchDynamoException
 
 from data_pipeline.cache_folders import first_writable
+from service.distillation.task import Trainee
+from service.spec.job import JobSpec
 from service.training.memory import is_out_of_memory
+from service.training.passes import Passes
 
 CACHE_VARIABLE = "TORCHINDUCTOR_CACHE_DIR"
 MAX_VERSIONS = 64
 """Of the code of a network, one for each image size; torch would stop at 8."""
+
+
+_warned: set[str] = set()
+"""Why compiling has failed, as this process has said in this run."""
 
 
 class CompiledForward:
@@ -54,10 +61,16 @@ class CompiledForward:
                 if is_out_of_memory(error):
                     raise
                 self.is_usable = False
-                self._warn(f"torch.compile fails here, training is eager ({_reason(error)})")
+                self._warn_once(_reason(error))
         logits = self._network(images)
         assert isinstance(logits, Tensor)
         return logits
+
+    def _warn_once(self, reason: str) -> None:
+        """A compiler that is missing is so for each network of a run."""
+        if reason not in _warned:
+            _warned.add(reason)
+            self._warn(f"warning: torch.compile fails here, training is eager ({reason})")
 
 
 class CompiledNetwork(nn.Module):
@@ -78,9 +91,29 @@ class CompiledNetwork(nn.Module):
         return self._forward(images)
 
 
+def compile_student(
+    spec: JobSpec, trainee: Trainee, passes: Passes, num_images: int, warn: Callable[[str], None]
+) -> None:
+    """Compute the student's steps of ``num_images`` on this worker by compiled code from now on.
+
+    Where they need several forward passes, which BatchNorm tells apart, ``warn`` gets a line and
+    they stay eager: there would be code for each.
+    """
+    num_passes = len(list(passes.split(-(-num_images // spec.micro_batch_size))))
+    if num_passes > 1:
+        warn(
+            f"the student is eager: a step has {num_passes} forward passes of it; training."
+            "max_activation_bytes or training.micro_batch_size says how many"
+        )
+        return
+    num_views = 1 if spec.augmentation.strong is None else 2
+    trainee.student_forward = CompiledForward(trainee.student, num_views * num_images, warn)
+
+
 def forget_compiled() -> None:
-    """Drop the code of networks that this process compiled before, as for an earlier run."""
+    """Drop the code of networks that this process has compiled, for an earlier run."""
     torch._dynamo.reset()
+    _warned.clear()
 
 
 def _prepare_compiler() -> None:

@@ -21,6 +21,7 @@ from service.run.folder import read_tags
 from service.spec.job import JobSpec
 from service.spec.networks import STUDENT
 from service.training.checkpoint_saver import CheckpointError
+from service.training.compiling import forget_compiled
 from service.training.data import WorkerData
 from service.training.distributed import World, gather_from_all, release_freed_memory
 from service.training.student_trial import decide_student
@@ -42,6 +43,7 @@ def decide_execution(
         BadInputError: a model or weights that cannot be used, or the file in the run's folder.
         CheckpointError: the storage fails.
     """
+    forget_compiled()
     found = Execution.plain(spec)
     if world.rank == 0:
         try:

@@ -21,6 +21,7 @@ from service.spec.job import JobSpec
 from service.training.batchnorm import RunningStatistics
 from service.training.data import StepShare
 from service.training.distributed import World
+from service.training.loss_scale import LossScale
 from service.training.metrics import IntervalMetrics
 from service.training.mixing import mixed_views
 from service.training.passes import Passes
@@ -46,10 +47,12 @@ class GradientComputer:
         statistics: RunningStatistics,
         metrics: IntervalMetrics,
         passes: Passes,
+        loss_scale: LossScale | None = None,
     ):
         self._spec, self._world, self._task = spec, world, task
         self._teacher_logits, self._passes = teacher_logits, passes
         self._statistics, self._metrics = statistics, metrics
+        self._loss_scale = loss_scale
 
     def compute(self, batch: Batch, share: StepShare, progress: Progress) -> StepGradient:
         """Gradients of this worker's images, averaged over workers with the last pass."""
@@ -88,8 +91,11 @@ class GradientComputer:
             self._metrics.add(output, weight)
         # A loss that is not finite makes its gradient NaN, and with it the mean over the workers,
         # so all of them notice without communicating.
+        seed = 1.0 + 0.0 * weighted.detach()
+        if self._loss_scale is not None:
+            seed = seed * self._loss_scale.scale
         with region(BACKWARD):
-            torch.autograd.backward(weighted, 1.0 + 0.0 * weighted.detach())
+            torch.autograd.backward(weighted, seed)
         return weighted.detach()
 
     def _weights(self, sizes: list[int], share: StepShare) -> list[float]:

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from data_pipeline.loader import Batch
 from service.run.progress import Progress
+from service.training.update import GradientCheck
 
 
 class LaunchedStep(NamedTuple):
@@ -18,12 +19,15 @@ class LaunchedStep(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """``loss``: this worker's part of the mean. ``is_skipped``: no update was made."""
+    """``loss``: this worker's part of the mean. ``is_skipped``, ``is_nonfinite``: see
+    ``GradientCheck``.
+    """
 
     step: LaunchedStep
     loss: float
     gradient_norm: float
     is_skipped: bool
+    is_nonfinite: bool
 
 
 class OutcomeReader:
@@ -31,19 +35,17 @@ class OutcomeReader:
 
     def __init__(self, device: torch.device):
         is_gpu = device.type == "cuda"
-        self._values = torch.zeros(3, dtype=torch.float64, pin_memory=is_gpu)
+        self._values = torch.zeros(4, dtype=torch.float64, pin_memory=is_gpu)
         # Shares the memory: reading it is no operation of torch.
         self._on_host = self._values.numpy()
         self._event = torch.cuda.Event() if is_gpu else None  # type: ignore[no-untyped-call]
         self._step: LaunchedStep | None = None
 
-    def launched(
-        self, step: LaunchedStep, loss: Tensor, gradient_norm: Tensor, is_skipped: Tensor
-    ) -> None:
+    def launched(self, step: LaunchedStep, loss: Tensor, checked: GradientCheck) -> None:
         """The work of a step is launched; the outcome of the one before must have been read."""
         assert self._step is None
-        values = [loss.double(), gradient_norm.double(), is_skipped.double()]
-        self._values.copy_(torch.stack(values), non_blocking=True)
+        values = torch.stack([value.double() for value in (loss, *checked)])
+        self._values.copy_(values, non_blocking=True)
         if self._event is not None:
             self._event.record()
         self._step = step
@@ -54,6 +56,6 @@ class OutcomeReader:
             return None
         if self._event is not None:
             self._event.synchronize()
-        loss, gradient_norm, is_skipped = self._on_host.tolist()
+        loss, gradient_norm, is_skipped, is_nonfinite = self._on_host.tolist()
         step, self._step = self._step, None
-        return Outcome(step, loss, gradient_norm, bool(is_skipped))
+        return Outcome(step, loss, gradient_norm, bool(is_skipped), bool(is_nonfinite))

@@ -29,6 +29,7 @@ from service.training.checkpoint import (
 )
 from service.training.checkpoint_saver import CheckpointError, CheckpointSaver
 from service.training.distributed import World
+from service.training.loss_scale import LossScale
 from service.training.metrics import IntervalMetrics
 
 Result = TypeVar("Result")
@@ -57,7 +58,9 @@ class TrainState:
         metrics: IntervalMetrics,
         saver: CheckpointSaver | None,
         group: dist.ProcessGroup | None,
+        loss_scale: LossScale | None = None,
     ):
+        self._loss_scale = loss_scale
         self._run_path, self._checkpoints, self._world = spec.run_path, spec.checkpoints, world
         self._student, self._objective = trainee.student, trainee.objective
         self._ema, self._optimizer = ema, optimizer
@@ -133,6 +136,8 @@ class TrainState:
         if self._ema is not None and self._ema_statistics is not None:
             self._ema_statistics.restore(local["ema_statistics"])
             self._ema.num_updates.fill_(local["num_averaged"])
+        if self._loss_scale is not None:
+            self._loss_scale.load_state_dict(local["loss_scale"])
         self._metrics.restore(local["metrics"])
         return progress
 
@@ -194,6 +199,7 @@ class TrainState:
                 "ema_statistics": statistics[1] if len(statistics) > 1 else [],
                 "running_sums": self._objective.running_sums(),
                 "num_averaged": float(self._ema.num_updates) if self._ema is not None else 0.0,
+                "loss_scale": self._loss_scale.state_dict() if self._loss_scale is not None else {},
                 "metrics": self._metrics.state(),
             }
         )

@@ -67,13 +67,13 @@ class OptimizerStep:
             gradient, before = self._launch(batch, share, progress)
         with region(OPTIMIZER):
             checked = self._update.check()
-            norm, is_skipped = checked
+            norm, is_skipped = checked.gradient_norm, checked.is_skipped
             self._state.undo_step(before, is_skipped)
             self._update.apply(checked)
         self._metrics.step_done(share.num_local, is_skipped)
         self.gradient_norm = torch.where(is_skipped, self.gradient_norm, norm)
         launched = LaunchedStep(replace(progress), batch, share.num_local)
-        self._outcome.launched(launched, gradient.loss, norm, is_skipped)
+        self._outcome.launched(launched, gradient.loss, checked)
         return gradient.output
 
     def _launch(
@@ -97,6 +97,9 @@ class OptimizerStep:
             return False
         # The gradient is averaged over the workers, so all of them get here.
         self._metrics.uncount_step(outcome.step.num_local)
+        if not outcome.is_nonfinite:
+            # The scaled loss has overflowed; the next one is scaled less.
+            return False
         self._skip(outcome, progress)
         return self._spec.training.on_nonfinite == "roll_back"
 

@@ -13,7 +13,7 @@ from service.distillation.task import autocast
 from service.models.last_layer import keep_last_layer_in_float32
 from service.run.execution import NumberFormat, StudentForm
 from service.spec.job import JobSpec
-from service.training.compiling import CompiledForward, forget_compiled
+from service.training.compiling import CompiledForward
 from service.training.distributed import World
 from service.training.factory import build_student
 from service.training.interleaved_timing import median_times_s, seconds
@@ -93,7 +93,6 @@ class _StudentTrial:
 
     def is_faster_compiled(self, precision: NumberFormat, log: Callable[[str], None]) -> bool:
         """Whether compiled code is faster; False where there is no compiler."""
-        forget_compiled()
         student = self._copy(precision)
         forward = CompiledForward(student, len(self._images), log)
         eager = self._passes(self._copy(precision), precision)

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from data_pipeline.loader import Batch
 from service.distillation.task import DistillationTask
 from service.run.control import abort_run
+from service.run.execution import Execution
 from service.run.predictions import Predictions
 from service.run.progress import Progress
 from service.spec.job import JobSpec
@@ -30,10 +31,11 @@ class TeacherCheck:
         spec: JobSpec,
         world: World,
         task: DistillationTask,
+        execution: Execution,
         evaluator: Evaluator,
     ):
         self._spec, self._world, self._task = spec, world, task
-        self._evaluator = evaluator
+        self._execution, self._evaluator = execution, evaluator
 
     def is_due(self, progress: Progress) -> bool:
         """Whether there is a teacher in use that this run has not evaluated or learned from."""
@@ -51,7 +53,7 @@ class TeacherCheck:
             # A trial of a sweep is one of many with this teacher: it is not evaluated in each.
             self._require_min_top1(self._measured)
             return
-        predictions = teacher_predictions(self._spec, self._world, self._recorded)
+        predictions = teacher_predictions(self._spec, self._execution, self._world, self._recorded)
         self._require_min_top1(lambda count: recorded_accuracy(predictions.spaced(count)))
         found = recorded_accuracy(predictions)
         progress.teacher_top1, progress.teacher_top5 = found.top1, found.top5

@@ -5,6 +5,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+from service.run.execution import Execution
 from service.run.folder import read_tags
 from service.run.predictions import TEACHER_PREDICTIONS_NAME, Predictions, read_predictions
 from service.spec.errors import BadInputError
@@ -16,13 +17,13 @@ FOLDER_NAME = ".teacher_predictions"
 
 
 def teacher_predictions(
-    spec: JobSpec, world: World, compute: Callable[[], Predictions]
+    spec: JobSpec, execution: Execution, world: World, compute: Callable[[], Predictions]
 ) -> Predictions:
     """The predictions, which are also written to the run's folder; every rank must call it.
 
     ``compute``: called on all ranks where no earlier run has stored them.
     """
-    path = _stored_path(spec)
+    path = _stored_path(spec, execution)
     stored = _read(path) if world.rank == 0 and path is not None else None
     found = gather_from_all(stored, world, spec.resources.collective_timeout_s)[0]
     is_new = found is None
@@ -44,7 +45,7 @@ def _read(path: Path) -> Predictions | None:
         return None
 
 
-def _stored_path(spec: JobSpec) -> Path | None:
+def _stored_path(spec: JobSpec, execution: Execution) -> Path | None:
     """Where the predictions are stored; None where the digests of the inputs are not known."""
     tags = read_tags(spec.run_path)
     digests = {name: digest for name, digest in tags.items() if _is_input(name)}
@@ -58,7 +59,7 @@ def _stored_path(spec: JobSpec) -> Path | None:
         ),
         "normalization": spec.dataset.normalization.model_dump(mode="json"),
         "sizes": [spec.evaluation.resize_size, spec.evaluation.crop_size],
-        "precision": spec.training.precision,
+        "execution": [execution.precision, execution.teacher_form, execution.cast_teacher],
         "device": "gpu" if spec.resources.gpu else "cpu",
     }
     key = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()

@@ -15,7 +15,6 @@ from service.distillation.pixels import FrozenTeacher
 from service.distillation.task import autocast
 from service.run.execution import Execution, NumberFormat, TeacherForm
 from service.spec.job import JobSpec
-from service.training.compiling import forget_compiled
 from service.training.data import WorkerData
 from service.training.distributed import World
 from service.training.factory import build_teacher
@@ -130,7 +129,6 @@ class TeacherTrial:
 
     def compiled_if_possible(self, form: TeacherForm) -> TeacherForm:
         """``form`` compiled, or itself where there is no compiler."""
-        forget_compiled()
         compiled = TeacherForm("compiled", form.is_cast)
         teacher = self._formed(compiled)
         self._classify(teacher, self._blank(self._batch_size))

@@ -11,7 +11,7 @@ from typing import NoReturn, Self
 import torch
 
 from data_pipeline.loader import Batch, UndecodableSampleError
-from service.distillation.task import TaskOutput, Trainee
+from service.distillation.task import DistillationTask, TaskOutput, Trainee
 from service.run.control import (
     GracefulStop,
     RequestWatcher,
@@ -20,17 +20,19 @@ from service.run.control import (
     abort_run,
     write_abort_reason,
 )
-from service.run.execution import Execution
 from service.spec.errors import EXIT_BAD_INPUT, EXIT_FAILED
 from service.spec.job import JobSpec
 from service.training.average import WeightAverage
 from service.training.cached_logits import build_teacher_logits
 from service.training.checkpoint_saver import CheckpointError
+from service.training.compiling import compile_student
 from service.training.data import WorkerData, prefetch_to_device
 from service.training.distributed import FlagConsensus, StepFlags, World, wrap_ddp
 from service.training.evaluation import Accuracy, EvaluationStopped, Evaluator
+from service.training.execution import decide_execution
 from service.training.factory import build_task
 from service.training.gradient import GradientComputer
+from service.training.loss_scale import LossScale
 from service.training.memory import (
     DeviceMemoryError,
     model_text,
@@ -94,18 +96,19 @@ class Trainer:
 
     def __init__(self, spec: JobSpec, world: World, notice: StopNotice):
         self._spec, self._world, self._notice = spec, world, notice
-        memory = PeakMemory(world)
         torch.set_num_threads(world.num_cpus)
-        # Every rank initializes the same weights.
-        torch.manual_seed(spec.seed)
-        execution = Execution.plain(spec)
-        self._task = build_task(spec, world.device, execution)
-        assert isinstance(self._task.trainee, Trainee)
-        self._trainee = self._task.trainee
-        self._student = self._trainee.student
         self._log = RunLog(spec, world)
         self._consensus = FlagConsensus(world, spec.resources.collective_timeout_s)
         self._data = WorkerData(spec, world, self._log.note, self._consensus.group)
+        self._num_images = self._data.step_share(0).num_local
+        self._execution = decide_execution(spec, world, self._data, self._log.note)
+        memory = PeakMemory(world)
+        self._task = self._build_task()
+        assert isinstance(self._task.trainee, Trainee)
+        self._trainee = self._task.trainee
+        self._student = self._trainee.student
+        is_scaled = self._execution.precision == "float16"
+        self._loss_scale = LossScale(world.device) if is_scaled else None
         self._optimizer = build_optimizer(self._trainee, spec.optimizer)
         decay = spec.training.ema_decay
         self._ema = WeightAverage(self._student, decay) if decay else None
@@ -120,15 +123,16 @@ class Trainer:
             self._metrics,
             self._log.saver,
             self._consensus.group,
+            self._loss_scale,
         )
         evaluator = Evaluator(spec, self._task, self._data, world, self._must_stop)
-        self._teacher_check = TeacherCheck(spec, world, self._task, evaluator)
+        self._teacher_check = TeacherCheck(spec, world, self._task, self._execution, evaluator)
         self._evaluated = self._student if self._ema is None else self._ema.module
         self._student_evaluation = StudentEvaluation(
             spec, world, self._task, self._evaluated, self._data, evaluator, memory
         )
         self._teacher_logits = build_teacher_logits(
-            spec, world, self._task, self._data, execution, self._log.note
+            spec, world, self._task, self._data, self._execution, self._log.note
         )
         self._step = self._build_step()
         # After DDP has broadcast rank 0's buffers: each rank has its own in the checkpoint.
@@ -146,8 +150,22 @@ class Trainer:
         )
         self._requests = RequestWatcher(spec.run_path) if world.rank == 0 else None
 
+    def _build_task(self) -> DistillationTask:
+        # Every rank initializes the same weights.
+        torch.manual_seed(self._spec.seed)
+        return build_task(
+            self._spec,
+            self._world.device,
+            self._execution,
+            batch_size=self._num_images,
+            warn=self._log.note,
+        )
+
     def _build_step(self) -> OptimizerStep:
         spec, world = self._spec, self._world
+        passes = plan_passes(spec, self._trainee, world)
+        if self._execution.compile_student:
+            compile_student(spec, self._trainee, passes, self._num_images, self._log.note)
         gradient = GradientComputer(
             spec,
             world,
@@ -155,14 +173,15 @@ class Trainer:
             self._teacher_logits,
             self._state.statistics,
             self._metrics,
-            plan_passes(spec, self._trainee, world),
+            passes,
+            self._loss_scale,
         )
         max_norm = spec.training.max_grad_norm
         return OptimizerStep(
             spec,
             world,
             gradient,
-            WeightUpdate(self._trainee, self._optimizer, self._ema, max_norm),
+            WeightUpdate(self._trainee, self._optimizer, self._ema, max_norm, self._loss_scale),
             self._state,
             self._metrics,
             self._teacher_check.require_finite_on,

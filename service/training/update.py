@@ -6,13 +6,19 @@ import torch
 from torch import Tensor, nn
 
 from service.training.average import WeightAverage
+from service.training.loss_scale import LossScale
 
 
 class GradientCheck(NamedTuple):
-    """Scalars on the device. ``is_skipped``: bool, whether there will be no update."""
+    """Scalars on the device. ``is_skipped``: bool, whether there will be no update.
+
+    ``is_nonfinite``: bool, whether that is because of the loss or the gradient itself, and not
+    because it was scaled too much.
+    """
 
     gradient_norm: Tensor
     is_skipped: Tensor
+    is_nonfinite: Tensor
 
 
 class WeightUpdate:
@@ -20,6 +26,7 @@ class WeightUpdate:
 
     Nothing is read on the host. ``model``: what the optimizer updates. ``average``: of the student,
     if there is one. ``max_norm``: largest global L2 norm of the gradient; None: it is not clipped.
+    ``loss_scale``: of the gradients, which are divided by it; None where they are not scaled.
     """
 
     def __init__(
@@ -28,7 +35,9 @@ class WeightUpdate:
         optimizer: torch.optim.Optimizer,
         average: WeightAverage | None,
         max_norm: float | None,
+        loss_scale: LossScale | None = None,
     ):
+        self._loss_scale = loss_scale
         self._parameters = [one for one in model.parameters() if one.requires_grad]
         self._optimizer, self._average, self._max_norm = optimizer, average, max_norm
 
@@ -39,8 +48,14 @@ class WeightUpdate:
     def check(self) -> GradientCheck:
         """Whether the gradients are finite, which they are on all workers or on none."""
         gradients = [one.grad for one in self._parameters if one.grad is not None]
+        if self._loss_scale is not None:
+            self._loss_scale.unscale(gradients)
         norm = torch.nn.utils.get_total_norm(gradients)
-        return GradientCheck(norm, ~torch.isfinite(norm))
+        is_skipped = ~torch.isfinite(norm)
+        is_nonfinite = is_skipped
+        if self._loss_scale is not None:
+            is_nonfinite = self._loss_scale.update(is_skipped)
+        return GradientCheck(norm, is_skipped, is_nonfinite)
 
     def apply(self, checked: GradientCheck) -> None:
         """Update from the gradients; those that are not finite change nothing at all."""
