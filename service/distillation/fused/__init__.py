@@ -84,11 +84,14 @@ def _kernels(logits: Tensor) -> Kernels | None:
 
 @functools.cache
 def _triton_kernels(num_classes: int) -> Kernels | None:
-    """Triton's kernels, which are compiled at the first call; None where they cannot be used."""
+    """Triton's kernels; None, with a warning, where it is missing or cannot compile."""
     try:
         from service.distillation.fused import triton_rows
-    except ImportError as error:
-        logger.warning("each loss is computed by itself, because Triton is missing: %s", error)
+
+        # It compiles at the first call, and needs a C compiler for that.
+        triton_rows.scale_on_gpu(torch.ones(1, device="cuda"), torch.ones((), device="cuda"))
+    except Exception as error:
+        logger.warning("each loss is computed by itself, because Triton does not work: %s", error)
         return None
     if num_classes > triton_rows.MAX_CLASSES:
         return None
