@@ -145,13 +145,15 @@ class StepProfiler:
 
 
 def training_flops_per_image(spec: JobSpec) -> float:
-    """FLOPs of the networks for an image of a training step, a multiply-add counted as two."""
+    """FLOPs of the networks for an image of a training step, a multiply-add counted as two.
+
+    Without those of a teacher with a cache, from which its logits may be read.
+    """
     student_passes = FORWARD_PASSES_PER_STEP * (1 if spec.augmentation.strong is None else 2)
     total = student_passes * _forward_flops(spec, STUDENT)
-    if spec.uses_teacher:
-        teacher_passes = 2 if spec.effective_losses().compares_strong_view else 1
+    if spec.uses_teacher and spec.teacher_cache is None:
         teachers = teacher_networks(spec.teacher)
-        total += teacher_passes * sum(_forward_flops(spec, path) for path in teachers)
+        total += spec.num_teacher_views * sum(_forward_flops(spec, path) for path in teachers)
     return total
 
 

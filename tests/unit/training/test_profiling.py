@@ -58,6 +58,8 @@ def test_flops_of_a_step(make_content, teacher):
         stages += (9 * (channels // 2 + channels) * channels + channels // 2 * channels) * pixels
     total = training_flops_per_image(parse_spec(make_content(teacher=teacher)))
     assert total == 3 * student + 2 * (stages + 64 * 4)
+    cached = {**teacher, "cache": {}}
+    assert training_flops_per_image(parse_spec(make_content(teacher=cached))) == 3 * student
 
 
 def test_figures_of_a_profile():
