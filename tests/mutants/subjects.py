@@ -15,6 +15,8 @@ _SPEC = (
 
 SUBJECTS: dict[str, tuple[str, ...]] = {
     "service/distillation/ensemble.py": _DISTILLATION,
+    "service/distillation/fused/__init__.py": _DISTILLATION,
+    "service/distillation/fused/native.py": _DISTILLATION,
     "service/distillation/logits.py": _DISTILLATION,
     "service/distillation/divergences.py": _DISTILLATION,
     "service/distillation/objective.py": _DISTILLATION,

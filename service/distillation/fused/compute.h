@@ -46,6 +46,7 @@ INLINE void add_gradient(float *gradient, const struct scratch *s, float q, floa
     }
 }
 
+/* Cross-entropy of a row; adds `weight` times its gradient. */
 INLINE double cross_entropy(const struct term *term, struct scratch *s, int64_t label,
                             double weight, float *gradient, int64_t num_classes) {
     const struct side *student = &s->student;
@@ -62,7 +63,8 @@ INLINE double cross_entropy(const struct term *term, struct scratch *s, int64_t 
     return loss;
 }
 
-/* Sums over classes with a = (u - max u) / T_tea, b alike, p and q their softmax, D = log p - log q. */
+/* Means over classes with a = (u - max u) / T_tea, b alike, p and q their softmax: KL, and under p
+ * the covariance of a and log p - log q; the means of a and b under p, and of b under q. */
 struct moments {
     double kl, covariance, teacher_mean, student_mean, cross_mean;
 };
@@ -100,18 +102,14 @@ INLINE struct moments moments_of(const struct scratch *s, float by_teacher, floa
                             cross / teacher_sum};
 }
 
+/* The first class whose logit is `value`. */
 INLINE int64_t index_of(const float *row, float value, int64_t num_classes) {
     int64_t i = 0;
     while (i < num_classes - 1 && row[i] != value) i++;
     return i;
 }
 
-/* What the student's share adds to the gradient: of each class `q` x exp, `offset`, and one spike. */
-struct through_share {
-    double q, offset, spike;
-    int64_t index;
-};
-
+/* T_tea T_stu KL of a row; adds `weight` times its gradient, also that through the temperatures. */
 INLINE double softened_kl(const struct term *term, struct scratch *s, double weight,
                           float *gradient, int64_t num_classes) {
     const struct side *teacher = &s->teacher, *student = &s->student;
@@ -129,7 +127,8 @@ INLINE double softened_kl(const struct term *term, struct scratch *s, double wei
     double p_sum = exponentials(teacher->below, by_teacher, s->teacher_exp, num_classes);
     double q_sum = exponentials(student->below, by_student, s->student_exp, num_classes);
     bool is_attached = gradient && term->kind != FIXED && !term->is_detached;
-    struct moments m = moments_of(s, by_teacher, by_student, p_sum, q_sum, is_attached, num_classes);
+    struct moments m =
+        moments_of(s, by_teacher, by_student, p_sum, q_sum, is_attached, num_classes);
     if (!gradient) return t * r * m.kl;
 
     double q = weight * t / q_sum, offset = 0, spike = 0;

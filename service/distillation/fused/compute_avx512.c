@@ -1,3 +1,4 @@
+/* Processors with AVX-512: vectors of 64 bytes. */
 #if defined(__x86_64__)
 #pragma GCC target("avx512f")
 #define LANES 16

@@ -14,8 +14,8 @@ static compute_rows *best(void) {
     return compute_with_sse;
 }
 
-/* Mean losses of each term, and their weighted sum behind them; the gradient of this sum with respect
- * to the student's rows, where it is wanted. Teacher, row weights, labels and gradient may be NULL.
+/* Mean losses of each term, and their weighted sum behind them; the gradient of this sum with
+ * respect to the student's rows. Teacher, row weights, labels and gradient may be NULL.
  *
  * Returns -1 if there is no memory, otherwise how many rows are in order: fewer than all where a
  * label is not a class. */
