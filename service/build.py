@@ -76,8 +76,7 @@ def _build_and_check(spec: JobSpec, path: str, network: Student | TeacherNetwork
     if weights is not None and not is_file_source(weights.source):
         stored_path = _store(model, spec.checkpoints.storage_path / WEIGHTS_NAME, metadata)
         weights = Weights(source=str(stored_path))
-    # Only the shapes are needed from here on.
-    check_image_sizes(path, name, model.to("meta"), num_classes, spec.image_sizes_of(path))
+    check_image_sizes(path, name, model, num_classes, spec.image_sizes_of(path))
     if path == STUDENT and spec.training.checkpoint_activations:
         check_blocks(name, model)
     if path == TEACHER and spec.effective_losses().needs_classifier:

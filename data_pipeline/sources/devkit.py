@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from scipy.io import loadmat
 
 from data_pipeline.sources.image_labels import ImageLabels, check_number
 from data_pipeline.sources.source import SourceError
@@ -75,6 +74,9 @@ def _archive_files(path: Path) -> dict[str, bytes]:
 
 def _wnids_by_id(meta: bytes) -> dict[int, str]:
     """Wnids of the leaves of the tree of synsets, by id; its inner nodes have no images."""
+    # Imported here: it takes as long to import as a spec to check, and most data has no devkit.
+    from scipy.io import loadmat
+
     synsets = loadmat(io.BytesIO(meta), squeeze_me=True)["synsets"]
     fields = (synsets[name] for name in ("ILSVRC2012_ID", "WNID", "num_children"))
     return {

@@ -12,12 +12,13 @@ from typing import Any
 
 from ray.exceptions import RayActorError
 from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
-from ray.train.torch import TorchTrainer
+from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
 from service.cluster.growth import GrowthWatcher
+from service.cluster.process_group import ProcessGroupConfig
 from service.cluster.retries import Retries
 from service.cluster.waiting import release_room, resources_per_worker, wait_for_room
-from service.cluster.worker_process import ServiceTorchConfig, train_on_worker
+from service.cluster.worker_process import train_on_worker
 from service.run.waiting import clear_waiting
 from service.spec.job import JobSpec
 from service.spec.sections import Resources
@@ -71,12 +72,14 @@ def _attempt(spec: JobSpec, retries: Retries, work: WorkerFunction) -> bool:
     return True
 
 
-def _trainer(spec: JobSpec, num_workers: int, work: WorkerFunction) -> TorchTrainer:
+def _trainer(spec: JobSpec, num_workers: int, work: WorkerFunction) -> DataParallelTrainer:
     resources = spec.resources
-    return TorchTrainer(
+    return DataParallelTrainer(
         work,
         train_loop_config={"spec": spec.model_dump_json()},
-        torch_config=ServiceTorchConfig(timeout_s=process_group_timeout_s(resources)),
+        backend_config=ProcessGroupConfig(
+            "nccl" if resources.gpu else "gloo", process_group_timeout_s(resources)
+        ),
         scaling_config=ScalingConfig(
             num_workers=num_workers,
             use_gpu=resources.gpu,

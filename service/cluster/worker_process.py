@@ -1,22 +1,25 @@
-"""What runs in a worker process: its preparation, its signals and the call of the training loop."""
+"""What runs in a worker process: its signals and the call of the training loop.
+
+The driver, and the process that watches the workers, refer to these functions: torch and the
+training code are imported by those that train.
+"""
 
 import contextlib
 import gc
 import signal
-from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ray
 import ray.train
-import torch
-from ray.train.torch import TorchConfig, get_device
 
 from service.cluster.crashes import record_crash
-from service.cluster.network import choose_interface
 from service.cluster.ray_internals import draining_nodes
 from service.cluster.waiting import record_placement
 from service.run.polling import PollingThread
 from service.spec.job import JobSpec
+
+if TYPE_CHECKING:
+    import torch
 
 DRAIN_POLL_S = 1.0
 _received_signals: list[int] = []
@@ -31,12 +34,25 @@ def train_on_worker(config: dict[str, Any]) -> None:
     context, spec = ray.train.get_context(), JobSpec.model_validate_json(config["spec"])
     if context.get_world_rank() == 0:
         record_placement(spec.run_path)
-    train_as(spec, context.get_world_rank(), context.get_world_size(), get_device())
+    device = _device(use_gpu=spec.resources.gpu)
+    train_as(spec, context.get_world_rank(), context.get_world_size(), device)
 
 
-def train_as(spec: JobSpec, rank: int, num_workers: int, device: torch.device) -> None:
+def _device(*, use_gpu: bool) -> "torch.device":
+    """The worker's device, which becomes CUDA's current one."""
+    import torch
+
+    if not use_gpu:
+        return torch.device("cpu")
+    from ray.train.torch import get_device
+
+    device: torch.device = get_device()
+    torch.cuda.set_device(device)
+    return device
+
+
+def train_as(spec: JobSpec, rank: int, num_workers: int, device: "torch.device") -> None:
     """Train as one of a run's workers, in this process; see ``training.trainer.train``."""
-    # Imported here: the driver refers to these functions without importing the training code.
     from service.training.distributed import World, prepare_process
     from service.training.trainer import train
 
@@ -91,6 +107,8 @@ def is_node_drained() -> bool:
 
 def reset_process() -> None:
     """Release what an earlier run left in this process, which trains another one next."""
+    import torch
+
     from service.training.distributed import release_freed_memory
 
     _received_signals.clear()
@@ -100,28 +118,3 @@ def reset_process() -> None:
         torch.cuda.empty_cache()
     # The next run may need less.
     release_freed_memory()
-
-
-_TorchBackend: Any = TorchConfig().backend_cls
-
-
-class _ServiceBackend(_TorchBackend):  # type: ignore[misc]
-    """Ray's torch backend, with each worker process prepared before it."""
-
-    def on_start(self, worker_group: Any, backend_config: Any) -> None:  # noqa: ANN401 - Ray's
-        worker_group.execute(choose_interface)
-        worker_group.execute(install_sigterm_handler)
-        super().on_start(worker_group, backend_config)
-
-    def on_shutdown(self, worker_group: Any, backend_config: Any) -> None:  # noqa: ANN401 - Ray's
-        """Nothing: Ray kills the processes next, and one that hangs would not answer."""
-
-
-@dataclass
-class ServiceTorchConfig(TorchConfig):  # type: ignore[misc]
-    """TorchConfig with this service's preparation of worker processes."""
-
-    @property
-    def backend_cls(self) -> type[_ServiceBackend]:
-        """The backend that Ray instantiates."""
-        return _ServiceBackend

@@ -1,7 +1,6 @@
 """A model that a source names, with its network built: see ``locate`` for what a source is."""
 
 import contextlib
-import copy
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -193,10 +192,8 @@ def _file_of(located: LocatedModel, options: ModelOptions) -> Path:
 def _check_crop_size(
     network: nn.Module, name: str, num_classes: int, size: int, options: ModelOptions
 ) -> None:
-    # A forward pass on the meta device computes nothing.
-    on_meta = copy.deepcopy(network).to("meta")
     try:
-        check_image_sizes(ROLE, name, on_meta, num_classes, [size])
+        check_image_sizes(ROLE, name, network, num_classes, [size])
     except BadInputError as error:
         remedy = "give a size that it accepts"
         refuse(options.where("crop"), error.problems[0].wrong, remedy)

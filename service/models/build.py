@@ -112,16 +112,20 @@ def load_network(path: Path, name: str, num_classes: int) -> nn.Module:
 def check_image_sizes(
     role: str, name: str, model: nn.Module, num_classes: int, sizes: Iterable[int]
 ) -> None:
-    """Check that ``model``, on the meta device, accepts square images of each size in pixels.
+    """Check that ``model`` accepts square images of each size in pixels.
+
+    It is one forward pass of a blank image each. On the meta device, which computes nothing, the
+    first one imports torch's compiler, which takes longer than a pass of most networks.
 
     Raises:
         BadInputError: the model fails at this size, or does not return logits [1, num_classes].
     """
     model.eval()
+    device = next(model.parameters()).device
     for size in sorted(set(sizes)):
         try:
             with torch.no_grad():
-                logits = model(torch.empty(1, 3, size, size, device="meta"))
+                logits = model(torch.zeros(1, 3, size, size, device=device))
             fits = isinstance(logits, torch.Tensor) and logits.shape == (1, num_classes)
             fault = "" if fits else f"it does not return logits [1, {num_classes}]"
         except (RuntimeError, AssertionError, ValueError) as error:
@@ -154,10 +158,15 @@ def build_on_meta_device(
         return build_model(name, num_classes, variant, options).to("meta")
 
 
+# In-place functions that layers initialize their parameters with.
+_DRAWING = (torch.Tensor.normal_, torch.Tensor.uniform_, torch.Tensor.erfinv_)
+
+
 class _ParametersOnMeta(TorchFunctionMode):
     """Makes torch.empty, by which layers allocate their parameters, allocate nothing.
 
-    Not torch.device("meta"): RegNets and others compute their widths from tensor values.
+    Not torch.device("meta"): RegNets and others compute their widths from tensor values. Nothing is
+    drawn either: on the meta device that would only import torch's compiler, for a second.
     """
 
     def __torch_function__(
@@ -167,6 +176,8 @@ class _ParametersOnMeta(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:  # noqa: ANN401 - what torch's functions return
+        if func in _DRAWING and args[0].is_meta:
+            return args[0]
         on_meta = {"device": "meta"} if func is torch.empty else {}
         return func(*args, **{**(kwargs or {}), **on_meta})
 
