@@ -10,8 +10,8 @@ import itertools
 import os
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Collection, Iterable, Iterator
+from concurrent.futures import Future
 from typing import NamedTuple, Self
 
 import numpy as np
@@ -23,6 +23,7 @@ from data_pipeline import decoders, view_pairs
 from data_pipeline.augmentation.samples import Augmentations, augment_samples
 from data_pipeline.beton import BetonFile
 from data_pipeline.compiled.counter_rng import STRONG_VIEW, WEAK_VIEW, uniforms
+from data_pipeline.decode_threads import decode_threads
 from data_pipeline.files import RETRY_PAUSES_S
 from data_pipeline.order import repeated, samples_and_repeats
 
@@ -112,6 +113,9 @@ class _Work(NamedTuple):
 class ImageLoader:
     """Decodes samples of one file on ``num_threads`` threads; close it, or use it in a ``with``.
 
+    The threads have a lower priority than the caller's, and run on ``cpus``, if given. With
+    ``pin_memory`` images and labels are in memory from which a GPU copies by itself.
+
     Up to ``max_undecodable`` different samples may fail to decode. In training, such a sample is
     replaced by another one, a function of (seed, epoch, sample) alone, so that batches keep their
     size; with CENTER_CROP it is left out. ``substitutes`` are the samples that may replace another,
@@ -127,6 +131,7 @@ class ImageLoader:
         *,
         seed: int,
         num_threads: int,
+        cpus: Collection[int] | None = None,
         pin_memory: bool = False,
         max_undecodable: int = 0,
         substitutes: NDArray[np.int64] | None = None,
@@ -140,7 +145,7 @@ class ImageLoader:
         self.undecodable: set[int] = set()
         """Samples found so far that do not decode."""
         self._descriptor = os.open(file.path, os.O_RDONLY)
-        self._pool = ThreadPoolExecutor(num_threads, thread_name_prefix="decode")
+        self._pool = decode_threads(num_threads, cpus)
 
     def __enter__(self) -> Self:
         return self
@@ -164,10 +169,11 @@ class ImageLoader:
         augmentations: Augmentations | None = None,
         strong: Augmentations | None = None,
     ) -> Iterator[Batch]:
-        """Yield one batch for each array [B] of indices, in order; closing it early is safe.
+        """One batch for each array [B] of indices, in order; closing the iterator early is safe.
 
-        Indices may be draws of samples (see ``order.repeated``). With ``strong``, batches have a
-        second view of their samples, cropped anew and augmented so.
+        The first NUM_BATCHES_AHEAD batches are being decoded when this returns. Indices may be draws
+        of samples (see ``order.repeated``). With ``strong``, batches have a second view of their
+        samples, cropped anew and augmented so.
 
         Raises:
             UndecodableSampleError: more samples do not decode than are allowed; raised at the batch
@@ -178,12 +184,17 @@ class ImageLoader:
         """
         weak_and_strong = (one.parameters() if one else None for one in (augmentations, strong))
         recipe = _Recipe(crop, epoch, *weak_and_strong)
-        pending: deque[_Work] = deque()
+        works = (self._start(indices, recipe) for indices in index_batches)
+        return self._finished(deque(itertools.islice(works, NUM_BATCHES_AHEAD)), works, recipe)
+
+    def _finished(
+        self, pending: deque[_Work], upcoming: Iterator[_Work], recipe: _Recipe
+    ) -> Iterator[Batch]:
+        """The ``pending`` batches and then the ``upcoming`` ones, one started as one is taken."""
         try:
-            for indices in index_batches:
-                pending.append(self._start(indices, recipe))
-                if len(pending) > NUM_BATCHES_AHEAD:
-                    yield self._finish(pending.popleft(), recipe)
+            for work in upcoming:
+                pending.append(work)
+                yield self._finish(pending.popleft(), recipe)
             while pending:
                 yield self._finish(pending.popleft(), recipe)
         finally:
@@ -194,6 +205,8 @@ class ImageLoader:
     def _start(self, draws: NDArray[np.int64], recipe: _Recipe) -> _Work:
         indices, repeats = samples_and_repeats(draws)
         labels = torch.from_numpy(self._file.samples["label"][indices].astype(np.int64))
+        if self._pin_memory:
+            labels = labels.pin_memory()
         strong = None if recipe.strong is None else self._empty(len(indices), recipe.crop.size)
         images = self._empty(len(indices), recipe.crop.size)
         batch = Batch(images, labels, indices, strong, repeats if repeats.any() else None)

@@ -1,12 +1,11 @@
 """A worker's batches: its share of each global batch and of val, decoded and on the device."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import torch
 import torch.distributed as dist
 from numpy.typing import NDArray
 
@@ -26,6 +25,7 @@ from data_pipeline.selection import Indices, sample_keys, split_held_out
 from service.run.control import abort_run
 from service.run.folder import read_tags
 from service.spec.job import JobSpec
+from service.training.cpu_share import share_cpus
 from service.training.distributed import World, gather_from_all
 from service.training.factory import augmentations, strong_augmentations, train_crop
 
@@ -63,6 +63,8 @@ class WorkerData:
     ):
         self._spec, self._world, self._group = spec, world, group
         self._resources = ExitStack()
+        self._ahead: tuple[int, Iterator[Batch]] | None = None
+        threads = share_cpus(world.device, world.num_cpus)
         files = _open_same_files(spec, world, self._resources, log)
         self.train_fingerprint = files[0].fingerprint
         samples = _samples(spec, files)
@@ -73,7 +75,8 @@ class WorkerData:
                 ImageLoader(
                     file,
                     seed=spec.seed,
-                    num_threads=world.num_cpus,
+                    num_threads=threads.num_decode,
+                    cpus=threads.decode_cpus,
                     pin_memory=world.device.type == "cuda",
                     max_undecodable=spec.dataset.max_undecodable,
                     substitutes=these,
@@ -125,8 +128,18 @@ class WorkerData:
         first = local.start // self._spec.micro_batch_size
         return StepShare(num_in_slice(num_global, local), num_global, first)
 
+    def start_ahead(self, epoch: int) -> None:
+        """Let the first batches of an epoch be decoded while something else runs."""
+        self._ahead = (epoch, self._start_epoch(epoch, 0))
+
     def train_batches(self, epoch: int, start: int) -> Iterator[Batch]:
         """This worker's batches of an epoch, from step ``start`` on."""
+        ahead, self._ahead = self._ahead, None
+        if ahead is not None and ahead[0] == epoch and start == 0:
+            return ahead[1]
+        return self._start_epoch(epoch, start)
+
+    def _start_epoch(self, epoch: int, start: int) -> Iterator[Batch]:
         spec = self._spec
         # A repeated epoch has the samples of an earlier one in the same order, and their crops.
         draw_epoch = spec.draw_epoch(epoch)
@@ -188,7 +201,9 @@ class WorkerData:
 
 def _without_labels(batch: Batch) -> Batch:
     """Labels 0, which no loss reads: those of the file need not be classes of the networks."""
-    return batch._replace(labels=torch.zeros_like(batch.labels))
+    # In place: they stay in pinned memory.
+    batch.labels.zero_()
+    return batch
 
 
 def _samples(spec: JobSpec, files: list[BetonFile]) -> tuple[Indices, Indices]:
@@ -255,41 +270,3 @@ def _local_path(
 
     staged = stage(location, Cache(cache.path, cache.limit_bytes), report=log)
     return resources.enter_context(staged).path
-
-
-def prefetch_to_device(batches: Iterable[Batch], device: torch.device) -> Iterator[Batch]:
-    """The same batches with images and labels on ``device``.
-
-    On a GPU, the next batch is copied from pinned memory on a stream of its own while the current
-    one is computed.
-    """
-    if device.type != "cuda":
-        yield from batches
-        return
-    copying = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
-    computing = torch.cuda.current_stream(device)
-    upcoming: tuple[Batch, torch.cuda.Event] | None = None
-    for batch in batches:
-        with torch.cuda.stream(copying):
-            moved = batch._replace(
-                images=batch.images.to(device, non_blocking=True),
-                labels=batch.labels.to(device, non_blocking=True),
-            )
-            if batch.strong_images is not None:
-                strong_images = batch.strong_images.to(device, non_blocking=True)
-                moved = moved._replace(strong_images=strong_images)
-            has_arrived = copying.record_event()
-        if upcoming is not None:
-            yield _arrived(*upcoming, computing)
-        upcoming = (moved, has_arrived)
-    if upcoming is not None:
-        yield _arrived(*upcoming, computing)
-
-
-def _arrived(batch: Batch, has_arrived: torch.cuda.Event, computing: torch.cuda.Stream) -> Batch:
-    """Make the computing stream wait for the copy, and keep the memory until it is done."""
-    computing.wait_event(has_arrived)
-    for tensor in (batch.images, batch.labels, batch.strong_images):
-        if tensor is not None:
-            tensor.record_stream(computing)
-    return batch

@@ -26,7 +26,9 @@ from service.training.average import WeightAverage
 from service.training.cached_logits import build_teacher_logits
 from service.training.checkpoint_saver import CheckpointError
 from service.training.compiling import compile_student
-from service.training.data import WorkerData, prefetch_to_device
+from service.training.cpu_share import share_cpus
+from service.training.data import WorkerData
+from service.training.device_batches import prefetch_to_device
 from service.training.distributed import FlagConsensus, StepFlags, World, wrap_ddp
 from service.training.evaluation import Accuracy, EvaluationStopped, Evaluator
 from service.training.execution import decide_execution
@@ -96,7 +98,7 @@ class Trainer:
 
     def __init__(self, spec: JobSpec, world: World, notice: StopNotice):
         self._spec, self._world, self._notice = spec, world, notice
-        torch.set_num_threads(world.num_cpus)
+        torch.set_num_threads(share_cpus(world.device, world.num_cpus).num_compute)
         self._log = RunLog(spec, world)
         self._consensus = FlagConsensus(world, spec.resources.collective_timeout_s)
         self._data = WorkerData(spec, world, self._log.note, self._consensus.group)
@@ -272,6 +274,8 @@ class Trainer:
         is_last = epoch == spec.schedule.num_epochs
         evaluates = is_last or epoch % spec.evaluation.every_epochs == 0
         saves = is_last or epoch % spec.checkpoints.every_epochs == 0
+        if not is_last:
+            self._data.start_ahead(epoch)
         with self._metrics.pause():
             # Only at epochs that the spec names: averaging rounds, so it must not depend on clocks.
             if evaluates or saves:

@@ -26,7 +26,7 @@ from service.tracking.source_tags import git_revision
 
 FOLDER = Path(__file__).parent
 # Those that need no arguments; sweep_hosts.py needs the spec of a sweep.
-BENCHMARKS = ("data", "loss", "losses", "cache", "step", "reliability", "sweep", "chaos")
+BENCHMARKS = ("data", "loss", "losses", "cache", "step", "startup", "reliability", "sweep", "chaos")
 PACKAGES = ("torch", "torchvision", "ray", "ffcv", "mlflow", "numba", "numpy")
 
 

@@ -65,6 +65,27 @@ def test_progressive_resolution_gives_each_epoch_its_size(make_content):
     assert sizes == [(8, 8), (12, 12), (12, 12), (16, 16)]
 
 
+def test_batches_that_were_started_ahead_are_those_of_their_epoch(make_content):
+    augmentation = {
+        "crop": "random_resized",
+        "size": 8,
+        "size_stages": [{"from_epoch": 2, "size": 12}],
+    }
+    schedule = {"num_epochs": 3, "milestones": []}
+    spec = parse_spec(make_content(augmentation=augmentation, schedule=schedule))
+    ahead, plain = (WorkerData(spec, World(0, 1, CPU, 2), print) for _ in range(2))
+    ahead.start_ahead(2)
+    for place in ((2, 0), (2, 0), (1, 0), (2, 1)):
+        found, expected = (list(data.train_batches(*place)) for data in (ahead, plain))
+        for one, other in zip(found, expected, strict=True):
+            assert np.array_equal(one.indices, other.indices)
+            assert torch.equal(one.images, other.images)
+            assert torch.equal(one.labels, other.labels)
+        ahead.start_ahead(2)
+    ahead.close()
+    plain.close()
+
+
 def test_undecodable_image_within_the_limit_is_counted_and_replaced(make_content, tmp_path):
     train_path = converted_folder(tmp_path)
     content = make_content(

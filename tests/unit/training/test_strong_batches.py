@@ -12,7 +12,8 @@ from data_pipeline.augmentation import erasing
 from data_pipeline.beton import open_beton
 from data_pipeline.compiled import counter_rng
 from service.spec.loading import parse_spec
-from service.training.data import WorkerData, prefetch_to_device
+from service.training.data import WorkerData
+from service.training.device_batches import prefetch_to_device
 from service.training.distributed import World
 from service.training.factory import strong_augmentations
 
