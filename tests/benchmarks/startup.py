@@ -2,15 +2,15 @@
 
     python tests/benchmarks/startup.py [--rounds N] [--json FILE]
 
-A student that is distilled from a teacher on one worker, alone on the cluster. Most of the time goes
-into starting Python and importing torch, Ray and MLflow, so what each kind of process computes until
-then is shown too.
+A student is distilled from a teacher on one worker, alone on the cluster. Most of the time goes
+into starting Python and importing torch, Ray and MLflow, so the CPU time until then is shown too.
 """
 
 import argparse
 import contextlib
 import json
 import os
+import secrets
 import statistics
 import subprocess
 import sys
@@ -91,7 +91,8 @@ def write_files(folder: Path) -> None:
 @contextlib.contextmanager
 def warm_cluster(folder: Path) -> Iterator[tuple[psutil.Process, dict[str, str]]]:
     """A cluster of its own: its raylet, and the environment of those who join it."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+    environment = {**os.environ, **token, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     code = (
         "import ray, sys; context = ray.init('local', num_cpus=2, include_dashboard=False); "
         "print(context.address_info['address'], flush=True); sys.stdin.read()"
@@ -144,7 +145,7 @@ def start_job(
             stdout=log,
             stderr=log,
         )
-        wait_for_step(folder / "runs" / name, job, start_s + LIMIT_S)
+        wait_for_step(folder / "runs" / name, job, start_s + LIMIT_S, Path(log.name))
         wall_s, driver_cpu_s = time.perf_counter() - start_s, cpu_s([job])
         ray_cpu_s = cpu_s([raylet, *raylet.children(recursive=True)]) - before_s
         job.wait(LIMIT_S)
@@ -152,11 +153,11 @@ def start_job(
     return Start(wall_s, driver_cpu_s, ray_cpu_s)
 
 
-def wait_for_step(run_path: Path, job: psutil.Popen, deadline_s: float) -> None:
+def wait_for_step(run_path: Path, job: psutil.Popen, deadline_s: float, log: Path) -> None:
     """Wait for the first step's event in the run's journal."""
     path = run_path / JOURNAL_NAME
     while not (path.exists() and any(event.step == 1 for event in read_events(path))):
-        assert job.poll() is None, "the job ended before its first step"
+        assert job.poll() is None, log.read_text()
         assert time.perf_counter() < deadline_s, "the job has made no step"
         time.sleep(POLL_S)
 
