@@ -15,6 +15,7 @@ from service.compare.networks import check_mlflow_weights
 from service.compare.resuming import check_same_comparison
 from service.compare.spec import CompareSpec
 from service.compare.warnings import comparison_warnings
+from service.run.imports import quick_imports
 from service.run.scripts import ScriptParser, run_script, run_spec
 from service.spec.errors import EXIT_DONE
 from service.spec.secrets import path_argument
@@ -46,7 +47,8 @@ def _run(options: argparse.Namespace) -> int:
     loaded = load_comparison(options.spec)
     if not (options.validate or options.plan):
         # Imported late: --validate does not need torch and Ray, which take seconds to import.
-        from service.compare.job import run_comparison
+        with quick_imports():
+            from service.compare.job import run_comparison
 
         return run_comparison(loaded)
     check_same_comparison(loaded)

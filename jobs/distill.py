@@ -16,6 +16,7 @@ if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 from service.run.claim import check_resumable
+from service.run.imports import quick_imports
 from service.run.logs import set_up_logging
 from service.run.scripts import ScriptParser, run_script
 from service.spec.errors import EXIT_BAD_INPUT, EXIT_DONE, BadInputError
@@ -94,7 +95,8 @@ def _run(options: argparse.Namespace) -> int:
         from service.profile_job import profile_job
 
         return profile_job(job)
-    from service.job import run_job
+    with quick_imports():
+        from service.job import run_job
 
     return run_job(job)
 

@@ -22,6 +22,7 @@ from service.evaluate.request import (
     check_request,
     requested_uri,
 )
+from service.run.imports import quick_imports
 from service.run.logs import set_up_logging
 from service.run.scripts import ScriptParser, run_script, run_stoppable
 from service.spec.errors import BadInputError, Problem
@@ -41,7 +42,8 @@ def _evaluate(options: argparse.Namespace) -> None:
     request = _request(options)
     check_request(request)
     # Imported late: torch takes seconds to import.
-    from service.evaluate.job import run_evaluation
+    with quick_imports():
+        from service.evaluate.job import run_evaluation
 
     run_evaluation(request)
 

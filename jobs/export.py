@@ -38,6 +38,7 @@ from service.export.options import (
     default_out,
     new_file,
 )
+from service.run.imports import quick_imports
 from service.run.logs import set_up_logging
 from service.run.scripts import ScriptParser, run_script, run_stoppable
 from service.spec.secrets import path_argument
@@ -60,8 +61,9 @@ def _export(own: ExportOptions, options: argparse.Namespace) -> None:
     check_options(own)
     uri = requested_uri(options.tracking_uri)
     # Imported late: torch takes seconds to import.
-    from service.evaluate.source import find_model
-    from service.export.job import export_model
+    with quick_imports():
+        from service.evaluate.source import find_model
+        from service.export.job import export_model
 
     with tempfile.TemporaryDirectory() as folder:
         described = model_options(options, ARGUMENT)

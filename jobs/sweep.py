@@ -10,6 +10,7 @@ if __name__ == "__main__":
     # Until a folder is claimed, Ctrl-C ends the process without a traceback, as SIGTERM does.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
+from service.run.imports import quick_imports
 from service.run.scripts import ScriptParser, run_script, run_spec
 from service.spec.errors import EXIT_DONE
 from service.spec.image_warnings import small_image_warnings
@@ -50,7 +51,8 @@ def _run(options: argparse.Namespace) -> int:
         lines = [*warnings, *check_weights_fit(job.spec), *check_tracking(job)]
         print(format_plan(sweep), *lines, sep="\n")
         return EXIT_DONE
-    from service.sweep.job import run_sweep
+    with quick_imports():
+        from service.sweep.job import run_sweep
 
     return run_sweep(loaded, options.confirm)
 

@@ -16,6 +16,7 @@ from ray.train.backend import Backend, BackendConfig
 
 from service.cluster.network import choose_interface
 from service.cluster.worker_process import install_sigterm_handler
+from service.run.imports import quick_imports
 
 
 @dataclass
@@ -68,7 +69,8 @@ def join_process_group(address: str, port: int, backend: str, timeout_s: int) ->
     collective operation has failed.
     """
     # Imported here: the process that watches the workers refers to this function.
-    import torch.distributed as dist
+    with quick_imports():
+        import torch.distributed as dist
 
     context = ray.train.get_context()
     os.environ |= {

@@ -15,6 +15,7 @@ import ray.train
 from service.cluster.crashes import record_crash
 from service.cluster.ray_internals import draining_nodes
 from service.cluster.waiting import record_placement
+from service.run.imports import quick_imports
 from service.run.polling import PollingThread
 from service.spec.job import JobSpec
 
@@ -40,7 +41,8 @@ def train_on_worker(config: dict[str, Any]) -> None:
 
 def _device(*, use_gpu: bool) -> "torch.device":
     """The worker's device, which becomes CUDA's current one."""
-    import torch
+    with quick_imports():
+        import torch
 
     if not use_gpu:
         return torch.device("cpu")
@@ -53,8 +55,9 @@ def _device(*, use_gpu: bool) -> "torch.device":
 
 def train_as(spec: JobSpec, rank: int, num_workers: int, device: "torch.device") -> None:
     """Train as one of a run's workers, in this process; see ``training.trainer.train``."""
-    from service.training.distributed import World, prepare_process
-    from service.training.trainer import train
+    with quick_imports():
+        from service.training.distributed import World, prepare_process
+        from service.training.trainer import train
 
     prepare_process(
         device,
