@@ -171,9 +171,9 @@ class ImageLoader:
     ) -> Iterator[Batch]:
         """One batch for each array [B] of indices, in order; closing the iterator early is safe.
 
-        The first NUM_BATCHES_AHEAD batches are being decoded when this returns. Indices may be draws
-        of samples (see ``order.repeated``). With ``strong``, batches have a second view of their
-        samples, cropped anew and augmented so.
+        The first NUM_BATCHES_AHEAD batches are being decoded when this returns. Indices may be
+        draws of samples (see ``order.repeated``). With ``strong``, batches have a second view of
+        their samples, cropped anew and augmented so.
 
         Raises:
             UndecodableSampleError: more samples do not decode than are allowed; raised at the batch

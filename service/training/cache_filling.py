@@ -9,7 +9,8 @@ from service.distillation.pixels import PixelBatch
 from service.run.execution import Execution
 from service.spec.job import JobSpec
 from service.training.cached_logits import CachedTeacherLogits, build_teacher_logits
-from service.training.data import WorkerData, prefetch_to_device
+from service.training.data import WorkerData
+from service.training.device_batches import prefetch_to_device
 from service.training.distributed import World
 from service.training.factory import build_task
 from service.training.mixing import mixed_views
