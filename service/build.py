@@ -14,7 +14,6 @@ import torch
 from torch import nn
 
 from data_pipeline.files import sha256_of, sync_to_disk
-from service.models.activation_checkpointing import check_blocks
 from service.models.build import build_with_weights, check_image_sizes
 from service.models.last_layer import check_classifier
 from service.models.weights import file_metadata, save_weights
@@ -28,6 +27,7 @@ from service.spec.teacher_sections import TeacherNetwork
 from service.spec.weights_metadata import read_card
 from service.tracking.weights_source import download_weights
 from service.training.checkpoint import cpu_state_dict
+from service.training.student_checks import check_student
 
 WEIGHTS_NAME = ".weights"
 """Folder of the storage path with fetched weights; a file's name is its digest."""
@@ -77,8 +77,8 @@ def _build_and_check(spec: JobSpec, path: str, network: Student | TeacherNetwork
         stored_path = _store(model, spec.checkpoints.storage_path / WEIGHTS_NAME, metadata)
         weights = Weights(source=str(stored_path))
     check_image_sizes(path, name, model, num_classes, spec.image_sizes_of(path))
-    if path == STUDENT and spec.training.checkpoint_activations:
-        check_blocks(name, model)
+    if path == STUDENT:
+        check_student(spec, model)
     if path == TEACHER and spec.effective_losses().needs_classifier:
         size = spec.input_size(path, spec.augmentation.size)
         check_classifier(name, model, num_classes, size)

@@ -8,7 +8,6 @@ import torch
 from torch import nn
 
 from data_pipeline.order import num_steps_per_epoch
-from service.models.activation_checkpointing import check_blocks
 from service.models.activation_memory import saved_bytes
 from service.models.build import (
     build_on_meta_device,
@@ -27,6 +26,7 @@ from service.spec.sections import is_file_source
 from service.spec.weights_metadata import stated_variant
 from service.teacher_cache.estimate import cache_lines
 from service.training.schedules import learning_rate
+from service.training.student_checks import check_student
 
 FLOAT_BYTES = 4
 HALF_PRECISIONS = ("bfloat16", "float16")
@@ -107,8 +107,8 @@ def build_models_on_meta(spec: JobSpec) -> dict[str, nn.Module]:
             name, num_classes, stated_variant(name, network.weights), spec.options_of(path)
         )
         check_image_sizes(path, name, models[path], num_classes, spec.image_sizes_of(path))
-        if path == STUDENT and spec.training.checkpoint_activations:
-            check_blocks(name, models[path])
+        if path == STUDENT:
+            check_student(spec, models[path])
         if path == TEACHER and spec.effective_losses().needs_classifier:
             size = spec.input_size(path, spec.augmentation.size)
             check_classifier(name, models[path], num_classes, size)

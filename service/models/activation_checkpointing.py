@@ -14,8 +14,6 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from service.spec.errors import BadInputError, Problem
-
 Contexts = tuple[AbstractContextManager[None], AbstractContextManager[None]]
 STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 STAGE_NAMES = ("blocks", "layers")
@@ -41,18 +39,6 @@ def _is_stack(module: nn.Module | None) -> bool:
     if not isinstance(module, nn.Sequential | nn.ModuleList):
         return False
     return any(any(True for _ in child.children()) for child in module)
-
-
-def check_blocks(name: str, network: nn.Module) -> None:
-    """Check that the student, of model ``name``, has blocks.
-
-    Raises:
-        BadInputError: it has none whose activations could be computed again.
-    """
-    if next(blocks_of(network), None) is None:
-        wrong = f"is on, but {name} has no sequence of blocks"
-        remedy = "remove it, or make training.micro_batch_size smaller"
-        raise BadInputError("spec", [Problem("training.checkpoint_activations", wrong, remedy)])
 
 
 def checkpoint_blocks(network: nn.Module) -> None:

@@ -50,13 +50,17 @@ def _decay_settings(section: AnyOptimizer, decays: bool) -> dict[str, Any]:
 
 def layer_scales(network: nn.Module, decay: float) -> dict[str, float]:
     """Share of the learning rate of each parameter, by its name; the classifier's is 1."""
-    layers = _layers(network)
+    layers = layers_of(network)
+    assert layers, "students whose blocks are not known are refused"
     last = max(layers.values())
     return {name: decay ** (last - layer) for name, layer in layers.items()}
 
 
-def _layers(network: nn.Module) -> Mapping[str, int]:
-    """The layer of each parameter by its name, counted from the stem, 0, to the classifier."""
+def layers_of(network: nn.Module) -> Mapping[str, int]:
+    """The layer of each parameter by its name, counted from the stem, 0, to the classifier.
+
+    Of a ViT of torchvision, or a network of timm that says it; empty for others.
+    """
     if hasattr(network, "group_matcher"):
         # Imported here: timm is optional, and its networks alone have this.
         from timm.models import group_parameters
@@ -66,7 +70,8 @@ def _layers(network: nn.Module) -> Mapping[str, int]:
         return layers
     names = [name for name, _ in network.named_parameters()]
     blocks = {name: int(found[1]) + 1 for name in names if (found := VIT_BLOCK.match(name))}
-    assert blocks, "a rule refuses networks whose blocks are not known"
+    if not blocks:
+        return {}
     num_blocks = max(blocks.values())
     outside = {name: 0 if name.startswith(VIT_STEM) else num_blocks for name in names}
     outside |= {name: num_blocks + 1 for name in names if name.startswith(VIT_HEAD)}

@@ -109,6 +109,16 @@ def test_checkpointing_of_a_network_without_blocks_is_refused(make_content):
         memory_of(make_content, training={"checkpoint_activations": True})
 
 
+def test_layer_decay_of_a_network_without_known_blocks_is_refused(make_content):
+    sections = {
+        "student": {"model": "timm:poolformer_s12"},
+        "optimizer": {"layer_decay": 0.7},
+        "augmentation": {"crop": "random_resized", "size": 32},
+    }
+    with pytest.raises(BadInputError, match=r"optimizer.layer_decay: .*poolformer_s12"):
+        memory_of(make_content, **sections)
+
+
 def test_two_views_keep_twice_as_much_for_the_gradient(make_content, parameter_bytes):
     losses = {"ce": {"views": "both"}}
     fixed = WORKER_BASE_BYTES + 3 * parameter_bytes

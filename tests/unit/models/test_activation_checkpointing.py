@@ -8,11 +8,10 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
-from service.models.activation_checkpointing import blocks_of, check_blocks, checkpoint_blocks
+from service.models.activation_checkpointing import blocks_of, checkpoint_blocks
 from service.models.activation_memory import saved_bytes
 from service.models.build import build_model, build_on_meta_device
 from service.run.execution import Execution
-from service.spec.errors import BadInputError
 from service.spec.loading import parse_spec
 from service.training.batchnorm import RunningStatistics
 from service.training.factory import build_task
@@ -151,11 +150,6 @@ def test_bfloat16_is_repeated_in_bfloat16():
 def test_blocks_are_those_of_the_papers(name, kind, count):
     network = build_on_meta_device(name, NUM_CLASSES)
     assert [type(block).__name__ for block in blocks_of(network)] == [kind] * count
-
-
-def test_network_without_blocks_is_named():
-    with pytest.raises(BadInputError, match=r"checkpoint_activations: .*vgg11 has no sequence"):
-        check_blocks("vgg11", build_on_meta_device("vgg11", NUM_CLASSES))
 
 
 def test_training_is_checkpointed_where_the_spec_says_so(make_content):
