@@ -150,8 +150,9 @@ def _first_stored(path: Path, kind: type[Stored], decided: Stored) -> tuple[Stor
     own = partial_name(path)
     write_atomically(own, _text(decided))
     try:
-        # A link is made by one process only, and its file is complete.
-        with contextlib.suppress(FileExistsError):
+        # A link is made by one process only, and its file is complete. Storage without links has
+        # the last decision of those that are made at the same time.
+        with contextlib.suppress(OSError):
             os.link(own, path, follow_symlinks=False)
             return decided, False
         earlier = read_if_usable(path, kind)

@@ -1,5 +1,7 @@
 """What was decided is stored once, whoever is first, and is read again or refused."""
 
+import errno
+import os
 import threading
 
 import pytest
@@ -40,6 +42,16 @@ def test_all_who_decide_at_the_same_time_use_what_was_stored_first(tmp_path):
     assert len({form for form, _ in found}) == 1
     assert [is_earlier for _, is_earlier in found].count(False) == 1
     assert len(list((tmp_path / FOLDER_NAME).iterdir())) == 1
+
+
+def test_storage_without_links_has_the_decision_too(tmp_path, monkeypatch):
+    def refuse(*_, **__):
+        raise PermissionError(errno.EPERM, "no links here")
+
+    monkeypatch.setattr(os, "link", refuse)
+    decide, known = (lambda: StudentForm("bfloat16")), (lambda: pytest.fail("is known"))
+    assert shared_decision(tmp_path, IDENTITY, StudentForm, decide) == (decide(), False)
+    assert shared_decision(tmp_path, IDENTITY, StudentForm, known) == (decide(), True)
 
 
 def test_decision_is_another_one_where_what_it_depends_on_differs(tmp_path):

@@ -55,6 +55,7 @@ SECTIONS = {
         "training": {"micro_batch_size": 16, "label_smoothing": 0.1},
     },
     "in bfloat16": {"training": {"precision": "bfloat16"}},
+    "in float16": {"training": {"precision": "float16"}},
 }
 
 
