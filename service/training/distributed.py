@@ -127,7 +127,7 @@ def prepare_process(
     # Operations without a deterministic algorithm warn, and are used.
     torch.use_deterministic_algorithms(deterministic, warn_only=True)
     # All memory is written before it is read; filling it first would take time.
-    torch.utils.deterministic.fill_uninitialized_memory = False
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     if deterministic:
         # What cuBLAS needs for it, and reads when it is used first.
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
