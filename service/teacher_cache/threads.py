@@ -34,9 +34,10 @@ class RowReader:
     def read(self, file: EpochFile, first_place: int, count: int) -> Tensor | None:
         """Rows [count, row_bytes], uint8, from a place on; None if one of them is not valid."""
         wanted = (file, first_place, count)
-        if self._ahead is not None and self._ahead[0] == wanted:
-            return self._ahead[1].result()
-        return self._read(*wanted)
+        if self._ahead is None or self._ahead[0] != wanted:
+            self.read_ahead(*wanted)
+        assert self._ahead is not None
+        return self._ahead[1].result()
 
     def read_ahead(self, file: EpochFile, first_place: int, count: int) -> None:
         """Start to read what will be asked for next."""

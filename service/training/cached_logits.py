@@ -3,9 +3,9 @@
 import json
 from collections import deque
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -33,13 +33,6 @@ DECISION_NAME = "teacher_cache.json"
 
 class CacheFillingError(RuntimeError):
     """Logits cannot be stored; the message says why."""
-
-
-class _Check(NamedTuple):
-    """A comparison whose result arrives in the host's memory."""
-
-    difference: Tensor
-    arrival: torch.cuda.Event | None
 
 
 class CachedTeacherLogits(TeacherLogits):
@@ -85,7 +78,9 @@ class CachedTeacherLogits(TeacherLogits):
         )
         is_gpu = world.device.type == "cuda"
         self._store = LogitStore(spec, key_of, self._num_places, pin_memory=is_gpu, report=note)
-        self._checks: deque[_Check] = deque()
+        # What is compared is read on a thread: the step waits for no result.
+        self._checker = ThreadPoolExecutor(1, thread_name_prefix="teacher-cache-check")
+        self._checks: deque[Future[float]] = deque()
         self._num_read = self._num_images = 0
 
     def _start(self) -> tuple[bool | None, dict[str, str]]:
@@ -105,7 +100,7 @@ class CachedTeacherLogits(TeacherLogits):
         if self._is_used is False:
             return super().of(views, batch, place)
         self._store.open_epoch(place.epoch)
-        self._settle_checks(wait=False)
+        self._settle_checks()
         rows = self._stored_rows(place)
         logits: list[Tensor] = []
         if rows is None or self._is_used is None or self._is_spot_check(place):
@@ -161,14 +156,8 @@ class CachedTeacherLogits(TeacherLogits):
     def _store_rows(self, rows: Tensor, place: StepPlace) -> None:
         if place.num_local == 0:
             return
-        if rows.is_cuda:
-            host = torch.empty(rows.shape, dtype=rows.dtype, pin_memory=True)
-            host.copy_(rows, non_blocking=True)
-            arrival = torch.cuda.current_stream(rows.device).record_event()
-            self._store.write(place.first_place, host, arrival)
-        else:
-            # The checksums are filled in on a thread, while the step reads the rows.
-            self._store.write(place.first_place, rows.clone())
+        # The checksums are filled in on a thread, while the step reads the rows.
+        self._store.write(place.first_place, *_on_host(rows))
 
     def _decide(self, logits: Sequence[Tensor]) -> bool:
         """Whether the run learns from the stored form, from its error on this batch."""
@@ -198,33 +187,23 @@ class CachedTeacherLogits(TeacherLogits):
         """Compare what was read with logits that were computed; the run goes on with the former."""
         pairs = zip(self._views(rows), logits, strict=True)
         found = torch.stack([self._format.mismatch(*pair).amax() for pair in pairs]).amax()
-        arrival = None
-        if found.is_cuda:
-            host = torch.empty((), dtype=found.dtype, pin_memory=True)
-            host.copy_(found, non_blocking=True)
-            found, arrival = host, torch.cuda.current_stream(rows.device).record_event()
-        self._checks.append(_Check(found, arrival))
+        host, arrival = _on_host(found)
+        self._checks.append(self._checker.submit(_arrived, host, arrival))
 
-    def _settle_checks(self, *, wait: bool) -> None:
+    def _settle_checks(self) -> None:
         """Discard what is stored if a comparison has found other logits than were computed."""
-        while self._checks and (self._checks[0].arrival is None or self._has_arrived(wait)):
-            difference = float(self._checks.popleft().difference)
+        while self._checks and self._checks[0].done():
+            difference = self._checks.popleft().result()
             if not difference <= self._tolerance:
                 self._store.discard(
                     f"stored logits differ by {difference:.3g} of the largest one from those that "
                     "the teacher computes, and are removed"
                 )
 
-    def _has_arrived(self, wait: bool) -> bool:
-        arrival = self._checks[0].arrival
-        assert arrival is not None
-        if wait:
-            arrival.synchronize()
-        return bool(arrival.query())  # type: ignore[no-untyped-call]
-
     def close(self) -> None:
         """Write everything, and say how much was read."""
-        self._settle_checks(wait=True)
+        self._checker.shutdown(wait=True)
+        self._settle_checks()
         self._store.close()
         if self._world.rank == 0 and self._num_images:
             share = self._num_read / self._num_images
@@ -243,6 +222,21 @@ def build_teacher_logits(
     if spec.teacher_cache is None:
         return TeacherLogits(task)
     return CachedTeacherLogits(spec, world, task, data, execution, note)
+
+
+def _on_host(values: Tensor) -> tuple[Tensor, torch.cuda.Event | None]:
+    """A copy in the host's memory, and when it has arrived there; None where it is at once."""
+    if not values.is_cuda:
+        return values.clone(), None
+    host = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
+    host.copy_(values, non_blocking=True)
+    return host, torch.cuda.current_stream(values.device).record_event()
+
+
+def _arrived(value: Tensor, arrival: torch.cuda.Event | None) -> float:
+    if arrival is not None:
+        arrival.synchronize()
+    return float(value)
 
 
 def _of_teacher(execution: Execution, device: torch.device) -> dict[str, str]:

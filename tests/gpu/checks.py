@@ -110,6 +110,7 @@ def no_synchronization(bench: Bench) -> Iterator[Ratio]:
         "DTKD and KD": bench.spec(*networks, training=training),
         "mixup, clipping, micro-batches": bench.spec(*networks, training=clipped, **mixing),
         "on_nonfinite skip": bench.spec(*networks, training=skipping),
+        "cached teacher": bench.spec(*networks, training=training, teacher={"cache": {}}),
     }
     for name, spec in cases.items():
         with ResidentSteps(spec, bench.world) as steps:

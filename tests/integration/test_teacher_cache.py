@@ -10,9 +10,7 @@ from comparison import assert_same_result
 from support.training_runs import (
     CPU,
     InterruptedRunError,
-    final,
     run_alone,
-    run_together,
     stop_at,
 )
 
@@ -118,18 +116,6 @@ def test_second_and_resumed_runs_are_the_first_one_bit_for_bit(
     run_alone(resumed)
     assert_same_result(resumed, first)
     assert not warnings_of(second)
-
-
-def test_two_workers_share_the_files_of_one(make_content, teacher, tmp_path):
-    content = {"teacher": {**teacher, "cache": {}}, "seed": 3}
-    alone = parse_spec(make_content(name="alone", **content))
-    run_alone(alone)
-    together = make_content(name="together", **content)
-    run_together(together, 2, tmp_path)
-    text = [text for text in notes(parse_spec(together)) if "were read" in text]
-    assert text == ["teacher.cache: 100.0% of the logits were read, the rest computed"]
-    weights, expected = final(parse_spec(together))[0], final(alone)[0]
-    assert all(torch.allclose(weights[name], expected[name], atol=1e-4) for name in expected)
 
 
 def damage(path):

@@ -181,3 +181,16 @@ def test_weak_teacher_aborts_the_run_before_training(make_content, teacher):
     assert text.startswith("teacher.min_top1")
     assert "normalization" in text
     assert newest_checkpoint(spec.run_path) is None
+
+
+def test_two_workers_read_what_one_has_stored_of_the_teacher(make_content, teacher, tmp_path):
+    sections = {"teacher": {**teacher, "cache": {}}}
+    alone = parse_spec(make_content(name="alone", **sections))
+    run_alone(alone)
+    content = make_content(name="together", **sections)
+    run_together(content, 2, tmp_path)
+    together = parse_spec(content)
+    texts = [event.text for event in read_events(together.run_path / JOURNAL_NAME)]
+    assert "teacher.cache: 100.0% of the logits were read, the rest computed" in texts
+    weights, expected = final(together)[0], final(alone)[0]
+    assert all(torch.allclose(weights[name], expected[name], atol=1e-4) for name in expected)

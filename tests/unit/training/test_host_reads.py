@@ -66,6 +66,21 @@ def test_a_step_reads_nothing(make_content, teacher, name):
     make_steps(spec)
 
 
+def test_a_step_whose_teacher_is_cached_reads_nothing(make_content, teacher):
+    """But the first of a run, which measures the error of what is stored."""
+    sections = {"teacher": {**teacher, "cache": {"epochs": 1}}, "resources": {"num_workers": 1}}
+    spec = parse_spec(make_content(**sections))
+    spec.run_path.mkdir(parents=True)
+    with Trainer(spec, World(0, 1, CPU, 1), lambda: None) as trainer:
+        trainer.step(next(trainer.remaining_batches()))
+        for _ in range(2):
+            # Filled in the first epoch, and read in the second.
+            for batch in trainer.remaining_batches():
+                with no_host_reads():
+                    trainer.step(batch)
+            trainer.finish_epoch()
+
+
 @pytest.mark.parametrize("is_mixed", [False, True])
 def test_no_loss_reads_anything(make_content, teacher, is_mixed):
     """All losses at once, each at its default settings."""
