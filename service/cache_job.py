@@ -5,13 +5,14 @@ from service.build import build_job
 from service.cluster.address import check_address
 from service.cluster.cache_filling import FillingFailedError, fill_epochs
 from service.cluster.connection import check_cluster, connect
-from service.run.claim import claim_run_folder
+from service.run.claim import claim_run_folder, input_tags
+from service.run.folder import write_tags
 from service.run.report import print_now
 from service.run.stop_signals import JobStoppedError, StopSignals
 from service.spec.errors import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, BadInputError, Problem
 from service.spec.job import JobSpec
 from service.spec.loading import LoadedJob
-from service.spec.teacher_classes import with_resolved_classes
+from service.spec.teacher_classes import classes_tags, with_resolved_classes
 
 FOLDER_SUFFIX = ".teacher_cache"
 MAX_NAME_LENGTH = 80
@@ -30,19 +31,24 @@ def run_cache_job(job: LoadedJob) -> int:
             'add it, for example "cache": {}',
         )
         raise BadInputError("spec", [problem])
-    spec = filling_spec(job.spec)
+    name = f"{job.spec.name[:MAX_NAME_LENGTH]}{FOLDER_SUFFIX}"
+    spec = job.spec.model_copy(update={"name": name})
     signals = StopSignals()
     check_address()
     with signals.installed(), claim_run_folder(spec):
         try:
             with signals.interruptible():
-                built = with_resolved_classes(build_job(spec).spec, job.classes)
+                built = build_job(spec)
+            trained_spec = with_resolved_classes(built.spec, job.classes)
+            # What auto means is found by the same digests in the runs that read the cache.
+            digests = {**built.digests, **classes_tags(trained_spec)}
+            write_tags(spec.run_path, {**input_tags(job), **digests})
             signals.check()
             connect()
             signals.install()
-            check_cluster(spec.resources)
+            check_cluster(spec.resources.model_copy(update={"num_workers": 1}))
             with signals.interruptible():
-                return _fill(built)
+                return _fill(trained_spec)
         except JobStoppedError:
             print_now("stopped; the same command computes what is missing")
             return EXIT_STOPPED
@@ -63,25 +69,6 @@ def _fill(spec: JobSpec) -> int:
         return EXIT_FAILED
     print_now(f"{len(epochs)} epochs are in {spec.teacher_cache_path}")
     return EXIT_DONE
-
-
-def filling_spec(spec: JobSpec) -> JobSpec:
-    """The spec of one worker that fills the cache for the runs of ``spec``, in a folder of its own.
-
-    Its batches are those of one of their workers, so that they have the same shapes.
-    """
-    num_micro_batches = -(-spec.num_micro_batches // spec.resources.max_workers)
-    batch = {
-        "global_batch_size": num_micro_batches * spec.micro_batch_size,
-        "micro_batch_size": spec.micro_batch_size,
-    }
-    return spec.model_copy(
-        update={
-            "name": f"{spec.name[:MAX_NAME_LENGTH]}{FOLDER_SUFFIX}",
-            "training": spec.training.model_copy(update=batch),
-            "resources": spec.resources.model_copy(update={"num_workers": 1}),
-        }
-    )
 
 
 def epochs_to_fill(spec: JobSpec) -> list[int]:

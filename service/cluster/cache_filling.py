@@ -13,12 +13,12 @@ class FillingFailedError(RuntimeError):
 
 
 def fill_epochs(spec: JobSpec, epochs: list[int], done: Callable[[int, int], None]) -> None:
-    """Store the teacher's logits of epochs, each with one worker of ``spec``.
+    """Store the teacher's logits of epochs, each with the resources of one worker.
 
     A task whose node dies is started again on another one, as often as the resources allow.
 
     Args:
-        spec: of one worker; see ``training.cache_filling.fill_epoch``.
+        spec: of the runs; see ``training.cache_filling.fill_epoch``.
         epochs: counted from 0.
         done: called with each epoch, and how many images' logits were computed for it.
 

@@ -6,12 +6,12 @@ import torch
 
 from data_pipeline.loader import Batch
 from service.distillation.pixels import PixelBatch
-from service.run.execution import Execution
 from service.spec.job import JobSpec
 from service.training.cached_logits import CachedTeacherLogits, build_teacher_logits
 from service.training.data import WorkerData
 from service.training.device_batches import prefetch_to_device
 from service.training.distributed import World
+from service.training.execution import decide_execution
 from service.training.factory import build_task
 from service.training.mixing import mixed_views
 from service.training.teacher_logits import StepPlace, place_of
@@ -25,8 +25,9 @@ def fill_epoch(
     What is stored stays if it ends early, and is not computed again.
 
     Args:
-        spec: of one worker, with a teacher.cache, weights that are files, and the teachers' classes
-            resolved.
+        spec: of the runs that will read them, under the name of a folder with the tags that these
+            have: what auto means is decided as for them. It has a teacher.cache, weights that are
+            files, and the teachers' classes resolved.
         epoch: counted from 0.
         device: that the teacher is run on.
         note: takes a message for the log.
@@ -38,21 +39,40 @@ def fill_epoch(
     """
     world = World(0, 1, device, spec.resources.cpus_per_worker)
     torch.set_num_threads(world.num_cpus)
-    data = WorkerData(spec, world, note)
+    filling = filling_spec(spec)
+    data = WorkerData(filling, world, note)
     try:
-        execution = Execution.plain(spec)
-        task = build_task(spec, device, execution)
-        logits = build_teacher_logits(spec, world, task, data, execution, note)
+        execution = decide_execution(spec, world, data, note)
+        batch_size = filling.training.global_batch_size
+        task = build_task(filling, device, execution, batch_size=batch_size, warn=note)
+        logits = build_teacher_logits(filling, world, task, data, execution, note)
         assert isinstance(logits, CachedTeacherLogits)
         num_computed = 0
-        for place, batch in _missing(spec, data, logits, epoch, device):
-            views, _ = mixed_views(spec, batch, epoch)
+        for place, batch in _missing(filling, data, logits, epoch, device):
+            views, _ = mixed_views(filling, batch, epoch)
             logits.fill([PixelBatch(view) for view in views], batch, place)
             num_computed += place.num_local
         logits.close()
         return num_computed
     finally:
         data.close()
+
+
+def filling_spec(spec: JobSpec) -> JobSpec:
+    """The spec of one worker, whose batches are those of one of the workers of ``spec``: of the
+    same shapes.
+    """
+    num_micro_batches = -(-spec.num_micro_batches // spec.resources.max_workers)
+    batch = {
+        "global_batch_size": num_micro_batches * spec.micro_batch_size,
+        "micro_batch_size": spec.micro_batch_size,
+    }
+    return spec.model_copy(
+        update={
+            "training": spec.training.model_copy(update=batch),
+            "resources": spec.resources.model_copy(update={"num_workers": 1}),
+        }
+    )
 
 
 def _missing(

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from data_pipeline.files import retry_io
+from data_pipeline.order import num_steps_per_epoch
 from service.run.claim import has_started
 from service.run.execution import (
     Execution,
@@ -66,7 +67,11 @@ def _on_first_rank(
         earlier = retry_io(lambda: read_execution(spec.run_path))
         if earlier is not None:
             return earlier
-    num_steps = spec.schedule.num_epochs * data.num_steps_per_epoch
+    num_steps = spec.schedule.num_epochs * num_steps_per_epoch(
+        data.num_train_images,
+        spec.training.global_batch_size,
+        drop_last=spec.training.drop_last,
+    )
     identity = _student_identity(spec, world, num_steps)
     storage_path = spec.checkpoints.storage_path
     student, is_earlier = shared_decision(
@@ -129,7 +134,9 @@ def _teacher_identity(spec: JobSpec, student: StudentForm) -> dict[str, Any]:
     tags = read_tags(spec.run_path)
     is_input = "dataset_val_fingerprint"
     return {
-        "teacher": spec.teacher.model_dump(mode="json", exclude={"min_top1", "min_top1_images"}),
+        "teacher": spec.teacher.model_dump(
+            mode="json", exclude={"min_top1", "min_top1_images", "cache"}
+        ),
         "digests": {
             name: digest
             for name, digest in tags.items()

@@ -8,8 +8,10 @@ from support.training_runs import CPU, run_alone
 
 from jobs import cache_teacher
 from service import cache_job
+from service.run.claim import input_tags
+from service.run.folder import write_tags
 from service.run.journal import JOURNAL_NAME, read_events
-from service.spec.loading import parse_spec
+from service.spec.loading import parse_job, parse_spec
 from service.training.cache_filling import fill_epoch
 
 
@@ -46,6 +48,15 @@ def write(path, content):
     return str(path)
 
 
+def run_as_submitted(content):
+    """Train a spec alone, with the tags that a submission gives to its run; returns the spec."""
+    job = parse_job(content)
+    job.spec.run_path.mkdir()
+    write_tags(job.spec.run_path, input_tags(job))
+    run_alone(job.spec)
+    return job.spec
+
+
 def read_share(spec):
     texts = [event.text for event in read_events(spec.run_path / JOURNAL_NAME)]
     return next(text for text in texts if "were read" in text)
@@ -61,12 +72,12 @@ def test_a_run_after_the_job_reads_everything_and_is_the_run_without_it(
     assert cache_teacher.main([path]) == 0
     assert filled_here[2:] == [0, 0]
     spec = parse_spec(content)
-    assert {path.name for path in spec.checkpoints.storage_path.iterdir()} == {".teacher_cache"}
-    run_alone(spec)
+    folders = {path.name for path in spec.checkpoints.storage_path.iterdir()}
+    assert folders == {".teacher_cache", ".execution"}
+    run_as_submitted(content)
     assert "100.0% of the logits were read" in read_share(spec)
     other_cache = {**content["teacher"], "cache": {"epochs": 2, "path": str(tmp_path / "other")}}
-    alone = parse_spec({**content, "name": "alone", "teacher": other_cache})
-    run_alone(alone)
+    alone = run_as_submitted({**content, "name": "alone", "teacher": other_cache})
     assert "were read" in read_share(alone)
     assert_same_result(spec, alone)
 
