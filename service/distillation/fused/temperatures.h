@@ -12,7 +12,7 @@ enum rule { FIXED = 1, LARGEST = 2, LARGEST_ABSOLUTE = 3, LOGSUMEXP = 4 };
 
 enum { NUM_ROOT_STEPS = 4 };
 
-/* One row of logits. `below`: the logits minus their maximum, padded with zeros to whole vectors. */
+/* One row of logits. `below`: these minus their maximum, padded with zeros to whole vectors. */
 struct side {
     const float *row;
     float *below;

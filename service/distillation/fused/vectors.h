@@ -42,8 +42,8 @@ INLINE vec lanes_before(int64_t end, int64_t first) {
 }
 
 /* exp(x) = scale (1 + r + rest) with |r| <= ln(2) / 2, for x <= 88: scale is a power of 2, and
- * rest = exp(r) - 1 - r is relatively accurate. Below -87, as for exp(-87), which is less than float32's
- * resolution of anything that it is added to. */
+ * rest = exp(r) - 1 - r is relatively accurate. Below -87, as for exp(-87), which is less than
+ * float32's resolution of anything that it is added to. */
 struct exponential {
     vec r, rest, scale;
 };
