@@ -15,7 +15,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
-from data_pipeline.files import open_regular, write_atomically
+from data_pipeline.files import open_regular, remove_tree, write_atomically
 from data_pipeline.json_files import UnusableFileError, read_json
 from service.teacher_cache.epoch_file import EpochFile
 from service.teacher_cache.key import KEY_LENGTH, Key, digest_of
@@ -92,10 +92,10 @@ class CacheEntry:
 
 def _prepare(folder: Path, key: Key) -> None:
     """Make the folder that of this key, whatever is in it."""
-    if _stored_key(folder) != key:
-        # Without the right key, nobody knows what the files are.
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(exist_ok=True)
+    # Without the right key, nobody knows what the files are; a link may lead anywhere.
+    if folder.is_symlink() or _stored_key(folder) != key:
+        remove_tree(folder)
+        folder.mkdir()
         write_atomically(folder / KEY_NAME, json.dumps(key, indent=1) + "\n")
     with suppress(OSError):
         os.utime(folder)

@@ -150,6 +150,23 @@ def test_files_beside_a_key_that_is_damaged_or_absent_are_not_used(tmp_path):
         entry.close()
 
 
+def test_links_that_others_have_planted_are_not_followed(tmp_path):
+    key, outside = {"number": 1}, tmp_path / "outside"
+    outside.mkdir()
+    (outside / "key.json").write_text(json.dumps(key))
+    cache_path = tmp_path / "cache"
+    cache_path.mkdir()
+    (cache_path / digest_of(key)).symlink_to(outside)
+    entry = CacheEntry(cache_path, key, None)
+    fill(entry, 0)
+    assert [path.name for path in outside.iterdir()] == ["key.json"]
+    (cache_path / digest_of(key) / "epoch-0001.logits").symlink_to(outside / "key.json")
+    with pytest.raises(OSError, match="symbolic link"):
+        entry.epoch_file(1, NUM_PLACES, ROW_BYTES)
+    assert json.loads((outside / "key.json").read_text()) == key
+    entry.close()
+
+
 def test_one_step_in_a_thousand_and_at_least_one_of_an_epoch_is_checked():
     for num_steps in (1, 4, 98):
         for epoch in range(20):
