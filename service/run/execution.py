@@ -137,6 +137,9 @@ def shared_decision(
     content = json.dumps({"kind": kind.__name__, **identity}, sort_keys=True)
     digest = hashlib.sha256(content.encode()).hexdigest()
     path = storage_path / FOLDER_NAME / f"{digest}.json"
+    if path.parent.is_symlink():
+        # Somebody has put it there: what is behind it is neither read nor written.
+        return decide(), False
     earlier = read_if_usable(path, kind)
     if earlier is not None:
         return earlier, True

@@ -54,6 +54,15 @@ def test_storage_without_links_has_the_decision_too(tmp_path, monkeypatch):
     assert shared_decision(tmp_path, IDENTITY, StudentForm, known) == (decide(), True)
 
 
+def test_folder_that_is_a_link_is_not_used(tmp_path):
+    (tmp_path / "other").mkdir()
+    (tmp_path / FOLDER_NAME).symlink_to(tmp_path / "other")
+    for _ in range(2):
+        decided = shared_decision(tmp_path, IDENTITY, StudentForm, lambda: StudentForm("float32"))
+        assert decided == (StudentForm("float32"), False)
+    assert not list((tmp_path / "other").iterdir())
+
+
 def test_decision_is_another_one_where_what_it_depends_on_differs(tmp_path):
     first = shared_decision(tmp_path, IDENTITY, StudentForm, lambda: StudentForm("bfloat16"))
     other = IDENTITY | {"size": 64}
