@@ -92,7 +92,8 @@ class Resources(Section):
     """Training processes, each with its share of every global batch. A pair [min, max]: as many as
     fit on the cluster at the time; the result is the same."""
     cpus_per_worker: Count = 4
-    """CPU cores reserved for each worker, shared by its decoding threads and torch's."""
+    """CPU cores reserved for each worker. On CPUs its decoding threads use what torch's leave; with
+    a GPU, two cores launch its work and the others decode."""
     gpu: bool = False
     """Whether each worker has a GPU, with NCCL between workers; otherwise CPUs and gloo."""
     max_failures: Annotated[int, Field(ge=0)] = 3

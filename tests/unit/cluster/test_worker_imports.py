@@ -1,0 +1,15 @@
+"""The process that watches the workers, which starts before they do, imports no torch."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[3]
+
+
+def test_what_ray_train_is_given_refers_to_no_torch():
+    code = (
+        "import sys, service.cluster.process_group, service.cluster.worker_process; "
+        "import ray.train.v2.api.data_parallel_trainer; sys.exit('torch' in sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
