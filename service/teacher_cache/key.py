@@ -36,7 +36,8 @@ def cache_key(
     """All that the teacher's logits of training images of ``size`` pixels depend on, as JSON data.
 
     The number of the epoch and the place in its order come in addition: they are the name of a file
-    and of a row. The size of a batch and the number of workers change logits by rounding only.
+    and of a row. The size of a batch and the number of workers change logits by rounding only, but
+    where samples repeat within a global batch, its size decides which samples these are.
 
     Args:
         spec: the spec of a run, with a teacher.cache and the classes of its teachers resolved.
@@ -48,6 +49,7 @@ def cache_key(
     assert spec.teacher is not None
     assert spec.teacher.cache is not None
     dataset, num_views = spec.dataset, spec.num_teacher_views
+    repeats_in = spec.training.global_batch_size if spec.augmentation.repeats > 1 else None
     # The weak view is the same whether there is a strong one.
     unused = {"size", "size_stages"} | ({"strong"} if num_views == 1 else set())
     return {
@@ -60,6 +62,7 @@ def cache_key(
         "normalization": dataset.normalization.model_dump(mode="json"),
         "seed": spec.seed,
         "augmentation": spec.augmentation.model_dump(mode="json", exclude=unused),
+        "repeats_in": repeats_in,
         "size": size,
         "num_views": num_views,
         "teacher": _teacher(spec.teacher),

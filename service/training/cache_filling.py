@@ -60,9 +60,11 @@ def fill_epoch(
 
 def filling_spec(spec: JobSpec) -> JobSpec:
     """The spec of one worker, whose batches are those of one of the workers of ``spec``: of the
-    same shapes.
+    same shapes. Where samples repeat within a global batch, they are whole ones.
     """
-    num_micro_batches = -(-spec.num_micro_batches // spec.resources.max_workers)
+    num_micro_batches = spec.num_micro_batches
+    if spec.augmentation.repeats == 1:
+        num_micro_batches = -(-num_micro_batches // spec.resources.max_workers)
     batch = {
         "global_batch_size": num_micro_batches * spec.micro_batch_size,
         "micro_batch_size": spec.micro_batch_size,

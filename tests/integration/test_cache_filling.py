@@ -82,6 +82,20 @@ def test_a_run_after_the_job_reads_everything_and_is_the_run_without_it(
     assert_same_result(spec, alone)
 
 
+def test_samples_that_repeat_within_a_global_batch_are_filled_as_runs_read_them(
+    content, filled_here, tmp_path
+):
+    repeated = {"repeats": 2}
+    content = {**content, "augmentation": {**content["augmentation"], **repeated}}
+    content["training"] = {**content["training"], "drop_last": True}
+    assert cache_teacher.main([write(tmp_path / "spec.json", content)]) == 0
+    spec = run_as_submitted(content)
+    assert "100.0% of the logits were read" in read_share(spec)
+    # Its spot checks have found the logits of these images.
+    texts = [event.text for event in read_events(spec.run_path / JOURNAL_NAME)]
+    assert not [text for text in texts if "warning" in text]
+
+
 def test_a_job_that_was_ended_computes_what_is_missing(content, filled_here, tmp_path):
     path = write(tmp_path / "spec.json", content)
     assert cache_teacher.main([path]) == 0

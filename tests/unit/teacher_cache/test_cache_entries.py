@@ -78,6 +78,12 @@ def test_other_settings_share_what_is_stored(make_key, change):
     assert digest_of(make_key(**change)) == digest_of(make_key())
 
 
+def test_the_global_batch_is_part_of_the_key_where_samples_repeat_within_it(make_key):
+    repeated = {"augmentation": {"repeats": 2}}
+    keys = [make_key(**repeated, training={"global_batch_size": size}) for size in (32, 64)]
+    assert len(set(map(digest_of, [*keys, make_key()]))) == 3
+
+
 def test_other_weights_of_a_teacher_have_another_key(make_key, teacher):
     before = digest_of(make_key())
     path = Path(teacher["weights"]["source"])
