@@ -11,7 +11,7 @@ import mlflow
 
 from data_pipeline.uris import redacted
 from service.cluster.launch import run_training
-from service.cluster.profile_process import profile_on_worker
+from service.cluster.worker_process import profile_on_worker
 from service.job import UnfinishedRun, launched, prepare_job
 from service.run.claim import claim_run_folder
 from service.run.folder import write_spec, write_tags

@@ -22,6 +22,8 @@ from service.spec.job import JobSpec
 if TYPE_CHECKING:
     import torch
 
+    from service.training.distributed import World
+
 DRAIN_POLL_S = 1.0
 _received_signals: list[int] = []
 
@@ -32,11 +34,27 @@ def train_on_worker(config: dict[str, Any]) -> None:
     Nothing is reported to Ray: metrics and checkpoints are the run's own, and Ray would block the
     workers at each report until its controller polls.
     """
+    spec, rank, num_workers, device = _place(config)
+    train_as(spec, rank, num_workers, device)
+
+
+def profile_on_worker(config: dict[str, Any]) -> None:
+    """What Ray Train calls instead where the job is profiled."""
+    spec, rank, num_workers, device = _place(config)
+    world = _prepared(spec, rank, num_workers, device)
+    from service.training.profiling.profiler import profile_training
+
+    with record_crash(spec.run_path, rank):
+        profile_training(spec, world)
+
+
+def _place(config: dict[str, Any]) -> "tuple[JobSpec, int, int, torch.device]":
+    """The spec, this worker's rank, the number of workers, and the device."""
     context, spec = ray.train.get_context(), JobSpec.model_validate_json(config["spec"])
     if context.get_world_rank() == 0:
         record_placement(spec.run_path)
     device = _device(use_gpu=spec.resources.gpu)
-    train_as(spec, context.get_world_rank(), context.get_world_size(), device)
+    return spec, context.get_world_rank(), context.get_world_size(), device
 
 
 def _device(*, use_gpu: bool) -> "torch.device":
@@ -55,22 +73,29 @@ def _device(*, use_gpu: bool) -> "torch.device":
 
 def train_as(spec: JobSpec, rank: int, num_workers: int, device: "torch.device") -> None:
     """Train as one of a run's workers, in this process; see ``training.trainer.train``."""
-    with quick_imports():
-        from service.training.distributed import World, prepare_process
-        from service.training.trainer import train
+    world = _prepared(spec, rank, num_workers, device)
+    from service.training.trainer import train
 
-    prepare_process(
-        device,
-        deterministic=spec.training.deterministic,
-        matmul_precision=spec.training.matmul_precision,
-    )
-    world = World(rank, num_workers, device, spec.resources.cpus_per_worker)
     notices = StopNotices()
     try:
         with record_crash(spec.run_path, rank):
             train(spec, world, notice=notices.read)
     finally:
         notices.close()
+
+
+def _prepared(spec: JobSpec, rank: int, num_workers: int, device: "torch.device") -> "World":
+    """One of a run's workers, in this process, which is prepared for it."""
+    with quick_imports():
+        from service.training import trainer  # noqa: F401 - with all that it needs
+        from service.training.distributed import World, prepare_process
+
+    prepare_process(
+        device,
+        deterministic=spec.training.deterministic,
+        matmul_precision=spec.training.matmul_precision,
+    )
+    return World(rank, num_workers, device, spec.resources.cpus_per_worker)
 
 
 def install_sigterm_handler() -> None:
