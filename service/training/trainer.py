@@ -10,50 +10,39 @@ from typing import NoReturn, Self
 
 import torch
 
-from data_pipeline.loader import Batch, UndecodableSampleError
-from service.distillation.task import DistillationTask, TaskOutput, Trainee
+from data_pipeline.loader import Batch
+from service.distillation.task import TaskOutput
 from service.run.control import (
     GracefulStop,
     RequestWatcher,
-    RunAbortedError,
     StopNotice,
     abort_run,
-    write_abort_reason,
 )
-from service.spec.errors import EXIT_BAD_INPUT, EXIT_FAILED
+from service.spec.errors import EXIT_FAILED
 from service.spec.job import JobSpec
-from service.training.average import WeightAverage
 from service.training.cached_logits import build_teacher_logits
 from service.training.checkpoint_saver import CheckpointError
-from service.training.compiling import compile_student
 from service.training.cpu_share import share_cpus
 from service.training.data import WorkerData
 from service.training.device_batches import prefetch_to_device
-from service.training.distributed import FlagConsensus, StepFlags, World, wrap_ddp
+from service.training.distributed import FlagConsensus, StepFlags, World
 from service.training.evaluation import Accuracy, EvaluationStopped, Evaluator
 from service.training.execution import decide_execution
-from service.training.factory import build_task
-from service.training.gradient import GradientComputer
-from service.training.loss_scale import LossScale
+from service.training.failure_reports import reported_failures
+from service.training.learner import build_learner, build_step
 from service.training.memory import (
-    DeviceMemoryError,
     model_text,
     training_text,
     with_memory_field,
 )
-from service.training.metrics import IntervalMetrics
 from service.training.nonfinite import student_text
-from service.training.optimizers import build_optimizer, set_learning_rate
-from service.training.passes import plan_passes
+from service.training.optimizers import set_learning_rate
 from service.training.peak_memory import PeakMemory
 from service.training.run_log import RunLog
 from service.training.schedules import learning_rate
-from service.training.state import TrainState
-from service.training.step import OptimizerStep
 from service.training.student_evaluation import StudentEvaluation
 from service.training.system_metrics import SystemMetrics
 from service.training.teacher_check import TeacherCheck
-from service.training.update import WeightUpdate
 
 
 def train(spec: JobSpec, world: World, notice: StopNotice = lambda: None) -> None:
@@ -76,23 +65,6 @@ def train(spec: JobSpec, world: World, notice: StopNotice = lambda: None) -> Non
             trainer.run()
 
 
-@contextlib.contextmanager
-def reported_failures(spec: JobSpec) -> Iterator[None]:
-    """Leave in the run's folder why its training fails where a retry would fail too.
-
-    An abort by all ranks together ends the context without an error.
-    """
-    try:
-        with contextlib.suppress(RunAbortedError):
-            yield
-    except UndecodableSampleError as error:
-        write_abort_reason(spec.run_path, f"{spec.name} failed: {error}", EXIT_FAILED)
-        raise
-    except DeviceMemoryError as error:
-        write_abort_reason(spec.run_path, f"{spec.name} failed: {error}", EXIT_BAD_INPUT)
-        raise
-
-
 class Trainer:
     """One rank of a training run; use it as a context manager, which ends its threads."""
 
@@ -102,41 +74,27 @@ class Trainer:
         self._log = RunLog(spec, world)
         self._consensus = FlagConsensus(world, spec.resources.collective_timeout_s)
         self._data = WorkerData(spec, world, self._log.note, self._consensus.group)
-        self._num_images = self._data.step_share(0).num_local
-        self._execution = decide_execution(spec, world, self._data, self._log.note)
+        execution = decide_execution(spec, world, self._data, self._log.note)
         memory = PeakMemory(world)
-        self._task = self._build_task()
-        assert isinstance(self._task.trainee, Trainee)
-        self._trainee = self._task.trainee
-        self._student = self._trainee.student
-        is_scaled = self._execution.precision == "float16"
-        self._loss_scale = LossScale(world.device) if is_scaled else None
-        self._optimizer = build_optimizer(self._trainee, spec.optimizer)
-        decay = spec.training.ema_decay
-        self._ema = WeightAverage(self._student, decay) if decay else None
-        self._metrics = IntervalMetrics(world, self._trainee.objective.telemetry)
-        self._task.trainee = wrap_ddp(self._trainee, world)
-        self._state = TrainState(
-            spec,
-            world,
-            self._trainee,
-            self._ema,
-            self._optimizer,
-            self._metrics,
-            self._log.saver,
-            self._consensus.group,
-            self._loss_scale,
-        )
-        evaluator = Evaluator(spec, self._task, self._data, world, self._must_stop)
-        self._teacher_check = TeacherCheck(spec, world, self._task, self._execution, evaluator)
-        self._evaluated = self._student if self._ema is None else self._ema.module
+        learner = build_learner(spec, world, self._data, execution, self._log, self._consensus)
+        self._learner, self._state, self._metrics = learner, learner.state, learner.metrics
+        evaluator = Evaluator(spec, learner.task, self._data, world, self._must_stop)
+        self._teacher_check = TeacherCheck(spec, world, learner.task, execution, evaluator)
         self._student_evaluation = StudentEvaluation(
-            spec, world, self._task, self._evaluated, self._data, evaluator, memory
+            spec, world, learner.task, learner.evaluated, self._data, evaluator, memory
         )
         self._teacher_logits = build_teacher_logits(
-            spec, world, self._task, self._data, self._execution, self._log.note
+            spec, world, learner.task, self._data, execution, self._log.note
         )
-        self._step = self._build_step()
+        self._step = build_step(
+            spec,
+            world,
+            self._data,
+            learner,
+            self._teacher_logits,
+            self._teacher_check.require_finite_on,
+            self._log.note,
+        )
         # After DDP has broadcast rank 0's buffers: each rank has its own in the checkpoint.
         self.progress = self._state.restore(self._log.note)
         if self.progress.step == 0 and spec.training.on_nonfinite == "roll_back":
@@ -151,44 +109,6 @@ class Trainer:
             world, self._consensus.group, spec.resources.collective_timeout_s
         )
         self._requests = RequestWatcher(spec.run_path) if world.rank == 0 else None
-
-    def _build_task(self) -> DistillationTask:
-        # Every rank initializes the same weights.
-        torch.manual_seed(self._spec.seed)
-        return build_task(
-            self._spec,
-            self._world.device,
-            self._execution,
-            batch_size=self._num_images,
-            warn=self._log.note,
-        )
-
-    def _build_step(self) -> OptimizerStep:
-        spec, world = self._spec, self._world
-        passes = plan_passes(spec, self._trainee, world)
-        if self._execution.compile_student:
-            compile_student(spec, self._trainee, passes, self._num_images, self._log.note)
-        gradient = GradientComputer(
-            spec,
-            world,
-            self._task,
-            self._teacher_logits,
-            self._state.statistics,
-            self._metrics,
-            passes,
-            self._loss_scale,
-        )
-        max_norm = spec.training.max_grad_norm
-        return OptimizerStep(
-            spec,
-            world,
-            gradient,
-            WeightUpdate(self._trainee, self._optimizer, self._ema, max_norm, self._loss_scale),
-            self._state,
-            self._metrics,
-            self._teacher_check.require_finite_on,
-            self._log.note,
-        )
 
     def run(self) -> None:
         """Train to the last epoch; see ``train`` for what it raises."""
@@ -212,7 +132,7 @@ class Trainer:
     def remaining_batches(self) -> Iterator[Batch]:
         """This worker's batches of the current epoch, from the current step on."""
         progress = self.progress
-        self._trainee.train()
+        self._learner.trainee.train()
         batches = self._data.train_batches(progress.epoch, progress.step_in_epoch)
         return self._metrics.timed(prefetch_to_device(batches, self._world.device))
 
@@ -221,7 +141,7 @@ class Trainer:
         spec, progress = self._spec, self.progress
         peak = spec.optimizer.learning_rate
         rate = learning_rate(spec.schedule, peak, progress.step, self._num_steps_per_epoch)
-        set_learning_rate(self._optimizer, rate)
+        set_learning_rate(self._learner.optimizer, rate)
         share = self._data.step_share(progress.step_in_epoch)
         output = self._step.run(batch, share, progress, self._exchange_flags)
         progress.step += 1
@@ -282,13 +202,13 @@ class Trainer:
                 self._state.synchronize_statistics()
             evaluated = self._evaluate_student(is_last=is_last) if evaluates else None
             progress.epoch, progress.step_in_epoch = epoch, 0
-            self._trainee.objective.end_epoch(self._world.size)
+            self._learner.trainee.objective.end_epoch(self._world.size)
             if evaluated is not None:
                 accuracy, values = evaluated
                 progress.record_evaluation(
                     accuracy.top1, accuracy.top5, epoch, accuracy.num_nonfinite
                 )
-                self._log.record_evaluation(self._evaluated, progress, values)
+                self._log.record_evaluation(self._learner.evaluated, progress, values)
             if saves or self._flags.is_save_due:
                 self._state.save(progress)
             if is_last:

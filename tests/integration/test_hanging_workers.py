@@ -15,7 +15,7 @@ import torch.distributed as dist
 from support.training_runs import CPU, run_ranks
 
 from service.spec.loading import parse_spec
-from service.training import state, trainer
+from service.training import learner, state
 from service.training.data import WorkerData
 from service.training.distributed import World
 from service.training.trainer import Trainer, train
@@ -77,7 +77,7 @@ def run_rank(rank, content, store, where, outcome_path):
     start_s = time.monotonic()
     check = WeightUpdate.check
     with (
-        mock.patch.object(trainer, "wrap_ddp", lambda trainee, _: trainee),
+        mock.patch.object(learner, "wrap_ddp", lambda trainee, _: trainee),
         mock.patch.object(WeightUpdate, "check", autospec=True, side_effect=check) as updates,
     ):
         try:

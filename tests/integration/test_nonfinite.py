@@ -115,7 +115,7 @@ def make_student_nan(setattr_, epoch):
 
     def finish_nan(trainer):
         if trainer.progress.epoch + 1 == epoch:
-            for name, buffer in trainer._student.named_buffers():
+            for name, buffer in trainer._learner.trainee.student.named_buffers():
                 if name.endswith("running_var"):
                     buffer.fill_(float("nan"))
         finish_epoch(trainer)
@@ -171,10 +171,13 @@ def test_skipped_step_changes_nothing_but_the_counters(make_content, monkeypatch
     step, changes = Trainer.step, []
 
     def tensors(trainer):
-        average = trainer._ema
-        found = {**trainer._student.state_dict(), "num_updates": average.num_updates}
+        average = trainer._learner.average
+        found = {
+            **trainer._learner.trainee.student.state_dict(),
+            "num_updates": average.num_updates,
+        }
         found |= {f"average.{name}": one for name, one in average.module.state_dict().items()}
-        for index, state in enumerate(trainer._optimizer.state.values()):
+        for index, state in enumerate(learner.optimizer.state.values()):
             found |= {f"optimizer.{index}.{name}": one for name, one in state.items()}
         return copied_to_cpu(found)
 

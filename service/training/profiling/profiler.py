@@ -20,12 +20,13 @@ from service.run.state_files import read_state
 from service.spec.job import JobSpec
 from service.spec.networks import STUDENT, teacher_networks
 from service.training.distributed import World
+from service.training.failure_reports import reported_failures
 from service.training.memory import model_text, training_text, with_memory_field
 from service.training.precisions import autocast_dtype
 from service.training.profiling.peak import matrix_product_peak, synchronize
 from service.training.profiling.profile import Profile
 from service.training.profiling.trace import WINDOW, time_by_part
-from service.training.trainer import Trainer, reported_failures
+from service.training.trainer import Trainer
 
 # Compilers, autotuning and allocators are busy in the first steps.
 NUM_WARMUP_STEPS, NUM_TIMED_STEPS, NUM_PROFILED_STEPS = 3, 5, 3
