@@ -171,11 +171,9 @@ def test_skipped_step_changes_nothing_but_the_counters(make_content, monkeypatch
     step, changes = Trainer.step, []
 
     def tensors(trainer):
-        average = trainer._learner.average
-        found = {
-            **trainer._learner.trainee.student.state_dict(),
-            "num_updates": average.num_updates,
-        }
+        learner = trainer._learner
+        student, average = learner.trainee.student, learner.average
+        found = {**student.state_dict(), "num_updates": average.num_updates}
         found |= {f"average.{name}": one for name, one in average.module.state_dict().items()}
         for index, state in enumerate(learner.optimizer.state.values()):
             found |= {f"optimizer.{index}.{name}": one for name, one in state.items()}
