@@ -56,7 +56,7 @@ class Bench:
         write_stripes(folder / "val.beton", 64, seed=2)
         prepare_process(device)
 
-    def spec(self, student: str, teacher: str | None = None, **sections: Any) -> JobSpec:
+    def spec(self, student: str, teacher: str | None = None, /, **sections: Any) -> JobSpec:
         """A spec under a new name; ``sections`` replace fields of the sections here."""
         self._count += 1
         content: dict[str, Any] = {
