@@ -112,7 +112,8 @@ def test_finished_job_is_completely_in_mlflow(finished):
     assert names <= run.data.metrics.keys()
     # Each is in a section of MLflow's charts.
     assert all("/" in name for name in run.data.metrics)
-    assert "system/cpu_utilization_percentage" in run.data.metrics
+    # The share of the CPUs may be missing: this run may have no interval that is long enough.
+    assert "system/system_memory_usage_percentage" in run.data.metrics
     assert "spec.json" in [file.path for file in client.list_artifacts(run.info.run_id)]
 
 
