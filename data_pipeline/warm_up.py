@@ -13,10 +13,11 @@ from data_pipeline.augmentation.samples import (
     ErasingParams,
     RandAugmentParams,
 )
+from data_pipeline.batches import Crop
 from data_pipeline.beton import MODE_RAW, open_beton
 from data_pipeline.compiled.counter_rng import uniforms
 from data_pipeline.encode import encoded
-from data_pipeline.loader import Crop, ImageLoader
+from data_pipeline.loader import ImageLoader
 from data_pipeline.order import train_batches
 from data_pipeline.writer import BetonWriter
 

@@ -12,7 +12,7 @@ from statistics import fmean
 
 import torch
 
-from data_pipeline.loader import Batch
+from data_pipeline.batches import Batch
 from service.evaluate.corruptions import CORRUPTIONS, STRENGTHS, corrupted
 from service.evaluate.report import CorruptedAccuracy
 from service.evaluate.statistics import wilson_interval

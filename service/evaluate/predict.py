@@ -8,7 +8,8 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from data_pipeline.loader import Batch, ImageLoader, UndecodableSampleError, center_crop
+from data_pipeline.batches import Batch, UndecodableSampleError, center_crop
+from data_pipeline.loader import ImageLoader
 from data_pipeline.order import evaluation_batches
 from service.distillation.pixels import FrozenTeacher
 from service.distillation.task import autocast

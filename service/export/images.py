@@ -8,10 +8,11 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from data_pipeline.batches import Batch, UndecodableSampleError, center_crop
 from data_pipeline.beton import BetonError, open_beton
 from data_pipeline.facts import DatasetFacts, dataset_facts
 from data_pipeline.files import is_remote
-from data_pipeline.loader import Batch, ImageLoader, UndecodableSampleError, center_crop
+from data_pipeline.loader import ImageLoader
 from service.evaluate.dataset import EvaluatedData, logit_indices
 from service.evaluate.options import ModelOptions
 from service.evaluate.source import FoundModel

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from data_pipeline.loader import Batch
+from data_pipeline.batches import Batch
 from service.distillation.pixels import FrozenTeacher, PixelNormalizer
 from service.distillation.task import autocast
 from service.run.execution import Execution

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from data_pipeline.loader import UndecodableSampleError
+from data_pipeline.batches import UndecodableSampleError
 from service.distillation.pixels import FrozenTeacher
 from service.plan import build_models_on_meta
 from service.probe.causes import Context, find_causes

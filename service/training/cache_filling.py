@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 
 import torch
 
-from data_pipeline.loader import Batch
+from data_pipeline.batches import Batch
 from service.distillation.pixels import PixelBatch
 from service.spec.job import JobSpec
 from service.training.cached_logits import CachedTeacherLogits, build_teacher_logits

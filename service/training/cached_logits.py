@@ -10,8 +10,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from data_pipeline.batches import Batch
 from data_pipeline.files import write_atomically
-from data_pipeline.loader import Batch
 from service.distillation.pixels import PixelBatch
 from service.distillation.task import DistillationTask
 from service.run.execution import Execution

@@ -9,8 +9,9 @@ import numpy as np
 import torch.distributed as dist
 from numpy.typing import NDArray
 
+from data_pipeline.batches import Batch, UndecodableSampleError, center_crop
 from data_pipeline.beton import BetonFile, open_beton
-from data_pipeline.loader import Batch, ImageLoader, UndecodableSampleError, center_crop
+from data_pipeline.loader import ImageLoader
 from data_pipeline.order import (
     evaluation_batches,
     num_in_slice,

@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from data_pipeline.loader import Batch
+from data_pipeline.batches import Batch
 
 Values = TypeVar("Values", bound=tuple[Any, ...])
 

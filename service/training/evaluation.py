@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from data_pipeline.loader import Batch
+from data_pipeline.batches import Batch
 from service.distillation.logits import are_valid
 from service.distillation.task import DistillationTask
 from service.run.predictions import INVALID, Predictions

@@ -13,7 +13,7 @@ from data_pipeline.augmentation.samples import (
     ErasingParams,
     RandAugmentParams,
 )
-from data_pipeline.loader import Crop
+from data_pipeline.batches import Crop
 from service.distillation.ensemble import TeacherEnsemble
 from service.distillation.losses.base import Context
 from service.distillation.objective import Objective

@@ -3,7 +3,7 @@
 import contextlib
 from collections.abc import Iterator
 
-from data_pipeline.loader import UndecodableSampleError
+from data_pipeline.batches import UndecodableSampleError
 from service.run.control import RunAbortedError, write_abort_reason
 from service.spec.errors import EXIT_BAD_INPUT, EXIT_FAILED
 from service.spec.job import JobSpec

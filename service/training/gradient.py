@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from data_pipeline.loader import Batch
+from data_pipeline.batches import Batch
 from service.distillation.pixels import PixelBatch
 from service.distillation.regions import BACKWARD, STUDENT, TEACHER, region
 from service.distillation.task import DistillationTask, MicroBatch, TaskOutput

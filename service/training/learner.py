@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import torch
 
-from data_pipeline.loader import Batch
+from data_pipeline.batches import Batch
 from service.distillation.task import DistillationTask, Trainee
 from service.run.execution import Execution
 from service.spec.job import JobSpec

@@ -8,7 +8,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from data_pipeline.loader import Batch
+from data_pipeline.batches import Batch
 from service.distillation.losses.base import LossInputs
 from service.distillation.regions import DATA, region
 from service.distillation.task import TaskOutput

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from scipy.special import betaincinv
 from torch import Tensor
 
+from data_pipeline.batches import Batch
 from data_pipeline.compiled.counter_rng import uniforms
-from data_pipeline.loader import Batch
 from service.spec.data_sections import Mixing
 from service.spec.job import JobSpec
 

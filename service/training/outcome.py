@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from data_pipeline.loader import Batch
+from data_pipeline.batches import Batch
 from service.run.progress import Progress
 from service.training.update import GradientCheck
 

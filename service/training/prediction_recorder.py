@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from data_pipeline.loader import Batch
+from data_pipeline.batches import Batch
 from service.distillation.logits import are_valid
 from service.run.predictions import INVALID, TIED, Predictions
 from service.training.distributed import World, gather_from_all

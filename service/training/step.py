@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import torch
 
-from data_pipeline.loader import Batch
+from data_pipeline.batches import Batch
 from service.distillation.regions import OPTIMIZER, region
 from service.distillation.task import TaskOutput
 from service.run.control import abort_run

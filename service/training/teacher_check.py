@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from data_pipeline.loader import Batch
+from data_pipeline.batches import Batch
 from service.distillation.task import DistillationTask
 from service.run.control import abort_run
 from service.run.execution import Execution

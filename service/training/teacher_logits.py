@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from data_pipeline.loader import Batch
+from data_pipeline.batches import Batch
 from service.distillation.pixels import PixelBatch
 from service.distillation.task import DistillationTask
 from service.spec.job import JobSpec

@@ -10,7 +10,7 @@ from typing import NoReturn, Self
 
 import torch
 
-from data_pipeline.loader import Batch
+from data_pipeline.batches import Batch
 from service.distillation.task import TaskOutput
 from service.run.control import (
     GracefulStop,

@@ -19,9 +19,10 @@ from torchvision import datasets, io, transforms
 from torchvision.transforms import v2
 
 from data_pipeline import decoders
+from data_pipeline.batches import Crop
 from data_pipeline.beton import open_beton
 from data_pipeline.compiled import counter_rng
-from data_pipeline.loader import Crop, ImageLoader
+from data_pipeline.loader import ImageLoader
 from data_pipeline.order import train_batches
 from service.distillation.pixels import PixelNormalizer
 from service.spec.data_sections import Normalization

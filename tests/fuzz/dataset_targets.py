@@ -15,6 +15,7 @@ from fuzz.target import Target
 from support.spec_contents import spec_content
 
 from data_pipeline import decoders
+from data_pipeline.batches import Crop, UndecodableSampleError, center_crop
 from data_pipeline.beton import (
     ALLOCATION,
     DIGEST,
@@ -26,7 +27,7 @@ from data_pipeline.beton import (
     open_beton,
 )
 from data_pipeline.facts import dataset_facts
-from data_pipeline.loader import Crop, ImageLoader, UndecodableSampleError, center_crop
+from data_pipeline.loader import ImageLoader
 from data_pipeline.manifest import manifest_path
 from data_pipeline.staging import StagingError, read_manifest_at
 from data_pipeline.verify import check_quickly

@@ -10,10 +10,11 @@ import torch
 from PIL import Image
 from torchvision.transforms import v2
 
+from data_pipeline.batches import center_crop
 from data_pipeline.beton import open_beton
 from data_pipeline.convert import Selection, convert
 from data_pipeline.encode import Encoding
-from data_pipeline.loader import ImageLoader, center_crop
+from data_pipeline.loader import ImageLoader
 from data_pipeline.order import evaluation_batches
 from data_pipeline.sources import open_source
 from data_pipeline.sources.image_labels import imagenet_names

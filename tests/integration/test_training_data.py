@@ -10,8 +10,8 @@ from support.image_makers import converted, write_folder
 from support.spec_contents import write_stripes
 from support.training_runs import CPU, final, run_alone
 
+from data_pipeline.batches import UndecodableSampleError
 from data_pipeline.beton import open_beton
-from data_pipeline.loader import UndecodableSampleError
 from data_pipeline.manifest import manifest_path
 from data_pipeline.selection import sample_keys, split_held_out
 from service.distillation.task import MicroBatch

@@ -9,7 +9,8 @@ from data_pipeline.augmentation.samples import (
     ErasingParams,
     RandAugmentParams,
 )
-from data_pipeline.loader import Crop, ImageLoader
+from data_pipeline.batches import Crop
+from data_pipeline.loader import ImageLoader
 from data_pipeline.order import rank_slice, train_batches
 
 CROP = Crop(decoders.RANDOM_RESIZED_CROP, 12, (0.08, 1.0), (0.75, 1.33), 0.5)

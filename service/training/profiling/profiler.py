@@ -11,8 +11,8 @@ from pathlib import Path
 import torch
 from torch.profiler import ProfilerActivity, profile, record_function
 
+from data_pipeline.batches import Batch
 from data_pipeline.files import write_atomically
-from data_pipeline.loader import Batch
 from service.models.build import build_on_meta_device
 from service.models.flops import flops_per_image
 from service.run.execution import Execution, read_execution

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image, ImageFile
 from support.image_makers import converted, jpeg_bytes, smooth_image, write_folder
 
+from data_pipeline.batches import UndecodableSampleError, center_crop
 from data_pipeline.beton import (
     ALLOCATION,
     FIELD,
@@ -27,7 +28,7 @@ from data_pipeline.encode import (
     pixel_sums,
 )
 from data_pipeline.facts import dataset_facts
-from data_pipeline.loader import ImageLoader, UndecodableSampleError, center_crop
+from data_pipeline.loader import ImageLoader
 from data_pipeline.sources import SourceSample
 from data_pipeline.verify import check_quickly, find_damage
 from jobs import verify

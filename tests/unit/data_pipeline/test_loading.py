@@ -14,10 +14,11 @@ from torchvision.transforms import RandomResizedCrop
 from torchvision.transforms.v2 import functional
 
 from data_pipeline import decoders
+from data_pipeline.batches import Crop, center_crop
 from data_pipeline.beton import open_beton
 from data_pipeline.compiled import counter_rng
 from data_pipeline.encode import Encoding
-from data_pipeline.loader import Crop, ImageLoader, center_crop
+from data_pipeline.loader import ImageLoader
 from data_pipeline.order import train_batches
 
 

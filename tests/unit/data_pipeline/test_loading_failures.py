@@ -10,7 +10,8 @@ from support.loading_helpers import CROP, EVERY_AUGMENTATION, epoch_batches
 
 from data_pipeline import loader as loader_module
 from data_pipeline.augmentation.samples import Augmentations
-from data_pipeline.loader import ImageLoader, UndecodableSampleError, center_crop
+from data_pipeline.batches import UndecodableSampleError, center_crop
+from data_pipeline.loader import ImageLoader
 from data_pipeline.order import evaluation_batches, train_batches
 
 

@@ -14,11 +14,12 @@ from torchvision.transforms.v2 import functional
 from data_pipeline import decoders
 from data_pipeline.augmentation import color, erasing, rand_augment
 from data_pipeline.augmentation.samples import Augmentations, ColorJitterParams
+from data_pipeline.batches import Crop
 from data_pipeline.beton import open_beton
 from data_pipeline.compiled import counter_rng
 from data_pipeline.compiled.counter_rng import STRONG_VIEW, WEAK_VIEW
 from data_pipeline.encode import Encoding
-from data_pipeline.loader import Crop, ImageLoader
+from data_pipeline.loader import ImageLoader
 from data_pipeline.order import rank_slice, train_batches
 
 SEED, EPOCH = 5, 3

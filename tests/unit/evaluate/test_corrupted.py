@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from data_pipeline.loader import Batch
+from data_pipeline.batches import Batch
 from service.evaluate.corrupted import (
     corrupted_accuracies,
     corruption_rows,

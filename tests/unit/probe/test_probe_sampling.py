@@ -5,8 +5,9 @@ import pytest
 import torch
 from support.training_runs import CPU
 
+from data_pipeline.batches import center_crop
 from data_pipeline.beton import open_beton
-from data_pipeline.loader import ImageLoader, center_crop
+from data_pipeline.loader import ImageLoader
 from jobs.distill import main
 from service.distillation.pixels import FrozenTeacher
 from service.probe import sampling

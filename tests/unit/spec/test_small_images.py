@@ -3,8 +3,9 @@
 import numpy as np
 from PIL import Image
 
+from data_pipeline.batches import center_crop
 from data_pipeline.beton import open_beton
-from data_pipeline.loader import ImageLoader, center_crop
+from data_pipeline.loader import ImageLoader
 from jobs import distill
 from service.spec.image_warnings import small_image_warnings
 from service.spec.loading import parse_job

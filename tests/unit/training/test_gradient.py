@@ -7,8 +7,8 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from data_pipeline.batches import Batch
 from data_pipeline.compiled.counter_rng import REPEAT_SHIFT
-from data_pipeline.loader import Batch
 from service.distillation.losses.base import Context
 from service.distillation.objective import Objective
 from service.distillation.pixels import PixelNormalizer

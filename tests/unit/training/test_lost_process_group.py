@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from data_pipeline.loader import Batch
+from data_pipeline.batches import Batch
 from service.distillation.losses.base import LossInputs
 from service.distillation.task import TaskOutput
 from service.training.batchnorm import RunningStatistics

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from data_pipeline.loader import Batch
+from data_pipeline.batches import Batch
 from service.distillation.losses.base import LossInputs
 from service.distillation.task import TaskOutput
 from service.training.distributed import World

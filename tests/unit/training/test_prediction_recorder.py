@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from support.training_runs import CPU, run_alone
 
-from data_pipeline.loader import Batch
+from data_pipeline.batches import Batch
 from service.run.folder import write_tags
 from service.run.journal import JOURNAL_NAME, read_events
 from service.run.predictions import INVALID, TEACHER_PREDICTIONS_NAME, TIED, read_predictions
