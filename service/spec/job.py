@@ -144,7 +144,9 @@ class JobSpec(Section):
     @property
     def teacher_cache(self) -> TeacherCache | None:
         """How the teacher's logits are stored; None where they are not, or no teacher is used."""
-        return self.teacher.cache if self.teacher is not None and self.uses_teacher else None
+        if self.teacher is None or self.teacher.cache is None or not self.uses_teacher:
+            return None
+        return self.teacher.cache
 
     @property
     def teacher_cache_path(self) -> Path:
