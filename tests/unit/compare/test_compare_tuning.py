@@ -79,7 +79,7 @@ def test_tuned_comparison_trains_the_best_settings(here, submit):
         *(f"{v}-seed-{s}" for s in (0, 1) for v in ("base", "kd")),
     ]
 
-    trials = sorted(compare.compare_path.glob("tuning/kd/trials/*"))
+    trials = sorted(compare.compare_path.glob("tuning/kd/trials/trial-*"))
     scores = {}
     for path in trials:
         evaluations = [e for e in read_events(path / JOURNAL_NAME) if e.kind == "evaluation"]
