@@ -12,7 +12,7 @@ import pytest
 import torch
 from support.fused_cases import RULES, TERMS, WEIGHTS, assert_equals_plain, random_rows
 
-from service.distillation.fused.terms import CrossEntropyTerm, SoftenedTerm
+from service.distillation.fused.terms import CrossEntropyTerm, Rows, SoftenedTerm
 
 IS_INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 DEVICE = "cpu" if IS_INTERPRETED else "cuda"
@@ -50,6 +50,22 @@ def test_each_term_alone(kernel, term):
     rows = random_rows(10, num_rows=12, device=DEVICE)
     assert_equals_plain(kernel, rows, [term])
     assert_equals_plain(kernel, rows._replace(weights=None), [term])
+
+
+@pytest.mark.parametrize("temperature", [1.0, 2.0])
+def test_cross_entropy_with_a_fixed_temperature(kernel, temperature):
+    """At 1, exponentials are those of the cross-entropy."""
+    rows = random_rows(10, device=DEVICE)
+    terms = [CrossEntropyTerm(0.1), SoftenedTerm(temperature)]
+    assert_equals_plain(kernel, rows, terms, [1.0, 0.5])
+
+
+@pytest.mark.parametrize("rule", ["max", "norm"])
+def test_of_equal_largest_logits_one_has_the_gradient(kernel, rule):
+    """The one that torch takes."""
+    v = torch.tensor([[0.5, 3.0, -1.0, 3.0, 0.0], [1.0, -5.0, 0.0, -5.0, 1.0]], device=DEVICE)
+    rows = Rows(v, v.flip(0, 1) * 0.5, None, None)
+    assert_equals_plain(kernel, rows, [SoftenedTerm(4.0, rule, 0.05)])
 
 
 @pytest.mark.parametrize("rule", RULES)

@@ -1,20 +1,32 @@
 """The fused losses' Triton kernels: one program per row, which stays in registers for all terms.
 
-The arithmetic is that of the C sources in this folder, where its steps are explained.
+The arithmetic is that of the C sources in this folder, where its steps are explained. What is known
+of a row at the same time is reduced at once: its ends, then all sums that need no rule's
+temperature, then those of a rule's term.
 """
 
-import torch
 import triton
 import triton.language as tl
 
-from service.distillation.temperature import FLAT_RMS, LARGE_LOGIT, NUM_ROOT_STEPS
+from service.distillation.fused.triton_sums import (
+    LOG2_E,
+    LOG_2,
+    add,
+    add_and_first,
+    largest,
+    log_of,
+)
+from service.distillation.fused.triton_temperatures import (
+    LARGEST_ABSOLUTE,
+    LOGSUMEXP,
+    NONE,
+    closed_form,
+    root,
+)
 
-# Of a softened term; NONE: there is no such term.
-NONE, FIXED, LARGEST, LARGEST_ABSOLUTE, LOGSUMEXP = map(tl.constexpr, range(5))
-NUM_STEPS = tl.constexpr(NUM_ROOT_STEPS)
-LARGE = tl.constexpr(LARGE_LOGIT)
-FLAT = tl.constexpr(FLAT_RMS)
-TINY = tl.constexpr(float(torch.finfo(torch.float32).tiny))
+# The logit behind a row's last class: also without the largest one it is finite, and its
+# exponential 0, and so is their product.
+OUTSIDE = tl.constexpr(-1e20)
 
 
 @triton.jit
@@ -36,9 +48,14 @@ def rows_kernel(
     gradient_rows,
     values,
     num_rows,
-    num_classes,
+    num_vectors,
+    by_rows,
+    by_classes,
     ce_weight,
     smoothing,
+    fixed_weight,
+    fixed_temperature,
+    to_exponent,
     a_weight,
     a_temperature,
     a_floor,
@@ -46,6 +63,8 @@ def rows_kernel(
     b_temperature,
     b_floor,
     CE_AT: tl.constexpr,
+    FIXED_AT: tl.constexpr,
+    FIXED_IS_ONE: tl.constexpr,
     A_AT: tl.constexpr,
     A_KIND: tl.constexpr,
     A_ATTACHED: tl.constexpr,
@@ -55,234 +74,194 @@ def rows_kernel(
     NUM_TERMS: tl.constexpr,
     HAS_WEIGHTS: tl.constexpr,
     WITH_GRADIENT: tl.constexpr,
+    VECTOR: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
     """All terms of one row: their losses to ``values`` [num_terms + 1, P], and the gradient.
 
-    CE_AT, A_AT and B_AT are the terms' places there; A and B are softened ones.
+    CE_AT, FIXED_AT, A_AT and B_AT are the terms' places there, less than 0 where there is none:
+    cross-entropy, the term with a fixed temperature, and two by rules. A row has ``num_vectors``
+    x VECTOR classes: that they are a multiple of VECTOR lets so many be loaded at once. by_rows and
+    by_classes are 1 / num_rows and 1 / num_classes.
     """
+    HAS_TEACHER: tl.constexpr = FIXED_AT >= 0 or A_KIND != NONE
     row = tl.program_id(0).to(tl.int64)
+    num_classes = num_vectors * VECTOR
+    start = row * num_classes
     classes = tl.arange(0, BLOCK)
     inside = classes < num_classes
-    v = tl.load(student_rows + row * num_classes + classes, mask=inside, other=0.0)
+    v = tl.load(student_rows + start + classes, mask=inside, other=OUTSIDE)
     u = v
-    if A_KIND != NONE:
-        u = tl.load(teacher_rows + row * num_classes + classes, mask=inside, other=0.0)
-    u_inside, v_inside = tl.where(inside, u, -float("inf")), tl.where(inside, v, -float("inf"))
-    u_top, v_top = tl.reduce((u_inside, v_inside), 0, _max_of_each)
-    u_below, v_below = tl.where(inside, u - u_top, 0.0), tl.where(inside, v - v_top, 0.0)
-    # From the top to the mean: what centering adds to a row's largest logit.
-    u_depth, v_depth = tl.reduce((u_below, v_below), 0, _add_2)
-    u_depth, v_depth = u_depth / num_classes, v_depth / num_classes
-    gradient = tl.zeros_like(v)
-    total = 0.0
+    if HAS_TEACHER:
+        u = tl.load(teacher_rows + start + classes, mask=inside, other=OUTSIDE)
+    label, own, scale = -1, 0.0, 1.0
     if CE_AT >= 0:
-        loss, change = _cross_entropy(
-            v_below, v_depth, tl.load(labels + row), smoothing, ce_weight / num_rows, classes,
-            inside, num_classes,
+        label = tl.load(labels + row)
+        is_class = (label >= 0) & (label < num_classes)
+        own = tl.load(student_rows + start + label, mask=is_class, other=float("nan"))
+    if HAS_WEIGHTS:
+        scale = tl.load(row_weights + row)
+    WITH_LOWS: tl.constexpr = A_KIND == LARGEST_ABSOLUTE or B_KIND == LARGEST_ABSOLUTE
+    u_top, v_top, u_low, v_low = _ends(u, v, inside, HAS_TEACHER, WITH_LOWS)
+    u, v = u - u_top, v - v_top
+
+    # All sums that need no temperature of a rule.
+    parts = ()
+    if FIXED_AT >= 0:
+        p, q = tl.exp2(u * to_exponent), tl.exp2(v * to_exponent)
+        parts += (p, q, p * (u - v))
+    if CE_AT >= 0 and not FIXED_IS_ONE:
+        exp = tl.exp2(v * LOG2_E)
+        parts += (exp,)
+    DEPTHS: tl.constexpr = len(parts)
+    if CE_AT >= 0 or A_KIND != NONE:
+        parts += (tl.where(inside, v, 0.0),)
+    if A_KIND != NONE:
+        parts += (tl.where(inside, u, 0.0),)
+    sums = tl.reduce(parts, 0, add)
+    total, gradient = 0.0, tl.zeros_like(v)
+    if CE_AT >= 0:
+        exp_sum = sums[1] if FIXED_IS_ONE else sums[DEPTHS - 1]
+        loss, gradient = _cross_entropy(
+            q if FIXED_IS_ONE else exp, exp_sum, own - v_top, sums[DEPTHS], classes == label,
+            smoothing, ce_weight * by_rows, by_classes,
         )  # fmt: skip
         tl.store(values + CE_AT * num_rows + row, loss)
         total += ce_weight * loss
-        gradient += change
+    if FIXED_AT >= 0:
+        loss, gradient = _fixed(
+            gradient, p, q, sums[0], sums[1], sums[2], fixed_temperature, to_exponent,
+            fixed_weight * scale * by_rows,
+        )  # fmt: skip
+        tl.store(values + FIXED_AT * num_rows + row, scale * loss)
+        total += fixed_weight * scale * loss
     if A_KIND != NONE:
-        scale = 1.0
-        if HAS_WEIGHTS:
-            scale = tl.load(row_weights + row)
-        loss, change = _softened(
-            u, v, u_top, v_top, u_below, v_below, u_depth, v_depth, a_temperature, a_floor,
-            a_weight * scale / num_rows, classes, inside, num_classes, A_KIND,
-            A_ATTACHED,
+        u_depth, v_depth = sums[DEPTHS + 1] * by_classes, sums[DEPTHS] * by_classes
+        ends = (u_top, u_low, u_depth, v_top, v_low, v_depth)
+        loss, gradient = _matched(
+            gradient, u, v, ends, a_temperature, a_floor, a_weight * scale * by_rows,
+            classes, inside, by_classes, A_KIND, A_ATTACHED, WITH_GRADIENT,
         )  # fmt: skip
         tl.store(values + A_AT * num_rows + row, scale * loss)
         total += a_weight * scale * loss
-        gradient += change
         if B_KIND != NONE:
-            loss, change = _softened(
-                u, v, u_top, v_top, u_below, v_below, u_depth, v_depth, b_temperature, b_floor,
-                b_weight * scale / num_rows, classes, inside, num_classes, B_KIND,
-                B_ATTACHED,
+            loss, gradient = _matched(
+                gradient, u, v, ends, b_temperature, b_floor, b_weight * scale * by_rows,
+                classes, inside, by_classes, B_KIND, B_ATTACHED, WITH_GRADIENT,
             )  # fmt: skip
             tl.store(values + B_AT * num_rows + row, scale * loss)
             total += b_weight * scale * loss
-            gradient += change
     tl.store(values + NUM_TERMS * num_rows + row, total)
     if WITH_GRADIENT:
-        tl.store(gradient_rows + row * num_classes + classes, gradient, mask=inside)
+        tl.store(gradient_rows + start + classes, gradient, mask=inside)
 
 
 @triton.jit
-def _cross_entropy(below, depth, label, smoothing, weight, classes, inside, num_classes):
-    """The loss of a row, and the gradient times ``weight``."""
-    exp = tl.where(inside, tl.exp(below), 0.0)
-    is_label = classes == label
-    exp_sum, own = tl.reduce((exp, tl.where(is_label, below, 0.0)), 0, _add_2)
+def _ends(u, v, inside, HAS_TEACHER: tl.constexpr, WITH_LOWS: tl.constexpr):
+    """The largest of each side, and the least ones where these are wanted."""
+    parts = (v,)
+    if HAS_TEACHER:
+        parts += (u,)
+    if WITH_LOWS:
+        parts += (tl.where(inside, -v, -float("inf")), tl.where(inside, -u, -float("inf")))
+    found = tl.reduce(parts, 0, largest)
+    # Where there is no larger one, the row is broken.
+    v_top = tl.where(found[0] > OUTSIDE, found[0], float("nan"))
+    u_top, u_low, v_low = v_top, v_top, v_top
+    if HAS_TEACHER:
+        u_top = tl.where(found[1] > OUTSIDE, found[1], float("nan"))
+    if WITH_LOWS:
+        v_low, u_low = -found[2], -found[3]
+    return u_top, v_top, u_low, v_low
+
+
+@triton.jit
+def _cross_entropy(exp, exp_sum, own, below_sum, is_label, smoothing, weight, by_classes):
+    """The loss of a row, and ``weight`` times its gradient."""
     log_sum = tl.log(exp_sum)
     loss = (1.0 - smoothing) * (log_sum - own)
-    if smoothing > 0.0:
-        loss += smoothing * (log_sum - depth)
-    loss = tl.where((label >= 0) & (label < num_classes), loss, float("nan"))
-    target = tl.where(is_label, 1.0 - smoothing, 0.0) + smoothing / num_classes
-    return loss, weight * (exp * (1.0 / exp_sum) - target)
+    # Where classes are masked, the mean logit is infinite.
+    loss += tl.where(smoothing > 0.0, smoothing * (log_sum - below_sum * by_classes), 0.0)
+    least = weight * smoothing * by_classes
+    target = tl.where(is_label, weight * (1.0 - smoothing) + least, least)
+    return loss, exp * (weight / exp_sum) - target
 
 
 @triton.jit
-def _softened(
-    u, v, u_top, v_top, u_below, v_below, u_depth, v_depth, temperature, floor, weight, classes,
-    inside, num_classes, KIND: tl.constexpr, ATTACHED: tl.constexpr,
+def _fixed(gradient, p, q, p_sum, q_sum, distance, temperature, to_exponent, weight):
+    """The loss of a row by both sides' exponentials; ``weight`` times its gradient is added."""
+    by_p, by_q = 1.0 / p_sum, 1.0 / q_sum
+    kl = LOG_2 * to_exponent * by_p * distance - log_of(p_sum * by_q, (p_sum - q_sum) * by_q)
+    gradient += q * (weight * temperature * by_q)
+    gradient -= p * (weight * temperature * by_p)
+    return temperature * temperature * kl, gradient
+
+
+@triton.jit
+def _matched(
+    gradient, u, v, ends, temperature, floor, weight, classes, inside, by_classes,
+    KIND: tl.constexpr, ATTACHED: tl.constexpr, WITH_GRADIENT: tl.constexpr,
 ):  # fmt: skip
-    """The loss of a row, and the gradient times ``weight``."""
-    v_low = tl.min(tl.where(inside, v, float("inf")))
-    share, other, is_rule, is_centered = 0.5, 0.5, False, False
+    """The loss of a row by a rule; to the gradient, ``weight`` times that of the loss is added."""
+    u_top, u_low, u_depth, v_top, v_low, v_depth = ends
+    is_centered, is_negative, y = False, False, v_top
     if KIND == LOGSUMEXP:
-        share, other, is_rule = _root(
-            u_below, v_below, u_depth, v_depth, temperature, floor, inside, num_classes
-        )
-    elif KIND != FIXED:
-        u_low = tl.min(tl.where(inside, u, float("inf")))
-        share, other, is_rule, is_centered = _closed_form(
+        share, other, is_rule = root(u, v, u_depth, v_depth, temperature, floor, inside, by_classes)
+    else:
+        share, other, is_rule, is_centered = closed_form(
             u_top, u_low, u_depth, v_top, v_low, v_depth, floor, KIND
         )
+        mean = tl.where(is_centered, v_top + v_depth, 0.0)
+        is_negative = (KIND == LARGEST_ABSOLUTE) & (mean - v_low > v_top - mean)
+        y = tl.where(is_negative, v_low - mean, v_top - mean)
     t, r = 2.0 * temperature * share, 2.0 * temperature * other
-    # A division costs ten times as much as a product.
-    a, b = u_below * (1.0 / t), v_below * (1.0 / r)
-    p = tl.where(inside, tl.exp(a), 0.0)
-    q = tl.where(inside, tl.exp(b), 0.0)
-    p_sum, q_sum = tl.reduce((p, q), 0, _add_2)
-    p, q = p * (1.0 / p_sum), q * (1.0 / q_sum)
-    difference = _log1p((p_sum - q_sum) / q_sum)
-    logs = tl.where(inside, (a - b) - difference, 0.0)
-    change = weight * t * (q - p)
-    if not ATTACHED:
-        kl = tl.sum(p * logs)
+    # Exponents of 2, and sums of what is not normalized, so that all sums are one reduction.
+    a, u_center = _exponents(u, LOG2_E / t, u_depth, by_classes)
+    b, v_center = _exponents(v, LOG2_E / r, v_depth, by_classes)
+    p, q = tl.exp2(a), tl.exp2(b)
+    logs = p * (a - b)
+    parts = (p, q, logs)
+    if not (ATTACHED and WITH_GRADIENT):
+        sums = tl.reduce(parts, 0, add)
+    elif KIND == LOGSUMEXP:
+        sums = tl.reduce(parts + (p * a, logs * a, q * b), 0, add)
     else:
-        kl, product = tl.reduce((p * logs, p * logs * a), 0, _add_2)
-        u_pull, v_pull, cross = tl.reduce((p * a, q * b, p * b), 0, _add_3)
-        by_t = r * (kl - (product - kl * u_pull))
-        by_r = t * (kl - (v_pull - cross))
+        # As torch does, of equal logits the first is the largest.
+        extreme = tl.where(is_negative, v_low - v_top, 0.0)
+        places = tl.where(v == extreme, classes, classes.shape[0])
+        sums = tl.reduce(parts + (p * a, logs * a, q * b, places), 0, add_and_first)
+    by_p, by_q = 1.0 / sums[0], 1.0 / sums[1]
+    log_mean = LOG_2 * by_p * sums[2]
+    kl = log_mean - log_of(sums[0] * by_q, (sums[0] - sums[1]) * by_q)
+    q_weight = weight * t
+    gradient -= p * (q_weight * by_p)
+    if ATTACHED and WITH_GRADIENT:
+        u_pull, v_pull = LOG_2 * by_p * sums[3], LOG_2 * by_q * sums[5]
+        covariance = LOG_2 * LOG_2 * by_p * sums[4] - log_mean * u_pull
+        by_t = r * (kl - covariance)
+        by_r = t * (kl - (v_pull - (u_pull - log_mean)))
         slope = weight * 2.0 * temperature * (by_t - by_r)
         if KIND == LOGSUMEXP:
-            pull = (u_pull - u_depth / t) / share + (v_pull - v_depth / r) / other
-            change += tl.where(is_rule, -slope / (pull * r), 0.0) * (q - 1.0 / num_classes)
+            pull = (u_pull - LOG_2 * u_center) / share + (v_pull - LOG_2 * v_center) / other
+            by_share = tl.where(is_rule, -slope / (pull * r), 0.0)
+            q_weight += by_share
+            gradient -= by_share * by_classes
         else:
-            mean = tl.where(is_centered, v_top + v_depth, 0.0)
-            is_negative = (KIND == LARGEST_ABSOLUTE) & (mean - v_low > v_top - mean)
-            y = tl.where(is_negative, mean - v_low, v_top - mean)
-            spike = -slope * share * other / y * tl.where(is_negative, -1.0, 1.0)
-            spike = tl.where(is_rule | is_centered, spike, 0.0)
-            signed = tl.where(inside, tl.where(is_negative, -v, v), -float("inf"))
-            change += tl.where(classes == tl.argmax(signed, axis=0), spike, 0.0)
-            change -= tl.where(is_centered, spike / num_classes, 0.0)
-    return t * r * kl, change
+            spike = tl.where(is_rule | is_centered, -slope * share * other / y, 0.0)
+            offset = tl.where(is_centered, -spike * by_classes, 0.0)
+            gradient += tl.where(classes == sums[6], spike + offset, offset)
+    gradient += q * (q_weight * by_q)
+    return t * r * kl, gradient
 
 
 @triton.jit
-def _closed_form(u_top, u_low, u_depth, v_top, v_low, v_depth, floor, KIND: tl.constexpr):
-    """Both shares; whether they are the rule's, and whether they have its form when centered."""
-    x, y = u_top, v_top
-    x_centered, y_centered = -u_depth, -v_depth
-    if KIND == LARGEST_ABSOLUTE:
-        x, y = tl.maximum(u_top, -u_low), tl.maximum(v_top, -v_low)
-        x_centered = tl.maximum(-u_depth, u_top + u_depth - u_low)
-        y_centered = tl.maximum(-v_depth, v_top + v_depth - v_low)
-    share, other = x / (x + y), y / (x + y)
-    is_finite = (x < float("inf")) & (y < float("inf")) & (u_depth == u_depth)
-    is_rule = (x > 0.0) & (y > 0.0) & is_finite & (v_depth == v_depth)
-    is_rule = is_rule & (share >= floor) & (other >= floor)
-    whole = x_centered + y_centered
-    is_defined = (whole > TINY) & (whole < float("inf"))
-    centered = tl.where(is_defined, x_centered / whole, 0.5)
-    is_centered = is_defined & (centered >= floor) & (centered <= 1.0 - floor) & (is_rule == 0)
-    centered = tl.minimum(tl.maximum(centered, floor), 1.0 - floor)
-    share = tl.where(is_rule, share, centered)
-    other = tl.where(is_rule, other, 1.0 - centered)
-    return share, other, is_rule, is_centered
+def _exponents(below, to_exponent, depth, by_classes):
+    """Of 2, for a softmax, and their mean.
 
-
-@triton.jit
-def _root(u_below, v_below, u_depth, v_depth, temperature, floor, inside, num_classes):
-    """Both shares at the root, or at the nearest bound; whether it is a root."""
-    scale = 0.5 / temperature
-    u = tl.where(inside, u_below - u_depth, 0.0) * scale
-    v = tl.where(inside, v_below - v_depth, 0.0) * scale
-    u_top, v_top = -u_depth * scale, -v_depth * scale
-    is_finite = (u_top < float("inf")) & (v_top < float("inf"))
-    u, v = tl.where(is_finite, u, 0.0), tl.where(is_finite, v, 0.0)
-    x, y = tl.sqrt(tl.sum(u * u) / num_classes), tl.sqrt(tl.sum(v * v) / num_classes)
-    is_varied = (x > 0.0) | (y > 0.0)
-    is_flat = tl.minimum(x, y) < FLAT
-    highest = tl.log((1.0 - floor) / floor + tl.zeros_like(x))
-    logit = tl.where(is_varied, tl.log(x / y), 0.0)
-    logit = tl.minimum(tl.maximum(logit, -highest), highest)
-    low, high = -highest, highest
-    for _ in tl.static_range(NUM_STEPS):
-        share = 1.0 / (1.0 + tl.exp(-logit))
-        other = 1.0 / (1.0 + tl.exp(logit))
-        f, f_slope, f_bend = _sharpness(u, u_top, share, inside, num_classes)
-        g, g_slope, g_bend = _sharpness(v, v_top, other, inside, num_classes)
-        gap = _log1p((f - g) / g)
-        slope = -other * f_slope - share * g_slope
-        bend = other * other * f_bend - share * share * g_bend
-        bend += share * other * (f_slope - g_slope)
-        low, high = tl.where(gap > 0.0, logit, low), tl.where(gap <= 0.0, logit, high)
-        halley = 1.0 - 0.5 * gap * bend / (slope * slope)
-        found = logit - gap / (slope * tl.minimum(tl.maximum(halley, 0.3), 3.0))
-        bounded = tl.minimum(tl.maximum(found, low), high)
-        is_kept = (bounded == found) | (bounded == highest) | (bounded == -highest)
-        step = tl.where(is_kept, bounded, 0.5 * (low + high))
-        logit = tl.where(is_flat, logit, step)
-    is_root = is_finite & is_varied & (logit > -highest) & (logit < highest)
-    logit = tl.where(is_finite & is_varied, logit, 0.0)
-    return 1.0 / (1.0 + tl.exp(-logit)), 1.0 / (1.0 + tl.exp(logit)), is_root
-
-
-@triton.jit
-def _sharpness(z, top, temperature, inside, num_classes):
-    """f = LSE(z / T) - log K of a centered row; derivatives of log f to -log T."""
-    x = z * (1.0 / temperature)
-    shift = tl.maximum(top / temperature - LARGE, 0.0)
-    below = x - shift
-    exp = tl.exp(below)
-    # exp(x) - 1 - x without losing digits, for small x.
-    series = 1.0 / 720.0 + below * (1.0 / 5040.0 + below * (1.0 / 40320.0))
-    series = 1.0 / 24.0 + below * (1.0 / 120.0 + below * series)
-    series = below * below * (0.5 + below * (1.0 / 6.0 + below * series))
-    is_small = tl.abs(below) < 0.5
-    rest = tl.where(is_small, series, exp - 1.0 - below)
-    excess = tl.where(is_small, below + series, exp - 1.0)
-    # Where nothing is shifted the mean of x is 0, and need not be added.
-    excesses = tl.where(inside, tl.where(shift > 0.0, excess, rest), 0.0)
-    products = tl.where(inside, x * excess, 0.0)
-    squares = tl.where(inside, x * x * (excess + 1.0), 0.0)
-    mean, product, square = tl.reduce((excesses, products, squares), 0, _add_3)
-    mean, product, square = mean / num_classes, product / num_classes, square / num_classes
-    f = shift + _log1p(mean)
-    first = product / (1.0 + mean)
-    second = square / (1.0 + mean) - first * first
-    slope = first / f
-    return f, slope, (first + second) / f - slope * slope
-
-
-@triton.jit
-def _max_of_each(a, b, other_a, other_b):
-    return tl.maximum(a, other_a), tl.maximum(b, other_b)
-
-
-# Sums of several at once: each sum by itself waits for all threads of the row.
-@triton.jit
-def _add_2(a, b, other_a, other_b):
-    return a + other_a, b + other_b
-
-
-@triton.jit
-def _add_3(a, b, c, other_a, other_b, other_c):
-    return a + other_a, b + other_b, c + other_c
-
-
-@triton.jit
-def _log1p(x):
-    """log(1 + x) of a scalar, without losing digits where x is small."""
-    s = x / (2.0 + x)
-    square = s * s
-    series = 1.0 / 7.0 + square * (1.0 / 9.0 + square * (1.0 / 11.0))
-    series = 1.0 + square * (1.0 / 3.0 + square * (1.0 / 5.0 + square * series))
-    return tl.where(tl.abs(s) < 0.25, 2.0 * s * series, tl.log(1.0 + x))
+    They are less their mean, or where this is far from most of the softmax less the largest, so
+    that its moments lose few digits.
+    """
+    top = -depth * to_exponent
+    is_centered = tl.exp2(top) * by_classes < 1.0
+    exponents = below * to_exponent + tl.where(is_centered, top, 0.0)
+    return exponents, tl.where(is_centered, 0.0, -top)

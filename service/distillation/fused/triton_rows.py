@@ -1,5 +1,6 @@
 """The fused losses on a GPU: what launches the Triton kernels."""
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -17,30 +18,23 @@ from service.distillation.fused.triton_kernels import rows_kernel, scale_kernel
 
 MAX_CLASSES = 65536
 SCALE_BLOCK = 4096
-MAX_SOFTENED = 2
-"""Softened terms in one launch."""
+CLASSES_PER_WARP, MAX_WARPS = 256, 32
+CLASSES_PER_LOAD = 4
 # The numbers are those of the kernels' constants; 0: no term.
-KINDS = {None: 1, "max": 2, "norm": 3, "logsumexp": 4}
+KINDS = {None: 0, "max": 1, "norm": 2, "logsumexp": 3}
 
 
 def fused_on_gpu(
     rows: Rows, terms: Sequence[FusedTerm], weights: Sequence[float], *, with_gradient: bool
 ) -> KernelResult:
-    """The terms' means and weighted sum; see ``KernelResult``. A label that is no class: NaN."""
+    """The terms' means and weighted sum; see ``KernelResult``. A label that is no class: NaN.
+
+    At most one term of cross-entropy, one of a fixed temperature and two by rules.
+    """
     num_rows, num_classes = rows.student.shape
     gradient = torch.empty_like(rows.student) if with_gradient else None
     values = rows.student.new_empty(len(terms) + 1, num_rows)
-    settings: dict[str, object] = {"CE_AT": -1, "smoothing": 0.0, "ce_weight": 0.0}
-    softened: list[tuple[int, SoftenedTerm | None, float]] = []
-    for place, (term, weight) in enumerate(zip(terms, weights, strict=True)):
-        if isinstance(term, CrossEntropyTerm):
-            smoothing = term.label_smoothing
-            settings |= {"CE_AT": place, "smoothing": smoothing, "ce_weight": weight}
-        else:
-            softened.append((place, term, weight))
-    softened += [(-1, None, 0.0)] * (MAX_SOFTENED - len(softened))
-    for name, one in zip("ab", softened, strict=True):
-        settings |= _softened_settings(name, *one)
+    vector = CLASSES_PER_LOAD if num_classes % CLASSES_PER_LOAD == 0 else 1
     block = triton.next_power_of_2(num_classes)
     # Pointers that are not used must still be tensors.
     student = rows.student
@@ -52,13 +46,16 @@ def fused_on_gpu(
         student if gradient is None else gradient,
         values,
         num_rows,
-        num_classes,
-        **settings,
+        num_classes // vector,
+        1.0 / num_rows,
+        1.0 / num_classes,
+        **_settings(terms, weights),
         NUM_TERMS=len(terms),
         HAS_WEIGHTS=rows.weights is not None,
         WITH_GRADIENT=with_gradient,
+        VECTOR=vector,
         BLOCK=block,
-        num_warps=min(max(block // 128, 1), 32),
+        num_warps=min(max(block // CLASSES_PER_WARP, 1), MAX_WARPS),
     )
     return KernelResult(values.mean(dim=1), gradient)
 
@@ -69,15 +66,40 @@ def scale_on_gpu(values: Tensor, factor: Tensor) -> None:
     scale_kernel[(triton.cdiv(num_values, SCALE_BLOCK),)](values, factor, num_values, SCALE_BLOCK)
 
 
-def _softened_settings(
-    name: str, place: int, term: SoftenedTerm | None, weight: float
+def _settings(terms: Sequence[FusedTerm], weights: Sequence[float]) -> dict[str, object]:
+    """The kernel's arguments that say which terms there are."""
+    settings: dict[str, object] = {"CE_AT": -1, "smoothing": 0.0, "ce_weight": 0.0}
+    settings |= _fixed_settings(-1, 1.0, 0.0) | _rule_settings("a") | _rule_settings("b")
+    names = iter("ab")
+    for place, (term, weight) in enumerate(zip(terms, weights, strict=True)):
+        if isinstance(term, CrossEntropyTerm):
+            smoothing = term.label_smoothing
+            settings |= {"CE_AT": place, "smoothing": smoothing, "ce_weight": weight}
+        elif term.sharpness is None:
+            settings |= _fixed_settings(place, term.temperature, weight)
+        else:
+            settings |= _rule_settings(next(names), place, term, weight)
+    return settings
+
+
+def _fixed_settings(place: int, temperature: float, weight: float) -> dict[str, object]:
+    return {
+        "fixed_weight": weight,
+        "fixed_temperature": temperature,
+        "to_exponent": math.log2(math.e) / temperature,
+        "FIXED_AT": place,
+        "FIXED_IS_ONE": place >= 0 and temperature == 1.0,
+    }
+
+
+def _rule_settings(
+    name: str, place: int = -1, term: SoftenedTerm | None = None, weight: float = 0.0
 ) -> dict[str, object]:
-    kind = 0 if term is None else KINDS[term.sharpness]
     return {
         f"{name}_weight": weight,
         f"{name}_temperature": 1.0 if term is None else term.temperature,
         f"{name}_floor": 0.0 if term is None else term.floor,
         f"{name.upper()}_AT": place,
-        f"{name.upper()}_KIND": kind,
-        f"{name.upper()}_ATTACHED": term is not None and kind > 1 and not term.detach,
+        f"{name.upper()}_KIND": 0 if term is None else KINDS[term.sharpness],
+        f"{name.upper()}_ATTACHED": term is not None and not term.detach,
     }
