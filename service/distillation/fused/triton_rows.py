@@ -19,6 +19,9 @@ from service.distillation.fused.triton_kernels import rows_kernel, scale_kernel
 MAX_CLASSES = 65536
 SCALE_BLOCK = 4096
 CLASSES_PER_WARP, MAX_WARPS = 256, 32
+REGISTERS = 64
+"""Of a thread, with the most warps. It can have so many, but the compiler by itself may take fewer,
+and keep the row in memory."""
 CLASSES_PER_LOAD = 4
 # The numbers are those of the kernels' constants; 0: no term.
 KINDS = {None: 0, "max": 1, "norm": 2, "logsumexp": 3}
@@ -36,6 +39,7 @@ def fused_on_gpu(
     values = rows.student.new_empty(len(terms) + 1, num_rows)
     vector = CLASSES_PER_LOAD if num_classes % CLASSES_PER_LOAD == 0 else 1
     block = triton.next_power_of_2(num_classes)
+    num_warps = min(max(block // CLASSES_PER_WARP, 1), MAX_WARPS)
     # Pointers that are not used must still be tensors.
     student = rows.student
     rows_kernel[(num_rows,)](
@@ -55,7 +59,8 @@ def fused_on_gpu(
         WITH_GRADIENT=with_gradient,
         VECTOR=vector,
         BLOCK=block,
-        num_warps=min(max(block // CLASSES_PER_WARP, 1), MAX_WARPS),
+        num_warps=num_warps,
+        maxnreg=REGISTERS if num_warps == MAX_WARPS else None,
     )
     return KernelResult(values.mean(dim=1), gradient)
 
