@@ -63,7 +63,7 @@ def _fold_all(network: fx.GraphModule) -> int:
         assert isinstance(convolution, nn.Conv2d)
         assert isinstance(norm, nn.BatchNorm2d)
         network.set_submodule(str(source.target), fuse_conv_bn_eval(convolution, norm))
-        if _has_activation(norm):
+        if has_activation(norm):
             rest = nn.Sequential(norm.get_submodule("drop"), norm.get_submodule("act"))
             network.set_submodule(str(node.target), rest)
         else:
@@ -83,11 +83,14 @@ def _can_fold(convolution: nn.Module | None, norm: nn.Module | None) -> bool:
     # A convolution that computes its weights anew would undo the factor.
     is_usual = type(convolution).forward is nn.Conv2d.forward
     is_usual &= not parametrize.is_parametrized(convolution)
-    is_usual &= type(norm).forward is nn.BatchNorm2d.forward or _has_activation(norm)
+    is_usual &= type(norm).forward is nn.BatchNorm2d.forward or has_activation(norm)
     hooks = (convolution._forward_hooks, convolution._forward_pre_hooks, norm._forward_hooks)
     return is_usual and norm.running_mean is not None and not any(hooks)
 
 
-def _has_activation(norm: nn.Module) -> bool:
+def has_activation(norm: nn.Module) -> bool:
     """Whether it is timm's BatchNorm, which ends in dropout and an activation of its own."""
-    return type(norm).__name__ == "BatchNormAct2d" and type(norm).__module__.startswith("timm.")
+    return any(
+        kind.__name__ == "BatchNormAct2d" and kind.__module__.startswith("timm.")
+        for kind in type(norm).__mro__
+    )

@@ -16,6 +16,8 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from service.models.folding import has_activation
+
 _BatchNorm = nn.modules.batchnorm._BatchNorm
 
 
@@ -46,6 +48,11 @@ class RunningStatistics:
         if self._rows is None:
             self._rows = _BatchStatistics(self._layers, self._running)
         return _StepStatistics(self, self._rows, sizes, weights)
+
+    @property
+    def values(self) -> Tensor:
+        """The running means and variances of all layers."""
+        return self._running
 
     def state(self) -> list[Tensor]:
         """This worker's statistics since the last averaging over workers, and their counters."""
@@ -101,10 +108,10 @@ class _BatchStatistics:
             if layer.running_mean is not None:
                 start += 2 * layer.num_features
 
-    def clear(self, num_rows: int) -> None:
-        """Make room for this many micro-batches."""
+    def clear(self, num_rows: int, running: Tensor) -> None:
+        """Make room for this many micro-batches; layers that are not called keep ``running``."""
         # Finite values: with momentum 1, layers multiply what is there by 0.
-        self.values = self.values.new_zeros((num_rows, self.values.shape[1]))
+        self.values = running.repeat(num_rows, 1)
 
 
 class _GroupedLayer:
@@ -122,7 +129,8 @@ class _GroupedLayer:
             outputs.append(
                 F.batch_norm(part, mean, variance, self.weight, self.bias, True, 1.0, self.eps)
             )
-        return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
+        outputs = outputs[0] if len(outputs) == 1 else torch.cat(outputs)
+        return self.act(self.drop(outputs)) if has_activation(self) else outputs
 
     def _written(self: Any, row: int) -> tuple[Tensor | None, Tensor | None]:
         """Where mean and variance of a micro-batch go; None where the layer tracks none."""
@@ -148,7 +156,8 @@ class _StepStatistics:
 
     def __enter__(self) -> "_StepStatistics":
         if self._rows is not None:
-            self._rows.clear(len(self._sizes) * self._running.num_views)
+            num_rows = len(self._sizes) * self._running.num_views
+            self._rows.clear(num_rows, self._running.values)
         return self
 
     def begin_pass(self, micro_batches: range) -> None:

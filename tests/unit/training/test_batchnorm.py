@@ -188,3 +188,38 @@ def test_state_is_restored_only_where_it_is_asked_for():
     statistics.restore(before, torch.tensor(True))
     assert torch.equal(model.running_mean, torch.zeros(3))
     assert model.num_batches_tracked.item() == 0
+
+
+def test_layers_that_a_step_does_not_call_keep_their_statistics():
+    """One that is frozen, in evaluation mode, and one that the images do not get to."""
+    model = nn.ModuleList([nn.BatchNorm1d(3), nn.BatchNorm1d(3), nn.BatchNorm1d(3)]).train()
+    for layer in model[:2]:
+        layer.running_mean.fill_(5.0)
+    model[0].eval()
+    statistics = RunningStatistics(model, 1)
+    with statistics.step([8, 8], [0.5, 0.5]) as running:
+        running.begin_pass(range(2))
+        model[2](model[0](torch.randn(16, 3)))
+    for layer in model[:2]:
+        assert layer.running_mean.tolist() == [5.0] * 3
+        assert layer.running_var.tolist() == [1.0] * 3
+    assert model[2].running_mean.abs().sum() > 0
+
+
+@pytest.mark.parametrize("name", ["timm:regnetx_002", "timm:mobilenetv3_small_050"])
+def test_layers_with_an_activation_of_their_own_have_it_in_every_pass(name):
+    """Those of timm, whose BatchNorm ends in an activation."""
+    pytest.importorskip("timm")
+    torch.manual_seed(0)
+    model = build_model(name, 4).double().train()
+    assert any(isinstance(getattr(one, "act", None), nn.Module) for one in model.modules())
+    parts = list(torch.randn(2, 4, 3, 32, 32, dtype=torch.float64))
+    plain = copy.deepcopy(model)
+    for module in (model, plain):
+        for one in module.modules():
+            # Dropout would draw other numbers in one pass than in two.
+            if isinstance(one, nn.Dropout):
+                one.p = 0.0
+    expected = torch.cat([copy.deepcopy(plain)(part) for part in parts])
+    found = step(RunningStatistics(model, 1), model, parts, [0.5, 0.5], [range(2)])
+    torch.testing.assert_close(found, expected)
