@@ -30,7 +30,14 @@ class WeightAverage:
 
     @cached_property
     def _floating(self) -> tuple[list[Tensor], list[Tensor]]:
-        pairs = [pair for pair in self._pairs if pair[0].is_floating_point()]
+        return self._tensors_that(are_floating=True)
+
+    @cached_property
+    def _others(self) -> tuple[list[Tensor], list[Tensor]]:
+        return self._tensors_that(are_floating=False)
+
+    def _tensors_that(self, *, are_floating: bool) -> tuple[list[Tensor], list[Tensor]]:
+        pairs = [pair for pair in self._pairs if pair[0].is_floating_point() == are_floating]
         return [average for average, _ in pairs], [value for _, value in pairs]
 
     @torch.no_grad()
@@ -42,9 +49,9 @@ class WeightAverage:
         steps = torch._foreach_sub(values, averages)
         torch._foreach_mul_(steps, ((1.0 - decay) * taken).float())
         torch._foreach_add_(averages, steps)
-        for average, value in self._pairs:
-            if not average.is_floating_point():
-                average.copy_(value)
+        averages, values = self._others
+        if averages:
+            torch._foreach_copy_(averages, values)
         self.num_updates += taken
 
 

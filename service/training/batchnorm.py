@@ -32,8 +32,9 @@ class RunningStatistics:
         self._world_size, self.num_views = world_size, num_views
         self._layers = [module for module in model.modules() if isinstance(module, _BatchNorm)]
         tracked = [layer for layer in self._layers if layer.running_mean is not None]
-        self._running = _joined(tracked, ("running_mean", "running_var"))
-        self._counters = _joined(tracked, ("num_batches_tracked",))
+        device = next(model.parameters()).device
+        self._running = _joined(tracked, ("running_mean", "running_var"), device)
+        self._counters = _joined(tracked, ("num_batches_tracked",), device)
         self._momenta = _momenta(tracked, self._running)
         self._rows: _BatchStatistics | None = None
 
@@ -129,8 +130,8 @@ class _GroupedLayer:
             outputs.append(
                 F.batch_norm(part, mean, variance, self.weight, self.bias, True, 1.0, self.eps)
             )
-        outputs = outputs[0] if len(outputs) == 1 else torch.cat(outputs)
-        return self.act(self.drop(outputs)) if has_activation(self) else outputs
+        normalized = outputs[0] if len(outputs) == 1 else torch.cat(outputs)
+        return self.act(self.drop(normalized)) if has_activation(self) else normalized
 
     def _written(self: Any, row: int) -> tuple[Tensor | None, Tensor | None]:
         """Where mean and variance of a micro-batch go; None where the layer tracks none."""
@@ -183,11 +184,11 @@ class _StepStatistics:
             self._running.update(self._rows.values, self._weights)
 
 
-def _joined(layers: Sequence[_BatchNorm], names: Sequence[str]) -> Tensor:
+def _joined(layers: Sequence[_BatchNorm], names: Sequence[str], device: torch.device) -> Tensor:
     """All these buffers one after the other in one tensor, of which they become parts."""
     places = [(layer, name) for layer in layers for name in names]
     if not places:
-        return torch.empty(0)
+        return torch.empty(0, device=device)
     buffers = [getattr(layer, name) for layer, name in places]
     flat = torch.cat([buffer.flatten() for buffer in buffers])
     parts = torch.split(flat, [buffer.numel() for buffer in buffers])

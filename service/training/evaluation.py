@@ -125,7 +125,7 @@ def evaluate(
     and short last batches have the correct weight. Every rank must call it.
     """
     device = world.device
-    totals = torch.zeros(5, dtype=torch.float64, device=device)
+    totals, num_images = torch.zeros(4, dtype=torch.float64, device=device), 0
     for batch in batches:
         labels = batch.labels.to(device, non_blocking=True)
         logits = classify(batch.images.to(device, non_blocking=True)).float()
@@ -139,13 +139,15 @@ def evaluate(
                 is_among_best(logits, labels, 1).sum().double(),
                 in_top5.sum().double(),
                 losses.double().sum(),
-                torch.tensor(float(len(labels)), dtype=torch.float64, device=device),
                 (~are_valid(logits)).sum().double(),
             ]
         )
+        # Counted on the host: a number that is copied to a GPU waits for all that it has to do.
+        num_images += len(labels)
+    totals = torch.cat([totals, totals.new_full((1,), num_images)])
     if world.size > 1:
         dist.all_reduce(totals)
-    top1, top5, loss, count, nonfinite = totals.tolist()
+    top1, top5, loss, nonfinite, count = totals.tolist()
     return Accuracy(top1 / count, top5 / count, loss / count, round(count), round(nonfinite))
 
 

@@ -106,6 +106,7 @@ def build_step(
         learner.average,
         spec.training.max_grad_norm,
         learner.loss_scale,
+        world.size,
     )
     return OptimizerStep(
         spec, world, gradient, update, learner.state, learner.metrics, require_finite_teacher, note

@@ -36,23 +36,27 @@ class LossScale:
             torch._foreach_mul_(list(gradients), self.scale.reciprocal())
 
     @torch.no_grad()
-    def update(self, is_overflow: Tensor) -> Tensor:
+    def update(self, is_overflow: Tensor, is_loss_finite: Tensor) -> Tensor:
         """Halve the scale after an overflow, double it after many steps without one.
 
         Args:
             is_overflow: bool scalar, whether a gradient of the step is not finite, for which no
                 update is made.
+            is_loss_finite: bool scalar, whether the loss is on all workers. It is not scaled, so
+                that where it is not, no scale is to blame, and it stays as it is.
 
         Returns:
             Whether a smaller scale would not have helped: bool scalar. The step is then not finite
             for itself, and otherwise is skipped without counting as such.
         """
-        is_hopeless = is_overflow & (self.scale <= MIN_SCALE)
+        is_hopeless = is_overflow & ((self.scale <= MIN_SCALE) | ~is_loss_finite)
         num_finite = torch.where(is_overflow, 0, self._num_finite + 1)
         is_grown = num_finite >= GROWTH_INTERVAL
         factor = torch.where(is_overflow, 0.5, torch.where(is_grown, 2.0, 1.0))
+        factor = torch.where(is_loss_finite, factor, 1.0)
         self.scale.mul_(factor).clamp_(MIN_SCALE, MAX_SCALE)
-        self._num_finite.copy_(torch.where(is_grown, 0, num_finite))
+        num_finite = torch.where(is_grown, 0, num_finite)
+        self._num_finite.copy_(torch.where(is_loss_finite, num_finite, self._num_finite))
         return is_hopeless
 
     def state_dict(self) -> dict[str, Tensor]:

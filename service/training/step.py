@@ -66,7 +66,7 @@ class OptimizerStep:
             self._metrics.forget_step()
             gradient, before = self._launch(batch, share, progress)
         with region(OPTIMIZER):
-            checked = self._update.check()
+            checked = self._update.check(gradient.loss)
             norm, is_skipped = checked.gradient_norm, checked.is_skipped
             self._state.undo_step(before, is_skipped)
             self._update.apply(checked)

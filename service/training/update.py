@@ -3,6 +3,7 @@
 from typing import NamedTuple
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from service.training.average import WeightAverage
@@ -36,8 +37,9 @@ class WeightUpdate:
         average: WeightAverage | None,
         max_norm: float | None,
         loss_scale: LossScale | None = None,
+        world_size: int = 1,
     ):
-        self._loss_scale = loss_scale
+        self._loss_scale, self._world_size = loss_scale, world_size
         self._parameters = [one for one in model.parameters() if one.requires_grad]
         self._optimizer, self._average, self._max_norm = optimizer, average, max_norm
 
@@ -45,8 +47,11 @@ class WeightUpdate:
         """Before the next step's backward passes."""
         self._optimizer.zero_grad(set_to_none=True)
 
-    def check(self) -> GradientCheck:
-        """Whether the gradients are finite, which they are on all workers or on none."""
+    def check(self, loss: Tensor) -> GradientCheck:
+        """Whether the gradients are finite, which they are on all workers or on none.
+
+        ``loss``: this worker's part of it, which need not be finite on all workers or on none.
+        """
         gradients = [one.grad for one in self._parameters if one.grad is not None]
         if self._loss_scale is not None:
             self._loss_scale.unscale(gradients)
@@ -54,8 +59,16 @@ class WeightUpdate:
         is_skipped = ~torch.isfinite(norm)
         is_nonfinite = is_skipped
         if self._loss_scale is not None:
-            is_nonfinite = self._loss_scale.update(is_skipped)
+            is_nonfinite = self._loss_scale.update(is_skipped, self._is_finite_everywhere(loss))
         return GradientCheck(norm, is_skipped, is_nonfinite)
+
+    def _is_finite_everywhere(self, loss: Tensor) -> Tensor:
+        is_finite = torch.isfinite(loss)
+        if self._world_size == 1:
+            return is_finite
+        flag = is_finite.float()
+        dist.all_reduce(flag, dist.ReduceOp.MIN)
+        return flag > 0
 
     def apply(self, checked: GradientCheck) -> None:
         """Update from the gradients; those that are not finite change nothing at all."""

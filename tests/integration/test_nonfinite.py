@@ -273,3 +273,13 @@ def test_all_ranks_act_on_an_infinite_loss_of_one_in_the_same_step(make_content,
         assert reason["exit_status"] == 1
     else:
         assert final(spec)[1] | {"skipped": 1, "step": 8} == final(spec)[1]
+
+
+def test_an_infinite_loss_counts_in_float16_too(make_content, monkeypatch):
+    """It is not scaled: it is no overflow of scaled gradients, which would not count."""
+    training = {"precision": "float16", "on_nonfinite": "skip"}
+    spec = parse_spec(make_content(training=training))
+    make_loss_infinite({3}, monkeypatch.setattr)
+    run_alone(spec)
+    assert read_dump(spec, 3)["loss"] == "inf"
+    assert final(spec)[1]["skipped"] == 1

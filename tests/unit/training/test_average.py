@@ -52,7 +52,7 @@ def test_norm_is_global_and_clips():
     optimizer = build_optimizer(model, Sgd(learning_rate=1.0, momentum=0.0, weight_decay=0.0))
     model.weight.grad, model.bias.grad = torch.tensor([[3.0, 0.0]]), torch.tensor([4.0])
     update = WeightUpdate(model, optimizer, None, max_norm=1.0)
-    checked = update.check()
+    checked = update.check(torch.zeros(()))
     assert checked.gradient_norm.item() == pytest.approx(5.0)
     update.apply(checked)
     torch.testing.assert_close(model.weight, before[0] - torch.tensor([[0.6, 0.0]]))
@@ -73,8 +73,8 @@ def test_steps_that_are_not_finite_leave_no_trace(section, bad_steps):
     for step in range(5):
         is_bad = step in bad_steps
         with_gradients(models[0], (float("nan") if is_bad else 0.1 * step, 0.5))
-        updates[0].apply(updates[0].check())
+        updates[0].apply(updates[0].check(torch.zeros(())))
         if not is_bad:
             with_gradients(models[1], (0.1 * step, 0.5))
-            updates[1].apply(updates[1].check())
+            updates[1].apply(updates[1].check(torch.zeros(())))
     assert all(map(torch.equal, *(model.state_dict().values() for model in models)))

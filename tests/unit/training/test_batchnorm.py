@@ -223,3 +223,10 @@ def test_layers_with_an_activation_of_their_own_have_it_in_every_pass(name):
     expected = torch.cat([copy.deepcopy(plain)(part) for part in parts])
     found = step(RunningStatistics(model, 1), model, parts, [0.5, 0.5], [range(2)])
     torch.testing.assert_close(found, expected)
+
+
+def test_state_of_a_network_without_layers_is_on_its_device():
+    """Or else what is decided on a GPU could not be applied to it."""
+    statistics = RunningStatistics(nn.Linear(2, 2, device="meta"), 1)
+    assert [one.device.type for one in statistics.state()] == ["meta", "meta"]
+    statistics.restore(statistics.snapshot(), torch.empty((), dtype=torch.bool, device="meta"))
