@@ -74,7 +74,9 @@ class Trainer:
         self._log = RunLog(spec, world)
         self._consensus = FlagConsensus(world, spec.resources.collective_timeout_s)
         self._data = WorkerData(spec, world, self._log.note, self._consensus.group)
-        execution = decide_execution(spec, world, self._data, self._log.note)
+        with with_memory_field(world, training_text(spec)):
+            # Passes as large as a step's.
+            execution = decide_execution(spec, world, self._data, self._log.note)
         memory = PeakMemory(world)
         learner = build_learner(spec, world, self._data, execution, self._log, self._consensus)
         self._learner, self._state, self._metrics = learner, learner.state, learner.metrics

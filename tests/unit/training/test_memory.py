@@ -8,6 +8,7 @@ from service.distillation.task import DistillationTask
 from service.run.control import read_abort_reason
 from service.spec.errors import EXIT_BAD_INPUT
 from service.spec.loading import parse_spec
+from service.training import student_trial
 from service.training.distributed import World
 from service.training.memory import DeviceMemoryError, is_out_of_memory
 from service.training.trainer import Trainer, train
@@ -25,6 +26,7 @@ def raise_full(*_, **__):
         (DistillationTask, "outputs", "training.micro_batch_size", "64 images of 16 x 16"),
         (DistillationTask, "outputs", "training.max_activation_bytes", "images of 16 x 16"),
         (DistillationTask, "autocast", "evaluation.batch_size", "32 images of 16 x 16"),
+        (student_trial, "median_times_s", "training.micro_batch_size", "64 images of 16 x 16"),
         (Trainer, "__init__", "student.model", "cifar:tiny_cnn do not fit before"),
     ],
 )
@@ -32,7 +34,7 @@ def test_field_is_named_and_the_run_aborted(
     make_content, monkeypatch, teacher, owner, method, field, words
 ):
     micro_batch_size = 64 if field.startswith("training.micro") else 16
-    training = {"global_batch_size": 64, "micro_batch_size": micro_batch_size}
+    training = {"global_batch_size": 64, "micro_batch_size": micro_batch_size, "precision": "auto"}
     content = make_content(resources={"num_workers": 1}, training=training)
     if field.startswith("evaluation"):
         # The teacher is evaluated before the first step.
