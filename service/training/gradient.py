@@ -63,6 +63,8 @@ class GradientComputer:
         place = place_of(self._spec, share, progress.epoch, progress.step_in_epoch)
         with region(TEACHER):
             teacher_logits = self._teacher_logits.of(pixels, batch, place)
+        # Or else images as a teacher normalizes them would be kept until the end of the step.
+        del pixels
         micro_batches = self._micro_batches(targets, share, progress.epoch)
         sizes = [len(one.targets) for one in micro_batches]
         weights = self._weights(sizes, share)

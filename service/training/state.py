@@ -98,7 +98,11 @@ class TrainState:
             self._saver.wait()
         found = self._find_on_first_rank(lambda: newest_checkpoint(self._run_path))
         assert found is not None, "a run that may roll back starts with a checkpoint"
+        # The learning rates belong to the progress: the step that runs now has set its own.
+        rates = [group["lr"] for group in self._optimizer.param_groups]
         step = self._load(found).step
+        for group, rate in zip(self._optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate
         self._metrics.reset()
         return step
 
