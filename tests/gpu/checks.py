@@ -111,6 +111,12 @@ def no_synchronization(bench: Bench) -> Iterator[Ratio]:
         "mixup, clipping, micro-batches": bench.spec(*networks, training=clipped, **mixing),
         "on_nonfinite skip": bench.spec(*networks, training=skipping),
         "cached teacher": bench.spec(*networks, training=training, teacher={"cache": {}}),
+        # Its layers draw random numbers, too.
+        "without BatchNorm, float16, LAMB": bench.spec(
+            "convnext_tiny",
+            training={**training, "precision": "float16"},
+            optimizer={"kind": "lamb"},
+        ),
     }
     for name, spec in cases.items():
         with ResidentSteps(spec, bench.world) as steps:
