@@ -8,6 +8,7 @@ from data_pipeline.batches import Batch
 from service.distillation.pixels import PixelBatch
 from service.spec.job import JobSpec
 from service.training.cached_logits import CachedTeacherLogits, build_teacher_logits
+from service.training.cpu_share import share_cpus
 from service.training.data import WorkerData
 from service.training.device_batches import prefetch_to_device
 from service.training.distributed import World
@@ -38,7 +39,8 @@ def fill_epoch(
         CacheFillingError: the cache cannot be written, or has no room.
     """
     world = World(0, 1, device, spec.resources.cpus_per_worker)
-    torch.set_num_threads(world.num_cpus)
+    # As the runs' workers: the machine, of which this is part, is part of what was decided.
+    torch.set_num_threads(share_cpus(device, world.num_cpus).num_compute)
     filling = filling_spec(spec)
     data = WorkerData(filling, world, note)
     try:

@@ -88,6 +88,7 @@ class TeacherTrial:
         self._plain, self._precision, self._batch_size = plain, precision, batch_size
         self._size, self._log = size, log
         self._device = members_of(plain)[0].normalize.scale.device
+        self._forms: dict[TeacherForm, Teacher] = {}
         self._num_timed = batch_size
         if self._device.type == "cpu":
             self._num_timed = min(batch_size, MAX_IMAGES_ON_CPU)
@@ -171,10 +172,12 @@ class TeacherTrial:
     def _formed(self, form: TeacherForm) -> Teacher:
         if form.kind == "plain":
             return self._plain
-        teacher = copy.deepcopy(self._plain)
-        for member in members_of(teacher):
-            take_form(member, form, self._precision, self._batch_size, self._log)
-        return teacher
+        # Kept: each copy of one that is compiled would be compiled by itself.
+        if form not in self._forms:
+            self._forms[form] = copy.deepcopy(self._plain)
+            for member in members_of(self._forms[form]):
+                take_form(member, form, self._precision, self._batch_size, self._log)
+        return self._forms[form]
 
     def _classify(self, teacher: Teacher, pixels: Tensor) -> Tensor:
         with autocast(self._device, autocast_dtype(self._precision)):

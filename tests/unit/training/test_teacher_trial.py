@@ -13,6 +13,7 @@ from service.models.build import build_model
 from service.models.last_layer import keep_last_layer_in_float32
 from service.run.execution import TeacherForm
 from service.spec.data_sections import Normalization
+from service.training import teacher_forms, teacher_trial
 from service.training.teacher_forms import CastNetwork, members_of, take_form
 from service.training.teacher_trial import TeacherTrial
 
@@ -92,3 +93,31 @@ def test_teacher_without_anything_to_fold_stays_plain():
     trial = TeacherTrial(teacher, "float32", BATCH_SIZE, SIZE, print)
     assert trial.fastest_eager() == TeacherForm()
     assert members_of(teacher) == [teacher]
+
+
+def test_teacher_is_compiled_once_to_be_timed_and_compared(monkeypatch):
+    networks = []
+
+    class Compiled(nn.Module):
+        is_usable = True
+
+        def __init__(self, network, *_):
+            super().__init__()
+            self.network = network
+            networks.append(network)
+
+        def forward(self, images):
+            return self.network(images)
+
+    monkeypatch.setattr(teacher_forms, "CompiledNetwork", Compiled)
+    times_s = {"eager": 2.0, "compiled": 1.0}
+    monkeypatch.setattr(
+        teacher_trial,
+        "median_times_s",
+        lambda passes, _: [run() for run in passes.values()] and times_s,
+    )
+    trial = TeacherTrial(make_teacher(), "float32", BATCH_SIZE, SIZE, print)
+    form = trial.compiled_if_faster(trial.fastest_eager())
+    assert form == TeacherForm("compiled")
+    assert trial.agrees(form, make_pixels(BATCH_SIZE))
+    assert len(networks) == 1
