@@ -259,9 +259,14 @@ def run_rank_with_an_infinite_loss(rank, content, store):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("policy", ["stop", "skip", "roll_back"])
-def test_all_ranks_act_on_an_infinite_loss_of_one_in_the_same_step(make_content, tmp_path, policy):
-    content = make_content(training={"on_nonfinite": policy})
+@pytest.mark.parametrize(
+    ("policy", "precision"),
+    [("stop", "float32"), ("skip", "float32"), ("roll_back", "float32"), ("skip", "float16")],
+)
+def test_all_ranks_act_on_an_infinite_loss_of_one_in_the_same_step(
+    make_content, tmp_path, policy, precision
+):
+    content = make_content(training={"on_nonfinite": policy, "precision": precision})
     spec = parse_spec(content)
     spec.run_path.mkdir(parents=True)
     run_ranks(run_rank_with_an_infinite_loss, (content, tmp_path / "store"), 2)
