@@ -87,6 +87,8 @@ class FrozenTeacher(nn.Module):
         self.normalize = PixelNormalizer(normalization)
         self.register_buffer("classes", None if classes is None else torch.tensor(classes))
         self._input_size = input_size
+        self.num_at_once: int | None = None
+        """Images of a pass, for memory; None: those of each batch."""
 
     def forward(self, pixels: Tensor | PixelBatch) -> Tensor:
         """Logits [B, K] of uint8 pixels [B, H, W, 3]."""
@@ -94,13 +96,23 @@ class FrozenTeacher(nn.Module):
         # Not in inference mode: the student may use them too.
         images = batch.normalized(self.normalize)
         with torch.inference_mode():
-            if self._input_size is not None:
-                images = resized(images, self._input_size(images.shape[2]))
-            logits = self.model(images)
-            if self.classes is not None:
-                logits = logits[:, self.classes]
+            parts = torch.split(images, self.num_at_once or max(1, len(images)))
+            logits = torch.cat([self._logits(part) for part in parts])
         # Autograd cannot save an inference tensor for backward; it can save a clone.
         return logits.clone()
+
+    def resized(self, images: Tensor) -> Tensor:
+        """Normalized images [B, 3, S, S] in the size of its own."""
+        return (
+            images
+            if self._input_size is None
+            else resized(images, self._input_size(images.shape[2]))
+        )
+
+    def _logits(self, images: Tensor) -> Tensor:
+        logits = self.model(self.resized(images))
+        assert isinstance(logits, Tensor)
+        return logits if self.classes is None else logits[:, self.classes]
 
 
 def resized(images: Tensor, size: int) -> Tensor:

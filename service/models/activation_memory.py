@@ -1,4 +1,4 @@
-"""How many bytes a forward pass keeps for its backward pass, with and without checkpointing."""
+"""How many bytes a forward pass holds: for its backward pass, or without one."""
 
 from collections import defaultdict
 from collections.abc import Mapping
@@ -42,6 +42,26 @@ def saved_bytes(network: nn.Module, images: Tensor, *, is_checkpointed: bool) ->
         handle.remove()
     assert isinstance(output, Tensor)
     return _bytes(saved.pop(None, {})) + max(map(_bytes, saved.values()), default=0)
+
+
+@torch.no_grad()
+def inference_bytes(network: nn.Module, image: Tensor) -> int:
+    """About how many bytes a forward pass of ``image`` [1, 3, S, S] holds at a time.
+
+    Four of its largest tensors: what a layer reads and writes, and a shortcut beside them.
+    ``network`` is in evaluation mode, and may be on the meta device.
+    """
+    sizes: list[int] = []
+
+    def see(_: nn.Module, __: object, output: object) -> None:
+        if isinstance(output, Tensor):
+            sizes.append(output.numel() * output.element_size())
+
+    handles = [module.register_forward_hook(see) for module in network.modules()]
+    network(image)
+    for handle in handles:
+        handle.remove()
+    return 4 * max(sizes, default=0)
 
 
 def _bytes(tensors: Mapping[int, Tensor]) -> int:

@@ -16,7 +16,6 @@ from data_pipeline.cache_folders import first_writable
 from service.distillation.task import Trainee
 from service.spec.job import JobSpec
 from service.training.memory import is_out_of_memory
-from service.training.passes import Passes
 
 CACHE_VARIABLE = "TORCHINDUCTOR_CACHE_DIR"
 MAX_VERSIONS = 64
@@ -92,20 +91,9 @@ class CompiledNetwork(nn.Module):
 
 
 def compile_student(
-    spec: JobSpec, trainee: Trainee, passes: Passes, num_images: int, warn: Callable[[str], None]
+    spec: JobSpec, trainee: Trainee, num_images: int, warn: Callable[[str], None]
 ) -> None:
-    """Compute the student's steps of ``num_images`` on this worker by compiled code from now on.
-
-    Where they need several forward passes, which BatchNorm tells apart, ``warn`` gets a line and
-    they stay eager: there would be code for each.
-    """
-    num_passes = len(list(passes.split(-(-num_images // spec.micro_batch_size))))
-    if num_passes > 1:
-        warn(
-            f"the student is eager: a step has {num_passes} forward passes of it; training."
-            "max_activation_bytes or training.micro_batch_size says how many"
-        )
-        return
+    """Compute the student's steps of ``num_images`` on this worker by compiled code from now on."""
     num_views = 1 if spec.augmentation.strong is None else 2
     trainee.student_forward = CompiledForward(trainee.student, num_views * num_images, warn)
 

@@ -28,7 +28,7 @@ from service.spec.job import JobSpec
 from service.spec.networks import STUDENT, TEACHER, teacher_networks
 from service.spec.teacher_sections import TeacherNetwork
 from service.training.precisions import autocast_dtype
-from service.training.teacher_forms import take_form
+from service.training.teacher_forms import images_per_pass, take_form
 
 
 def build_task(
@@ -94,7 +94,8 @@ def build_teacher(
     The classes of its networks must be indices, as in the specs that are trained.
 
     Args:
-        batch_size: images of this worker in a step, for which a compiled teacher is compiled.
+        batch_size: images of this worker in a step, which are classified in equal parts that fit
+            in training.max_activation_bytes; 0: batches are classified as they are.
         warn: gets a line where it cannot be compiled, and runs eagerly.
 
     Raises:
@@ -107,8 +108,11 @@ def build_teacher(
         for path, network in networks.items()
     ]
     form = TeacherForm(execution.teacher_form, execution.cast_teacher)
+    is_16_bit = execution.precision != "float32"
     for member in members:
-        take_form(member, form, execution.precision, batch_size, warn)
+        if batch_size:
+            member.num_at_once = images_per_pass(spec, member, batch_size, is_16_bit=is_16_bit)
+        take_form(member, form, execution.precision, member.num_at_once or 0, warn)
     if len(members) == 1:
         return members[0]
     weights = [network.weight for network in networks.values()]

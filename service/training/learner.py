@@ -87,9 +87,10 @@ def build_step(
     note: Callable[[str], None],
 ) -> OptimizerStep:
     """The steps of ``learner``; see ``OptimizerStep``."""
-    passes = plan_passes(spec, learner.trainee, world)
+    trainee = learner.trainee
+    passes = plan_passes(spec, trainee.student, trainee.autocast_dtype, world)
     if learner.execution.compile_student:
-        compile_student(spec, learner.trainee, passes, data.step_share(0).num_local, note)
+        compile_student(spec, trainee, data.step_share(0).num_local, note)
     gradient = GradientComputer(
         spec,
         world,

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from service.distillation.task import Trainee, autocast
+from service.distillation.task import autocast
 from service.models.activation_memory import saved_bytes
 from service.spec.job import JobSpec
 from service.training.distributed import World
@@ -24,32 +24,39 @@ class Passes(NamedTuple):
         for start in range(0, num_micro_batches, self.size):
             yield range(start, min(start + self.size, num_micro_batches))
 
+    def count(self, num_images: int, micro_batch_size: int) -> int:
+        """Passes of a worker with this many images."""
+        return len(list(self.split(-(-num_images // micro_batch_size))))
 
-def plan_passes(spec: JobSpec, trainee: Trainee, world: World) -> Passes:
-    """How the student is called.
+
+def plan_passes(
+    spec: JobSpec, student: nn.Module, dtype: torch.dtype | None, world: World
+) -> Passes:
+    """How the student is called; ``dtype``: of its forward passes, None for float32.
 
     It depends on the spec, the model and the number of workers alone, so that a resumed run adds up
     in the same order. What draws random numbers has passes of one micro-batch, each with its seed.
     """
-    student = trainee.student
     if draws_random_numbers(student, spec.augmentation.largest_size, world.device):
         return Passes(draws=True)
     if spec.num_micro_batches == world.size:
         return Passes()
-    per_micro_batch = max(1, _micro_batch_bytes(spec, trainee, world.device))
+    per_micro_batch = max(1, _micro_batch_bytes(spec, student, dtype, world.device))
     return Passes(size=max(1, spec.training.max_activation_bytes // per_micro_batch))
 
 
-def _micro_batch_bytes(spec: JobSpec, trainee: Trainee, device: torch.device) -> int:
+def _micro_batch_bytes(
+    spec: JobSpec, student: nn.Module, dtype: torch.dtype | None, device: torch.device
+) -> int:
     """What the student keeps of a micro-batch for its backward pass."""
-    student, size = copy.deepcopy(trainee.student).train(), spec.augmentation.largest_size
+    probe, size = copy.deepcopy(student).train(), spec.augmentation.largest_size
 
     def saved(num_images: int) -> int:
         images = torch.zeros(num_images, 3, size, size, device=device)
-        with autocast(device, trainee.autocast_dtype):
+        with autocast(device, dtype):
             # The copy has its checkpoints: what they keep is what is seen.
             return saved_bytes(
-                student, images.to(memory_format=torch.channels_last), is_checkpointed=False
+                probe, images.to(memory_format=torch.channels_last), is_checkpointed=False
             )
 
     num_views = 1 if spec.augmentation.strong is None else 2

@@ -4,6 +4,7 @@ Each alternative is timed in a few forward and backward passes of a copy of the 
 """
 
 import copy
+import math
 from collections.abc import Callable
 
 import torch
@@ -17,6 +18,8 @@ from service.training.compiling import CompiledForward
 from service.training.distributed import World
 from service.training.factory import build_student
 from service.training.interleaved_timing import median_times_s, seconds
+from service.training.memory import is_out_of_memory
+from service.training.passes import plan_passes
 from service.training.precisions import autocast_dtype
 
 MIN_GAIN = 1.05
@@ -38,17 +41,41 @@ def decide_student(
         BadInputError: a model or weights that cannot be used.
     """
     training = spec.training
-    if training.precision != "auto" and training.compile != "auto":
+    is_decided = training.compile == "off" or (
+        training.compile == "on" and spec.num_micro_batches <= world.size
+    )
+    if training.precision != "auto" and is_decided:
         return StudentForm(training.precision, training.compile == "on")
     trial = _StudentTrial(spec, world)
     if training.precision == "auto":
         precision = trial.faster_precision(half_precision(world.device), log)
     else:
         precision = training.precision
-    if training.compile != "auto":
-        return StudentForm(precision, training.compile == "on")
+    return StudentForm(precision, _is_compiled(spec, trial, precision, num_steps, log))
+
+
+def _is_compiled(
+    spec: JobSpec,
+    trial: "_StudentTrial",
+    precision: NumberFormat,
+    num_steps: int,
+    log: Callable[[str], None],
+) -> bool:
+    wanted = spec.training.compile
+    if wanted == "off":
+        return False
+    num_passes = trial.num_passes(precision)
+    if num_passes > 1:
+        # BatchNorm tells their micro-batches apart: there would be code for each.
+        log(
+            f"the student is eager: a step has {num_passes} forward passes of it; training."
+            "max_activation_bytes or training.micro_batch_size says how many"
+        )
+        return False
+    if wanted == "on":
+        return True
     is_worth_it = trial.step_s(precision) * num_steps >= MIN_RUN_S
-    return StudentForm(precision, is_worth_it and trial.is_faster_compiled(precision, log))
+    return is_worth_it and trial.is_faster_compiled(precision, log)
 
 
 def half_precision(device: torch.device) -> NumberFormat:
@@ -62,6 +89,7 @@ class _StudentTrial:
     """Blank images and copies of the student, as large as in training."""
 
     def __init__(self, spec: JobSpec, world: World):
+        self._spec, self._world = spec, world
         self._device, size = world.device, spec.augmentation.largest_size
         self._size, self._in_step = size, spec.training.global_batch_size / world.size
         self._student = build_student(spec, "float32").to(world.device)
@@ -75,6 +103,9 @@ class _StudentTrial:
 
     def faster_precision(self, half: NumberFormat, log: Callable[[str], None]) -> NumberFormat:
         """``half``, or float32 where that is as fast."""
+        if not self._fits_in_float32():
+            log(f"precision {half}: {self._text} do not fit in float32")
+            return half
         names: tuple[NumberFormat, ...] = ("float32", half)
         passes = [self._passes(self._copy(name), name) for name in names]
         times_s = median_times_s(dict(zip(names, passes, strict=True)), self._device)
@@ -84,6 +115,22 @@ class _StudentTrial:
             f"{times_s['float32']:.3g} s in float32"
         )
         return found
+
+    def _fits_in_float32(self) -> bool:
+        try:
+            self._passes(self._copy("float32"), "float32")()
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            return False
+        return True
+
+    def num_passes(self, precision: NumberFormat) -> int:
+        """Forward passes of a worker's share of a step."""
+        passes = plan_passes(
+            self._spec, self._copy(precision), autocast_dtype(precision), self._world
+        )
+        return passes.count(math.ceil(self._in_step), self._spec.micro_batch_size)
 
     def step_s(self, precision: NumberFormat) -> float:
         """How long the passes of a worker's share of a step take, eagerly."""

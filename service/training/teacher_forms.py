@@ -8,9 +8,11 @@ from torch import Tensor, nn
 
 from service.distillation.ensemble import TeacherEnsemble
 from service.distillation.pixels import FrozenTeacher
+from service.models.activation_memory import inference_bytes
 from service.models.folding import folded
 from service.models.last_layer import Float32Layer
 from service.run.execution import NumberFormat, TeacherForm
+from service.spec.job import JobSpec
 from service.training.compiling import CompiledNetwork
 from service.training.precisions import autocast_dtype
 
@@ -53,6 +55,23 @@ def is_eager(teacher: FrozenTeacher | TeacherEnsemble) -> bool:
     """Whether one of its networks could not be compiled."""
     models = [member.model for member in members_of(teacher)]
     return any(not isinstance(m, CompiledNetwork) or not m.is_usable for m in models)
+
+
+def images_per_pass(
+    spec: JobSpec, teacher: FrozenTeacher, num_images: int, *, is_16_bit: bool
+) -> int:
+    """How many of a worker's ``num_images`` of a step go through the teacher at once.
+
+    All of them where training.max_activation_bytes allows it, else equal parts.
+    """
+    device, size = teacher.normalize.scale.device, spec.augmentation.largest_size
+    image = torch.zeros(1, 3, size, size, device=device)
+    per_image = inference_bytes(teacher.model, teacher.resized(image)) // (2 if is_16_bit else 1)
+    num_fitting = max(1, spec.training.max_activation_bytes // max(1, per_image))
+    num_parts = -(-num_images // num_fitting)
+    # Parts of one size, if there are a few more of them: a compiled teacher knows one size.
+    equal = (n for n in range(num_parts, 2 * num_parts + 1) if num_images % n == 0)
+    return -(-num_images // next(equal, num_parts))
 
 
 class CastNetwork(nn.Module):

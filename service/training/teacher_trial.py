@@ -46,10 +46,13 @@ def decide_teacher(
         BadInputError: a model or weights that cannot be used.
     """
     execution = replace(Execution.plain(spec), precision=precision)
-    plain, batch_size = build_teacher(spec, world.device, execution), data.step_share(0).num_local
+    num_images = data.step_share(0).num_local
+    plain = build_teacher(spec, world.device, execution, batch_size=num_images)
+    batch_size = min(member.num_at_once or num_images for member in members_of(plain))
     trial = TeacherTrial(plain, precision, batch_size, spec.augmentation.largest_size, log)
     form, compiles = trial.fastest_eager(), spec.training.compile
-    if compiles == "auto" and trial.step_s(form) * num_steps >= MIN_RUN_S:
+    num_passes = num_images / batch_size
+    if compiles == "auto" and trial.pass_s(form) * num_passes * num_steps >= MIN_RUN_S:
         form = trial.compiled_if_faster(form)
     elif compiles == "on":
         form = trial.compiled_if_possible(form)
@@ -67,12 +70,12 @@ def _slice_of_val(world: World, data: WorkerData) -> Tensor:
 
 
 class TeacherTrial:
-    """A teacher in several forms, on the images of a worker's share of a step.
+    """A teacher in several forms, on the images of a pass.
 
     Args:
         plain: the teacher as it is.
         precision: of forward passes.
-        batch_size: images of a step on this worker.
+        batch_size: images of a pass.
         size: their side in pixels.
         log: gets a line for each decision.
     """
@@ -108,8 +111,8 @@ class TeacherTrial:
         )
         return cast if is_cast else form
 
-    def step_s(self, form: TeacherForm) -> float:
-        """How long the teacher's passes of a step take."""
+    def pass_s(self, form: TeacherForm) -> float:
+        """How long a pass of the teacher takes."""
         run = self._pass(form, self._num_timed)
         run()
         return seconds(run, self._device) * self._batch_size / self._num_timed
@@ -138,22 +141,23 @@ class TeacherTrial:
     def agrees(self, form: TeacherForm, pixels: Tensor) -> bool:
         """Whether it predicts what the teacher itself does in float32.
 
-        ``pixels``: uint8 [B, S, S, 3] of any size.
+        In 16 bits, it is also enough to do so as often as the teacher as it is, in 16 bits, whose
+        place it takes. ``pixels``: uint8 [B, S, S, 3] of any size.
         """
         sized = F.interpolate(pixels.permute(0, 3, 1, 2), self._size).permute(0, 2, 3, 1)
         count = len(sized)
         # What is compiled is compiled for whole batches: the first images make the last one whole.
         num_whole = -(-count // self._batch_size) * self._batch_size
         batches = sized[torch.arange(num_whole, device=sized.device) % count]
-        teacher, same = self._formed(form), torch.zeros((), device=self._device)
+        teacher, same = self._formed(form), torch.zeros(2, device=self._device)
         for first in range(0, num_whole, self._batch_size):
             batch = batches[first : first + self._batch_size]
             own = self._plain(batch).argmax(dim=1)
-            equal = self._classify(teacher, batch).argmax(dim=1) == own
-            same += equal[: count - first].sum()
-        agreement = float(same) / count
+            found = [self._classify(each, batch).argmax(dim=1) for each in (teacher, self._plain)]
+            same += (torch.stack(found) == own)[:, : count - first].sum(dim=1)
+        agreement, of_plain = (same / count).tolist()
         name = f"{form.kind}, in {self._precision},"
-        if agreement >= MIN_AGREEMENT:
+        if agreement >= min(MIN_AGREEMENT, of_plain):
             self._log(f"the teacher {name} predicts what it does itself for {agreement:.1%} of val")
             return True
         self._log(

@@ -137,6 +137,6 @@ def test_full_gpu_names_the_field_and_is_not_retried(start_job, plan_folder):
     # The last one names the page of the run.
     line = log_path.read_text().splitlines()[-2]
     assert line.startswith("memory failed: training.max_activation_bytes: 2,000,000,000 for images")
-    assert "such as 8" in line
+    assert "a smaller training.micro_batch_size than 16" in line
     assert "worker 1" in line
     assert read_status(run_path).restarts == 0
