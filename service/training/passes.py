@@ -24,7 +24,7 @@ class Passes(NamedTuple):
         for start in range(0, num_micro_batches, self.size):
             yield range(start, min(start + self.size, num_micro_batches))
 
-    def count(self, num_images: int, micro_batch_size: int) -> int:
+    def num_passes(self, num_images: int, micro_batch_size: int) -> int:
         """Passes of a worker with this many images."""
         return len(list(self.split(-(-num_images // micro_batch_size))))
 

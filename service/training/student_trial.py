@@ -130,7 +130,7 @@ class _StudentTrial:
         passes = plan_passes(
             self._spec, self._copy(precision), autocast_dtype(precision), self._world
         )
-        return passes.count(math.ceil(self._in_step), self._spec.micro_batch_size)
+        return passes.num_passes(math.ceil(self._in_step), self._spec.micro_batch_size)
 
     def step_s(self, precision: NumberFormat) -> float:
         """How long the passes of a worker's share of a step take, eagerly."""

@@ -54,3 +54,17 @@ def test_teacher_is_frozen_and_keeps_no_graph(pixels):
     assert not teacher.model.training
     assert not logits.requires_grad
     assert not logits.is_inference()
+
+
+@pytest.mark.parametrize("num_at_once", [1, 4, 6, 99])
+def test_a_teacher_in_parts_predicts_what_it_does_at_once(num_at_once):
+    torch.manual_seed(0)
+    sizes = []
+    teacher = FrozenTeacher(Linear(), NORMALIZATION)
+    teacher.model.register_forward_hook(lambda _, inputs, __: sizes.append(len(inputs[0])))
+    pixels = torch.randint(0, 256, (6, 4, 4, 3), dtype=torch.uint8)
+    expected = teacher(pixels)
+    teacher.num_at_once = num_at_once
+    torch.testing.assert_close(teacher(pixels), expected)
+    assert max(sizes[1:]) <= num_at_once
+    assert sum(sizes[1:]) == 6

@@ -125,8 +125,31 @@ class Usable:
 
 def test_nothing_is_timed_where_the_spec_says_all(make_content, monkeypatch):
     monkeypatch.setattr(student_trial, "_StudentTrial", None)
-    spec = parse_spec(make_content(training={"precision": "float16", "compile": "on"}))
+    training = {"precision": "float16", "compile": "on", "micro_batch_size": 64}
+    spec = parse_spec(make_content(training=training, resources={"num_workers": 1}))
     assert decide_student(spec, WORLD, 10, print) == StudentForm("float16", True)
+
+
+@pytest.mark.parametrize(("limit_bytes", "is_compiled"), [(1, False), (10**9, True)])
+def test_a_student_of_several_passes_is_not_compiled(make_content, limit_bytes, is_compiled):
+    training = {"compile": "on", "micro_batch_size": 16, "max_activation_bytes": limit_bytes}
+    spec, lines = parse_spec(make_content(training=training)), []
+    form = decide_student(spec, WORLD, 10, lines.append)
+    assert form == StudentForm("float32", is_compiled)
+    assert ["4 forward passes" in line for line in lines] == [True] * (not is_compiled)
+
+
+def test_what_fits_only_in_16_bits_is_computed_in_16_bits(make_content, monkeypatch):
+    passes = student_trial._StudentTrial._passes
+
+    def limited(trial, student, precision, forward=None):
+        if precision == "float32":
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return passes(trial, student, precision, forward)
+
+    monkeypatch.setattr(student_trial._StudentTrial, "_passes", limited)
+    spec = parse_spec(make_content(training={"precision": "auto", "compile": "off"}))
+    assert decide_student(spec, WORLD, 10, print) == StudentForm("bfloat16")
 
 
 @pytest.mark.parametrize(("capability", "expected"), [((7, 5), "float16"), ((9, 0), "bfloat16")])

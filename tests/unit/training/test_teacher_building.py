@@ -121,3 +121,16 @@ def test_several_teachers_are_averaged_each_in_its_own_way(
 def test_one_network_is_no_ensemble(make_content, teacher):
     spec = parse_spec(make_content(teacher=teacher))
     assert isinstance(build_teacher(spec, CPU, Execution.plain(spec)), FrozenTeacher)
+
+
+BYTES = 4 * 4 * 16 * 16 * 16
+"""Of an image in resnet8, whose largest tensors are 16 x 16 x 16: four of them in float32."""
+
+
+# Of 60 images: all at once; 12 of 13; 7 would be nine parts of unequal sizes, 6 are ten equal ones.
+@pytest.mark.parametrize(("num_fitting", "num_at_once"), [(60, 60), (13, 12), (7, 6), (0, 1)])
+def test_the_teacher_takes_as_many_images_as_fit(make_content, teacher, num_fitting, num_at_once):
+    training = {"max_activation_bytes": max(1, num_fitting * BYTES)}
+    spec = parse_spec(make_content(teacher=teacher, training=training))
+    built = build_teacher(spec, CPU, Execution.plain(spec), batch_size=60)
+    assert built.num_at_once == num_at_once
