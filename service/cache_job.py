@@ -12,6 +12,7 @@ from service.run.stop_signals import JobStoppedError, StopSignals
 from service.spec.errors import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, BadInputError, Problem
 from service.spec.job import JobSpec
 from service.spec.loading import LoadedJob
+from service.spec.teacher_cache_rules import num_trained_images
 from service.spec.teacher_classes import classes_tags, with_resolved_classes
 
 FOLDER_SUFFIX = ".teacher_cache"
@@ -31,6 +32,7 @@ def run_cache_job(job: LoadedJob) -> int:
             'add it, for example "cache": {}',
         )
         raise BadInputError("spec", [problem])
+    _check_limit(job)
     name = f"{job.spec.name[:MAX_NAME_LENGTH]}{FOLDER_SUFFIX}"
     spec = job.spec.model_copy(update={"name": name})
     signals = StopSignals()
@@ -54,6 +56,23 @@ def run_cache_job(job: LoadedJob) -> int:
             return EXIT_STOPPED
         finally:
             remove_tree(spec.run_path)
+
+
+def _check_limit(job: LoadedJob) -> None:
+    """Room for all epochs: what would not fit is not worth starting for."""
+    spec, cache = job.spec, job.spec.teacher_cache
+    assert cache is not None
+    num_epochs = len(epochs_to_fill(spec))
+    row_bytes = cache.row_bytes(spec.dataset.num_classes, spec.num_teacher_views)
+    needed_bytes = num_epochs * num_trained_images(job.train, spec.dataset) * row_bytes
+    if cache.limit_bytes is not None and cache.limit_bytes < needed_bytes:
+        problem = Problem(
+            "teacher.cache.limit_bytes",
+            f"is {cache.limit_bytes:,}, but the logits of {num_epochs} epochs have "
+            f"{needed_bytes:,} bytes",
+            "make it at least that, set teacher.cache.epochs to fewer, or leave it out",
+        )
+        raise BadInputError("spec", [problem])
 
 
 def _fill(spec: JobSpec) -> int:

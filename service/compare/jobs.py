@@ -68,15 +68,22 @@ def run_specs(
 
 
 def other_recipe(compare: CompareSpec, variant: Variant) -> list[str]:
-    """Paths of the variant's changes that are no matter of its losses, teacher or student."""
+    """Paths of the variant's changes that are no matter of its losses, teacher or student, and what
+    gives it other images than the base has.
+    """
     pair = Variant(variant.pair, compare.base_label)
     base, changed = (
         JobSpec.model_validate(variant_content(compare, each)) for each in (pair, variant)
     )
     differing = differing_fields(base, changed)
-    return [
+    paths = [
         path
         for path in compare.patches[variant.name]
         if path.split(".")[0] not in RECIPE_SECTIONS
         and any(field == path or field.startswith(f"{path}.") for field in differing)
     ]
+    # Whether a row repeats draws depends on its losses, too: one that needs no teacher does not.
+    num_epochs = min(base.schedule.num_epochs, changed.schedule.num_epochs)
+    if any(base.draw_epoch(epoch) != changed.draw_epoch(epoch) for epoch in range(num_epochs)):
+        paths.append("teacher.cache.epochs")
+    return paths

@@ -34,7 +34,7 @@ class NoRoomError(OSError):
 
 
 class EntrySize(NamedTuple):
-    """Bytes of an entry's files, and those that they take of the disk, which are fewer if not all
+    """Bytes of an entry's logits, and those that they take of the disk, which are fewer if not all
     rows are written.
     """
 
@@ -55,7 +55,8 @@ class CacheEntry:
         self._resources = ExitStack()
         cache_path.mkdir(parents=True, exist_ok=True)
         try:
-            self._resources.enter_context(_lease(self._folder))
+            if (lease := _lease(self._folder)) is not None:
+                self._resources.enter_context(lease)
             with _locked(cache_path):
                 _prepare(self._folder, key)
         except OSError:
@@ -118,10 +119,19 @@ def _locked(cache_path: Path) -> Iterator[None]:
         yield
 
 
-def _lease(folder: Path) -> IO[bytes]:
-    """Protect an entry from eviction until the returned file is closed."""
+def _lease(folder: Path) -> IO[bytes] | None:
+    """Protect an entry from eviction until the returned file is closed.
+
+    None where a read-only folder has no lease, as in a copy: nobody there can evict anything.
+    """
     path = folder.with_name(f"{folder.name}.lease")
-    lease = open_regular(path, "ab" if os.access(folder.parent, os.W_OK) else "rb")
+    if os.access(folder.parent, os.W_OK):
+        lease = open_regular(path, "ab")
+    else:
+        try:
+            lease = open_regular(path, "rb")
+        except FileNotFoundError:
+            return None
     fcntl.flock(lease, fcntl.LOCK_SH)
     return lease
 
@@ -174,7 +184,7 @@ def _entries(cache_path: Path) -> list[Path]:
 
 def _size(folder: Path) -> EntrySize:
     statuses = []
-    for path in folder.glob("*"):
+    for path in folder.glob("epoch-*"):
         # A process may discard it meanwhile.
         with suppress(FileNotFoundError):
             statuses.append(path.lstat())

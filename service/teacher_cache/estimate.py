@@ -43,6 +43,9 @@ def cache_lines(spec: JobSpec, num_images: int, flops_per_image: int) -> Iterato
         f"{num_saved * epoch_h:.3g} h, and up to all in later ones, {len(epochs) * epoch_h:.3g} h, "
         f"of one device with {of} {rate / 1e12:.3g} TFLOP/s"
     )
+    if cache.limit_bytes is not None and cache.limit_bytes < num_bytes:
+        limit = format_bytes(cache.limit_bytes)
+        yield f"warning: teacher.cache.limit_bytes is {limit}: not all logits will be stored"
     available = num_bytes if cache.limit_bytes is None else min(num_bytes, cache.limit_bytes)
     existing = next(parent for parent in (path, *path.parents) if parent.exists())
     if (free := shutil.disk_usage(existing).free) < available:

@@ -120,13 +120,25 @@ class CachedTeacherLogits(TeacherLogits):
         return self._store.read(place.first_place, place.num_local) is not None
 
     def fill(self, views: Sequence[PixelBatch], batch: Batch, place: StepPlace) -> None:
-        """Compute the logits and store them, however inexact that is.
+        """Compute the logits and store them.
 
         Raises:
-            CacheFillingError: they cannot be stored.
+            CacheFillingError: they cannot be stored, or no run would read them: on the first batch
+                of a run, the stored form is less exact than max_error.
         """
         self._store.open_epoch(place.epoch)
-        self._store_rows(self._rows(super().of(views, batch, place)), place)
+        logits = super().of(views, batch, place)
+        cache = self._spec.teacher_cache
+        assert cache is not None
+        if place.epoch == place.first_place == 0:
+            error = self._error(logits)
+            if not error <= cache.error_limit:
+                raise CacheFillingError(
+                    f"teacher.cache: error of the stored logits {self._with_unit(error)}, more "
+                    f"than max_error = {cache.error_limit:g}: no run would read them; keep more "
+                    "logits, or raise max_error"
+                )
+        self._store_rows(self._rows(logits), place)
         self._store.flush()
         if self._store.trouble is not None:
             raise CacheFillingError(self._store.trouble)
@@ -161,16 +173,14 @@ class CachedTeacherLogits(TeacherLogits):
 
     def _decide(self, logits: Sequence[Tensor]) -> bool:
         """Whether the run learns from the stored form, from its error on this batch."""
-        cache, temperatures = self._spec.teacher_cache, _temperatures(self._spec.effective_losses())
+        cache = self._spec.teacher_cache
         assert cache is not None
-        own = max(float(self._format.error(view, temperatures)) for view in logits)
         timeout_s = self._spec.resources.collective_timeout_s
-        error = max(gather_from_all(own, self._world, timeout_s))
+        error = max(gather_from_all(self._error(logits), self._world, timeout_s))
         self._is_used = error <= cache.error_limit
         if self._world.rank == 0:
             write_atomically(self._decision_path, json.dumps({"is_used": self._is_used}) + "\n")
-            unit = "of the largest logit" if cache.keep == "float16" else "nats"
-            text = f"teacher.cache: error of the stored logits {error:.3g} {unit}"
+            text = f"teacher.cache: error of the stored logits {self._with_unit(error)}"
             if not self._is_used:
                 text = (
                     f"warning: {text}, more than max_error = {cache.error_limit:g}; the teacher "
@@ -178,6 +188,16 @@ class CachedTeacherLogits(TeacherLogits):
                 )
             self._note(text)
         return self._is_used
+
+    def _error(self, logits: Sequence[Tensor]) -> float:
+        """Of the stored form of this worker's logits; the largest over the views."""
+        temperatures = _temperatures(self._spec.effective_losses())
+        return max(float(self._format.error(view, temperatures)) for view in logits)
+
+    def _with_unit(self, error: float) -> str:
+        assert self._spec.teacher_cache is not None
+        is_share = self._spec.teacher_cache.keep == "float16"
+        return f"{error:.3g} {'of the largest logit' if is_share else 'nats'}"
 
     def _is_spot_check(self, place: StepPlace) -> bool:
         epoch, step = self._spec.draw_epoch(place.epoch), place.step_in_epoch
@@ -205,7 +225,7 @@ class CachedTeacherLogits(TeacherLogits):
         self._checker.shutdown(wait=True)
         self._settle_checks()
         self._store.close()
-        if self._world.rank == 0 and self._num_images:
+        if self._world.rank == 0 and self._num_images and self._is_used is not False:
             share = self._num_read / self._num_images
             self._note(f"teacher.cache: {share:.1%} of the logits were read, the rest computed")
 

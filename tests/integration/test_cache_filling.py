@@ -13,6 +13,7 @@ from service.run.folder import write_tags
 from service.run.journal import JOURNAL_NAME, read_events
 from service.spec.loading import parse_job, parse_spec
 from service.training.cache_filling import fill_epoch
+from service.training.cached_logits import CacheFillingError
 
 
 @pytest.fixture
@@ -121,3 +122,27 @@ def test_a_spec_without_a_cache_is_refused_and_a_plan_computes_nothing(
     assert "logits of 2 epochs, 6.14 kB" in capsys.readouterr().out
     assert not filled_here
     assert not parse_spec(content).checkpoints.storage_path.exists()
+
+
+def test_what_no_run_would_read_or_does_not_fit_is_not_computed(
+    content, filled_here, tmp_path, capsys
+):
+    def with_cache(**cache):
+        return write(
+            tmp_path / "spec.json", {**content, "teacher": {**content["teacher"], "cache": cache}}
+        )
+
+    inexact = with_cache(max_error=1e-9)
+    with pytest.raises(CacheFillingError, match="no run would read them"):
+        cache_teacher.main([inexact])
+    assert not filled_here
+    # Three epochs of 256 images, with 4 logits of 2 bytes and a checksum of 4 bytes each.
+    small = with_cache(limit_bytes=3 * 256 * 12 - 1)
+    assert cache_teacher.main([small]) == 2
+    error = capsys.readouterr().err
+    assert "teacher.cache.limit_bytes: is 9,215, but the logits of 3 epochs have 9,216" in error
+    assert cache_teacher.main([small, "--plan"]) == 0
+    assert "warning: teacher.cache.limit_bytes is 9.21 kB" in capsys.readouterr().out
+    assert not filled_here
+    assert cache_teacher.main([with_cache(limit_bytes=3 * 256 * 12)]) == 0
+    assert filled_here == [256] * 3

@@ -162,6 +162,7 @@ def test_a_stored_form_that_is_too_inexact_is_not_learned_from(make, make_conten
     inexact = make("inexact", {"max_error": 1e-9})
     run_alone(inexact)
     assert "more than max_error" in warnings_of(inexact)[0]
+    assert not [text for text in notes(inexact) if "were read" in text]
     assert json.loads((inexact.run_path / DECISION_NAME).read_text()) == {"is_used": False}
     resources = {"num_workers": 1}
     live = make_content(name="live", teacher=teacher, resources=resources, seed=3)

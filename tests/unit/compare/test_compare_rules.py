@@ -133,6 +133,20 @@ def test_other_recipes_are_named(make_compare_content):
     assert other_recipe(compare, Variant("", "long")) == ["schedule.num_epochs"]
 
 
+def test_rows_that_repeat_other_epochs_than_the_base_are_named(make_compare_content, teacher):
+    base = {
+        "teacher": {**teacher, "cache": {"epochs": 1}},
+        "losses": {"ce": {}},
+        "schedule": {"num_epochs": 2, "milestones": []},
+    }
+    kd = {"losses": {"ce": {}, "kd": {}}}
+    variants = {"kd": kd, "live": {**kd, "teacher.cache": None}}
+    compare = parse_comparison(make_compare_content(base, variants=variants)).compare
+    # The base needs no teacher, so that it repeats nothing.
+    assert other_recipe(compare, Variant("", "kd")) == ["teacher.cache.epochs"]
+    assert other_recipe(compare, Variant("", "live")) == []
+
+
 def test_pairs_may_have_the_teachers_that_the_base_lacks(make_compare_content, teacher):
     base = {"teacher": None, "losses": {"ce": {}, "kd": {}}}
     pairs = {"a": {"teacher": teacher}, "b": {"teacher": teacher, "student.model": "cifar:resnet8"}}

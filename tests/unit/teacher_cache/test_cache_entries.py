@@ -180,3 +180,28 @@ def test_one_step_in_a_thousand_and_at_least_one_of_an_epoch_is_checked():
     num_checked = sum(is_spot_check(3, 0, step, 20_000) for step in range(20_000))
     # 21 expected, with a standard deviation of 4.5.
     assert 5 < num_checked < 40
+
+
+def test_a_limit_of_the_bytes_of_the_logits_has_room_for_them(tmp_path):
+    entry = CacheEntry(tmp_path, {"number": 1}, 2 * FILE_BYTES)
+    for epoch in (0, 1):
+        fill(entry, epoch)
+    with pytest.raises(NoRoomError):
+        entry.epoch_file(2, NUM_PLACES, ROW_BYTES)
+    assert is_stored(entry, 1)
+    entry.close()
+
+
+def test_a_read_only_copy_without_leases_is_read(tmp_path, monkeypatch):
+    key = {"number": 1}
+    entry = CacheEntry(tmp_path, key, None)
+    fill(entry, 0)
+    entry.close()
+    for path in tmp_path.glob("*.lease"):
+        path.unlink()
+    # Root may write anywhere; os.access is what says that a folder is read-only.
+    monkeypatch.setattr("service.teacher_cache.entry.os.access", lambda path, mode: False)
+    entry = CacheEntry(tmp_path, key, None)
+    assert is_stored(entry, 0)
+    assert not list(tmp_path.glob("*.lease"))
+    entry.close()
