@@ -30,6 +30,15 @@ from service.training.teacher_trial import decide_teacher
 
 # Compiling both networks may take minutes, while the other ranks wait.
 DECISION_TIMEOUT_S = 3600.0
+OF_RUN_ALONE = {
+    "networks",
+    "has_strong_view",
+    "micro_batch_size",
+    "num_steps",
+    "batch",
+    "checkpoint_activations",
+}
+"""What the teacher's fastest form may depend on, but its logits do not."""
 
 
 def decide_execution(
@@ -80,6 +89,10 @@ def _on_first_rank(
     teacher = TeacherForm()
     if spec.uses_teacher:
         identity |= _teacher_identity(spec, student)
+        if spec.teacher_cache is not None:
+            # The form is part of the cache's key: runs that share logits must not decide by times
+            # of their own. What the first run finds is good enough for all of them.
+            identity = {name: identity[name] for name in identity.keys() - OF_RUN_ALONE}
         teacher, is_teacher_earlier = shared_decision(
             storage_path,
             identity,

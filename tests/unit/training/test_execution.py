@@ -73,6 +73,23 @@ def test_what_a_decision_depends_on_is_decided_anew(make_content, teacher, decis
     assert decisions == ["student", "teacher"] * 2
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"training": {"micro_batch_size": 8}},
+        {"schedule": {"num_epochs": 9}},
+        {"student": {"model": "cifar:resnet14"}},
+    ],
+)
+def test_runs_that_share_logits_have_the_same_form_of_the_teacher(
+    make_content, teacher, decisions, changes
+):
+    cached = {**teacher, "cache": {}}
+    decided(make_content(name="one", teacher=cached))
+    decided(make_content(name="other", teacher=cached, **changes))
+    assert decisions == ["student", "teacher", "student"]
+
+
 def test_resumed_run_goes_on_as_it_began(make_content, teacher, decisions):
     content = make_content(teacher=teacher)
     first, _ = decided(content)
