@@ -1,9 +1,11 @@
 """The base class of a spec's sections, and the types of their numbers."""
 
+import re
 from pathlib import Path
 from typing import Annotated, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic_core import PydanticCustomError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -29,12 +31,25 @@ Name = Annotated[str, Field(pattern=NAME_PATTERN)]
 ShortName = Annotated[str, Field(pattern=SHORT_NAME_PATTERN)]
 Sha256 = Annotated[str, Field(pattern=SHA256_PATTERN)]
 
+URI_START = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+
 T = TypeVar("T")
 # JSON has neither tuples nor paths.
 Items = Annotated[tuple[T, ...], Field(strict=False)]
 Pair = Annotated[tuple[T, T], Field(strict=False)]
 Triple = Annotated[tuple[T, T, T], Field(strict=False)]
-FolderPath = Annotated[Path, Field(strict=False)]
+
+
+def _folder(value: object) -> object:
+    """Refuse what would be a folder of another meaning: the current one, or one named s3:."""
+    if value == "":
+        raise PydanticCustomError("folder", "give a folder, . for the current one")
+    if isinstance(value, str) and URI_START.match(value):
+        raise PydanticCustomError("folder", "give a folder of a file system, not an address")
+    return value
+
+
+FolderPath = Annotated[Path, Field(strict=False), BeforeValidator(_folder)]
 
 
 class Section(BaseModel):

@@ -90,6 +90,8 @@ def test_a_limit_has_room_for_an_epoch_or_for_all_that_repeat(make):
         ({"keep": {"top_k": 4}}, "teacher.cache.keep.top_k", "dataset.num_classes is 4"),
         ({"keep": "float8"}, "teacher.cache.keep", 'or {"top_k": ...}'),
         ({"max_error": 0}, "teacher.cache.max_error", "greater than 0"),
+        ({"path": ""}, "teacher.cache.path", "is ''; give a folder, . for the current one"),
+        ({"path": "s3://b/x"}, "teacher.cache.path", "give a folder of a file system"),
         ({"folder": "x"}, "teacher.cache.folder", "is not a field"),
     ],
     ids=str,
