@@ -1,5 +1,7 @@
 """A job that fills the teacher's cache, so that the first run finds its logits there too."""
 
+from collections.abc import Callable
+
 from data_pipeline.files import remove_tree
 from service.build import build_job
 from service.cluster.address import check_address
@@ -49,8 +51,7 @@ def run_cache_job(job: LoadedJob) -> int:
             connect()
             signals.install()
             check_cluster(spec.resources.model_copy(update={"num_workers": 1}))
-            with signals.interruptible():
-                return _fill(trained_spec)
+            return _fill(trained_spec, signals.check)
         except JobStoppedError:
             print_now("stopped; the same command computes what is missing")
             return EXIT_STOPPED
@@ -75,14 +76,14 @@ def _check_limit(job: LoadedJob) -> None:
         raise BadInputError("spec", [problem])
 
 
-def _fill(spec: JobSpec) -> int:
+def _fill(spec: JobSpec, check: Callable[[], None]) -> int:
     epochs = epochs_to_fill(spec)
 
     def report(epoch: int, num_computed: int) -> None:
         print_now(f"epoch {epoch + 1}: the teacher's logits of {num_computed:,} images computed")
 
     try:
-        fill_epochs(spec, epochs, report)
+        fill_epochs(spec, epochs, report, check)
     except FillingFailedError as error:
         print_now(f"failed: {error}")
         return EXIT_FAILED

@@ -7,12 +7,19 @@ from ray.exceptions import RayTaskError
 
 from service.spec.job import JobSpec
 
+CHECK_INTERVAL_S = 0.5
+
 
 class FillingFailedError(RuntimeError):
     """An epoch's logits were not stored; the message says why."""
 
 
-def fill_epochs(spec: JobSpec, epochs: list[int], done: Callable[[int, int], None]) -> None:
+def fill_epochs(
+    spec: JobSpec,
+    epochs: list[int],
+    done: Callable[[int, int], None],
+    check: Callable[[], None],
+) -> None:
     """Store the teacher's logits of epochs, each with the resources of one worker.
 
     A task whose node dies is started again on another one, as often as the resources allow.
@@ -21,6 +28,8 @@ def fill_epochs(spec: JobSpec, epochs: list[int], done: Callable[[int, int], Non
         spec: of the runs; see ``training.cache_filling.fill_epoch``.
         epochs: counted from 0.
         done: called with each epoch, and how many images' logits were computed for it.
+        check: called all the time; what it raises ends the filling. Ray's native code would turn
+            what a signal's handler raises into another error.
 
     Raises:
         FillingFailedError: a task has failed; the others are canceled.
@@ -34,8 +43,11 @@ def fill_epochs(spec: JobSpec, epochs: list[int], done: Callable[[int, int], Non
     pending = {task.remote(spec.model_dump_json(), epoch): epoch for epoch in epochs}
     try:
         while pending:
-            (ready,), _ = ray.wait(list(pending), num_returns=1)
-            done(pending.pop(ready), ray.get(ready))
+            ready, _ = ray.wait(list(pending), num_returns=1, timeout=CHECK_INTERVAL_S)
+            check()
+            for reference in ready:
+                done(pending[reference], ray.get(reference))
+                del pending[reference]
     except RayTaskError as error:
         raise FillingFailedError(str(error.cause)) from error
     finally:

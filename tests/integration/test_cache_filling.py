@@ -33,8 +33,9 @@ def filled_here(monkeypatch):
     """Epochs are filled in this process; a list of how many images were computed for each."""
     counts = []
 
-    def fill_epochs(spec, epochs, done):
+    def fill_epochs(spec, epochs, done, check):
         for epoch in epochs:
+            check()
             counts.append(fill_epoch(spec, epoch, CPU))
             done(epoch, counts[-1])
 
