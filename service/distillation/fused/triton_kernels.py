@@ -11,10 +11,10 @@ import triton.language as tl
 from service.distillation.fused.triton_sums import (
     LOG2_E,
     LOG_2,
-    add,
-    add_and_first,
-    largest,
+    largest_of,
     log_of,
+    sums_and_first,
+    sums_of,
 )
 from service.distillation.fused.triton_temperatures import (
     LARGEST_ABSOLUTE,
@@ -118,7 +118,7 @@ def rows_kernel(
         parts += (tl.where(inside, v, 0.0),)
     if A_KIND != NONE:
         parts += (tl.where(inside, u, 0.0),)
-    sums = tl.reduce(parts, 0, add)
+    sums = sums_of(parts)
     total, gradient = 0.0, tl.zeros_like(v)
     if CE_AT >= 0:
         exp_sum = sums[1] if FIXED_IS_ONE else sums[DEPTHS - 1]
@@ -164,7 +164,7 @@ def _ends(u, v, inside, HAS_TEACHER: tl.constexpr, WITH_LOWS: tl.constexpr):
         parts += (u,)
     if WITH_LOWS:
         parts += (tl.where(inside, -v, -float("inf")), tl.where(inside, -u, -float("inf")))
-    found = tl.reduce(parts, 0, largest)
+    found = largest_of(parts)
     # Where there is no larger one, the row is broken.
     v_top = tl.where(found[0] > OUTSIDE, found[0], float("nan"))
     u_top, u_low, v_low = v_top, v_top, v_top
@@ -222,14 +222,14 @@ def _matched(
     logs = p * (a - b)
     parts = (p, q, logs)
     if not (ATTACHED and WITH_GRADIENT):
-        sums = tl.reduce(parts, 0, add)
+        sums = sums_of(parts)
     elif KIND == LOGSUMEXP:
-        sums = tl.reduce(parts + (p * a, logs * a, q * b), 0, add)
+        sums = sums_of(parts + (p * a, logs * a, q * b))
     else:
         # As torch does, of equal logits the first is the largest.
         extreme = tl.where(is_negative, v_low - v_top, 0.0)
         places = tl.where(v == extreme, classes, classes.shape[0])
-        sums = tl.reduce(parts + (p * a, logs * a, q * b, places), 0, add_and_first)
+        sums = sums_and_first(parts + (p * a, logs * a, q * b, places))
     by_p, by_q = 1.0 / sums[0], 1.0 / sums[1]
     log_mean = LOG_2 * by_p * sums[2]
     kl = log_mean - log_of(sums[0] * by_q, (sums[0] - sums[1]) * by_q)

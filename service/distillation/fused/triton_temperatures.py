@@ -7,7 +7,7 @@ import torch
 import triton
 import triton.language as tl
 
-from service.distillation.fused.triton_sums import LOG2_E, add, log_of
+from service.distillation.fused.triton_sums import LOG2_E, log_of, sums_of
 from service.distillation.temperature import FLAT_RMS, LARGE_LOGIT, NUM_ROOT_STEPS
 
 # Rules of temperatures; NONE: there is no such term.
@@ -51,7 +51,7 @@ def root(u, v, u_depth, v_depth, temperature, floor, inside, by_classes):
     is_finite = (u_top < float("inf")) & (v_top < float("inf"))
     u, v = tl.where(inside, u - u_depth, 0.0) * scale, tl.where(inside, v - v_depth, 0.0) * scale
     u, v = tl.where(is_finite, u, 0.0), tl.where(is_finite, v, 0.0)
-    squares = tl.reduce((u * u, v * v), 0, add)
+    squares = sums_of((u * u, v * v))
     x, y = tl.sqrt(squares[0] * by_classes), tl.sqrt(squares[1] * by_classes)
     is_varied = (x > 0.0) | (y > 0.0)
     highest = tl.log((1.0 - floor) / floor + tl.zeros_like(x))
@@ -91,7 +91,7 @@ def _sharpness(u, v, u_top, v_top, share, other, inside, by_classes):
     v_shift = tl.maximum(v_top / other - LARGE, 0.0)
     parts = _excesses(u * (1.0 / share), u_shift, inside)
     parts += _excesses(v * (1.0 / other), v_shift, inside)
-    sums = tl.reduce(parts, 0, add)
+    sums = sums_of(parts)
     f, f_slope, f_bend = _derivatives(u_shift, sums[0], sums[1], sums[2], by_classes)
     g, g_slope, g_bend = _derivatives(v_shift, sums[3], sums[4], sums[5], by_classes)
     return f, f_slope, f_bend, g, g_slope, g_bend
