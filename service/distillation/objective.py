@@ -52,14 +52,9 @@ class Objective(nn.Module):
     def forward(self, inputs: LossInputs) -> ObjectiveValue:
         """The total of a micro-batch, and the losses that it consists of."""
         sample_weights = self._sample_weights(inputs)
-        terms = self._fused_terms(inputs)
-        values: dict[str, Tensor] = {}
-        total = None
-        if terms:
-            total, means = self._fused(terms, inputs, sample_weights)
-            values = dict(zip(terms, means.unbind(), strict=True))
+        total, values = self._fused(inputs, sample_weights)
         for name, section in self._sections.items():
-            if name in terms:
+            if name in values:
                 continue
             value = _value(self._loss(name), inputs, needs_labels=section.needs_labels)
             if section.needs_teacher and sample_weights is not None:
@@ -78,9 +73,12 @@ class Objective(nn.Module):
         return {name: term for name, term in found.items() if term is not None}
 
     def _fused(
-        self, terms: dict[str, FusedTerm], inputs: LossInputs, sample_weights: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
-        """The weighted sum of the terms, and the mean of each."""
+        self, inputs: LossInputs, sample_weights: Tensor | None
+    ) -> tuple[Tensor | None, dict[str, Tensor]]:
+        """The weighted sum of the losses that are fused, if any, and the mean of each."""
+        terms = self._fused_terms(inputs)
+        if not terms:
+            return None, {}
         sections = [self._sections[name] for name in terms]
         teacher, labels = None, None
         if any(section.needs_teacher for section in sections):
@@ -91,7 +89,10 @@ class Objective(nn.Module):
             labels = label_rows(inputs.labels, inputs.student, inputs.mask)
         weights = [self._weight(name, inputs.epoch) for name in terms]
         rows = Rows(student, teacher, labels, sample_weights)
-        return fused_losses(rows, list(terms.values()), weights)
+        found = fused_losses(rows, list(terms.values()), weights)
+        if found is None:
+            return None, {}
+        return found.total, dict(zip(terms, found.means.unbind(), strict=True))
 
     def _weight(self, name: str, epoch: int) -> float:
         """The factor of a loss in the total of an epoch, counted from 0."""

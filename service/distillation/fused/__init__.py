@@ -1,12 +1,15 @@
 """Cross-entropy, KD and DTKD in one pass over each row of logits, with their gradient.
 
 The plain functions of ``losses`` are the definition. They are used wherever these are not: for
-float64 logits, on other devices, and where neither the C library nor Triton is there.
+float64 logits, on other devices, where neither the C library nor Triton is there, and from then on
+where Triton fails: it compiles a kernel at its first call.
 """
 
 import functools
 import logging
+import threading
 from collections.abc import Callable, Sequence
+from types import ModuleType
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -17,6 +20,9 @@ from service.distillation.fused import native
 from service.distillation.fused.terms import FusedTerm, KernelResult, Rows
 
 logger = logging.getLogger(__name__)
+
+_triton_failed = threading.Event()
+"""Set by its first failure in this process."""
 
 
 class Compute(Protocol):
@@ -41,10 +47,14 @@ class FusedValue(NamedTuple):
 
 
 class Kernels(NamedTuple):
-    """What computes the terms on one kind of device, and what scales a gradient in place."""
+    """What computes the terms on one kind of device, and what scales a gradient in place.
+
+    ``are_triton``: they compile at their first call, which can fail.
+    """
 
     compute: Compute
     scale: Callable[[Tensor, Tensor], None]
+    are_triton: bool
 
 
 def can_fuse(logits: Tensor) -> bool:
@@ -53,10 +63,13 @@ def can_fuse(logits: Tensor) -> bool:
     return is_float32 and logits.numel() > 0 and _kernels(logits) is not None
 
 
-def fused_losses(rows: Rows, terms: Sequence[FusedTerm], weights: Sequence[float]) -> FusedValue:
+def fused_losses(
+    rows: Rows, terms: Sequence[FusedTerm], weights: Sequence[float]
+) -> FusedValue | None:
     """The sum of weight x mean over the rows of each term, and these means.
 
     The gradient to the student's rows is computed with the values, and only scaled in backward.
+    None, where Triton fails: the plain functions are to be used.
 
     Raises:
         IndexError: a label is not a class; on a GPU, the loss is NaN instead.
@@ -66,36 +79,69 @@ def fused_losses(rows: Rows, terms: Sequence[FusedTerm], weights: Sequence[float
     student, *others = (None if one is None else one.detach().contiguous() for one in rows)
     assert student is not None
     with_gradient = torch.is_grad_enabled() and rows.student.requires_grad
-    found = kernels.compute(Rows(student, *others), terms, weights, with_gradient=with_gradient)
+    try:
+        found = kernels.compute(Rows(student, *others), terms, weights, with_gradient=with_gradient)
+    except Exception as error:
+        _give_up(kernels, error)
+        return None
     means, total = found.values[:-1], found.values[-1]
     if found.gradient is not None:
-        total = _KnownGradient.apply(rows.student, total, found.gradient, kernels.scale)
+        total = _KnownGradient.apply(rows.student, total, found.gradient, kernels)
     return FusedValue(total, means)
 
 
 def _kernels(logits: Tensor) -> Kernels | None:
     if logits.device.type == "cpu":
         has_library = native.library() is not None
-        return Kernels(native.fused_on_cpu, native.scale_on_cpu) if has_library else None
+        return Kernels(native.fused_on_cpu, native.scale_on_cpu, False) if has_library else None
     if logits.device.type == "cuda":
         return _triton_kernels(logits.shape[1])
     return None
 
 
-@functools.cache
 def _triton_kernels(num_classes: int) -> Kernels | None:
-    """Triton's kernels; None, with a warning, where it is missing or cannot compile."""
+    """Triton's kernels; None, after one warning, where it is missing or has failed."""
+    found = None if _triton_failed.is_set() else _import_triton_rows()
+    if found is None or num_classes > found.MAX_CLASSES:
+        return None
+    return Kernels(found.fused_on_gpu, found.scale_on_gpu, True)
+
+
+@functools.cache
+def _import_triton_rows() -> ModuleType | None:
     try:
         from service.distillation.fused import triton_rows
-
-        # It compiles at the first call, and needs a C compiler for that.
-        triton_rows.scale_on_gpu(torch.ones(1, device="cuda"), torch.ones((), device="cuda"))
     except Exception as error:
-        logger.warning("each loss is computed by itself, because Triton does not work: %s", error)
+        _warn(error)
         return None
-    if num_classes > triton_rows.MAX_CLASSES:
-        return None
-    return Kernels(triton_rows.fused_on_gpu, triton_rows.scale_on_gpu)
+    return triton_rows
+
+
+def _scale(kernels: Kernels, values: Tensor, factor: Tensor) -> None:
+    try:
+        kernels.scale(values, factor)
+    except Exception as error:
+        _give_up(kernels, error)
+        values.mul_(factor)
+
+
+def _give_up(kernels: Kernels, error: Exception) -> None:
+    """Use Triton no more, whatever it has raised.
+
+    Raises:
+        Exception: the error itself, where memory is missing, or the kernels are not Triton's.
+    """
+    is_out_of_memory = isinstance(error, torch.OutOfMemoryError) or "out of memory" in str(error)
+    if is_out_of_memory or not kernels.are_triton:
+        raise error
+    if not _triton_failed.is_set():
+        _triton_failed.set()
+        _warn(error)
+
+
+def _warn(error: Exception) -> None:
+    message = "each loss is computed by itself, because Triton does not work: %s"
+    logger.warning(message, error, exc_info=error)
 
 
 class _KnownGradient(torch.autograd.Function):
@@ -107,10 +153,10 @@ class _KnownGradient(torch.autograd.Function):
         _student: Tensor,
         value: Tensor,
         gradient: Tensor,
-        scale: Callable[[Tensor, Tensor], None],
+        kernels: Kernels,
     ) -> Tensor:
         ctx.save_for_backward(gradient)
-        ctx.scale = scale
+        ctx.kernels = kernels
         return value.clone()
 
     @staticmethod
@@ -119,6 +165,6 @@ class _KnownGradient(torch.autograd.Function):
         (gradient,) = ctx.saved_tensors
         # In place, without a second tensor of this size. A second backward pass is an error of
         # autograd's, which compares the versions.
-        ctx.scale(gradient, factor)
+        _scale(ctx.kernels, gradient, factor)
         torch.autograd.graph.increment_version(gradient)
         return gradient, None, None, None

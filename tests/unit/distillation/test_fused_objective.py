@@ -1,7 +1,6 @@
 """The objective with its losses fused, against the same one with each computed by itself."""
 
 import logging
-import sys
 from pathlib import Path
 
 import pytest
@@ -158,14 +157,3 @@ def test_without_the_library_each_is_computed_by_itself_after_one_warning(monkey
         "the C library of the losses is not built, and each loss is computed by itself"
     ]
     torch.testing.assert_close(total, expected, rtol=1e-5, atol=0.0)
-
-
-def test_without_triton_each_is_computed_by_itself_after_one_warning(monkeypatch, caplog):
-    monkeypatch.setitem(sys.modules, "service.distillation.fused.triton_rows", None)
-    monkeypatch.delattr(fused, "triton_rows", raising=False)
-    fused._triton_kernels.cache_clear()
-    with caplog.at_level(logging.WARNING):
-        assert [fused._triton_kernels(NUM_CLASSES) for _ in "12"] == [None, None]
-    fused._triton_kernels.cache_clear()
-    assert len(caplog.records) == 1
-    assert "each loss is computed by itself" in caplog.text
