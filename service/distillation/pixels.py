@@ -29,12 +29,12 @@ class PixelNormalizer(nn.Module):
         std = torch.tensor(normalization.std, dtype=torch.float64)
         self.register_buffer("scale", (1.0 / (255.0 * std)).float())
         self.register_buffer("shift", (-mean / std).float())
+        self._row = self.scale, self.shift
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Normalize pixels [B, H, W, 3]; the result is a permuted view of contiguous memory."""
         # Row by row: an inner loop over only three channels would not be vectorized.
-        width = pixels.shape[2]
-        scale, shift = self.scale.repeat(width), self.shift.repeat(width)
+        scale, shift = self._of_row(pixels.shape[2])
         rows = pixels.flatten(2)
         normalized = torch.empty(rows.shape, device=pixels.device)
         num_at_once = len(rows) if pixels.is_cuda else _num_in_cache(rows)
@@ -42,6 +42,12 @@ class PixelNormalizer(nn.Module):
         for part, out in zip(parts, torch.split(normalized, num_at_once), strict=True):
             torch.addcmul(shift, part.float(), scale, out=out)
         return normalized.view(pixels.shape).permute(0, 3, 1, 2)
+
+    def _of_row(self, width: int) -> tuple[Tensor, Tensor]:
+        """Scale and shift of each value of a row, kept for the next batch."""
+        if len(self._row[0]) != 3 * width or self._row[0].device != self.scale.device:
+            self._row = self.scale.repeat(width), self.shift.repeat(width)
+        return self._row
 
 
 def _num_in_cache(rows: Tensor) -> int:

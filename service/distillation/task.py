@@ -1,6 +1,7 @@
 """The losses of micro-batches, from pixels and labels."""
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple
 
 import torch
@@ -149,11 +150,12 @@ class DistillationTask:
         # DDP, where it wraps the trainee, may return copies of another kind of tuple.
         return [TaskOutput(*output) for output in outputs]
 
-    def autocast(self, device: torch.device) -> torch.autocast:
+    def autocast(self, device: torch.device) -> AbstractContextManager[object]:
         """Autocast context of forward passes, the same in training and evaluation."""
         return autocast(device, self._autocast_dtype)
 
 
-def autocast(device: torch.device, dtype: torch.dtype | None) -> torch.autocast:
+def autocast(device: torch.device, dtype: torch.dtype | None) -> AbstractContextManager[object]:
     """Context in which forward passes have this precision; None for float32."""
-    return torch.autocast(device.type, dtype=dtype, enabled=dtype is not None)
+    # Not a disabled one: it would take as long as a small network's layer.
+    return nullcontext() if dtype is None else torch.autocast(device.type, dtype=dtype)
