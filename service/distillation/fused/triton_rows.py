@@ -18,7 +18,7 @@ from service.distillation.fused.triton_kernels import rows_kernel, scale_kernel
 
 MAX_CLASSES = 65536
 SCALE_BLOCK = 4096
-CLASSES_PER_WARP, MAX_WARPS = 256, 32
+CLASSES_PER_WARP, MAX_WARPS = 512, 32
 REGISTERS = 64
 """Of a thread, with the most warps. It can have so many, but the compiler by itself may take fewer,
 and keep the row in memory."""
