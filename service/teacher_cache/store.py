@@ -87,7 +87,7 @@ class LogitStore:
         if self._writer.error is not None:
             self._warn(_text(self._writer.error, self._spec))
 
-    def discard(self, why: str) -> None:
+    def discard(self) -> None:
         """Remove what is stored for this key, which is wrong, and store nothing any more."""
         self._is_distrusted = True
         self._close_file()
@@ -95,9 +95,11 @@ class LogitStore:
             if self._entry is not None:
                 self._entry.discard()
         except OSError as error:
-            why += f", and cannot be removed ({error.strerror})"
+            self._report(
+                f"warning: teacher.cache: wrong logits cannot be removed ({error.strerror}); "
+                "remove the folder, or other runs learn from them"
+            )
         self._close_entry()
-        self._report(f"warning: teacher.cache: {why}; the teacher is run instead")
 
     def flush(self) -> None:
         """Wait until everything is written."""

@@ -25,7 +25,7 @@ from service.teacher_cache.spot_checks import TOLERANCES, is_spot_check
 from service.teacher_cache.store import LogitStore
 from service.training.data import WorkerData
 from service.training.distributed import World, gather_from_all
-from service.training.teacher_logits import StepPlace, TeacherLogits
+from service.training.teacher_logits import StepPlace, TeacherLogits, WrongLogitsError
 
 DECISION_NAME = "teacher_cache.json"
 """In a run's folder: whether the run learns from the stored form of the logits."""
@@ -100,7 +100,7 @@ class CachedTeacherLogits(TeacherLogits):
         if self._is_used is False:
             return super().of(views, batch, place)
         self._store.open_epoch(place.epoch)
-        self._settle_checks()
+        self._settle_finished()
         rows = self._stored_rows(place)
         logits: list[Tensor] = []
         if rows is None or self._is_used is None or self._is_spot_check(place):
@@ -210,20 +210,33 @@ class CachedTeacherLogits(TeacherLogits):
         host, arrival = _on_host(found)
         self._checks.append(self._checker.submit(_arrived, host, arrival))
 
-    def _settle_checks(self) -> None:
-        """Discard what is stored if a comparison has found other logits than were computed."""
+    def settle(self) -> None:
+        """Wait for the comparisons, and see what they have found.
+
+        Raises:
+            WrongLogitsError: on one rank; what is stored is removed.
+        """
+        while self._checks:
+            self._settle(self._checks.popleft().result())
+
+    def _settle_finished(self) -> None:
         while self._checks and self._checks[0].done():
-            difference = self._checks.popleft().result()
-            if not difference <= self._tolerance:
-                self._store.discard(
-                    f"stored logits differ by {difference:.3g} of the largest one from those that "
-                    "the teacher computes, and are removed"
-                )
+            self._settle(self._checks.popleft().result())
+
+    def _settle(self, difference: float) -> None:
+        if difference <= self._tolerance:
+            return
+        self._store.discard()
+        raise WrongLogitsError(
+            f"teacher.cache: stored logits differ by {difference:.3g} of the largest one from "
+            "those that the teacher computes; the run has learned from them. They are removed: "
+            "submit the same spec to go on from the last checkpoint, whose epochs passed their "
+            "checks, or give the run another name"
+        )
 
     def close(self) -> None:
         """Write everything, and say how much was read."""
         self._checker.shutdown(wait=True)
-        self._settle_checks()
         self._store.close()
         if self._world.rank == 0 and self._num_images and self._is_used is not False:
             share = self._num_read / self._num_images

@@ -8,6 +8,7 @@ from service.run.control import RunAbortedError, write_abort_reason
 from service.spec.errors import EXIT_BAD_INPUT, EXIT_FAILED
 from service.spec.job import JobSpec
 from service.training.memory import DeviceMemoryError
+from service.training.teacher_logits import WrongLogitsError
 
 
 @contextlib.contextmanager
@@ -19,7 +20,7 @@ def reported_failures(spec: JobSpec) -> Iterator[None]:
     try:
         with contextlib.suppress(RunAbortedError):
             yield
-    except UndecodableSampleError as error:
+    except (UndecodableSampleError, WrongLogitsError) as error:
         write_abort_reason(spec.run_path, f"{spec.name} failed: {error}", EXIT_FAILED)
         raise
     except DeviceMemoryError as error:

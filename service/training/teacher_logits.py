@@ -32,6 +32,10 @@ def place_of(spec: JobSpec, share: StepShare, epoch: int, step_in_epoch: int) ->
     return StepPlace(epoch, step_in_epoch, first, share.num_local)
 
 
+class WrongLogitsError(RuntimeError):
+    """A run has learned from stored logits that are not the teacher's."""
+
+
 class TeacherLogits:
     """The teacher's logits, one batch of a worker after the other."""
 
@@ -44,6 +48,9 @@ class TeacherLogits:
         ``views``: the pixels, mixed where the spec mixes them. ``batch``: whose they are.
         """
         return self._task.teacher_logits(views)
+
+    def settle(self) -> None:
+        """Check what was used since the last call: without a cache, nothing."""
 
     def close(self) -> None:
         """End what the object has started: without a cache, nothing."""

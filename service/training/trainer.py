@@ -55,7 +55,7 @@ def train(spec: JobSpec, world: World, notice: StopNotice = lambda: None) -> Non
         GracefulStop: ``notice`` returned a reason, or a request is in the run's folder; the state
             is saved.
         UndecodableSampleError: on one rank; the reason is written too, since a retry would fail.
-        DeviceMemoryError: on one rank; as above.
+        DeviceMemoryError, WrongLogitsError: on one rank; as above.
         CheckpointError: the storage fails.
     """
     with reported_failures(spec):
@@ -196,6 +196,8 @@ class Trainer:
         is_last = epoch == spec.schedule.num_epochs
         evaluates = is_last or epoch % spec.evaluation.every_epochs == 0
         saves = is_last or epoch % spec.checkpoints.every_epochs == 0
+        # Before anything of the epoch is saved.
+        self._teacher_logits.settle()
         if not is_last:
             self._data.start_ahead(epoch)
         with self._metrics.pause():

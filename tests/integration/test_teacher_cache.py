@@ -15,16 +15,20 @@ from support.training_runs import (
 )
 
 from service.distillation.task import DistillationTask
+from service.run.control import read_abort_reason
 from service.run.execution import Execution
 from service.run.journal import JOURNAL_NAME, read_events
+from service.spec.errors import EXIT_FAILED
 from service.spec.loading import parse_spec
 from service.teacher_cache.epoch_file import EpochFile
 from service.teacher_cache.spot_checks import is_spot_check
 from service.training.cached_logits import DECISION_NAME
+from service.training.checkpoint import newest_checkpoint
 from service.training.data import WorkerData
 from service.training.distributed import World
 from service.training.factory import build_task
 from service.training.mixing import mixed_views
+from service.training.teacher_logits import WrongLogitsError
 
 NUM_CLASSES, NUM_IMAGES, SIZE = 4, 256, 16
 
@@ -140,7 +144,7 @@ def test_damaged_rows_are_computed_again_and_no_wrong_logit_is_used(make, count_
     assert len(count_teacher_calls) < 8
 
 
-def test_logits_of_another_teacher_under_the_key_are_found_and_removed(make):
+def test_a_run_that_learned_from_logits_of_another_teacher_is_aborted(make, count_teacher_calls):
     first, second = make("first"), make("second")
     run_alone(first)
     row_bytes = 4 + 2 * NUM_CLASSES
@@ -152,10 +156,18 @@ def test_logits_of_another_teacher_under_the_key_are_found_and_removed(make):
         file = EpochFile(path, row_bytes)
         file.write(0, content)
         file.close()
-    run_alone(second)
-    (warning,) = warnings_of(second)
-    assert "stored logits differ" in warning
-    assert "are removed" in warning
+    with pytest.raises(WrongLogitsError, match="stored logits differ"):
+        run_alone(second)
+    reason = read_abort_reason(second.run_path)
+    assert reason.exit_status == EXIT_FAILED
+    assert "give the run another name" in reason.text
+    assert newest_checkpoint(second.run_path) is None
+    # Nobody reads them again.
+    third = make("third")
+    count_teacher_calls.clear()
+    run_alone(third)
+    assert count_teacher_calls == [64] * 8
+    assert_same_result(third, first)
 
 
 def test_a_stored_form_that_is_too_inexact_is_not_learned_from(make, make_content, teacher):
