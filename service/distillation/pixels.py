@@ -103,9 +103,9 @@ class FrozenTeacher(nn.Module):
         images = batch.normalized(self.normalize)
         with torch.inference_mode():
             parts = torch.split(images, self.num_at_once or max(1, len(images)))
-            logits = torch.cat([self._logits(part) for part in parts])
-        # Autograd cannot save an inference tensor for backward; it can save a clone.
-        return logits.clone()
+            logits = [self._logits(part) for part in parts]
+        # Autograd cannot save an inference tensor for backward; it can save a copy.
+        return logits[0].clone() if len(logits) == 1 else torch.cat(logits)
 
     def resized(self, images: Tensor) -> Tensor:
         """Normalized images [B, 3, S, S] in the size of its own."""

@@ -68,8 +68,7 @@ class GradientComputer:
         micro_batches = self._micro_batches(targets, share, progress.epoch)
         sizes = [len(one.targets) for one in micro_batches]
         weights = self._weights(sizes, share)
-        loss = torch.zeros((), device=self._world.device)
-        first_image = 0
+        losses, first_image = [], 0
         with self._statistics.step(sizes, weights) as running:
             for in_pass in self._passes.split(len(micro_batches)):
                 images_in_pass = slice(first_image, first_image + sum(sizes[i] for i in in_pass))
@@ -82,15 +81,15 @@ class GradientComputer:
                         [view[images_in_pass] for view in images],
                         [logits[images_in_pass] for logits in teacher_logits],
                     )
-                    loss += self._backward(outputs, [weights[i] for i in in_pass])
-        return StepGradient(outputs[-1], loss)
+                    losses.append(self._backward(outputs, [weights[i] for i in in_pass]))
+        return StepGradient(outputs[-1], sum(losses[1:], losses[0]))
 
     def _backward(self, outputs: list[TaskOutput], weights: list[float]) -> Tensor:
         """Add the gradient of a pass, and its metrics; the weighted loss, without its graph."""
-        weighted = torch.zeros((), device=self._world.device)
         for output, weight in zip(outputs, weights, strict=True):
-            weighted = weighted + output.loss * weight
             self._metrics.add(output, weight)
+        parts = [one.loss * weight for one, weight in zip(outputs, weights, strict=True)]
+        weighted = sum(parts[1:], parts[0])
         # A loss that is not finite makes its gradient NaN, and with it the mean over the workers,
         # so all of them notice without communicating.
         seed = 1.0 + 0.0 * weighted.detach()
