@@ -121,22 +121,22 @@ def precision_text(spec: JobSpec) -> str:
 
 
 def shared_decision(
-    storage_path: Path,
+    folder: Path,
     identity: Mapping[str, Any],
     kind: type[Stored],
     decide: Callable[[], Stored],
 ) -> tuple[Stored, bool]:
     """What the first run with this ``identity`` decides, and whether that was an earlier one.
 
-    ``identity``: JSON data with all that the decision depends on. Where two decide at the same
-    time, both use what was stored first.
+    ``folder`` is shared by those runs. ``identity``: JSON data with all that the decision depends
+    on. Where two decide at the same time, both use what was stored first.
 
     Raises:
         OSError: the storage fails.
     """
     content = json.dumps({"kind": kind.__name__, **identity}, sort_keys=True)
     digest = hashlib.sha256(content.encode()).hexdigest()
-    path = storage_path / FOLDER_NAME / f"{digest}.json"
+    path = folder / FOLDER_NAME / f"{digest}.json"
     if path.parent.is_symlink():
         # Somebody has put it there: what is behind it is neither read nor written.
         return decide(), False
@@ -144,7 +144,7 @@ def shared_decision(
     if earlier is not None:
         return earlier, True
     decided = decide()
-    path.parent.mkdir(exist_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
     return _first_stored(path, kind, decided)
 
 

@@ -1,7 +1,9 @@
 """What "auto" means for a run: decided by rank 0, once, before the first step, for all ranks."""
 
+import contextlib
 import platform
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -89,14 +91,9 @@ def _on_first_rank(
     teacher = TeacherForm()
     if spec.uses_teacher:
         identity |= _teacher_identity(spec, student)
-        if spec.teacher_cache is not None:
-            # The form is part of the cache's key: runs that share logits must not decide by times
-            # of their own. What the first run finds is good enough for all of them.
-            identity = {name: identity[name] for name in identity.keys() - OF_RUN_ALONE}
-        teacher, is_teacher_earlier = shared_decision(
-            storage_path,
+        teacher, is_teacher_earlier = _shared_teacher(
+            spec,
             identity,
-            TeacherForm,
             lambda: decide_teacher(spec, world, data, student.precision, num_steps, log),
         )
         is_earlier &= is_teacher_earlier
@@ -105,6 +102,21 @@ def _on_first_rank(
     if is_earlier:
         log(f"{_text(spec, execution)}, as an earlier run of {storage_path} has found out")
     return execution
+
+
+def _shared_teacher(
+    spec: JobSpec, identity: dict[str, Any], decide: Callable[[], TeacherForm]
+) -> tuple[TeacherForm, bool]:
+    """The teacher's form, and whether an earlier run has decided about it."""
+    decide, storage_path = cache(decide), spec.checkpoints.storage_path
+    if spec.teacher_cache is not None:
+        # The form is part of the cache's key: runs that share logits, from wherever, must not
+        # decide by times of their own. What the first run finds is good enough for all of them.
+        identity = {name: identity[name] for name in identity.keys() - OF_RUN_ALONE}
+        # A cache that cannot be written ends no run.
+        with contextlib.suppress(OSError):
+            return shared_decision(spec.teacher_cache_path, identity, TeacherForm, decide)
+    return shared_decision(storage_path, identity, TeacherForm, decide)
 
 
 def _release_memory(device: torch.device) -> None:

@@ -90,6 +90,23 @@ def test_runs_that_share_logits_have_the_same_form_of_the_teacher(
     assert decisions == ["student", "teacher", "student"]
 
 
+def test_runs_of_two_storage_paths_that_share_logits_have_the_same_form(
+    make_content, teacher, decisions, tmp_path
+):
+    cached = {**teacher, "cache": {"path": str(tmp_path / "logits")}}
+    for name in ("one", "other"):
+        checkpoints = {"storage_path": str(tmp_path / name)}
+        decided(make_content(teacher=cached, checkpoints=checkpoints))
+    assert decisions == ["student", "teacher", "student"]
+
+
+def test_a_cache_that_cannot_be_written_ends_no_run(make_content, teacher, decisions):
+    cached = {**teacher, "cache": {"path": "/proc/no/logits"}}
+    found = [decided(make_content(name=name, teacher=cached))[0] for name in ("one", "other")]
+    assert found == [Execution("bfloat16", True, "compiled", True, "highest")] * 2
+    assert decisions[:2] == ["student", "teacher"]
+
+
 def test_resumed_run_goes_on_as_it_began(make_content, teacher, decisions):
     content = make_content(teacher=teacher)
     first, _ = decided(content)
