@@ -5,6 +5,7 @@ tried again, and with how many workers, is decided here: Ray would retry failure
 repeat, take workers that stop on purpose for failed ones, and ignore what other jobs use.
 """
 
+import contextlib
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -58,17 +59,18 @@ def run_training(spec: JobSpec, work: WorkerFunction = train_on_worker) -> None:
 def _attempt(spec: JobSpec, retries: Retries, work: WorkerFunction) -> bool:
     """Train from the last checkpoint on; returns whether to the end, False to try again."""
     num_workers = wait_for_room(spec.run_path, spec.resources)
-    watcher = GrowthWatcher(spec, num_workers)
     try:
-        # Not on the main thread, where Ray handles SIGINT by aborting the run.
-        with ThreadPoolExecutor(1, thread_name_prefix="train") as pool:
+        # The watcher ends before its request is cleared. Not on the main thread, where Ray handles
+        # SIGINT by aborting the run.
+        with (
+            contextlib.closing(GrowthWatcher(spec, num_workers)),
+            ThreadPoolExecutor(1, thread_name_prefix="train") as pool,
+        ):
             pool.submit(_trainer(spec, num_workers, work).fit).result()
     except (TrainingFailedError, RayActorError) as error:
         if not retries.may_retry(error):
             raise
         return False
-    finally:
-        watcher.close()
     return True
 
 
