@@ -163,6 +163,8 @@ def test_run_shrinks_when_a_node_is_drained_and_grows_when_one_joins(cluster, wo
     cluster.nodes[1].kill()
     cluster.start(1)
     run.wait_for(run.request_path("resize").exists, "resize request")
+    # The remaining steps may take less time than it takes to see the request.
+    time.sleep(4 * POLL_S)
     run.end_pause(1)
     finish(run)
     sizes = [line for line in run.log.splitlines() if line.startswith("training on ")]
