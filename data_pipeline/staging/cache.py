@@ -8,19 +8,19 @@ Others may write to the folder too: nothing in it is trusted before it was compa
 manifest of the dataset that was asked for, and neither links nor FIFOs are opened.
 """
 
-import fcntl
 import os
 import re
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from data_pipeline.files import is_regular, open_regular
+from data_pipeline.files import is_regular
 from data_pipeline.json_files import UnusableFileError, read_json
 from data_pipeline.manifest import LIMIT_BYTES, manifest_path
+from data_pipeline.shared_folders import Size, claimed, is_real_folder, lease, locked, size_of
 
 KEY_LENGTH = 32
 
@@ -71,13 +71,9 @@ class Entry:
                 return path
         return None
 
-    def num_bytes(self) -> int:
-        """Sum of the files' sizes in bytes."""
-        return sum(stat.st_size for stat in self._stats())
-
-    def num_allocated_bytes(self) -> int:
-        """Bytes of disk that removing the files would free."""
-        return sum(stat.st_blocks * 512 for stat in self._stats())
+    def size(self) -> Size:
+        """Of the files."""
+        return size_of(self.folder)
 
     def last_use_s(self) -> float:
         """When the dataset was used last, in seconds since 1970."""
@@ -97,61 +93,24 @@ class Entry:
     @contextmanager
     def staging(self, on_wait: Callable[[], None]) -> Iterator[None]:
         """Hold the entry's lock, so that no other process changes it; waits for the lock."""
-        with locked(self.cache_path / f"{self.key}.lock", on_wait):
+        with locked(self._lock_path, on_wait):
             yield
 
     def lease(self) -> IO[bytes]:
         """Protect the entry from eviction until the returned file is closed."""
-        lease = open_regular(self._lease_path, "ab")
-        fcntl.flock(lease, fcntl.LOCK_SH)
-        return lease
+        return lease(self._lease_path)
 
-    @contextmanager
-    def claimed(self) -> Iterator[bool]:
-        """Yield whether no process stages or reads the entry; none can start within the context.
+    def claimed(self) -> AbstractContextManager[bool]:
+        """Yield whether no process stages or reads the entry; none can start within the context."""
+        return claimed(self._lock_path, self._lease_path)
 
-        An entry whose locks cannot be opened counts as used.
-        """
-        with ExitStack() as stack:
-            try:
-                for path in (self.cache_path / f"{self.key}.lock", self._lease_path):
-                    file = stack.enter_context(open_regular(path, "ab"))
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                yield False
-                return
-            yield True
-
-    def _stats(self) -> Iterator[os.stat_result]:
-        for path in self.folder.glob("*"):
-            # The process that stages the entry may rename or remove a file meanwhile.
-            with suppress(FileNotFoundError):
-                yield path.lstat()
+    @property
+    def _lock_path(self) -> Path:
+        return self.cache_path / f"{self.key}.lock"
 
     @property
     def _lease_path(self) -> Path:
         return self.cache_path / f"{self.key}.lease"
-
-
-@contextmanager
-def locked(path: Path, on_wait: Callable[[], None] = lambda: None) -> Iterator[None]:
-    """Hold a file's exclusive lock; ``on_wait`` is called once if another process has it.
-
-    Raises:
-        OSError: the file cannot be created or locked.
-    """
-    with open_regular(path, "ab") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            on_wait()
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
-def is_real_folder(path: Path) -> bool:
-    """Whether there is a folder at ``path``, not a link to one."""
-    return path.is_dir() and not path.is_symlink()
 
 
 def stored_manifest(path: Path) -> dict[str, Any]:

@@ -11,7 +11,8 @@ from typing import Any
 from data_pipeline import verify
 from data_pipeline.files import remove_tree, sync_to_disk, write_atomically
 from data_pipeline.manifest import manifest_path
-from data_pipeline.staging.cache import Cache, Entry, is_real_folder, locked
+from data_pipeline.shared_folders import is_real_folder, locked
+from data_pipeline.staging.cache import Cache, Entry
 from data_pipeline.staging.eviction import free_space, no_space_error
 from data_pipeline.staging.fetch import PartialCopy, allocate, chunk_log_path, fetch
 from data_pipeline.staging.remote import RemoteFile, StagingError, remote_file

@@ -3,29 +3,11 @@
 import shutil
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
 
+from data_pipeline.shared_folders import Shortage, choose_victims, shortage_of
 from data_pipeline.staging.cache import Cache, Entry
 from data_pipeline.staging.remote import StagingError
 from data_pipeline.text import format_bytes
-
-MARGIN_BYTES = 1 << 30
-
-
-@dataclass(frozen=True)
-class _Shortage:
-    """Missing bytes within the cache's limit and on the disk; not positive if there are enough."""
-
-    of_limit: int
-    of_disk: int
-
-    def __bool__(self) -> bool:
-        return self.of_limit > 0 or self.of_disk > 0
-
-    def after(self, victim: Entry) -> "_Shortage":
-        return _Shortage(
-            self.of_limit - victim.num_bytes(), self.of_disk - victim.num_allocated_bytes()
-        )
 
 
 def free_space(cache: Cache, entry: Entry, num_bytes: int, report: Callable[[str], None]) -> None:
@@ -40,26 +22,22 @@ def free_space(cache: Cache, entry: Entry, num_bytes: int, report: Callable[[str
     """
     with ExitStack() as claims:
         others = [other for other in cache.entries() if other.key != entry.key]
-        idle = [other for other in others if claims.enter_context(other.claimed())]
-        idle.sort(key=lambda other: (other.find() is not None, other.last_use_s()))
+        others.sort(key=lambda other: (other.find() is not None, other.last_use_s()))
         shortage = _shortage(cache, entry, others, num_bytes)
-        victims = []
-        while shortage and idle:
-            victims.append(idle.pop(0))
-            shortage = shortage.after(victims[-1])
-        if shortage:
+        victims, missing = choose_victims(others, shortage, claims)
+        if missing.is_any:
             raise no_space_error(cache, entry, num_bytes)
         for victim in victims:
             path = victim.find()
             name = path.name if path else f"partial copy {victim.key}"
-            report(f"evicting {name} ({format_bytes(victim.num_bytes())})")
+            report(f"evicting {name} ({format_bytes(victim.size().num_bytes)})")
             victim.remove()
 
 
 def no_space_error(cache: Cache, entry: Entry, num_bytes: int) -> StagingError:
     """The error for a dataset of ``num_bytes`` bytes that does not fit into the cache."""
     others = [other for other in cache.entries() if other.key != entry.key]
-    others_bytes = sum(other.num_bytes() for other in others)
+    others_bytes = sum(other.size().num_bytes for other in others)
     limit = "none" if cache.limit_bytes is None else format_bytes(cache.limit_bytes)
     return StagingError(
         f"{cache.path} has no space for a dataset of {format_bytes(num_bytes)}: the disk has "
@@ -69,11 +47,10 @@ def no_space_error(cache: Cache, entry: Entry, num_bytes: int) -> StagingError:
     )
 
 
-def _shortage(cache: Cache, entry: Entry, others: list[Entry], num_bytes: int) -> _Shortage:
-    disk = shutil.disk_usage(cache.path)
-    margin_bytes = min(disk.total // 100, MARGIN_BYTES)
-    of_disk = num_bytes - entry.num_allocated_bytes() + margin_bytes - disk.free
-    if cache.limit_bytes is None:
-        return _Shortage(0, of_disk)
-    total_bytes = num_bytes + sum(other.num_bytes() for other in others)
-    return _Shortage(total_bytes - cache.limit_bytes, of_disk)
+def _shortage(cache: Cache, entry: Entry, others: list[Entry], num_bytes: int) -> Shortage:
+    of_limit = 0
+    if cache.limit_bytes is not None:
+        of_others = sum(other.size().num_bytes for other in others)
+        of_limit = num_bytes + of_others - cache.limit_bytes
+    growing = num_bytes - entry.size().num_allocated_bytes
+    return shortage_of(cache.path, of_limit=of_limit, num_growing_bytes=growing)

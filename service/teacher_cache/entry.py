@@ -5,41 +5,39 @@ as a shared lock, so that nobody evicts it; what opens or evicts entries holds C
 kernel releases the locks of a process that dies.
 """
 
-import fcntl
 import json
 import os
 import re
 import shutil
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
-from data_pipeline.files import open_regular, remove_tree, write_atomically
+from data_pipeline.files import remove_tree, write_atomically
 from data_pipeline.json_files import UnusableFileError, read_json
+from data_pipeline.shared_folders import (
+    Size,
+    choose_victims,
+    claimed,
+    is_real_folder,
+    lease,
+    locked,
+    shortage_of,
+    size_of,
+)
 from service.teacher_cache.epoch_file import EpochFile
 from service.teacher_cache.key import KEY_LENGTH, Key, digest_of
 
 KEY_NAME = "key.json"
 KEY_LIMIT_BYTES = 1_000_000
 LOCK_NAME = ".lock"
-MARGIN_BYTES = 1 << 30
-BLOCK_BYTES = 512
+LOGITS_PATTERN = "epoch-*"
 
 _NAME = re.compile(f"[0-9a-f]{{{KEY_LENGTH}}}")
 
 
 class NoRoomError(OSError):
     """There is no room for another epoch, even without what is not in use."""
-
-
-class EntrySize(NamedTuple):
-    """Bytes of an entry's logits, and those that they take of the disk, which are fewer if not all
-    rows are written.
-    """
-
-    num_bytes: int
-    num_allocated_bytes: int
 
 
 class CacheEntry:
@@ -55,9 +53,9 @@ class CacheEntry:
         self._resources = ExitStack()
         cache_path.mkdir(parents=True, exist_ok=True)
         try:
-            if (lease := _lease(self._folder)) is not None:
-                self._resources.enter_context(lease)
-            with _locked(cache_path):
+            if (own_lease := _lease_of(self._folder)) is not None:
+                self._resources.enter_context(own_lease)
+            with _lock(cache_path):
                 _prepare(self._folder, key)
         except OSError:
             self._resources.close()
@@ -75,7 +73,7 @@ class CacheEntry:
         """
         path = self._folder / f"epoch-{epoch:04d}.logits"
         num_bytes = num_places * row_bytes
-        with _locked(self._cache_path):
+        with _lock(self._cache_path):
             if not path.exists():
                 _make_room(self._cache_path, self._folder, num_bytes, self._limit_bytes)
             file = EpochFile(path, row_bytes)
@@ -86,8 +84,8 @@ class CacheEntry:
 
     def discard(self) -> None:
         """Remove what is stored; processes that have files of it open notice it."""
-        with _locked(self._cache_path):
-            for path in self._folder.glob("epoch-*"):
+        with _lock(self._cache_path):
+            for path in self._folder.glob(LOGITS_PATTERN):
                 path.unlink(missing_ok=True)
 
 
@@ -109,31 +107,41 @@ def _stored_key(folder: Path) -> dict[str, Any] | None:
         return None
 
 
-@contextmanager
-def _locked(cache_path: Path) -> Iterator[None]:
+def _lock(cache_path: Path) -> AbstractContextManager[None]:
     """Hold the lock of the whole folder, which takes a moment; none where it is read-only."""
-    with ExitStack() as stack:
-        if os.access(cache_path, os.W_OK):
-            file = stack.enter_context(open_regular(cache_path / LOCK_NAME, "ab"))
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+    return locked(cache_path / LOCK_NAME) if os.access(cache_path, os.W_OK) else nullcontext()
 
 
-def _lease(folder: Path) -> IO[bytes] | None:
+def _lease_of(folder: Path) -> IO[bytes] | None:
     """Protect an entry from eviction until the returned file is closed.
 
     None where a read-only folder has no lease, as in a copy: nobody there can evict anything.
     """
-    path = folder.with_name(f"{folder.name}.lease")
+    path = _lease_path(folder)
     if os.access(folder.parent, os.W_OK):
-        lease = open_regular(path, "ab")
-    else:
-        try:
-            lease = open_regular(path, "rb")
-        except FileNotFoundError:
-            return None
-    fcntl.flock(lease, fcntl.LOCK_SH)
-    return lease
+        return lease(path)
+    try:
+        return lease(path, "rb")
+    except FileNotFoundError:
+        return None
+
+
+def _lease_path(folder: Path) -> Path:
+    return folder.with_name(f"{folder.name}.lease")
+
+
+class _Other(NamedTuple):
+    """An entry that may be evicted."""
+
+    folder: Path
+
+    def claimed(self) -> AbstractContextManager[bool]:
+        """See ``shared_folders.claimed``."""
+        return claimed(_lease_path(self.folder))
+
+    def size(self) -> Size:
+        """Of its logits."""
+        return size_of(self.folder, LOGITS_PATTERN)
 
 
 def _make_room(cache_path: Path, own: Path, num_bytes: int, limit_bytes: int | None) -> None:
@@ -141,52 +149,23 @@ def _make_room(cache_path: Path, own: Path, num_bytes: int, limit_bytes: int | N
 
     Those in use stay, and all of them if removing them would not be enough.
     """
-    sizes = {path: _size(path) for path in _entries(cache_path)}
-    disk = shutil.disk_usage(cache_path)
-    margin_bytes = min(disk.total // 100, MARGIN_BYTES)
-    of_disk = num_bytes + margin_bytes - disk.free
-    total_bytes = sum(size.num_bytes for size in sizes.values())
-    of_limit = num_bytes + total_bytes - limit_bytes if limit_bytes is not None else 0
+    entries = _entries(cache_path)
+    of_limit = 0
+    if limit_bytes is not None:
+        of_all = sum(size_of(path, LOGITS_PATTERN).num_bytes for path in entries)
+        of_limit = num_bytes + of_all - limit_bytes
+    shortage = shortage_of(cache_path, of_limit=of_limit, num_growing_bytes=num_bytes)
+    others = sorted(set(entries) - {own}, key=lambda path: path.stat().st_mtime)
     with ExitStack() as claims:
-        others = sorted(sizes.keys() - {own}, key=lambda path: path.stat().st_mtime)
-        victims = []
-        for path in others:
-            if max(of_limit, of_disk) > 0 and claims.enter_context(_claimed(path)):
-                victims.append(path)
-                of_limit -= sizes[path].num_bytes
-                of_disk -= sizes[path].num_allocated_bytes
-        if max(of_limit, of_disk) > 0:
-            which = "its limit" if of_limit > 0 else "the disk"
+        victims, missing = choose_victims(map(_Other, others), shortage, claims)
+        if missing.is_any:
+            which = "its limit" if missing.of_limit > 0 else "the disk"
             raise NoRoomError(f"{cache_path}: {which} leaves no room for {num_bytes:,} bytes")
-        for path in victims:
-            shutil.rmtree(path, ignore_errors=True)
-
-
-@contextmanager
-def _claimed(folder: Path) -> Iterator[bool]:
-    """Yield whether no process uses the entry; none can start to within the context."""
-    with ExitStack() as stack:
-        try:
-            path = folder.with_name(f"{folder.name}.lease")
-            file = stack.enter_context(open_regular(path, "ab"))
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            yield False
-            return
-        yield True
+        for victim in victims:
+            shutil.rmtree(victim.folder, ignore_errors=True)
 
 
 def _entries(cache_path: Path) -> list[Path]:
     """The folders of all keys; others in the cache's path are ignored."""
     found = [path for path in cache_path.iterdir() if _NAME.fullmatch(path.name)]
-    return [path for path in found if path.is_dir() and not path.is_symlink()]
-
-
-def _size(folder: Path) -> EntrySize:
-    statuses = []
-    for path in folder.glob("epoch-*"):
-        # A process may discard it meanwhile.
-        with suppress(FileNotFoundError):
-            statuses.append(path.lstat())
-    sizes = (status.st_size for status in statuses)
-    return EntrySize(sum(sizes), sum(status.st_blocks * BLOCK_BYTES for status in statuses))
+    return [path for path in found if is_real_folder(path)]

@@ -13,7 +13,8 @@ from support.staging_helpers import (
     quiet,
 )
 
-from data_pipeline.staging import Cache, StagingError, eviction, fetch, stage
+from data_pipeline import shared_folders
+from data_pipeline.staging import Cache, StagingError, fetch, stage
 
 
 def stage_in_order(share, cache, count, num_bytes=NUM_BYTES):
@@ -82,7 +83,7 @@ def test_free_space_with_a_margin_is_required(
 ):
     location, content = make_dataset(share)
     usage = DiskUsage(4_000_000, 0, free_bytes)  # 1 % of it is 40,000 bytes
-    monkeypatch.setattr(eviction.shutil, "disk_usage", lambda path: usage)
+    monkeypatch.setattr(shared_folders.shutil, "disk_usage", lambda path: usage)
     if fits:
         assert put(location, cache).read_bytes() == content
         return
@@ -97,7 +98,7 @@ def test_full_disk_is_an_error_and_leaves_no_files(share, small_disk, log_path, 
     location, _ = make_dataset(share, num_bytes=8 << 20)
     if found != "before":
         usage = DiskUsage(1 << 40, 0, 1 << 40)  # as if the space were used after the check
-        monkeypatch.setattr(eviction.shutil, "disk_usage", lambda path: usage)
+        monkeypatch.setattr(shared_folders.shutil, "disk_usage", lambda path: usage)
     if found == "when writing":
         monkeypatch.setattr(fetch.os, "posix_fallocate", lambda fd, start, size: None)
     with pytest.raises(StagingError, match=r"no space for a dataset of 8\.39 MB.*; .*larger disk"):

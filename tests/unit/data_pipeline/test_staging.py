@@ -22,9 +22,10 @@ from support.staging_helpers import (
     start_worker,
 )
 
+from data_pipeline import shared_folders
 from data_pipeline.beton import BetonError, open_beton
 from data_pipeline.manifest import FORMAT, read_manifest, write_manifest
-from data_pipeline.staging import Cache, StagingError, eviction, fetch, read_manifest_at, stage
+from data_pipeline.staging import Cache, StagingError, fetch, read_manifest_at, stage
 from data_pipeline.staging.remote import RemoteFile, remote_file
 
 
@@ -63,7 +64,7 @@ def test_killed_copy_resumes_with_the_missing_chunks_only(
     assert 5 <= num_logged < 16
     # The partial file is already allocated: only the margin must be free.
     usage = DiskUsage(4_000_000, 0, 50_000)
-    monkeypatch.setattr(eviction.shutil, "disk_usage", lambda path: usage)
+    monkeypatch.setattr(shared_folders.shutil, "disk_usage", lambda path: usage)
     messages = []
     with stage(location, cache, report=messages.append) as staged:
         assert staged.path.read_bytes() == content
