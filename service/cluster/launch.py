@@ -13,10 +13,10 @@ from typing import Any
 
 from ray.exceptions import RayActorError
 from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
-from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
 from service.cluster.growth import GrowthWatcher
 from service.cluster.process_group import ProcessGroupConfig
+from service.cluster.ray_internals import TRAINER
 from service.cluster.retries import Retries
 from service.cluster.waiting import release_room, resources_per_worker, wait_for_room
 from service.cluster.worker_process import train_on_worker
@@ -74,9 +74,9 @@ def _attempt(spec: JobSpec, retries: Retries, work: WorkerFunction) -> bool:
     return True
 
 
-def _trainer(spec: JobSpec, num_workers: int, work: WorkerFunction) -> DataParallelTrainer:
+def _trainer(spec: JobSpec, num_workers: int, work: WorkerFunction) -> Any:  # noqa: ANN401 - Ray's trainer
     resources = spec.resources
-    return DataParallelTrainer(
+    return TRAINER.get()(
         work,
         train_loop_config={"spec": spec.model_dump_json()},
         backend_config=ProcessGroupConfig(

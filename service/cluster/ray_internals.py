@@ -1,6 +1,6 @@
 """Every private name of Ray that this project uses; no other file imports one.
 
-None of them only saves time: without one of them, something that the README promises is gone.
+Without one of them, something that the README promises is gone; TRAINER alone saves only time.
 """
 
 import pkgutil
@@ -94,12 +94,18 @@ GROUP_ID = PrivateName(
     "a placement group by the id that ray.util.placement_group_table() shows; Ray Train's own "
     "cleaner needs the dashboard",
 )
+TRAINER = PrivateName(
+    "ray.train.v2.api.data_parallel_trainer:DataParallelTrainer",
+    "the first step of a job does not wait until a process that trains nothing has imported torch",
+    "a trainer for any function in ray.train; TorchTrainer, a subclass, imports torch in the "
+    "process that watches the workers",
+)
 # An attribute of its instances, which assigning to would only create.
 STOP_TIMEOUT_ATTRIBUTE = "_actor_force_cleanup_timeout"
 
 NAMES = (
     *(FIND_ADDRESS, CONTROL_SERVICE, FIND_TOKEN, REQUIRE_TOKEN, DRAINING_NODES, FREE_RESOURCES),
-    *(START_TIMEOUT, DEAD_WORKER, SILENT_WORKER, TUNE_CONTROLLER, GROUP_ID),
+    *(START_TIMEOUT, DEAD_WORKER, SILENT_WORKER, TUNE_CONTROLLER, GROUP_ID, TRAINER),
 )
 
 
