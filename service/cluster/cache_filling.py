@@ -5,6 +5,7 @@ from collections.abc import Callable
 import ray
 from ray.exceptions import RayTaskError
 
+from service.cluster.worker_process import prepared_world
 from service.spec.job import JobSpec
 
 CHECK_INTERVAL_S = 0.5
@@ -59,10 +60,10 @@ def _fill(spec: str, epoch: int) -> int:
     # Imported here: the driver refers to this function without importing the training code.
     import torch
 
-    from service.training.cache_filling import fill_epoch
-    from service.training.distributed import prepare_process
-
     job = JobSpec.model_validate_json(spec)
     device = torch.device("cuda" if job.resources.gpu else "cpu")
-    prepare_process(device)
-    return fill_epoch(job, epoch, device)
+    # As the runs' workers: how products are computed is part of the cache's key.
+    world = prepared_world(job, 0, 1, device)
+    from service.training.cache_filling import fill_epoch
+
+    return fill_epoch(job, epoch, world)

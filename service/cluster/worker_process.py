@@ -41,7 +41,7 @@ def train_on_worker(config: dict[str, Any]) -> None:
 def profile_on_worker(config: dict[str, Any]) -> None:
     """What Ray Train calls instead where the job is profiled."""
     spec, rank, num_workers, device = _place(config)
-    world = _prepared(spec, rank, num_workers, device)
+    world = prepared_world(spec, rank, num_workers, device)
     from service.training.profiling.profiler import profile_training
 
     with record_crash(spec.run_path, rank):
@@ -73,7 +73,7 @@ def _device(*, use_gpu: bool) -> "torch.device":
 
 def train_as(spec: JobSpec, rank: int, num_workers: int, device: "torch.device") -> None:
     """Train as one of a run's workers, in this process; see ``training.trainer.train``."""
-    world = _prepared(spec, rank, num_workers, device)
+    world = prepared_world(spec, rank, num_workers, device)
     from service.training.trainer import train
 
     notices = StopNotices()
@@ -84,7 +84,7 @@ def train_as(spec: JobSpec, rank: int, num_workers: int, device: "torch.device")
         notices.close()
 
 
-def _prepared(spec: JobSpec, rank: int, num_workers: int, device: "torch.device") -> "World":
+def prepared_world(spec: JobSpec, rank: int, num_workers: int, device: "torch.device") -> "World":
     """One of a run's workers, in this process, which is prepared for it."""
     with quick_imports():
         from service.training import trainer  # noqa: F401 - with all that it needs

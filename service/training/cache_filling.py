@@ -18,9 +18,7 @@ from service.training.mixing import mixed_views
 from service.training.teacher_logits import StepPlace, place_of
 
 
-def fill_epoch(
-    spec: JobSpec, epoch: int, device: torch.device, note: Callable[[str], None] = print
-) -> int:
+def fill_epoch(spec: JobSpec, epoch: int, world: World, note: Callable[[str], None] = print) -> int:
     """Store the teacher's logits of an epoch as far as they are not there; how many were computed.
 
     What is stored stays if it ends early, and is not computed again.
@@ -30,7 +28,7 @@ def fill_epoch(
             have: what auto means is decided as for them. It has a teacher.cache, weights that are
             files, and the teachers' classes resolved.
         epoch: counted from 0.
-        device: that the teacher is run on.
+        world: one worker, with the device that the teacher is run on.
         note: takes a message for the log.
 
     Raises:
@@ -38,7 +36,7 @@ def fill_epoch(
         RunAbortedError: a dataset that cannot be opened; the reason is in the run's folder.
         CacheFillingError: the cache cannot be written, or has no room.
     """
-    world = World(0, 1, device, spec.resources.cpus_per_worker)
+    device = world.device
     # As the runs' workers: the machine, of which this is part, is part of what was decided.
     torch.set_num_threads(share_cpus(device, world.num_cpus).num_compute)
     filling = filling_spec(spec)

@@ -14,6 +14,7 @@ from service.run.journal import JOURNAL_NAME, read_events
 from service.spec.loading import parse_job, parse_spec
 from service.training.cache_filling import fill_epoch
 from service.training.cached_logits import CacheFillingError
+from service.training.distributed import World
 
 
 @pytest.fixture
@@ -36,7 +37,7 @@ def filled_here(monkeypatch):
     def fill_epochs(spec, epochs, done, check):
         for epoch in epochs:
             check()
-            counts.append(fill_epoch(spec, epoch, CPU))
+            counts.append(fill_epoch(spec, epoch, World(0, 1, CPU, 1)))
             done(epoch, counts[-1])
 
     monkeypatch.setattr(cache_job, "fill_epochs", fill_epochs)
