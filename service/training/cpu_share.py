@@ -66,9 +66,10 @@ def parse_cpus(text: str) -> frozenset[int]:
 
 
 def _pci_address(device: torch.device) -> str:
-    """Such as 0000:3b:00.0."""
+    """Such as 0000:3b:00.0; where torch does not say it, that of no device."""
     properties = torch.cuda.get_device_properties(device)
-    domain, bus, slot = (
-        getattr(properties, f"pci_{name}_id", 0) for name in ("domain", "bus", "device")
-    )
+    numbers = [getattr(properties, f"pci_{name}_id", None) for name in ("domain", "bus", "device")]
+    if None in numbers:
+        return "unknown"
+    domain, bus, slot = numbers
     return f"{domain:04x}:{bus:02x}:{slot:02x}.0"

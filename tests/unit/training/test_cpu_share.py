@@ -1,6 +1,7 @@
 """A worker's threads share its CPUs; those that decode for a GPU run near it."""
 
 import os
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -42,6 +43,11 @@ def test_device_without_a_known_node_has_no_cpus_near_it(devices, node, cpus):
     folder = devices(node, cpus)
     assert cpus_near(ADDRESS, frozenset({0, 1}), folder) is None
     assert cpus_near("0000:00:1f.7", frozenset({0, 1}), folder) is None
+
+
+def test_device_that_torch_does_not_locate_has_no_cpus_near_it(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: SimpleNamespace())
+    assert share_cpus(torch.device("cuda", 0), 4) == CpuShare(2, 2, None)
 
 
 def test_computation_and_decoding_share_all_cpus_without_a_gpu():
