@@ -35,7 +35,7 @@ OBJECTIVE_NAME = "objective.safetensors"
 OPTIMIZER_NAME = "optimizer.pt"
 PER_RANK_STATE_NAME = "per_rank_state.pt"
 METADATA_NAME = "metadata.json"
-FORMAT: Literal[2] = 2
+FORMAT: Literal[3] = 3
 REQUIRED_NAMES = {STUDENT_NAME, OPTIMIZER_NAME, PER_RANK_STATE_NAME}
 OPTIONAL_NAMES = {EMA_NAME, OBJECTIVE_NAME}
 
@@ -50,7 +50,7 @@ def checkpoint_name(step: int, *, is_evaluated: bool = True) -> str:
 class Metadata(NamedTuple):
     """The content of metadata.json; ``sha256``: digests of the other files, by name."""
 
-    format: Literal[2]
+    format: Literal[3]
     spec_hash: str
     progress: Progress
     sha256: dict[str, str]
