@@ -22,11 +22,11 @@ READING_METHODS = {
 }
 
 
-class HostReadError(AssertionError):
-    """A tensor was read."""
+class ReadingOperations(TorchDispatchMode):
+    def __init__(self, reads):
+        super().__init__()
+        self._reads = reads
 
-
-class NoReadingOperations(TorchDispatchMode):
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         name = func._schema.name
         # How many elements a mask selects is only known after it was read.
@@ -34,11 +34,15 @@ class NoReadingOperations(TorchDispatchMode):
             one is not None and one.dtype == torch.bool for one in args[1]
         )
         if is_masked or name in READING_OPERATIONS:
-            raise HostReadError(name)
+            self._reads.append(name)
         return func(*args, **(kwargs or {}))
 
 
-class NoReadingMethods(TorchFunctionMode):
+class ReadingMethods(TorchFunctionMode):
+    def __init__(self, reads):
+        super().__init__()
+        self._reads = reads
+
     def __torch_function__(self, func, types, args=(), kwargs=None):
         # A device that is passed on is that of another tensor, which is a GPU elsewhere.
         values = (*args[1:], *(kwargs or {}).values())
@@ -46,12 +50,13 @@ class NoReadingMethods(TorchFunctionMode):
             isinstance(one, str) and one == "cpu" for one in values
         )
         if func in READING_METHODS or is_to_cpu:
-            raise HostReadError(getattr(func, "__name__", "to"))
+            self._reads.append(getattr(func, "__name__", "to"))
         return func(*args, **(kwargs or {}))
 
 
 @contextlib.contextmanager
-def no_host_reads():
-    """Context in which a read of a tensor on the host is an error."""
-    with NoReadingMethods(), NoReadingOperations():
-        yield
+def host_reads():
+    """Yield a list to which the name of each operation is added that reads a tensor."""
+    reads = []
+    with ReadingMethods(reads), ReadingOperations(reads):
+        yield reads

@@ -1,4 +1,4 @@
-"""What a process is told about a device before anything is computed on it."""
+"""Process-wide settings of cuDNN, cuBLAS and matrix products."""
 
 import os
 
