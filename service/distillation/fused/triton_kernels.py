@@ -41,42 +41,15 @@ def scale_kernel(values, factor, num_values, BLOCK: tl.constexpr):
 
 @triton.jit
 def rows_kernel(
-    teacher_rows,
-    student_rows,
-    labels,
-    row_weights,
-    gradient_rows,
-    values,
-    num_rows,
-    num_vectors,
-    by_rows,
-    by_classes,
-    ce_weight,
-    smoothing,
-    fixed_weight,
-    fixed_temperature,
-    to_exponent,
-    a_weight,
-    a_temperature,
-    a_floor,
-    b_weight,
-    b_temperature,
-    b_floor,
-    CE_AT: tl.constexpr,
-    FIXED_AT: tl.constexpr,
-    FIXED_IS_ONE: tl.constexpr,
-    A_AT: tl.constexpr,
-    A_KIND: tl.constexpr,
-    A_ATTACHED: tl.constexpr,
-    B_AT: tl.constexpr,
-    B_KIND: tl.constexpr,
-    B_ATTACHED: tl.constexpr,
-    NUM_TERMS: tl.constexpr,
-    HAS_WEIGHTS: tl.constexpr,
-    WITH_GRADIENT: tl.constexpr,
-    VECTOR: tl.constexpr,
-    BLOCK: tl.constexpr,
-):
+    teacher_rows, student_rows, labels, row_weights, gradient_rows, values, num_rows, num_vectors,
+    by_rows, by_classes, ce_weight, smoothing, fixed_weight, fixed_temperature, to_exponent,
+    a_weight, a_temperature, a_floor, b_weight, b_temperature, b_floor,
+    CE_AT: tl.constexpr, FIXED_AT: tl.constexpr, FIXED_IS_ONE: tl.constexpr,
+    A_AT: tl.constexpr, A_KIND: tl.constexpr, A_ATTACHED: tl.constexpr,
+    B_AT: tl.constexpr, B_KIND: tl.constexpr, B_ATTACHED: tl.constexpr,
+    NUM_TERMS: tl.constexpr, HAS_WEIGHTS: tl.constexpr, WITH_GRADIENT: tl.constexpr,
+    VECTOR: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
     """All terms of one row: their losses to ``values`` [num_terms + 1, P], and the gradient.
 
     CE_AT, FIXED_AT, A_AT and B_AT are the terms' places there, less than 0 where there is none:
@@ -104,56 +77,81 @@ def rows_kernel(
     WITH_LOWS: tl.constexpr = A_KIND == LARGEST_ABSOLUTE or B_KIND == LARGEST_ABSOLUTE
     u_top, v_top, u_low, v_low = _ends(u, v, inside, HAS_TEACHER, WITH_LOWS)
     u, v = u - u_top, v - v_top
-
-    # All sums that need no temperature of a rule.
-    parts = ()
-    if FIXED_AT >= 0:
-        p, q = tl.exp2(u * to_exponent), tl.exp2(v * to_exponent)
-        parts += (p, q, p * (u - v))
-    if CE_AT >= 0 and not FIXED_IS_ONE:
-        exp = tl.exp2(v * LOG2_E)
-        parts += (exp,)
-    DEPTHS: tl.constexpr = len(parts)
-    if CE_AT >= 0 or A_KIND != NONE:
-        parts += (tl.where(inside, v, 0.0),)
-    if A_KIND != NONE:
-        parts += (tl.where(inside, u, 0.0),)
-    sums = sums_of(parts)
+    p, q, exp, p_sum, q_sum, distance, exp_sum, u_sum, v_sum = _early_sums(
+        u, v, inside, to_exponent, CE_AT >= 0, FIXED_AT >= 0, FIXED_IS_ONE, A_KIND != NONE
+    )
     total, gradient = 0.0, tl.zeros_like(v)
     if CE_AT >= 0:
-        exp_sum = sums[1] if FIXED_IS_ONE else sums[DEPTHS - 1]
         loss, gradient = _cross_entropy(
-            q if FIXED_IS_ONE else exp, exp_sum, own - v_top, sums[DEPTHS], classes == label,
-            smoothing, ce_weight * by_rows, by_classes,
+            exp, exp_sum, own - v_top, v_sum, classes == label, smoothing, ce_weight * by_rows,
+            by_classes,
         )  # fmt: skip
         tl.store(values + CE_AT * num_rows + row, loss)
         total += ce_weight * loss
     if FIXED_AT >= 0:
         loss, gradient = _fixed(
-            gradient, p, q, sums[0], sums[1], sums[2], fixed_temperature, to_exponent,
+            gradient, p, q, p_sum, q_sum, distance, fixed_temperature, to_exponent,
             fixed_weight * scale * by_rows,
         )  # fmt: skip
         tl.store(values + FIXED_AT * num_rows + row, scale * loss)
         total += fixed_weight * scale * loss
+    ends = (u_top, u_low, u_sum * by_classes, v_top, v_low, v_sum * by_classes)
     if A_KIND != NONE:
-        u_depth, v_depth = sums[DEPTHS + 1] * by_classes, sums[DEPTHS] * by_classes
-        ends = (u_top, u_low, u_depth, v_top, v_low, v_depth)
         loss, gradient = _matched(
-            gradient, u, v, ends, a_temperature, a_floor, a_weight * scale * by_rows,
-            classes, inside, by_classes, A_KIND, A_ATTACHED, WITH_GRADIENT,
+            gradient, u, v, ends, a_temperature, a_floor, a_weight * scale * by_rows, classes,
+            inside, by_classes, A_KIND, A_ATTACHED, WITH_GRADIENT,
         )  # fmt: skip
         tl.store(values + A_AT * num_rows + row, scale * loss)
         total += a_weight * scale * loss
-        if B_KIND != NONE:
-            loss, gradient = _matched(
-                gradient, u, v, ends, b_temperature, b_floor, b_weight * scale * by_rows,
-                classes, inside, by_classes, B_KIND, B_ATTACHED, WITH_GRADIENT,
-            )  # fmt: skip
-            tl.store(values + B_AT * num_rows + row, scale * loss)
-            total += b_weight * scale * loss
+    if B_KIND != NONE:
+        loss, gradient = _matched(
+            gradient, u, v, ends, b_temperature, b_floor, b_weight * scale * by_rows, classes,
+            inside, by_classes, B_KIND, B_ATTACHED, WITH_GRADIENT,
+        )  # fmt: skip
+        tl.store(values + B_AT * num_rows + row, scale * loss)
+        total += b_weight * scale * loss
     tl.store(values + NUM_TERMS * num_rows + row, total)
     if WITH_GRADIENT:
         tl.store(gradient_rows + start + classes, gradient, mask=inside)
+
+
+@triton.jit
+def _early_sums(
+    u, v, inside, to_exponent, HAS_CE: tl.constexpr, HAS_FIXED: tl.constexpr,
+    FIXED_IS_ONE: tl.constexpr, HAS_RULE: tl.constexpr,
+):  # fmt: skip
+    """What needs no temperature of a rule, and its sums; something where it is not wanted.
+
+    At the fixed temperature the exponentials p and q, their sums, and that of p x (u - v); at 1 the
+    student's, and their sum; the sums of u and v.
+    """
+    p, q, exp = u, v, v
+    parts = ()
+    if HAS_FIXED:
+        p, q = tl.exp2(u * to_exponent), tl.exp2(v * to_exponent)
+        parts += (p, q, p * (u - v))
+    if HAS_CE and not FIXED_IS_ONE:
+        exp = tl.exp2(v * LOG2_E)
+        parts += (exp,)
+    DEPTHS: tl.constexpr = len(parts)
+    if HAS_CE or HAS_RULE:
+        parts += (tl.where(inside, v, 0.0),)
+    if HAS_RULE:
+        parts += (tl.where(inside, u, 0.0),)
+    sums = sums_of(parts)
+    p_sum, q_sum, distance = sums[0], sums[0], sums[0]
+    if HAS_FIXED:
+        p_sum, q_sum, distance = sums[0], sums[1], sums[2]
+    exp_sum, u_sum, v_sum = sums[0], sums[0], sums[0]
+    if FIXED_IS_ONE:
+        exp, exp_sum = q, q_sum
+    elif HAS_CE:
+        exp_sum = sums[DEPTHS - 1]
+    if HAS_CE or HAS_RULE:
+        v_sum = sums[DEPTHS]
+    if HAS_RULE:
+        u_sum = sums[DEPTHS + 1]
+    return p, q, exp, p_sum, q_sum, distance, exp_sum, u_sum, v_sum
 
 
 @triton.jit
