@@ -26,7 +26,7 @@ from data import default_photos, repeated
 from pipelines import NUM_THREADS, SIZE
 from plain_loops import PlainStep, run_bare_rank
 from safetensors.torch import save_file
-from support.resident_steps import ResidentSteps
+from support.resident_steps import resident_steps
 from support.spec_contents import write_stripes
 from support.training_runs import CPU, run_ranks
 from table import Comparison, Ratio, add_json_option, compare, report
@@ -188,7 +188,7 @@ def tiny_students(bench: Bench) -> Iterator[Comparison | Ratio]:
             dataset=bench.stripes(batch_size),
             training={"global_batch_size": batch_size},
         )
-        steps = bench.resources.enter_context(ResidentSteps(parse_spec(content), bench.world))
+        steps = bench.resources.enter_context(resident_steps(parse_spec(content), bench.world))
         plain = PlainStep(student, teacher, steps.batch.images, steps.batch.labels)
         rates = (bench.rate(step, batch_size) for step in (steps.step, plain))
         yield Comparison(f"{name} / plain loop", *rates, goal)
@@ -207,7 +207,7 @@ def kd_cost(bench: Bench) -> Iterator[Comparison | Ratio]:
                 dataset=bench.stripes(BATCH_SIZE),
                 training={"global_batch_size": BATCH_SIZE, "precision": precision},
             )
-            steps = bench.resources.enter_context(ResidentSteps(parse_spec(content), bench.world))
+            steps = bench.resources.enter_context(resident_steps(parse_spec(content), bench.world))
             rates.append(bench.rate(steps.step, BATCH_SIZE))
         name = f"time of KD / of CE, R34 -> R18, {precision}"
         yield Comparison(name, *rates, KD_COST_GOAL, is_cost=True)

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from unittest import mock
 
 import torch
-from support.resident_steps import ResidentSteps
+from support.resident_steps import ResidentSteps, resident_steps
 from support.training_runs import InterruptedRunError, final
 from table import Ratio, at_most, exactly
 from torch import Tensor
@@ -119,7 +119,7 @@ def no_synchronization(bench: Bench) -> Iterator[Ratio]:
         ),
     }
     for name, spec in cases.items():
-        with ResidentSteps(spec, bench.world) as steps:
+        with resident_steps(spec, bench.world) as steps:
             for _ in range(NUM_STEPS):
                 steps.step()
             yield exactly(f"synchronizing steps, {name}", _num_waiting(bench, steps), 0)

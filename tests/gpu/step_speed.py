@@ -4,7 +4,7 @@ import time
 from collections.abc import Iterator
 
 import torch
-from support.resident_steps import ResidentSteps
+from support.resident_steps import resident_steps
 from support.spec_contents import write_stripes
 from table import Ratio, at_least, at_most
 
@@ -37,7 +37,7 @@ def _steps(bench: Bench, batch_size: int, compiling: str) -> Iterator[Ratio]:
     rates = {}
     for name, (student, teacher) in bench.pairs.items():
         spec = bench.spec(student, teacher, training=training)
-        with ResidentSteps(spec, bench.world) as steps:
+        with resident_steps(spec, bench.world) as steps:
             rates[name] = bench.rate(steps.step, batch_size)
         bench.release()
         text = f"{name}, {batch_size} images, compile {compiling}: img/s"

@@ -1,8 +1,8 @@
 """Steps of a run's trainer on one batch, which is on the device already."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
-from types import TracebackType
-from typing import Self
 
 from service.spec.job import JobSpec
 from service.training.distributed import World
@@ -10,27 +10,21 @@ from service.training.trainer import Trainer
 
 
 class ResidentSteps:
-    """The trainer of a spec with one worker, and its first batch; use as a context manager."""
+    """A trainer and the first batch of its epoch."""
 
-    def __init__(self, spec: JobSpec, world: World):
-        spec.run_path.mkdir(parents=True, exist_ok=True)
-        self._trainer = Trainer(spec, world, lambda: None)
-        self._place = self._trainer.progress
-        self.batch = next(self._trainer.remaining_batches())
+    def __init__(self, trainer: Trainer):
+        self._trainer, self._place = trainer, trainer.progress
+        self.batch = next(trainer.remaining_batches())
 
     def step(self) -> None:
         """The run's first step once more, from the weights that there are by now."""
         self._trainer.progress = replace(self._place)
         self._trainer.step(self.batch)
 
-    def __enter__(self) -> Self:
-        self._trainer.__enter__()
-        return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._trainer.__exit__(kind, error, traceback)
+@contextmanager
+def resident_steps(spec: JobSpec, world: World) -> Iterator[ResidentSteps]:
+    """The steps of a spec with one worker, whose trainer ends with the context."""
+    spec.run_path.mkdir(parents=True, exist_ok=True)
+    with Trainer(spec, world, lambda: None) as trainer:
+        yield ResidentSteps(trainer)
