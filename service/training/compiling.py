@@ -7,6 +7,7 @@ run would not equal an uninterrupted one.
 
 import os
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -110,8 +111,15 @@ def _prepare_compiler() -> None:
     By default inductor's is in the temporary folder under a name that anybody can guess. Triton's
     is in it.
     """
+    # Imported here: it takes a while, and most runs compile nothing.
+    from torch._inductor import codecache
+
     if CACHE_VARIABLE not in os.environ:
         os.environ[CACHE_VARIABLE] = str(first_writable("inductor", CACHE_VARIABLE))
+    # Inductor keeps the C++ headers that it has compiled in its default folder, whatever the
+    # variable says; there is no setting for it.
+    headers = Path(os.environ[CACHE_VARIABLE], "precompiled_headers")
+    codecache._HEADER_DIR, codecache._HEADER_LOCK_DIR = str(headers), str(headers / "locks")
     torch._dynamo.config.recompile_limit = MAX_VERSIONS
     # Processes that compile beside this one; one by one within it if it has a single CPU.
     torch._inductor.config.compile_threads = torch.get_num_threads()

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,14 +13,17 @@ import pytest
 import ray
 import torch
 from mlflow import MlflowClient
+from ray.train import WorkerGroupError
 from safetensors.torch import load_file, save_file
 from support.image_makers import converted, write_folder
 from support.spec_contents import spec_content
+from support.training_runs import run_alone
 
 from data_pipeline.beton import open_beton
 from data_pipeline.manifest import manifest_path
 from jobs.distill import main as distill_here
 from service import job as job_module
+from service.cluster import launch
 from service.models.build import build_model
 from service.spec.job import JobSpec
 from service.spec.loading import load_spec
@@ -32,10 +36,29 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def cluster():
-    """Environment of a driver that joins a Ray node of this session."""
-    context = ray.init("local", num_cpus=4, include_dashboard=False, log_to_driver=False)
-    yield {**os.environ, "RAY_ADDRESS": context.address_info["address"]}
+def caches(tmp_path_factory):
+    """Folder of the caches of compiled code, and of temporary files, of the workers."""
+    return tmp_path_factory.mktemp("caches")
+
+
+@pytest.fixture(scope="module")
+def cluster(caches):
+    """Environment of a driver that joins a Ray node of this session, which has no C++ compiler."""
+    (caches / "temporary").mkdir()
+    variables = {
+        "CXX": str(caches / "missing"),
+        "NUMBA_CACHE_DIR": str(caches / "numba"),
+        "TORCHINDUCTOR_CACHE_DIR": str(caches / "inductor"),
+        # Paths of Ray's sockets must be short.
+        "RAY_TMPDIR": tempfile.gettempdir(),
+        "TMPDIR": str(caches / "temporary"),
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in variables.items():
+            patch.setenv(name, value)
+        context = ray.init("local", num_cpus=4, include_dashboard=False, log_to_driver=False)
+        environment = {**os.environ, "RAY_ADDRESS": context.address_info["address"]}
+    yield environment
     ray.shutdown()
 
 
@@ -78,7 +101,13 @@ class FinishedJob(NamedTuple):
 def finished(cluster, data_folder, teacher, tmp_path_factory):
     folder = tmp_path_factory.mktemp("finished")
     tracking = {"register_as": "stripes", "promote": {"alias": "champion"}}
-    content = spec_content(data_folder, folder / "runs", teacher=teacher, tracking=tracking)
+    content = spec_content(
+        data_folder,
+        folder / "runs",
+        teacher=teacher,
+        training={"compile": "on"},
+        tracking=tracking,
+    )
     path = folder / "run.json"
     path.write_text(json.dumps(content))
     done = distill(path, cluster)
@@ -115,6 +144,18 @@ def test_finished_job_is_completely_in_mlflow(finished):
     # The share of the CPUs may be missing: this run may have no interval that is long enough.
     assert "system/system_memory_usage_percentage" in run.data.metrics
     assert "spec.json" in [file.path for file in client.list_artifacts(run.info.run_id)]
+
+
+def test_without_a_compiler_the_job_is_eager_with_one_warning(finished):
+    (line,) = (line for line in finished.stdout.splitlines() if "warning" in line)
+    assert "torch.compile fails here, training is eager (" in line
+
+
+def test_compiled_code_is_cached_where_the_environment_of_the_cluster_says(caches, finished):
+    """The loader's, and torch's as far as there is any (see test_compiling.py)."""
+    assert {".nbi", ".nbc"} <= {path.suffix for path in (caches / "numba").rglob("*")}
+    assert (caches / "inductor").is_dir()
+    assert not list((caches / "temporary").glob("torchinductor*"))
 
 
 def test_registered_model_returns_the_logits_of_the_student(finished):
@@ -197,7 +238,22 @@ def test_wrong_weights_are_rejected_before_the_cluster_is_used(
     assert "teacher.weights.sha256" in capsys.readouterr().err
 
 
-def test_undecodable_image_fails_the_job_without_a_retry(cluster, write_spec, tmp_path):
+class TrainerHere:
+    """Takes the place of Ray's trainer: one worker in this process, whose errors Ray reports."""
+
+    def __init__(self, spec, num_workers, work):
+        self._spec = spec
+
+    def fit(self):
+        try:
+            run_alone(self._spec)
+        except Exception as error:
+            raise WorkerGroupError("a worker failed", {0: error}) from error
+
+
+def test_undecodable_image_fails_the_job_without_a_retry(
+    cluster, write_spec, tmp_path, monkeypatch, capsys
+):
     path = tmp_path / "train.beton"
     converted(write_folder(tmp_path / "images", 4, 20), path)
     manifest_path(path).unlink()
@@ -211,12 +267,15 @@ def test_undecodable_image_fails_the_job_without_a_retry(cluster, write_spec, tm
         resources={"max_failures": 3, "num_workers": 1},
         tracking=UNREACHABLE,
     )
-    done = distill(spec, cluster)
-    assert done.returncode == 1, done.stdout + done.stderr
-    assert "run failed: " in done.stdout
-    assert (done.stdout + done.stderr).count("sample 3 does not decode") == 1
+    # This process has joined the cluster already.
+    monkeypatch.setattr(job_module, "connect", lambda: None)
+    monkeypatch.setattr(launch, "_trainer", TrainerHere)
+    assert distill_here([str(spec)]) == 1
+    printed = "".join(capsys.readouterr())
+    assert "run failed: " in printed
+    assert printed.count("sample 3 does not decode") == 1
     # A retry would fail too.
-    assert done.stdout.count("training on 1 worker") == 1
+    assert printed.count("training on 1 worker") == 1
     status = json.loads((load_spec(spec).run_path / "status.json").read_text())
     assert (status["state"], status["restarts"]) == ("failed", 0)
     assert "sample 3 does not decode" in status["last_failure"]

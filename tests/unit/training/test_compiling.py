@@ -2,11 +2,13 @@
 
 import copy
 import os
+from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 from torch._dynamo.utils import counters
+from torch._inductor import codecache
 
 from data_pipeline.cache_folders import first_writable
 from service.training import compiling
@@ -21,9 +23,12 @@ BATCH_SIZE = 4
 
 
 @pytest.fixture(autouse=True)
-def _no_code(monkeypatch):
+def _no_code(monkeypatch, tmp_path):
     # The user's own: the compiler's headers are compiled once.
     monkeypatch.setenv(CACHE_VARIABLE, str(first_writable("inductor", CACHE_VARIABLE)))
+    for name in ("_HEADER_DIR", "_HEADER_LOCK_DIR"):
+        monkeypatch.setattr(codecache, name, str(tmp_path / "default"))
+    codecache._precompile_header.cache_clear()
     forget_compiled()
     counters.clear()
     yield
@@ -59,7 +64,8 @@ def test_without_a_compiler_one_warning_and_the_job_goes_on(monkeypatch):
 
 
 @pytest.mark.slow
-def test_compiled_network_is_the_same_function_for_whole_batches():
+def test_compiled_network_is_the_same_function_for_whole_batches(tmp_path):
+    """All that the compiler writes, its headers too, is where the environment says."""
     network, warnings = make_network(), []
     names = list(network.state_dict())
     forward = CompiledForward(network, BATCH_SIZE, warnings.append)
@@ -78,6 +84,9 @@ def test_compiled_network_is_the_same_function_for_whole_batches():
         torch.testing.assert_close(frozen(images()), expected(images()))
     assert num_compiled() == 2
     assert (frozen.is_usable, warnings) == (True, [])
+    written = {path.suffix for path in Path(os.environ[CACHE_VARIABLE]).rglob("*")}
+    assert {".so", ".gch"} <= written
+    assert not (tmp_path / "default").exists()
 
 
 @pytest.mark.parametrize("is_given", [True, False])
