@@ -60,7 +60,7 @@ def test_failing_workers_and_drivers_lose_nothing(cluster, workload):
     limits = [NOTICE_LIMIT_S, SILENT_LIMIT_S, NOTICE_LIMIT_S]
     assert all(seconds < limit for seconds, limit in zip(noticed, limits, strict=True)), noticed
     texts = [text for _, text in run.failures]
-    assert "was killed;" in texts[0]
+    assert texts[0].startswith("worker 1: its process was killed;")
     assert "check its memory" in texts[0]
     assert "resources.heartbeat_timeout_s" in texts[1]
     # The signal reaches the process in that step or in the next one.

@@ -6,16 +6,9 @@ from comparison import assert_same_result
 from support.training_runs import InterruptedRunError, run_alone
 
 from service.run.execution import Execution, StudentForm, read_execution, write_execution
-from service.run.journal import JOURNAL_NAME, read_events
 from service.spec.loading import parse_spec
 from service.training import execution, loss_scale
 from service.training.checkpoint import newest_checkpoint
-
-ONE_EPOCH = {"num_epochs": 1, "milestones": []}
-
-
-def notes(spec):
-    return [event.text for event in read_events(spec.run_path / JOURNAL_NAME)]
 
 
 def scale_of(spec):
@@ -58,17 +51,3 @@ def test_teacher_is_folded_and_a_resumed_run_keeps_what_it_began_with(
     write_execution(spec.run_path, other)
     run_alone(spec)
     assert read_execution(spec.run_path) == other
-
-
-def test_without_a_compiler_a_run_is_eager_with_one_warning(make_content, teacher, monkeypatch):
-    def missing(*_, **__):
-        raise FileNotFoundError("c++")
-
-    monkeypatch.setattr(torch._inductor.cpp_builder, "get_cpp_compiler", missing)
-    content = make_content(teacher=teacher, training={"compile": "on"}, schedule=ONE_EPOCH)
-    spec = parse_spec(content)
-    run_alone(spec)
-    assert sum("torch.compile fails here" in note for note in notes(spec)) == 1
-    eager = parse_spec(make_content(**content | {"name": "eager", "training": {"compile": "off"}}))
-    run_alone(eager)
-    assert_same_result(spec, eager)

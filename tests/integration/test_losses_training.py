@@ -1,5 +1,7 @@
 """Training with all losses at once: numbers of workers, and runs that are killed and resumed."""
 
+from itertools import zip_longest
+
 import pytest
 import torch
 import torch.distributed as dist
@@ -84,15 +86,18 @@ def test_number_of_workers_does_not_change_the_losses(content_of, tmp_path):
         if getattr(Losses.model_validate({name: {}}), name).couples_samples or name == "ctkd"
     ]
     contents = {}
-    for size in (1, 2, 3):
+    # Three workers train all at once: what one loss does wrong there changes the student too.
+    for size, names in ((1, alone), (2, alone), (3, [])):
         # Two steps in an epoch: in more, rounding may decide on which side of 0 a ReLU is.
         options = {"batch_size": 96, "resources": {"num_workers": size, "cpus_per_worker": 1}}
-        some = [content_of(f"{name}-{size}", [name], **options) for name in alone]
+        some = [content_of(f"{name}-{size}", [name], **options) for name in names]
         contents[size] = [content_of(f"all-{size}", **options), *some]
         train_together(contents[size], size, tmp_path)
-    for one, *others in zip(*contents.values(), strict=True):
+    for one, *others in zip_longest(*contents.values()):
         expected = state_of(one)
-        assert all(worst_difference(state_of(other), expected) <= TOLERANCE for other in others)
+        found = [state_of(other) for other in others if other is not None]
+        assert found
+        assert all(worst_difference(state, expected) <= TOLERANCE for state in found)
         events = read_events(parse_spec(one).run_path / JOURNAL_NAME)
         values = next(event.values for event in events if event.kind == "interval")
         names = {name for name in LOSSES if f"train/{name}" in values}

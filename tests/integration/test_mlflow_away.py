@@ -1,10 +1,7 @@
 """MLflow slow or away at any time: training is not affected, and everything is sent once."""
 
-import subprocess
-import sys
 import threading
 import time
-from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
@@ -25,7 +22,6 @@ from service.tracking.mlflow_run import TRACKING_ERRORS, flattened
 from service.tracking.tracker import Tracker
 from service.tracking.weights_source import find_weights
 
-ROOT = Path(__file__).parents[2]
 TAGS = {"spec_hash": "0123", "git_revision": "unknown"}
 
 pytestmark = pytest.mark.slow
@@ -176,11 +172,10 @@ def test_sync_command_reports_failures_and_sends_the_rest(make_content, line, se
     line.set("refused")
     assert train_with_tracker(spec, line, []) is None
     arguments = [str(spec.checkpoints.storage_path)]
-    command = [sys.executable, "jobs/sync.py", *arguments]
-    away = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert away.returncode == EXIT_FAILED
-    assert f"{spec.name}: MLflow did not accept it" in away.stderr
-    assert "Traceback" not in away.stderr
+    assert sync(arguments) == EXIT_FAILED
+    error = capsys.readouterr().err
+    assert f"{spec.name}: MLflow did not accept it" in error
+    assert "Traceback" not in error
     line.set("up")
     assert sync(arguments) == EXIT_DONE
     assert "and the student" in capsys.readouterr().out

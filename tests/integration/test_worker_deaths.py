@@ -12,7 +12,7 @@ import ray
 
 from service.run.journal import FAILURES_NAME, read_events
 from service.run.status import read_status
-from service.spec.errors import EXIT_BAD_INPUT, EXIT_DONE, EXIT_STOPPED
+from service.spec.errors import EXIT_BAD_INPUT, EXIT_STOPPED
 
 ROOT = Path(__file__).parents[2]
 LIMIT_S = 300.0
@@ -97,10 +97,11 @@ def failure_texts(run_path):
 
 
 def test_waiting_is_no_failure_and_each_death_has_its_name(start_job, plan_folder):
-    plan(plan_folder, (0, 1, "abort"), (0, 3, "crash"))
+    """A full GPU, the last of them, would fail again: it is not retried, and names the field."""
+    plan(plan_folder, (0, 1, "abort"), (0, 3, "crash"), (0, 5, "memory"))
     occupant = Occupant.remote()
     ray.get(occupant.is_here.remote())
-    driver, run_path, log_path = start_job("deaths", max_failures=2, num_workers=1)
+    driver, run_path, log_path = start_job("deaths", max_failures=3, num_workers=1)
     stopped, stopped_path, stopped_log = start_job("stopped", num_workers=[1, 2])
     text = "waiting for 1 CPU, 0 of 2 free, waited 0:00:"
     wait_for(lambda: text in log_path.read_text(), text, log_path)
@@ -114,29 +115,21 @@ def test_waiting_is_no_failure_and_each_death_has_its_name(start_job, plan_folde
     assert failure_texts(run_path) == []
 
     ray.kill(occupant)
-    assert driver.wait(LIMIT_S) == EXIT_DONE, log_path.read_text()
+    assert driver.wait(LIMIT_S) == EXIT_BAD_INPUT, log_path.read_text()
 
     texts = failure_texts(run_path)
-    assert len(texts) == 2
+    assert len(texts) == 3
     assert texts[0].startswith("worker 0: its process was aborted (SIGABRT)")
     assert texts[1].startswith("worker 0: its process crashed in native code (Segmentation fault)")
+    assert "training.max_activation_bytes" in texts[2]
     assert not any("check its memory" in text for text in texts)
     crash = (run_path / "crash_rank0.txt").read_text()
     assert "Segmentation fault" in crash
     assert "injector.py" in crash
-    status = read_status(run_path)
-    assert (status.state, status.restarts, status.waiting) == ("finished", 2, None)
-
-
-def test_full_gpu_names_the_field_and_is_not_retried(start_job, plan_folder):
-    plan(plan_folder, (1, 2, "memory"))
-    driver, run_path, log_path = start_job("memory", max_failures=3)
-
-    assert driver.wait(LIMIT_S) == EXIT_BAD_INPUT, log_path.read_text()
-
     # The last one names the page of the run.
     line = log_path.read_text().splitlines()[-2]
-    assert line.startswith("memory failed: training.max_activation_bytes: 2,000,000,000 for images")
+    assert line.startswith("deaths failed: training.max_activation_bytes: 2,000,000,000 for images")
     assert "a smaller training.micro_batch_size than 16" in line
-    assert "worker 1" in line
-    assert read_status(run_path).restarts == 0
+    assert "worker 0" in line
+    status = read_status(run_path)
+    assert (status.state, status.restarts, status.waiting) == ("failed", 2, None)

@@ -10,10 +10,17 @@ from safetensors.torch import load_file, save_file
 from support.exported_runs import expected_logits, from_0_to_1, write_images, write_run
 
 from jobs.export import main
+from service.export import side_by_side
 from service.export.quantization import NUM_CALIBRATED, nodes_of_the_input
 from service.run.folder import STUDENT_NAME
 
 OUTLIER = 1e5
+
+
+@pytest.fixture(autouse=True)
+def _short_measurement(monkeypatch):
+    """Latencies are measured in their own test."""
+    monkeypatch.setattr(side_by_side, "MEASURED_S", 0.0)
 
 
 @pytest.fixture

@@ -1,10 +1,7 @@
 """A run is bound to its spec and files from its first step on, and to nothing before it."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,14 +9,13 @@ import torch
 from safetensors.torch import save_file
 from support.spec_contents import write_stripes
 
+from jobs.distill import main as distill
 from service.models.build import build_model
 from service.run.claim import check_resumable, forget_rejected, has_started, input_tags
 from service.run.folder import read_spec, write_spec, write_tags
 from service.run.journal import JOURNAL_NAME, Journal
 from service.spec.errors import BadInputError
 from service.spec.loading import parse_job
-
-ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture
@@ -49,14 +45,6 @@ def problems_of(job):
     with pytest.raises(BadInputError) as caught:
         check_resumable(job)
     return {problem.where: str(problem) for problem in caught.value.problems}
-
-
-def distill(path, option):
-    command = [sys.executable, "jobs/distill.py", str(path), option]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    return subprocess.run(
-        command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False
-    )
 
 
 def test_any_field_may_change_before_the_first_step(make_content):
@@ -146,15 +134,13 @@ def test_run_does_not_go_on_with_other_weights(make_content, tmp_path, role):
 
 
 @pytest.mark.parametrize("option", ["--validate", "--plan"])
-def test_checks_without_training_find_changed_images(make_content, files, tmp_path, option):
+def test_checks_without_training_find_changed_images(make_content, files, tmp_path, capsys, option):
     content = make_content(dataset=files)
     claim(parse_job(content))
     make_step(parse_job(content))
     path = tmp_path / "spec.json"
     path.write_text(json.dumps(content))
-    done = distill(path, option)
-    assert done.returncode == 0, done.stderr
+    assert distill([str(path), option]) == 0
     write_stripes(Path(files["train"]), 128, seed=7)
-    done = distill(path, option)
-    assert done.returncode == 2
-    assert "dataset.train: has the digest" in done.stderr
+    assert distill([str(path), option]) == 2
+    assert "dataset.train: has the digest" in capsys.readouterr().err
