@@ -59,11 +59,12 @@ class Objective(nn.Module):
             value = _value(self._loss(name), inputs, needs_labels=section.needs_labels)
             if section.needs_teacher and sample_weights is not None:
                 value = sample_weights * value
-            values[name] = value.mean()
-            weighted = self._weight(name, inputs.epoch) * values[name]
+            mean = value.mean()
+            values[name] = mean.detach()
+            weighted = self._weight(name, inputs.epoch) * mean
             total = weighted if total is None else total + weighted
         assert total is not None, "the spec was checked: a loss has a positive weight"
-        return ObjectiveValue(total, {name: values[name].detach() for name in self._sections})
+        return ObjectiveValue(total, {name: values[name] for name in self._sections})
 
     def _fused_terms(self, inputs: LossInputs) -> dict[str, FusedTerm]:
         """The losses that are computed together, in one pass over the logits."""

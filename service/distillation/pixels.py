@@ -1,5 +1,6 @@
 """Networks on uint8 pixels: the input normalization, and the frozen teacher."""
 
+import math
 from collections.abc import Callable, Sequence
 
 import torch
@@ -36,11 +37,14 @@ class PixelNormalizer(nn.Module):
         # Row by row: an inner loop over only three channels would not be vectorized.
         scale, shift = self._of_row(pixels.shape[2])
         rows = pixels.flatten(2)
-        normalized = torch.empty(rows.shape, device=pixels.device)
         num_at_once = len(rows) if pixels.is_cuda else _num_in_cache(rows)
-        parts = torch.split(rows, num_at_once)
-        for part, out in zip(parts, torch.split(normalized, num_at_once), strict=True):
-            torch.addcmul(shift, part.float(), scale, out=out)
+        if len(rows) <= num_at_once:
+            normalized = torch.addcmul(shift, rows.float(), scale)
+        else:
+            normalized = torch.empty(rows.shape, device=pixels.device)
+            parts = torch.split(rows, num_at_once)
+            for part, out in zip(parts, torch.split(normalized, num_at_once), strict=True):
+                torch.addcmul(shift, part.float(), scale, out=out)
         return normalized.view(pixels.shape).permute(0, 3, 1, 2)
 
     def _of_row(self, width: int) -> tuple[Tensor, Tensor]:
@@ -51,7 +55,7 @@ class PixelNormalizer(nn.Module):
 
 
 def _num_in_cache(rows: Tensor) -> int:
-    return max(1, CACHED_BYTES // max(1, FLOAT_BYTES * rows[:1].numel()))
+    return max(1, CACHED_BYTES // max(1, FLOAT_BYTES * math.prod(rows.shape[1:])))
 
 
 class PixelBatch:

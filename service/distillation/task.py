@@ -71,8 +71,9 @@ class Trainee(nn.Module):
         with region(STUDENT), autocast(images.device, self.autocast_dtype):
             logits = (self.student_forward or self.student)(images)
         sizes = [len(one.targets) for one in micro_batches]
-        of_student = [torch.split(one, sizes) for one in torch.split(logits, sum(sizes))]
-        of_teacher = [torch.split(one, sizes) for one in teacher_logits]
+        of_views = _split(logits, [sum(sizes)] * len(views))
+        of_student = [_split(one, sizes) for one in of_views]
+        of_teacher = [_split(one, sizes) for one in teacher_logits]
         with region(LOSS):
             return [
                 self._output(batch, [one[i] for one in of_student], [one[i] for one in of_teacher])
@@ -153,6 +154,11 @@ class DistillationTask:
     def autocast(self, device: torch.device) -> AbstractContextManager[object]:
         """Autocast context of forward passes, the same in training and evaluation."""
         return autocast(device, self._autocast_dtype)
+
+
+def _split(rows: Tensor, sizes: list[int]) -> Sequence[Tensor]:
+    """Parts of these sizes; one part is the rows themselves, and its gradient is not copied."""
+    return [rows] if len(sizes) == 1 else torch.split(rows, sizes)
 
 
 def autocast(device: torch.device, dtype: torch.dtype | None) -> AbstractContextManager[object]:

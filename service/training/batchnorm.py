@@ -67,7 +67,10 @@ class RunningStatistics:
     def restore(self, state: list[Tensor], where: Tensor | None = None) -> None:
         """Load a state; only if the scalar ``where`` is true, which is not read on the host."""
         for current, value in zip(self.state(), state, strict=True):
-            current.copy_(value if where is None else torch.where(where, value, current))
+            if where is None:
+                current.copy_(value)
+            else:
+                torch.where(where, value, current, out=current)
 
     @torch.no_grad()
     def update(self, rows: Tensor, weights: Sequence[float]) -> None:

@@ -53,6 +53,7 @@ class GradientComputer:
         self._teacher_logits, self._passes = teacher_logits, passes
         self._statistics, self._metrics = statistics, metrics
         self._loss_scale = loss_scale
+        self._one = torch.ones((), device=world.device)
 
     def compute(self, batch: Batch, share: StepShare, progress: Progress) -> StepGradient:
         """Gradients of this worker's images, averaged over workers with the last pass."""
@@ -88,16 +89,18 @@ class GradientComputer:
         """Add the gradient of a pass, and its metrics; the weighted loss, without its graph."""
         for output, weight in zip(outputs, weights, strict=True):
             self._metrics.add(output, weight)
-        parts = [one.loss * weight for one, weight in zip(outputs, weights, strict=True)]
+        losses = [one.loss for one in outputs]
+        parts = [_times(one.detach(), weight) for one, weight in zip(losses, weights, strict=True)]
         weighted = sum(parts[1:], parts[0])
         # A loss that is not finite makes its gradient NaN, and with it the mean over the workers,
         # so all of them notice without communicating.
-        seed = 1.0 + 0.0 * weighted.detach()
+        seed = torch.add(self._one, weighted, alpha=0.0)
         if self._loss_scale is not None:
             seed = seed * self._loss_scale.scale
+        # The weights are factors of the seeds, so that the graph needs no product.
         with region(BACKWARD):
-            torch.autograd.backward(weighted, seed)
-        return weighted.detach()
+            torch.autograd.backward(losses, [_times(seed, weight) for weight in weights])
+        return weighted
 
     def _weights(self, sizes: list[int], share: StepShare) -> list[float]:
         """Share of each micro-batch in the mean over the step, times the number of workers."""
@@ -116,6 +119,11 @@ class GradientComputer:
             key = [self._spec.seed, step, micro_batch]
             state = np.random.SeedSequence(key).generate_state(1, np.uint64)
             torch.manual_seed(int(state[0] >> 1))
+
+
+def _times(value: Tensor, weight: float) -> Tensor:
+    """The product; most steps have one micro-batch, of weight 1, and need no operation."""
+    return value if weight == 1.0 else value * weight
 
 
 def _synchronized(trainee: nn.Module, is_last: bool) -> AbstractContextManager[None]:

@@ -57,7 +57,8 @@ class IntervalMetrics:
         """Count one micro-batch with its weight in the step; nothing is read from the device."""
         # Every rank has the same parts, in the same order: they run the same task.
         self._names = list(output.parts)
-        weighted = weight * torch.stack(list(output.parts.values()))
+        parts = torch.stack(list(output.parts.values()))
+        weighted = parts if weight == 1.0 else weight * parts
         self._step_sums = weighted if self._step_sums is None else self._step_sums + weighted
 
     def step_done(self, num_images: int, is_skipped: Tensor) -> None:
@@ -66,8 +67,8 @@ class IntervalMetrics:
         If the scalar ``is_skipped`` is true, its losses do not count: then call ``uncount_step``.
         """
         assert self._step_sums is not None
-        taken = torch.where(is_skipped, torch.zeros_like(self._step_sums), self._step_sums)
-        self._sums = taken if self._sums is None else self._sums + taken
+        before = torch.zeros_like(self._step_sums) if self._sums is None else self._sums
+        self._sums = torch.where(is_skipped, before, before + self._step_sums)
         self._step_sums = None
         self._num_steps += 1
         self._num_images += num_images

@@ -44,8 +44,7 @@ class OutcomeReader:
     def launched(self, step: LaunchedStep, loss: Tensor, checked: GradientCheck) -> None:
         """The work of a step is launched; the outcome of the one before must have been read."""
         assert self._step is None
-        values = torch.stack([value.double() for value in (loss, *checked)])
-        self._values.copy_(values, non_blocking=True)
+        self._values.copy_(torch.stack((loss, *checked)), non_blocking=True)
         if self._event is not None:
             self._event.record()
         self._step = step

@@ -157,7 +157,7 @@ class TrainState:
         for tensor, value in zip(
             self._objective.running_sums(), snapshot.running_sums, strict=True
         ):
-            tensor.copy_(torch.where(where, value, tensor))
+            torch.where(where, value, tensor, out=tensor)
 
     def is_save_due(self, step: int) -> bool:
         """Whether a checkpoint is due by the spec's steps or, on rank 0 alone, by its minutes."""
