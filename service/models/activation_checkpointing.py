@@ -14,6 +14,8 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from service.models.mixins import mix_in
+
 Contexts = tuple[AbstractContextManager[None], AbstractContextManager[None]]
 STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 STAGE_NAMES = ("blocks", "layers")
@@ -47,8 +49,7 @@ def checkpoint_blocks(network: nn.Module) -> None:
     Names of tensors, evaluation mode and copies of the network stay as they are.
     """
     for block in blocks_of(network):
-        kind = type(block)
-        block.__class__ = type(kind.__name__, (_Checkpointed, kind), {})
+        mix_in(block, _Checkpointed)
 
 
 class _Checkpointed(nn.Module):

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from service.models.mixins import mix_in
 from service.spec.errors import BadInputError, Problem
 
 
@@ -17,10 +18,7 @@ def keep_last_layer_in_float32(model: nn.Module, image_size: int) -> None:
     Which layer is the last is seen in a forward pass of a blank image [1, 3, S, S], S =
     ``image_size``, in evaluation mode, which changes nothing in the model.
     """
-    layer = last_layer(model, image_size)
-    kind = type(layer)
-    # A changed class, not a changed method, is kept by copies of the model such as an EMA.
-    layer.__class__ = type(f"Float32{kind.__name__}", (Float32Layer, kind), {})
+    mix_in(last_layer(model, image_size), Float32Layer)
 
 
 class Float32Layer:

@@ -75,13 +75,13 @@ class GradientComputer:
                 images_in_pass = slice(first_image, first_image + sum(sizes[i] for i in in_pass))
                 first_image = images_in_pass.stop
                 self._seed(progress.step, share.first_micro_batch + in_pass.start)
-                running.begin_pass(in_pass)
                 with _synchronized(self._task.trainee, in_pass.stop == len(micro_batches)):
-                    outputs = self._task.outputs(
-                        micro_batches[in_pass.start : in_pass.stop],
-                        [view[images_in_pass] for view in images],
-                        [logits[images_in_pass] for logits in teacher_logits],
-                    )
+                    with running.forward_pass(in_pass):
+                        outputs = self._task.outputs(
+                            micro_batches[in_pass.start : in_pass.stop],
+                            [view[images_in_pass] for view in images],
+                            [logits[images_in_pass] for logits in teacher_logits],
+                        )
                     losses.append(self._backward(outputs, [weights[i] for i in in_pass]))
         return StepGradient(outputs[-1], sum(losses[1:], losses[0]))
 

@@ -16,8 +16,8 @@ def step(statistics, model, micro_batches, weights, passes=None):
     outputs = []
     with statistics.step(sizes, weights) as running:
         for in_pass in passes or [range(i, i + 1) for i in range(len(sizes))]:
-            running.begin_pass(in_pass)
-            outputs.append(model(torch.cat([micro_batches[i] for i in in_pass])))
+            with running.forward_pass(in_pass):
+                outputs.append(model(torch.cat([micro_batches[i] for i in in_pass])))
     return torch.cat(outputs)
 
 
@@ -91,8 +91,8 @@ def test_running_statistics_of_two_views_have_two_updates_in_a_step():
         model.running_mean.fill_(0.5)
         sizes = [part.stop - part.start for part in parts]
         weights = [size * 2 / 12 for size in sizes]
-        with RunningStatistics(model, 1, num_views=2).step(sizes, weights) as running:
-            running.begin_pass(range(len(parts)))
+        step = RunningStatistics(model, 1, num_views=2).step(sizes, weights)
+        with step as running, running.forward_pass(range(len(parts))):
             model(torch.cat([view[part] for view in (weak, strong) for part in parts]))
         means.append(model.running_mean)
         counts.append(model.num_batches_tracked.item())
@@ -197,8 +197,7 @@ def test_layers_that_a_step_does_not_call_keep_their_statistics():
         layer.running_mean.fill_(5.0)
     model[0].eval()
     statistics = RunningStatistics(model, 1)
-    with statistics.step([8, 8], [0.5, 0.5]) as running:
-        running.begin_pass(range(2))
+    with statistics.step([8, 8], [0.5, 0.5]) as running, running.forward_pass(range(2)):
         model[2](model[0](torch.randn(16, 3)))
     for layer in model[:2]:
         assert layer.running_mean.tolist() == [5.0] * 3
