@@ -43,6 +43,7 @@ from service.training.schedules import learning_rate
 from service.training.student_evaluation import StudentEvaluation
 from service.training.system_metrics import SystemMetrics
 from service.training.teacher_check import TeacherCheck
+from service.training.warm_up import warm_up
 
 
 def train(spec: JobSpec, world: World, notice: StopNotice = lambda: None) -> None:
@@ -97,6 +98,8 @@ class Trainer:
             self._teacher_check.require_finite_on,
             self._log.note,
         )
+        with with_memory_field(world, training_text(spec)):
+            warm_up(spec, world, learner, self._data.step_share(0))
         # After DDP has broadcast rank 0's buffers: each rank has its own in the checkpoint.
         self.progress = self._state.restore(self._log.note)
         if self.progress.step == 0 and spec.training.on_nonfinite == "roll_back":
