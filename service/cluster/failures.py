@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import NamedTuple
 
-from ray.exceptions import RayActorError
+from ray.exceptions import RayActorError, RayTaskError
 from ray.train import PreemptionError, TrainingFailedError, WorkerGroupError
 
 from service.cluster.crashes import Crash, read_crash
@@ -13,6 +13,7 @@ from service.run.control import GracefulStop
 # Words in the errors of workers that lost the connection to one that failed.
 ECHO_WORDS = ("gloo", "NCCL", "Connection", "DistBackend")
 TIMEOUT_WORDS = "Timed out"
+IMPORT_ERRORS = ("ModuleNotFoundError: ", "ImportError: ")
 HANG_TEXT = "did not answer for resources.heartbeat_timeout_s: it hangs, or its network is down"
 KILLED_TEXT = "its process was killed; if not on purpose, check its memory"
 
@@ -33,15 +34,36 @@ def failure_text(error: TrainingFailedError | RayActorError, run_path: Path) -> 
     """
     if isinstance(error, PreemptionError):
         return "a node was taken away before its workers had stopped"
+    if (line := _import_error(error)) and not isinstance(error, WorkerGroupError):
+        return f"a process of the job did not start: {line}"
     if isinstance(error, RayActorError):
         return "the process that watches the workers died; if not on purpose, check its memory"
     if not isinstance(error, WorkerGroupError):
         return _last_line(error)
+    return str(_cause(error, run_path))
+
+
+def cannot_import(error: TrainingFailedError | RayActorError, run_path: Path) -> bool:
+    """Whether a process lacks a module, or what is in it: another one would lack it, too."""
+    if isinstance(error, WorkerGroupError):
+        return _import_error(_cause(error, run_path).error) is not None
+    return _import_error(error) is not None
+
+
+def _cause(error: WorkerGroupError, run_path: Path) -> "WorkerFailure":
     failures = [
         WorkerFailure(rank, failure, _crash_of(failure, run_path, rank))
         for rank, failure in error.worker_failures.items()
     ]
-    return str(min(failures, key=lambda one: (one.distance, one.rank)))
+    return min(failures, key=lambda one: (one.distance, one.rank))
+
+
+def _import_error(error: Exception) -> str | None:
+    """The line of an ImportError, which Ray may have wrapped: it then ends in its traceback."""
+    line = _last_line(error)
+    if isinstance(error, ImportError) and not isinstance(error, RayTaskError):
+        line = f"{type(error).__name__}: {line}"
+    return line if line.startswith(IMPORT_ERRORS) else None
 
 
 class WorkerFailure(NamedTuple):

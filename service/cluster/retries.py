@@ -2,16 +2,20 @@
 
 import contextlib
 
-from ray.exceptions import RayActorError
+from ray.exceptions import RayActorError, RayTaskError
 from ray.train import ControllerError, PreemptionError, TrainingFailedError, WorkerGroupError
 
-from service.cluster.failures import failure_text, graceful_stop_reason
+from service.cluster.failures import cannot_import, failure_text, graceful_stop_reason
 from service.cluster.ray_internals import is_dead_worker, is_start_timeout
 from service.run.control import clear_request, is_aborted, pending_request
 from service.run.journal import FAILURES_NAME, Journal
 from service.spec.job import JobSpec
 
 FAILURES_LIMIT_BYTES = 1_000_000
+IMPORT_REMEDY = (
+    "it would fail again: install the same packages on every node, and start Ray there with the "
+    "same PYTHONPATH"
+)
 
 
 class Retries:
@@ -31,6 +35,9 @@ class Retries:
         if pending_request(self._run_path) == "stop":
             if stopped is None:
                 self._log(failure_text(error, self._run_path))
+            return False
+        if cannot_import(error, self._run_path):
+            self._log(f"{failure_text(error, self._run_path)}; {IMPORT_REMEDY}")
             return False
         # New workers start in as large a number as fits, without a request.
         clear_request(self._run_path, "resize")
@@ -58,8 +65,11 @@ class Retries:
 
 
 def _counts(error: TrainingFailedError | RayActorError) -> bool:
-    """Whether it is a failure of a worker, and not of its start, or the loss of a drained node."""
-    if isinstance(error, ControllerError | PreemptionError):
+    """Whether a worker has failed, and not a node at its start, or one that was drained."""
+    if isinstance(error, ControllerError):
+        # What a worker's code has raised before it trains is raised again.
+        return isinstance(error.controller_failure, RayTaskError)
+    if isinstance(error, PreemptionError):
         return False
     if not isinstance(error, WorkerGroupError):
         return True
