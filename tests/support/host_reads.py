@@ -17,8 +17,11 @@ READING_OPERATIONS = {
     "aten::equal",
 }
 INDEXING = {"aten::index", "aten::index_put", "aten::index_put_"}
+# In inference mode, item becomes no operation that is seen.
+METHOD_NAMES = ("cpu", "tolist", "numpy", "item", "__bool__", "__float__", "__int__", "__index__")
 READING_METHODS = {
-    getattr(torch.Tensor, name) for name in ("cpu", "tolist", "numpy", "item", "__bool__")
+    *(getattr(torch.Tensor, name) for name in METHOD_NAMES),
+    torch.nn.functional.one_hot,
 }
 
 

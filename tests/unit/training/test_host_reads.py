@@ -1,5 +1,7 @@
 """No step reads a tensor on the host: on a GPU, each read would wait for all that was launched.
 
+An evaluation reads its figures at its end, and nothing for each batch.
+
 Here the device is the CPU; what is watched are the operations that read, whatever the device.
 """
 
@@ -21,6 +23,8 @@ from service.training.trainer import Trainer
     [
         lambda tensor: tensor.item(),
         lambda tensor: float(tensor),
+        lambda tensor: int(tensor),
+        lambda tensor: [1, 2][tensor.long()],
         lambda tensor: bool(tensor > 0),
         lambda tensor: tensor.cpu(),
         lambda tensor: tensor.to("cpu"),
@@ -30,9 +34,10 @@ from service.training.trainer import Trainer
         lambda tensor: torch.nn.functional.one_hot(tensor.long()),
     ],
 )
-def test_reads_are_noticed(read):
+@pytest.mark.parametrize("in_inference_mode", [False, True])
+def test_reads_are_noticed(read, in_inference_mode):
     tensor = torch.ones(())
-    with host_reads() as reads:
+    with host_reads() as reads, torch.inference_mode(in_inference_mode):
         read(tensor)
     assert reads
 
@@ -102,3 +107,37 @@ def test_no_loss_reads_anything(make_content, teacher, is_mixed):
         "resources": {"num_workers": 1},
     }
     assert reads_of_steps(parse_spec(make_content(teacher=teacher, **sections))) == []
+
+
+def reads_of_evaluations(spec, is_last):
+    """What the evaluations of the teacher and of the student read."""
+    spec.run_path.mkdir(parents=True)
+    with Trainer(spec, World(0, 1, CPU, 1), lambda: None) as trainer:
+        with host_reads() as of_teacher:
+            trainer.check_teacher()
+        with host_reads() as of_student:
+            trainer._student_evaluation.run(is_last=is_last)
+    return of_teacher, of_student
+
+
+@pytest.mark.parametrize("is_last", [False, True])
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_an_evaluation_reads_as_much_whatever_its_batches_are(
+    make_content, teacher, precision, is_last
+):
+    sections = {
+        "teacher": {**teacher, "min_top1": 0.001, "min_top1_images": 5},
+        "training": {"precision": precision, "ema_decay": 0.9},
+        "resources": {"num_workers": 1},
+        "dataset": {"max_undecodable": 1},
+    }
+    of_one_batch, of_many = (
+        reads_of_evaluations(
+            parse_spec(make_content(name=name, evaluation={"batch_size": size}, **sections)),
+            is_last,
+        )
+        for name, size in (("one", 1024), ("many", 3))
+    )
+    assert of_many == of_one_batch
+    # The sums and, of each image, what it was taken for.
+    assert all(0 < len(reads) < 30 for reads in of_one_batch)
