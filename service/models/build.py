@@ -15,7 +15,7 @@ from service.models.mobilenet import MobileNetV1
 from service.models.weights import check_finite, check_shapes, fill, find_weights, read_weights
 from service.spec.errors import BadInputError, Problem
 from service.spec.model_names import AUXILIARY_HEADS, CIFAR_PREFIX, IMAGENET_PREFIX, TIMM_PREFIX
-from service.spec.model_options import OptionValues
+from service.spec.model_options import TAKEN_BY, OptionValues, not_taken
 from service.spec.network_variants import USUAL_VARIANT, Variant
 from service.spec.sections import Weights
 
@@ -221,8 +221,22 @@ def _build_timm_model(name: str, num_classes: int, options: OptionValues) -> nn.
     try:
         return timm.create_model(name, pretrained=False, num_classes=num_classes, **options)
     except TypeError as error:
-        if not options:
+        refused = [option for option, value in options.items() if not _takes(name, option, value)]
+        if not refused:
             raise
-        wrong = f"timm:{name} does not take {' and '.join(options)} ({error})"
-        problem = Problem("student.options", wrong, "remove what it names")
-        raise BadInputError("spec", [problem]) from error
+        known = [option for option, models in TAKEN_BY.items() if TIMM_PREFIX in models]
+        taken = [option for option in known if _takes(name, option, 0)]
+        problems = [not_taken(option, f"{TIMM_PREFIX}{name}", taken) for option in refused]
+        raise BadInputError("spec", problems) from error
+
+
+def _takes(name: str, option: str, value: float) -> bool:
+    """Whether a network of timm can be built with an option."""
+    import timm
+
+    try:
+        with _ParametersOnMeta():
+            timm.create_model(name, pretrained=False, **{option: value})
+    except TypeError:
+        return False
+    return True

@@ -11,7 +11,8 @@ from data_pipeline.uris import redacted
 from service.spec.errors import MAX_PROBLEMS, Problem
 from service.spec.fields import PATTERN_REMEDIES
 from service.spec.losses.temperatures import TEMPERATURE_KINDS
-from service.spec.suggestions import nearest_field, nearest_value, sections_at
+from service.spec.optimization import STATE_TENSORS
+from service.spec.suggestions import kinds_with, nearest_field, nearest_value, sections_at
 
 MAX_VALUE_LENGTH = 100
 TYPE_REMEDIES = {
@@ -33,9 +34,10 @@ OTHER_CHOICES = {
     "classes": ", or a list: the teacher's index of each class of the dataset, in label order",
 }
 """What a field takes besides its words."""
+OPTIMIZER_KINDS = tuple(STATE_TENSORS)
 ADDED_PARTS = (
-    *("sgd", "adamw", "lars", "lamb", "number", "range", "word", "indices", "pixels", "section"),
-    "[key]",
+    *OPTIMIZER_KINDS,
+    *("number", "range", "word", "indices", "pixels", "section", "[key]"),
 )
 """What pydantic adds to a location where a field has alternatives, and to that of the name of a
 mapping's entry; the user did not write it."""
@@ -76,7 +78,7 @@ def _problem_of(detail: ErrorDetails, model: type[BaseModel]) -> Problem:
     if detail["type"] == "missing":
         return Problem(where, "is missing", "it has no default and must be given")
     if detail["type"] == "extra_forbidden":
-        return Problem(where, "is not a field of the spec", field_remedy(model, parts))
+        return _unknown_field(model, parts, _kind_of(detail))
     if detail["type"] == "union_tag_invalid":
         # A number, which may take the place of sections, has no kind.
         *kinds, last = detail["ctx"]["expected_tags"].removeprefix("'number', ").split(", ")
@@ -92,6 +94,23 @@ def _problem_of(detail: ErrorDetails, model: type[BaseModel]) -> Problem:
     if detail["type"] in ("model_type", "model_attributes_type"):
         remedy = f"give an object, such as {_smallest_object(model, parts)}"
     return Problem(where, f"is {_value(detail['input'])}", remedy)
+
+
+def _kind_of(detail: ErrorDetails) -> str | None:
+    """The kind of the section that has the problem, where there are alternatives."""
+    parent = str(detail["loc"][-2]) if len(detail["loc"]) > 1 else None
+    return parent if parent in (*OPTIMIZER_KINDS, *TEMPERATURE_KINDS) else None
+
+
+def _unknown_field(model: type[BaseModel], parts: Sequence[int | str], kind: str | None) -> Problem:
+    """A field that does not exist, or that sections of another ``kind`` have."""
+    where, section = ".".join(map(str, parts)), ".".join(map(str, parts[:-1]))
+    others = kinds_with(model, parts) if kind is not None else []
+    if not others:
+        return Problem(where, "is not a field of the spec", field_remedy(model, parts, kind))
+    wrong = f"is a field of kind {' and '.join(others)}, not of {kind}"
+    remedy = f"remove it, or set {section}.kind to {' or '.join(map(repr, others))}"
+    return Problem(where, wrong, remedy)
 
 
 def _smallest_object(model: type[BaseModel], parts: Sequence[int | str]) -> str:
@@ -130,9 +149,14 @@ def _value(value: object) -> str:
     return text
 
 
-def field_remedy(model: type[BaseModel], location: Sequence[str | int]) -> str:
-    """What to do about a field that does not exist; ``location``: the keys that lead to it."""
-    nearest = nearest_field(model, location)
+def field_remedy(
+    model: type[BaseModel], location: Sequence[str | int], kind: str | None = None
+) -> str:
+    """What to do about a field that does not exist; ``location``: the keys that lead to it.
+
+    ``kind``: of the section, where there are alternatives.
+    """
+    nearest = nearest_field(model, location, kind)
     return "remove it or fix its name" if nearest is None else f"did you mean {nearest}?"
 
 

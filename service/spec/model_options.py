@@ -4,7 +4,7 @@ An allow-list: these change how a network is trained or initialized, and neither
 what it computes in evaluation mode. So they need not travel with weights.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated
 
 from pydantic import Field
@@ -64,11 +64,15 @@ def option_problems(model: str, options: ModelOptions, *, has_weights: bool) -> 
     Those of timm's networks are judged by timm itself when the network is built.
     """
     for name in options.given:
-        where = f"student.options.{name}"
         if not model.startswith(TAKEN_BY[name]):
             takes = [option for option, models in TAKEN_BY.items() if model.startswith(models)]
-            remedy = f"remove it; it takes {', '.join(takes)}" if takes else "remove it"
-            yield Problem(where, f"is set, but {model} does not take it", remedy)
+            yield not_taken(name, model, takes)
         elif name in INITIAL_VALUES and has_weights:
             wrong = "is set, but the weights replace what it initializes"
-            yield Problem(where, wrong, "remove it, or student.weights")
+            yield Problem(f"student.options.{name}", wrong, "remove it, or student.weights")
+
+
+def not_taken(option: str, model: str, takes: Sequence[str]) -> Problem:
+    """An option that a network does not take; ``takes``: those that it does."""
+    remedy = f"remove it; it takes {', '.join(takes)}" if takes else "remove it"
+    return Problem(f"student.options.{option}", f"is set, but {model} does not take it", remedy)

@@ -45,6 +45,13 @@ from service.spec.teacher_cache_rules import check_teacher_cache
 from service.spec.teacher_sections import Teacher, TeacherNetwork
 from service.spec.tracked_checkpoints import tracked_checkpoints_problems
 from service.spec.training_section import Training
+from service.spec.unused_fields import (
+    check_crop_kind,
+    check_measured_images,
+    check_resize_interval,
+    check_schedule_kind,
+    check_skipped_steps,
+)
 from service.spec.weights_metadata import weights_problems
 
 SOURCES = "give the path of a weights file, models:/NAME@ALIAS, runs:/ID/PATH or torchvision:ENUM"
@@ -285,4 +292,6 @@ RULES: tuple[Rule, ...] = (
     check_loss_settings,
     *(check_augmentation, check_repeats, check_mixing, check_evaluation, check_storage),
     *(check_tracking, check_tracked_checkpoints, check_cache, check_teacher_cache),
+    *(check_schedule_kind, check_crop_kind, check_skipped_steps, check_resize_interval),
+    check_measured_images,
 )

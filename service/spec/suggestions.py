@@ -4,6 +4,7 @@ import difflib
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from typing import get_args
 
 from pydantic import BaseModel
 
@@ -20,16 +21,13 @@ FIELD_ALIASES = {
     "base_temperature": "temperature",
     "crossentropy": "ce",
     "cross_entropy": "ce",
-    "alpha": "weight",
-    "beta": "weight",
-    "gamma": "weight",
-    "lambda": "weight",
     "bs": "global_batch_size",
     "dtype": "precision",
     "amp": "precision",
     "wd": "weight_decay",
     "ema": "ema_decay",
     "clip_grad": "max_grad_norm",
+    "max_lr": "learning_rate",
     "gradient_clipping": "max_grad_norm",
     "gradient_checkpointing": "checkpoint_activations",
     "grad_checkpointing": "checkpoint_activations",
@@ -40,8 +38,29 @@ FIELD_ALIASES = {
     "server": "uri",
     "type": "kind",
     "arch": "model",
-    "lr_steps": "milestones",
     "keep": "newest",
+}
+# The same within a section only: elsewhere they are other things.
+SYMBOLS = {
+    "alpha": ("weight",),
+    "beta": ("weight", "betas"),
+    "beta1": ("betas", "momentum"),
+    "beta2": ("betas",),
+    "gamma": ("weight", "decay_factor"),
+    "lambda": ("weight",),
+    "eps": ("epsilon",),
+    "trust_coef": ("trust_coefficient",),
+    "lr_steps": ("milestones",),
+    "step_size": ("milestones",),
+    "decay_rate": ("decay_factor",),
+    "pct_start": ("rise_fraction",),
+    "min_lr": ("final_fraction",),
+    "lr_min": ("final_fraction",),
+    "eta_min": ("final_fraction",),
+    "final_div_factor": ("final_fraction",),
+    "div_factor": ("initial_fraction",),
+    "t_max": ("num_epochs",),
+    "total_steps": ("num_epochs",),
 }
 VALUE_ALIASES = {
     "bf16": "bfloat16",
@@ -61,11 +80,14 @@ VALUE_ALIASES = {
 }
 
 
-def nearest_field(model: type[BaseModel], location: Sequence[str | int]) -> str | None:
+def nearest_field(
+    model: type[BaseModel], location: Sequence[str | int], kind: str | None = None
+) -> str | None:
     """The path of the field that a user may have meant by one that does not exist.
 
-    ``location``: the keys and indices that lead to it. Fields of the same section come before those
-    of others; of these, fields within the same outermost section come first.
+    ``location``: the keys and indices that lead to it. ``kind``: of the section, where there are
+    alternatives. Fields of the same section come before those of others; of these, fields within
+    the same outermost section come first.
     """
     location, is_field = _in_existing_section(model, location)
     *parents, name = map(str, location)
@@ -75,6 +97,7 @@ def nearest_field(model: type[BaseModel], location: Sequence[str | int]) -> str 
     siblings = {
         field: ".".join([*parents, field])
         for section in sections_at(model, parents)
+        if kind in (None, _kind(section))
         for field in section.model_fields
         if field != name
     }
@@ -85,8 +108,11 @@ def nearest_field(model: type[BaseModel], location: Sequence[str | int]) -> str 
         if path != given:
             fields = near if path.startswith(f"{location[0]}.") else far
             fields.setdefault(path.rpartition(".")[2], path)
+    if _normalized(name) in SYMBOLS:
+        far.clear()
     for match, fields in (
         (_exact, siblings),
+        (_symbol, siblings),
         (_with_all_words, siblings),
         (_exact, near),
         (_exact, far),
@@ -101,6 +127,20 @@ def nearest_field(model: type[BaseModel], location: Sequence[str | int]) -> str 
         if found := match(name, list(fields)):
             return fields[found]
     return None
+
+
+def kinds_with(model: type[BaseModel], location: Sequence[str | int]) -> list[str]:
+    """The kinds of the sections that may be there, and have the last field of ``location``."""
+    *parents, name = map(str, location)
+    kinds = [_kind(one) for one in sections_at(model, parents) if name in one.model_fields]
+    return [kind for kind in kinds if kind is not None]
+
+
+def _kind(section: type[BaseModel]) -> str | None:
+    """The only kind that a section may have; None where it has no kind, or several."""
+    field = section.model_fields.get("kind")
+    kinds = get_args(field.annotation) if field is not None else ()
+    return str(kinds[0]) if len(kinds) == 1 else None
 
 
 def _in_existing_section(
@@ -166,6 +206,11 @@ def _exact(name: str, known: Iterable[str]) -> str | None:
     name = _normalized(name)
     # What users mean by a word comes before a field that happens to have this name elsewhere.
     return next((field for field in (FIELD_ALIASES.get(name, ""), name) if field in known), None)
+
+
+def _symbol(name: str, known: Iterable[str]) -> str | None:
+    """What a Greek letter, or a parameter of torch's schedulers, means in its section."""
+    return next((field for field in SYMBOLS.get(_normalized(name), ()) if field in known), None)
 
 
 def _with_all_words(name: str, known: Sequence[str]) -> str | None:

@@ -1,5 +1,6 @@
 """The section of a job spec about storing the teacher's logits, for later runs to read."""
 
+from collections.abc import Mapping
 from typing import Annotated, Literal
 
 from pydantic import Discriminator, Tag
@@ -21,7 +22,8 @@ class TopLogits(Section):
 
 
 def _keep_kind(value: object) -> str:
-    return "word" if isinstance(value, str) else "section"
+    """Anything but an object is taken as a word, of which the error names those there are."""
+    return "section" if isinstance(value, Mapping | TopLogits) else "word"
 
 
 Keep = Annotated[

@@ -9,6 +9,7 @@ from service.spec.errors import BadInputError, Problem
 from service.spec.field_problems import field_remedy
 from service.spec.job import JobSpec
 from service.spec.loading import LoadedJob, parse_job, parse_spec
+from service.spec.unused_fields import fields_of_others
 from service.sweep.loss_rules import absent_loss_problems, teacher_problems
 from service.sweep.space import (
     Dimension,
@@ -33,6 +34,14 @@ FIXED_SECTIONS = {
     "tracking": "all trials share that of the sweep",
 }
 """Sections that a space must not contain, and why."""
+
+SCHEDULERS_WITH = {
+    "min_epochs": ("asha", "median"),
+    "reduction_factor": ("asha", "median"),
+    "startup_trials": ("median",),
+}
+ALGORITHMS_WITH = {"startup_trials": ("tpe", "cmaes")}
+"""Which kinds of schedulers and of algorithms use a field."""
 
 MAX_GRID_POINTS = 10_000
 MAX_CORNERS = 512
@@ -92,6 +101,8 @@ def _sweep_problems(sweep: SweepSpec) -> Iterator[Problem]:
             "is 'cmaes', which models ranges only, but the space has none",
             "use tpe, random or grid",
         )
+    yield from fields_of_others("scheduler", sweep.scheduler, "kind", SCHEDULERS_WITH)
+    yield from fields_of_others("algorithm", sweep.algorithm, "kind", ALGORITHMS_WITH)
     if not sweep.space:
         yield Problem("space", "is empty", "name a field, or omit space for the default")
 

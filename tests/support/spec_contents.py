@@ -47,4 +47,11 @@ def spec_content(data_folder, storage_path, **sections):
     for name, section in sections.items():
         merges = isinstance(section, dict) and isinstance(content.get(name), dict)
         content[name] = {**content[name], **section} if merges else section
+    # Another kind of crop or of schedule has no use for these.
+    for name, kind, usual, field in (
+        ("augmentation", "crop", "pad_and_crop", "padding"),
+        ("schedule", "kind", "multistep", "milestones"),
+    ):
+        if sections.get(name, {}).get(kind, usual) != usual and field not in sections[name]:
+            content[name].pop(field, None)
     return content

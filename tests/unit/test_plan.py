@@ -147,7 +147,7 @@ def test_held_out_images_are_evaluated_and_not_trained_on(make_content):
 
 
 def test_rates_of_a_cosine_after_a_warmup(make_content):
-    schedule = {"kind": "cosine", "num_epochs": 8, "warmup_epochs": 1, "milestones": []}
+    schedule = {"kind": "cosine", "num_epochs": 8, "warmup_epochs": 1}
     content = make_content(schedule=schedule, optimizer={"learning_rate": 0.4})
     rates = dict(make_plan(parse_job(content)).rates)
     assert list(rates) == [0.0, 1.0, 2.0, 4.0, 6.0, 8.0]

@@ -30,7 +30,10 @@ JITTERED = {"rand_augment": None, "color_jitter": {}}
         ({"schedule": {"num_epochs": 4, "milestones": [2, 1]}}, "schedule.milestones"),
         ({"schedule": {"num_epochs": 4, "milestones": [1, 1]}}, "schedule.milestones"),
         ({"schedule": {"num_epochs": 4, "milestones": []}}, None),
-        ({"schedule": {"kind": "cosine", "num_epochs": 4, "milestones": [9]}}, None),
+        (
+            {"schedule": {"kind": "cosine", "num_epochs": 4, "milestones": [9]}},
+            "schedule.milestones",
+        ),
         ({"schedule": {"num_epochs": 4, "milestones": [], "warmup_epochs": 3.9}}, None),
         (
             {"schedule": {"num_epochs": 4, "milestones": [], "warmup_epochs": 4}},

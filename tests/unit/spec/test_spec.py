@@ -96,7 +96,11 @@ def test_spec_is_frozen(make_content):
         ),
         ({"augmentation": {"repeats": 5}}, "augmentation.repeats", "divisor"),
         ({"augmentation": {"repeats": 64}}, "augmentation.repeats", "at most half"),
-        ({"augmentation": {"scale": [1.0, 0.1]}}, "augmentation.scale", "smaller first"),
+        (
+            {"augmentation": {"crop": "random_resized", "scale": [1.0, 0.1]}},
+            "augmentation.scale",
+            "smaller first",
+        ),
         ({"evaluation": {"resize_size": 15}}, "evaluation.crop_size", "more than resize_size"),
         ({"student": {"model": "resnet19"}}, "student.model", "resnet18"),
         ({"student": {"model": "os.system"}}, "student.model", "not a known model"),

@@ -50,6 +50,10 @@ def problems_of(parse, content):
         ("epochs", "schedule.num_epochs"),
         ("storage_path", "checkpoints.storage_path"),
         ("augmentation.mixing.mixup", "augmentation.mixing.mixup_alpha"),
+        ("schedule.gamma", "schedule.decay_factor"),
+        ("schedule.pct_start", "schedule.rise_fraction"),
+        ("schedule.eta_min", "schedule.final_fraction"),
+        ("schedule.max_lr", "optimizer.learning_rate"),
     ],
 )
 @pytest.mark.parametrize("of_sweep", [False, True])
@@ -115,3 +119,62 @@ def test_a_precision_under_another_name_is_suggested(make_content, value, meant)
 def test_an_unknown_kind_is_suggested(make_content):
     remedy = problems_of(parse_spec, make_content(optimizer={"kind": "adam"}))["optimizer.kind"]
     assert "did you mean 'adamw'?" in remedy
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "field", "text"),
+    [
+        (
+            {"kind": "lars", "betas": [0.9, 0.99]},
+            "betas",
+            "is a field of kind adamw and lamb, not of lars; remove it, or set optimizer.kind to "
+            "'adamw' or 'lamb'",
+        ),
+        (
+            {"kind": "lamb", "momentum": 0.9},
+            "momentum",
+            "is a field of kind sgd and lars, not of lamb; remove it, or set optimizer.kind to "
+            "'sgd' or 'lars'",
+        ),
+        (
+            {"trust_coefficient": 0.001},
+            "trust_coefficient",
+            "is a field of kind lars, not of sgd; remove it, or set optimizer.kind to 'lars'",
+        ),
+        (
+            {"kind": "lamb", "eps": 1e-6},
+            "eps",
+            "is not a field of the spec; did you mean optimizer.epsilon?",
+        ),
+        # AdamW has none, and no other section's would be meant.
+        ({"kind": "adamw", "eps": 1e-6}, "eps", "is not a field of the spec; remove it or fix its"),
+        ({"alpha": 0.1}, "alpha", "is not a field of the spec; remove it or fix its name"),
+    ],
+    ids=str,
+)
+def test_a_field_of_another_optimizer_says_of_which(make_content, optimizer, field, text):
+    with pytest.raises(BadInputError) as caught:
+        parse_spec(make_content() | {"optimizer": optimizer})
+    found = {problem.where: str(problem) for problem in caught.value.problems}
+    assert found[f"optimizer.{field}"].startswith(f"optimizer.{field}: {text}")
+
+
+def test_a_field_of_another_temperature_says_of_which(make_content, teacher):
+    losses = {"kd": {"temperature": {"kind": "linear", "start": 1, "end": 4, "scaled_max": 2}}}
+    with pytest.raises(BadInputError) as caught:
+        parse_spec(make_content(teacher=teacher, losses=losses))
+    where = "losses.kd.temperature.scaled_max"
+    assert [str(problem) for problem in caught.value.problems] == [
+        f"{where}: is a field of kind teacher_max, not of linear; remove it, or set "
+        "losses.kd.temperature.kind to 'teacher_max'"
+    ]
+
+
+@pytest.mark.parametrize(("keep", "shown"), [(50, "50"), (None, "null"), ([50], "[50]")])
+def test_what_may_be_kept_of_logits_is_named(make_content, teacher, keep, shown):
+    content = make_content(teacher={**teacher, "cache": {"keep": keep}})
+    with pytest.raises(BadInputError) as caught:
+        parse_spec(content)
+    assert [str(problem) for problem in caught.value.problems] == [
+        f"teacher.cache.keep: is {shown}; use 'float16', or {{\"top_k\": ...}}"
+    ]
