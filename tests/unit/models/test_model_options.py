@@ -68,10 +68,13 @@ def test_options_of_timm():
 
 
 def test_option_that_timms_network_does_not_take_is_named():
-    with pytest.raises(BadInputError, match=r"student\.options.*zero_init_last"):
-        build_with_weights(
-            STUDENT, "timm:vit_tiny_patch16_224", 4, None, options={"zero_init_last": True}
-        )
+    options = {"drop_path_rate": 0.1, "drop_rate": 0.2}
+    with pytest.raises(BadInputError) as caught:
+        build_with_weights(STUDENT, "timm:vgg11", 4, None, options=options)
+    assert [str(problem) for problem in caught.value.problems] == [
+        "student.options.drop_path_rate: is set, but timm:vgg11 does not take it; remove it; it "
+        "takes drop_rate"
+    ]
 
 
 def test_options_reach_training_and_plan(make_content):
