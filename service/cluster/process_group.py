@@ -1,7 +1,8 @@
 """How Ray Train prepares the worker processes: their signals, and torch's process group.
 
 It takes the place of Ray's TorchConfig, whose module imports torch: the process that watches the
-workers is started before them, and would do so too, for more than a second.
+workers is started before them, and would do so too, for more than a second. Nor does this module
+import the spec's, for the same reason.
 """
 
 import datetime
@@ -15,7 +16,7 @@ import ray.train
 from ray.train.backend import Backend, BackendConfig
 
 from service.cluster.network import choose_interface
-from service.cluster.worker_process import install_sigterm_handler
+from service.cluster.sigterm import install_sigterm_handler
 from service.run.imports import quick_imports
 
 

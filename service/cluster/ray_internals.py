@@ -5,6 +5,7 @@ Without one of them, something that the README promises is gone; TRAINER alone s
 
 import pkgutil
 import re
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import ray
@@ -110,36 +111,51 @@ NAMES = (
 
 
 def check_ray() -> None:
-    """Check that this Ray has every private name.
+    """Check that this Ray has every private name that a job needs.
 
     Raises:
         BadInputError: naming what is gone, what needs it, and the releases that have it.
     """
+    _refuse(_missing(name for name in NAMES if name is not TUNE_CONTROLLER))
+
+
+def check_tune() -> None:
+    """The same of Ray Tune, which only trials need: importing it takes most of a second.
+
+    Raises:
+        BadInputError: as ``check_ray``.
+    """
+    missing = _missing([TUNE_CONTROLLER])
+    if not missing:
+        assigned = TUNE_CONTROLLER.get().__init__.__code__.co_names
+        if STOP_TIMEOUT_ATTRIBUTE not in assigned:
+            path = f"{TUNE_CONTROLLER.path}.{STOP_TIMEOUT_ATTRIBUTE}"
+            missing.append((path, TUNE_CONTROLLER.promise))
+    _refuse(missing)
+
+
+def _refuse(missing: list[tuple[str, str]]) -> None:
+    """Raise what ``check_ray`` does, if there is any."""
     problems = [
         Problem(
             "ray",
             f"{ray.__version__} lacks {path.replace(':', '.')}, needed for this: {promise}",
             f"install one that has it: pip install 'ray[default,train,tune]{SUPPORTED}'",
         )
-        for path, promise in _missing()
+        for path, promise in missing
     ]
     if problems:
         raise BadInputError("environment", problems)
 
 
-def _missing() -> list[tuple[str, str]]:
+def _missing(names: Iterable[PrivateName]) -> list[tuple[str, str]]:
     """Path and promise of each name that is gone."""
     missing = []
-    for name in NAMES:
+    for name in names:
         try:
             name.get()
         except (ImportError, AttributeError):
             missing.append((name.path, name.promise))
-    if TUNE_CONTROLLER.path not in dict(missing):
-        assigned = TUNE_CONTROLLER.get().__init__.__code__.co_names
-        if STOP_TIMEOUT_ATTRIBUTE not in assigned:
-            path = f"{TUNE_CONTROLLER.path}.{STOP_TIMEOUT_ATTRIBUTE}"
-            missing.append((path, TUNE_CONTROLLER.promise))
     return missing
 
 
@@ -220,5 +236,5 @@ def is_silent_worker(error: Exception) -> bool:
 
 def set_trial_stop_timeout(tune_controller: Any, timeout_s: float) -> None:  # noqa: ANN401 - Ray's type
     """Seconds that Tune gives its trials to end when it is stopped; its default is 10."""
-    assert hasattr(tune_controller, STOP_TIMEOUT_ATTRIBUTE), "check_ray has found it"
+    assert hasattr(tune_controller, STOP_TIMEOUT_ATTRIBUTE), "check_tune has found it"
     setattr(tune_controller, STOP_TIMEOUT_ATTRIBUTE, timeout_s)

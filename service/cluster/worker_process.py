@@ -1,4 +1,4 @@
-"""What runs in a worker process: its signals and the call of the training loop.
+"""What runs in a worker process: why it must stop, and the call of the training loop.
 
 The driver, and the process that watches the workers, refer to these functions: torch and the
 training code are imported by those that train.
@@ -6,7 +6,6 @@ training code are imported by those that train.
 
 import contextlib
 import gc
-import signal
 from typing import TYPE_CHECKING, Any
 
 import ray
@@ -14,6 +13,7 @@ import ray.train
 
 from service.cluster.crashes import record_crash
 from service.cluster.ray_internals import draining_nodes
+from service.cluster.sigterm import received_signals
 from service.cluster.waiting import record_placement
 from service.run.imports import quick_imports
 from service.run.polling import PollingThread
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from service.training.distributed import World
 
 DRAIN_POLL_S = 1.0
-_received_signals: list[int] = []
 
 
 def train_on_worker(config: dict[str, Any]) -> None:
@@ -98,11 +97,6 @@ def prepared_world(spec: JobSpec, rank: int, num_workers: int, device: "torch.de
     return World(rank, num_workers, device, spec.resources.cpus_per_worker)
 
 
-def install_sigterm_handler() -> None:
-    """Take SIGTERM as a notice to stop; must run in the process's main thread."""
-    signal.signal(signal.SIGTERM, lambda number, _: _received_signals.append(number))
-
-
 class StopNotices:
     """Why this worker must stop soon: SIGTERM, or its node is being drained."""
 
@@ -113,7 +107,7 @@ class StopNotices:
 
     def read(self) -> str | None:
         """The reason, or None."""
-        if _received_signals:
+        if received_signals:
             return "a worker received SIGTERM"
         return "a node is being drained" if self._is_drained else None
 
@@ -139,7 +133,7 @@ def reset_process() -> None:
 
     from service.training.distributed import release_freed_memory
 
-    _received_signals.clear()
+    received_signals.clear()
     # An error that ended it refers to its models and batches in a cycle.
     gc.collect()
     if torch.cuda.is_available():

@@ -6,6 +6,7 @@ import mlflow
 
 from data_pipeline.files import write_atomically
 from service.cluster.address import check_address
+from service.cluster.ray_internals import check_tune
 from service.compare.build import (
     SCRIPT,
     BuiltVariant,
@@ -91,6 +92,7 @@ def _prepare(loaded: LoadedComparison, signals: StopSignals) -> dict[Variant, Bu
     if any(read_result(spec.run_path) is None for spec in specs.values()):
         # Before weights are fetched; what is finished needs no cluster.
         check_address()
+        check_tune()
     signals.check()
     if not unanswered(loaded.base.spec):
         check_mlflow_weights(loaded)

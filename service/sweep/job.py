@@ -8,6 +8,7 @@ import mlflow
 from data_pipeline.files import write_atomically
 from service.build import BuiltJob, build_job
 from service.cluster.address import check_address
+from service.cluster.ray_internals import check_tune
 from service.plan import build_models_on_meta
 from service.provenance import provenance_tags
 from service.run.claim import check_inputs, claim_run_folder, forget_rejected, has_started
@@ -103,6 +104,7 @@ def _prepare(loaded: LoadedSweep, signals: StopSignals) -> BuiltJob:
     if not has_started(spec.run_path):
         # Before weights are fetched; a search that is over needs no cluster.
         check_address()
+        check_tune()
     signals.check()
     check_tracking(loaded.base._replace(spec=spec))
     with signals.interruptible():

@@ -10,7 +10,7 @@ from ray.train import TrainingFailedError
 
 from service.cluster.failures import failure_text
 from service.cluster.launch import run_training
-from service.cluster.worker_process import install_sigterm_handler
+from service.cluster.sigterm import install_sigterm_handler
 from service.result import collect_result
 from service.run.control import clear_abort, clear_request, read_abort_reason, request_stop
 from service.run.journal import JOURNAL_NAME, Event, JournalReader

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from support.training_runs import final, run_alone, run_together
 from support.trial_cluster import assert_resources_are_released, local_cluster
 
-from service.cluster import worker_process
+from service.cluster import sigterm
 from service.cluster.waiting import PLACEMENT_NAME
 from service.run.folder import STUDENT_NAME, read_spec
 from service.run.journal import JOURNAL_NAME, read_events
@@ -117,7 +117,7 @@ def suffer(path):
         number = int(path.read_text())
         path.unlink()
         os.kill(os.getpid(), number)
-        while number == signal.SIGTERM and not worker_process._received_signals:
+        while number == signal.SIGTERM and not sigterm.received_signals:
             time.sleep(0.01)
 
 

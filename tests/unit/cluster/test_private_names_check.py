@@ -9,7 +9,7 @@ import ray
 from ray.tune.execution.tune_controller import TuneController
 
 from service.cluster import address
-from service.cluster.ray_internals import NAMES, SUPPORTED, check_ray
+from service.cluster.ray_internals import NAMES, SUPPORTED, TUNE_CONTROLLER, check_ray, check_tune
 from service.spec.errors import BadInputError
 
 PYPROJECT = Path(__file__).parents[3] / "pyproject.toml"
@@ -17,6 +17,7 @@ PYPROJECT = Path(__file__).parents[3] / "pyproject.toml"
 
 def test_this_ray_has_all_of_them_and_they_are_few():
     check_ray()
+    check_tune()
     assert len(NAMES) <= 12
     assert all(name.get() is not None and name.instead for name in NAMES)
 
@@ -29,8 +30,9 @@ def test_each_one_that_is_gone_is_an_error(monkeypatch, name):
     # A method is its class's.
     monkeypatch.delattr(owner if last in vars(owner) else type(owner), last)
 
+    check = check_tune if name is TUNE_CONTROLLER else address.check_address
     with pytest.raises(BadInputError) as caught:
-        address.check_address()
+        check()
 
     (problem,) = caught.value.problems
     assert ray.__version__ in problem.wrong
@@ -42,7 +44,7 @@ def test_each_one_that_is_gone_is_an_error(monkeypatch, name):
 def test_attribute_that_is_only_assigned_to_is_an_error_if_it_is_gone(monkeypatch):
     monkeypatch.setattr(TuneController, "__init__", lambda _: None)
     with pytest.raises(BadInputError, match="_actor_force_cleanup_timeout"):
-        check_ray()
+        check_tune()
 
 
 def test_releases_are_those_of_the_package():

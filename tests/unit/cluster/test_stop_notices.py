@@ -8,7 +8,8 @@ from types import SimpleNamespace
 import pytest
 
 from service.cluster import worker_process
-from service.cluster.worker_process import StopNotices, install_sigterm_handler, reset_process
+from service.cluster.sigterm import install_sigterm_handler
+from service.cluster.worker_process import StopNotices, reset_process
 from service.run.control import GracefulStop, request_stop
 from service.spec.loading import parse_spec
 from service.trials import local_run
