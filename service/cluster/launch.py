@@ -16,7 +16,7 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedErr
 
 from service.cluster.growth import GrowthWatcher
 from service.cluster.process_group import ProcessGroupConfig
-from service.cluster.ray_internals import TRAINER
+from service.cluster.ray_internals import make_trainer
 from service.cluster.retries import Retries
 from service.cluster.waiting import release_room, resources_per_worker, wait_for_room
 from service.cluster.worker_process import train_on_worker
@@ -76,7 +76,7 @@ def _attempt(spec: JobSpec, retries: Retries, work: WorkerFunction) -> bool:
 
 def _trainer(spec: JobSpec, num_workers: int, work: WorkerFunction) -> Any:  # noqa: ANN401 - Ray's trainer
     resources = spec.resources
-    return TRAINER.get()(
+    return make_trainer(
         work,
         train_loop_config={"spec": spec.model_dump_json()},
         backend_config=ProcessGroupConfig(

@@ -5,7 +5,7 @@ Without one of them, something that the README promises is gone; TRAINER alone s
 
 import pkgutil
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import ray
@@ -103,6 +103,10 @@ TRAINER = PrivateName(
 )
 # An attribute of its instances, which assigning to would only create.
 STOP_TIMEOUT_ATTRIBUTE = "_actor_force_cleanup_timeout"
+# Of an instance of TRAINER: a method for its callbacks. That for datasets of Ray Data, which no job
+# has, starts a process that imports Ray Train beside the workers. Without these names it does so.
+CALLBACKS_ATTRIBUTE = "_create_default_callbacks"
+DATASETS_CALLBACK = "DatasetsCallback"
 
 NAMES = (
     *(FIND_ADDRESS, CONTROL_SERVICE, FIND_TOKEN, REQUIRE_TOKEN, DRAINING_NODES, FREE_RESOURCES),
@@ -217,6 +221,18 @@ def placement_group_of(hex_id: str) -> PlacementGroup:
     if not re.fullmatch(r"[0-9a-f]+", hex_id) or len(hex_id) != len(group_id.nil().hex()):
         raise ValueError(f"{hex_id!r} is not the id of a placement group")
     return PlacementGroup(group_id.from_hex(hex_id))
+
+
+def make_trainer(work: Callable[..., None], **options: Any) -> Any:  # noqa: ANN401 - Ray's types
+    """Ray Train's trainer of a function, without what is for datasets of Ray Data."""
+    trainer = TRAINER.get()(work, **options)
+    if create := getattr(trainer, CALLBACKS_ATTRIBUTE, None):
+        setattr(trainer, CALLBACKS_ATTRIBUTE, lambda: _without_datasets(create()))
+    return trainer
+
+
+def _without_datasets(callbacks: list[Any]) -> list[Any]:
+    return [each for each in callbacks if type(each).__name__ != DATASETS_CALLBACK]
 
 
 def is_start_timeout(error: Exception) -> bool:

@@ -9,7 +9,15 @@ import ray
 from ray.tune.execution.tune_controller import TuneController
 
 from service.cluster import address
-from service.cluster.ray_internals import NAMES, SUPPORTED, TUNE_CONTROLLER, check_ray, check_tune
+from service.cluster.ray_internals import (
+    NAMES,
+    SUPPORTED,
+    TRAINER,
+    TUNE_CONTROLLER,
+    check_ray,
+    check_tune,
+    make_trainer,
+)
 from service.spec.errors import BadInputError
 
 PYPROJECT = Path(__file__).parents[3] / "pyproject.toml"
@@ -50,3 +58,12 @@ def test_attribute_that_is_only_assigned_to_is_an_error_if_it_is_gone(monkeypatc
 def test_releases_are_those_of_the_package():
     dependencies = tomllib.loads(PYPROJECT.read_text())["project"]["dependencies"]
     assert [d.partition("]")[2] for d in dependencies if d.startswith("ray[")] == [SUPPORTED]
+
+
+def test_trainer_has_all_callbacks_of_rays_but_that_for_datasets():
+    ours, rays = (
+        [type(each).__name__ for each in make(print)._create_default_callbacks()]
+        for make in (make_trainer, TRAINER.get())
+    )
+    assert "DatasetsCallback" in rays
+    assert ours == [name for name in rays if name != "DatasetsCallback"]
