@@ -121,7 +121,7 @@ class DistillationTask:
         self.normalizer = normalizer
         self.teacher = teacher
         self._num_teacher_views = 2 if trainee.objective.compares_strong_view else 1
-        self._autocast_dtype = autocast_dtype
+        self._student_dtype, self._teacher_dtype = trainee.autocast_dtype, autocast_dtype
 
     def __call__(self, views: Sequence[Tensor], batch: MicroBatch) -> TaskOutput:
         """The losses of one micro-batch; ``views``: uint8 pixels [B, H, W, 3] of each view."""
@@ -137,8 +137,18 @@ class DistillationTask:
         """Logits [B, K] of each view that the teacher sees; none without a teacher."""
         if self.teacher is None:
             return []
-        with self.autocast(views[0].pixels.device):
+        with autocast(views[0].pixels.device, self._teacher_dtype):
             return [self.teacher(view) for view in views[: self._num_teacher_views]]
+
+    def classify_by_teacher(self, pixels: Tensor) -> Tensor:
+        """The teacher's logits [B, K] of uint8 pixels [B, H, W, 3], in evaluation.
+
+        In its own precision, whatever the context's is.
+        """
+        assert self.teacher is not None
+        dtype, is_float32 = self._teacher_dtype, self._teacher_dtype is None
+        with torch.autocast(pixels.device.type, dtype=dtype, enabled=not is_float32):
+            return self.teacher(pixels)
 
     def outputs(
         self,
@@ -152,8 +162,8 @@ class DistillationTask:
         return [TaskOutput(*output) for output in outputs]
 
     def autocast(self, device: torch.device) -> AbstractContextManager[object]:
-        """Autocast context of forward passes, the same in training and evaluation."""
-        return autocast(device, self._autocast_dtype)
+        """Autocast context of the student's forward passes, the same in training and evaluation."""
+        return autocast(device, self._student_dtype)
 
 
 def _split(rows: Tensor, sizes: list[int]) -> Sequence[Tensor]:

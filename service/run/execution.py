@@ -35,7 +35,7 @@ NumberFormat = Literal["float32", "bfloat16", "float16"]
 class StudentForm:
     """How the student is trained.
 
-    ``precision``: of forward passes, the teacher's too. ``is_compiled``: by torch.compile.
+    ``precision``: of forward passes. ``is_compiled``: by torch.compile.
     """
 
     precision: NumberFormat
@@ -50,10 +50,12 @@ class TeacherForm:
     ``kind``: plain, the network as it is; folded, BatchNorm is part of the convolutions; compiled,
     this by torch.compile. ``is_cast``: whether its weights are stored in the precision, instead of
     being converted in each forward pass (autocast); the last layer's are float32 in any case.
+    ``precision``: of forward passes; the student's, unless runs share the logits through a cache.
     """
 
     kind: Literal["compiled", "folded", "plain"] = "plain"
     is_cast: bool = False
+    precision: NumberFormat = "float32"
 
 
 @with_config(WITHOUT_OTHER_FIELDS)
@@ -69,21 +71,31 @@ class Execution:
     teacher_form: Literal["compiled", "folded", "plain"] = "plain"
     cast_teacher: bool = False
     matmul_precision: Literal["highest", "high"] = "highest"
+    teacher_precision: NumberFormat = "float32"
 
     @classmethod
     def of(cls, student: StudentForm, teacher: TeacherForm, spec: JobSpec) -> "Execution":
         """What was decided about both networks of ``spec``."""
-        matmul_precision = spec.training.matmul_precision
         return cls(
-            student.precision, student.is_compiled, teacher.kind, teacher.is_cast, matmul_precision
+            student.precision,
+            student.is_compiled,
+            teacher.kind,
+            teacher.is_cast,
+            spec.training.matmul_precision,
+            teacher.precision,
         )
+
+    @property
+    def teacher(self) -> TeacherForm:
+        """How the teacher's logits are computed."""
+        return TeacherForm(self.teacher_form, self.cast_teacher, self.teacher_precision)
 
     @classmethod
     def plain(cls, spec: JobSpec) -> "Execution":
         """Without what is to be found out: auto means float32, the networks are as they are."""
         precision = spec.training.precision
         student = StudentForm("float32" if precision == "auto" else precision)
-        return cls.of(student, TeacherForm(), spec)
+        return cls.of(student, TeacherForm(precision=student.precision), spec)
 
     def as_json(self) -> dict[str, Any]:
         """As JSON data, such as for a key."""

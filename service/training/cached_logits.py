@@ -67,7 +67,7 @@ class CachedTeacherLogits(TeacherLogits):
         self._num_steps, self._num_places = data.num_steps_per_epoch, data.num_train_images
         self._format = format_of(spec.teacher_cache, spec.dataset.num_classes)
         self._num_views = spec.num_teacher_views
-        self._tolerance = TOLERANCES[execution.precision]
+        self._tolerance = TOLERANCES[execution.teacher_precision]
         self._is_used, digests = self._start()
         key_of = partial(
             cache_key,
@@ -275,7 +275,7 @@ def _arrived(value: Tensor, arrival: torch.cuda.Event | None) -> float:
 def _of_teacher(execution: Execution, device: torch.device) -> dict[str, str]:
     """What an execution says about the teacher, and the kind of device, for the cache's key."""
     return {
-        "precision": execution.precision,
+        "precision": execution.teacher_precision,
         "teacher_form": execution.teacher_form,
         "cast_teacher": str(execution.cast_teacher),
         "matmul_precision": execution.matmul_precision,

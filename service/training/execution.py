@@ -39,8 +39,10 @@ OF_RUN_ALONE = {
     "num_steps",
     "batch",
     "checkpoint_activations",
+    "precision",
 }
-"""What the teacher's fastest form may depend on, but its logits do not."""
+"""What the teacher's fastest form may depend on, but its stored logits do not. ``precision`` is that of
+the run's student; auto may find another one for another student."""
 
 
 def decide_execution(
@@ -110,8 +112,9 @@ def _shared_teacher(
     """The teacher's form, and whether an earlier run has decided about it."""
     decide, storage_path = cache(decide), spec.checkpoints.storage_path
     if spec.teacher_cache is not None:
-        # The form is part of the cache's key: runs that share logits, from wherever, must not
-        # decide by times of their own. What the first run finds is good enough for all of them.
+        # The form, with its precision, is part of the cache's key: runs that share logits, from
+        # wherever, must not decide by times of their own. What the first run finds is good enough
+        # for all of them.
         identity = {name: identity[name] for name in identity.keys() - OF_RUN_ALONE}
         # A cache that cannot be written ends no run.
         with contextlib.suppress(OSError):
@@ -128,8 +131,13 @@ def _release_memory(device: torch.device) -> None:
 
 def _text(spec: JobSpec, execution: Execution) -> str:
     student = "compiled" if execution.compile_student else "eager"
-    teacher = f", the teacher {execution.teacher_form}" if spec.uses_teacher else ""
-    return f"the student is {student}, in {execution.precision}{teacher}"
+    text = f"the student is {student}, in {execution.precision}"
+    if not spec.uses_teacher:
+        return text
+    own = execution.teacher_precision
+    return f"{text}, the teacher {execution.teacher_form}" + (
+        f", in {own}" if own != execution.precision else ""
+    )
 
 
 def _student_identity(spec: JobSpec, world: World, num_steps: int) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from service.distillation.task import DistillationTask, Trainee
 from service.models.activation_checkpointing import checkpoint_blocks
 from service.models.build import build_with_weights
 from service.models.last_layer import classifier_weights, keep_last_layer_in_float32
-from service.run.execution import Execution, NumberFormat, TeacherForm
+from service.run.execution import Execution, NumberFormat
 from service.spec.data_sections import Augmentation, StrongView
 from service.spec.job import JobSpec
 from service.spec.networks import STUDENT, TEACHER, teacher_networks
@@ -52,12 +52,11 @@ def build_task(
     if spec.uses_teacher:
         teacher = build_teacher(spec, device, execution, batch_size=batch_size, warn=warn)
     objective = _build_objective(spec, teacher).to(device)
-    dtype = autocast_dtype(execution.precision)
     return DistillationTask(
-        Trainee(_placed(student, device), objective, dtype),
+        Trainee(_placed(student, device), objective, autocast_dtype(execution.precision)),
         PixelNormalizer(spec.dataset.normalization).to(device),
         teacher,
-        autocast_dtype=dtype,
+        autocast_dtype=autocast_dtype(execution.teacher_precision),
     )
 
 
@@ -104,15 +103,14 @@ def build_teacher(
     assert spec.teacher is not None
     networks = teacher_networks(spec.teacher)
     members = [
-        _build_member(spec, path, network, device, execution.precision)
+        _build_member(spec, path, network, device, execution.teacher_precision)
         for path, network in networks.items()
     ]
-    form = TeacherForm(execution.teacher_form, execution.cast_teacher)
-    is_16_bit = execution.precision != "float32"
+    is_16_bit = execution.teacher_precision != "float32"
     for member in members:
         if batch_size:
             member.num_at_once = images_per_pass(spec, member, batch_size, is_16_bit=is_16_bit)
-        take_form(member, form, execution.precision, member.num_at_once or 0, warn)
+        take_form(member, execution.teacher, member.num_at_once or 0, warn)
     if len(members) == 1:
         return members[0]
     weights = [network.weight for network in networks.values()]

@@ -84,14 +84,13 @@ class TeacherCheck:
             RunAbortedError: on all ranks.
         """
         if self._task.teacher is not None:
-            with self._task.autocast(self._world.device):
-                self._require_finite(evaluate(self._task.teacher, [batch], self._world))
+            found = evaluate(self._task.classify_by_teacher, [batch], self._world)
+            self._require_finite(found)
 
     def _measured(
         self, num_images: int | None, recorder: PredictionRecorder | None = None
     ) -> Accuracy:
-        assert self._task.teacher is not None
-        found = self._evaluator.evaluate(self._task.teacher, num_images, recorder)
+        found = self._evaluator.evaluate(self._task.classify_by_teacher, num_images, recorder)
         self._require_finite(found)
         return found
 

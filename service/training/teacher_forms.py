@@ -11,7 +11,7 @@ from service.distillation.pixels import FrozenTeacher
 from service.models.activation_memory import inference_bytes
 from service.models.folding import folded
 from service.models.last_layer import Float32Layer
-from service.run.execution import NumberFormat, TeacherForm
+from service.run.execution import TeacherForm
 from service.spec.job import JobSpec
 from service.training.compiling import CompiledNetwork
 from service.training.precisions import autocast_dtype
@@ -20,7 +20,6 @@ from service.training.precisions import autocast_dtype
 def take_form(
     teacher: FrozenTeacher,
     form: TeacherForm,
-    precision: NumberFormat,
     batch_size: int,
     warn: Callable[[str], None],
 ) -> None:
@@ -31,7 +30,7 @@ def take_form(
     if form.kind == "plain":
         return
     network = folded(teacher.model) or teacher.model
-    dtype = autocast_dtype(precision)
+    dtype = autocast_dtype(form.precision)
     if form.is_cast and dtype is not None:
         network = CastNetwork(network, dtype)
     if form.kind == "compiled":

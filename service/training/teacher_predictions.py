@@ -1,5 +1,6 @@
 """What a teacher predicts for val: computed once for all runs of a storage path."""
 
+import dataclasses
 import hashlib
 import json
 from collections.abc import Callable
@@ -59,7 +60,7 @@ def _stored_path(spec: JobSpec, execution: Execution) -> Path | None:
         ),
         "normalization": spec.dataset.normalization.model_dump(mode="json"),
         "sizes": [spec.evaluation.resize_size, spec.evaluation.crop_size],
-        "execution": [execution.precision, execution.teacher_form, execution.cast_teacher],
+        "execution": dataclasses.asdict(execution.teacher),
         "device": "gpu" if spec.resources.gpu else "cpu",
     }
     key = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()

@@ -4,6 +4,7 @@ import copy
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from typing import Literal
 
 import numpy as np
 import torch
@@ -45,7 +46,7 @@ def decide_teacher(
     Raises:
         BadInputError: a model or weights that cannot be used.
     """
-    execution = replace(Execution.plain(spec), precision=precision)
+    execution = replace(Execution.plain(spec), teacher_precision=precision)
     num_images = data.step_share(0).num_local
     plain = build_teacher(spec, world.device, execution, batch_size=num_images)
     batch_size = min(member.num_at_once or num_images for member in members_of(plain))
@@ -58,7 +59,7 @@ def decide_teacher(
         form = trial.compiled_if_possible(form)
     if form.kind == "plain" or trial.agrees(form, _slice_of_val(world, data)):
         return form
-    return TeacherForm()
+    return TeacherForm(precision=precision)
 
 
 def _slice_of_val(world: World, data: WorkerData) -> Tensor:
@@ -98,10 +99,11 @@ class TeacherTrial:
 
     def fastest_eager(self) -> TeacherForm:
         """Folded where it can be; in 16 bits, the faster of cast weights and autocast."""
-        form = TeacherForm("folded") if can_be_folded(self._plain) else TeacherForm()
+        kind: Literal["folded", "plain"] = "folded" if can_be_folded(self._plain) else "plain"
+        form = TeacherForm(kind, precision=self._precision)
         if self._precision == "float32":
             return form
-        cast = TeacherForm("folded", is_cast=True)
+        cast = TeacherForm("folded", is_cast=True, precision=self._precision)
         times_s = self._times_s({"autocast": form, "cast": cast}, self._num_timed)
         is_cast = times_s["autocast"] >= MIN_GAIN * times_s["cast"]
         self._log(
@@ -133,7 +135,7 @@ class TeacherTrial:
 
     def compiled_if_possible(self, form: TeacherForm) -> TeacherForm:
         """``form`` compiled, or itself where there is no compiler."""
-        compiled = TeacherForm("compiled", form.is_cast)
+        compiled = replace(form, kind="compiled")
         teacher = self._formed(compiled)
         self._classify(teacher, self._blank(self._batch_size))
         return form if is_eager(teacher) else compiled
@@ -180,7 +182,7 @@ class TeacherTrial:
         if form not in self._forms:
             self._forms[form] = copy.deepcopy(self._plain)
             for member in members_of(self._forms[form]):
-                take_form(member, form, self._precision, self._batch_size, self._log)
+                take_form(member, form, self._batch_size, self._log)
         return self._forms[form]
 
     def _classify(self, teacher: Teacher, pixels: Tensor) -> Tensor:

@@ -16,12 +16,13 @@ from support.training_runs import (
 
 from service.distillation.task import DistillationTask
 from service.run.control import read_abort_reason
-from service.run.execution import Execution
+from service.run.execution import Execution, StudentForm, read_execution
 from service.run.journal import JOURNAL_NAME, read_events
 from service.spec.errors import EXIT_FAILED
 from service.spec.loading import parse_spec
 from service.teacher_cache.epoch_file import EpochFile
 from service.teacher_cache.spot_checks import is_spot_check
+from service.training import execution
 from service.training.cached_logits import DECISION_NAME
 from service.training.checkpoint import newest_checkpoint
 from service.training.data import WorkerData
@@ -120,6 +121,27 @@ def test_second_and_resumed_runs_are_the_first_one_bit_for_bit(
     run_alone(resumed)
     assert_same_result(resumed, first)
     assert not warnings_of(second)
+
+
+def test_students_for_which_auto_finds_other_precisions_read_the_same_logits(
+    make, monkeypatch, count_teacher_calls
+):
+    precisions = {"cifar:tiny_cnn": "bfloat16", "cifar:resnet8": "float32"}
+    monkeypatch.setattr(
+        execution, "decide_student", lambda spec, *_: StudentForm(precisions[spec.student.model])
+    )
+    sections = {"training": {"precision": "auto", "compile": "off"}}
+    for number, (model, precision) in enumerate(precisions.items()):
+        spec = make(f"run-{number}", student={"model": model}, **sections)
+        count_teacher_calls.clear()
+        run_alone(spec)
+        found = read_execution(spec.run_path)
+        assert (found.precision, found.teacher_precision) == (precision, "bfloat16")
+    assert len(count_teacher_calls) == len({(0, 0), *checked_steps(spec.seed)})
+    assert json.loads((entry_of(spec) / "key.json").read_text())["execution"]["precision"] == (
+        "bfloat16"
+    )
+    assert "100.0% of the logits were read" in notes(spec)[-1]
 
 
 def damage(path):

@@ -90,6 +90,35 @@ def test_runs_that_share_logits_have_the_same_form_of_the_teacher(
     assert decisions == ["student", "teacher", "student"]
 
 
+def test_students_of_other_precisions_share_the_teachers_logits(make_content, teacher, monkeypatch):
+    """Without a cache, the teacher has the student's precision; with one, that of the first run."""
+    precisions = {"cifar:tiny_cnn": "float32", "cifar:resnet14": "bfloat16"}
+    monkeypatch.setattr(
+        execution, "decide_student", lambda spec, *_: StudentForm(precisions[spec.student.model])
+    )
+    monkeypatch.setattr(
+        execution,
+        "decide_teacher",
+        lambda _spec, _world, _data, precision, *_: TeacherForm("folded", precision=precision),
+    )
+    auto = {"training": {"precision": "auto"}}
+    for section, expected in (
+        ({**teacher, "cache": {}}, ["float32", "float32"]),
+        (teacher, ["float32", "bfloat16"]),
+    ):
+        contents = [
+            make_content(name=f"run-{number}", teacher=section, student={"model": model}, **auto)
+            for number, model in enumerate(precisions)
+        ]
+        found = [decided(content)[0] for content in contents]
+        assert [each.precision for each in found] == list(precisions.values())
+        assert [each.teacher_precision for each in found] == expected
+    # A precision that the spec names is the teacher's, too.
+    named = {"training": {"precision": "bfloat16"}, "student": {"model": "cifar:resnet14"}}
+    other, _ = decided(make_content(name="named", teacher={**teacher, "cache": {}}, **named))
+    assert other.teacher_precision == "bfloat16"
+
+
 def test_runs_of_two_storage_paths_that_share_logits_have_the_same_form(
     make_content, teacher, decisions, tmp_path
 ):

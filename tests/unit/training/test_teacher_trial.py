@@ -42,7 +42,7 @@ def make_pixels(count, size=SIZE):
 def test_folded_teacher_has_the_logits_of_the_plain_one(precision, is_cast):
     teacher = make_teacher()
     plain, pixels = copy.deepcopy(teacher), make_pixels(BATCH_SIZE)
-    take_form(teacher, TeacherForm("folded", is_cast), precision, BATCH_SIZE, print)
+    take_form(teacher, TeacherForm("folded", is_cast, precision), BATCH_SIZE, print)
     assert not any(isinstance(m, nn.BatchNorm2d) for m in teacher.modules())
     with autocast(pixels.device, torch.bfloat16 if precision == "bfloat16" else None):
         logits = teacher(pixels)
@@ -81,7 +81,7 @@ def test_form_that_differs_is_not_used_with_one_warning(monkeypatch):
         found = other(pixels).argmax(1)
     agreement = (plain(pixels).argmax(1) == found).double().mean()
     assert agreement < 0.99
-    assert not trial.agrees(TeacherForm("folded", True), pixels)
+    assert not trial.agrees(TeacherForm("folded", True, "bfloat16"), pixels)
     (message,) = messages
     assert message.startswith("warning: the teacher folded, in bfloat16,")
     assert f"only {agreement:.1%} of 40 images of val: it is used unfolded" in message
