@@ -23,7 +23,7 @@ from service.spec.sections import (
     Tracking,
     is_mlflow_source,
 )
-from service.spec.teacher_cache import TeacherCache
+from service.spec.teacher_cache import Draw, TeacherCache
 from service.spec.teacher_sections import Teacher, TeacherNetwork
 from service.spec.tracked_checkpoints import TrackedCheckpoints
 from service.spec.training_section import Training
@@ -161,8 +161,11 @@ class JobSpec(Section):
 
     def draw_epoch(self, epoch: int) -> int:
         """The epoch whose order, crops and mixing ``epoch`` has, both counted from 0."""
-        repeated = self.teacher_cache.epochs if self.teacher_cache is not None else None
-        return epoch if repeated is None else epoch % repeated
+        return epoch if self.teacher_cache is None else self.teacher_cache.draw_epoch(epoch)
+
+    def draw(self, epoch: int) -> Draw:
+        """Which images an epoch has."""
+        return Draw(self.draw_epoch(epoch), self.augmentation.size_at(epoch))
 
     def content_hash(self) -> str:
         """SHA-256 of what identifies the run, defaults filled in; 64 hexadecimal digits.

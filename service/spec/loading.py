@@ -27,6 +27,8 @@ from service.spec.teacher_classes import resolve_classes
 from service.spec.weights_cards import check_weights_cards
 
 SPEC_LIMIT_BYTES = 1_000_000
+CACHE_SECTIONS = ("teacher", "losses", "schedule", "augmentation")
+"""What the size of the teacher's stored logits depends on, beside the dataset."""
 
 
 class LoadedJob(NamedTuple):
@@ -90,9 +92,9 @@ def parse_job(content: Any, subject: str = "spec") -> LoadedJob:  # noqa: ANN401
         facts, unreadable = read_facts(dataset)
         others = sections.get("augmentation"), sections.get("training")
         problems += [*unreadable, *check_data(facts, dataset, *others)]
-        if "train" in facts and {"teacher", "losses"} <= sections.keys():
-            learned = sections["teacher"], sections["losses"]
-            problems += check_cache_limit(facts["train"], dataset, *learned)
+        if "train" in facts and sections.keys() >= set(CACHE_SECTIONS):
+            needed = (sections[name] for name in CACHE_SECTIONS)
+            problems += check_cache_limit(facts["train"], dataset, *needed)
     labeled = facts.get(dataset.labeled_split) if dataset else None
     # Images that lack the labels they must have are a problem of their own, and have no classes.
     has_classes = labeled is not None and not labeled.is_unlabeled

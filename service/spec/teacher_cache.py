@@ -1,7 +1,7 @@
 """The section of a job spec about storing the teacher's logits, for later runs to read."""
 
 from collections.abc import Mapping
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple
 
 from pydantic import Discriminator, Tag
 
@@ -9,6 +9,15 @@ from service.spec.fields import Count, FolderPath, Positive, Section
 
 FLOAT16_MAX_ERROR, TOP_K_MAX_ERROR = 0.001, 0.05
 CHECKSUM_BYTES = 4
+
+
+class Draw(NamedTuple):
+    """Which images an epoch has: the epoch, counted from 0, whose order, crops and mixing it repeats
+    or is the first to have, and the side of the images in pixels.
+    """
+
+    epoch: int
+    size: int
 
 
 class TopLogits(Section):
@@ -63,6 +72,10 @@ class TeacherCache(Section):
         if self.max_error is not None:
             return self.max_error
         return FLOAT16_MAX_ERROR if self.keep == "float16" else TOP_K_MAX_ERROR
+
+    def draw_epoch(self, epoch: int) -> int:
+        """The epoch whose order, crops and mixing ``epoch`` has, both counted from 0."""
+        return epoch if self.epochs is None else epoch % self.epochs
 
     def view_bytes(self, num_classes: int) -> int:
         """Bytes of the logits of one view of an image."""

@@ -1,15 +1,16 @@
 """Rules about the cache of the teacher's logits: what it stores is enough, and it has room."""
 
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 from data_pipeline.facts import DatasetFacts
-from service.spec.data_sections import Dataset
+from service.spec.data_sections import Augmentation, Dataset
 from service.spec.errors import Problem
 from service.spec.losses import Losses
 from service.spec.optimization import Schedule
 from service.spec.paths import output_problem
-from service.spec.teacher_cache import TopLogits
+from service.spec.teacher_cache import Draw, TopLogits
 from service.spec.teacher_sections import Teacher
 
 
@@ -62,14 +63,23 @@ def check_cache_limit(
     dataset: Dataset,
     teacher: Teacher | None,
     losses: Losses | None,
+    schedule: Schedule,
+    augmentation: Augmentation,
 ) -> Iterator[Problem]:
-    """Room for one epoch, or for all that are repeated."""
+    """Room for one epoch, or for all that a run repeats.
+
+    What is stored for images of another size may be removed: only epochs of one size are repeated.
+    """
     cache = teacher.cache if teacher is not None else None
     if cache is None or cache.limit_bytes is None:
         return
     has_two_views = losses is not None and losses.compares_strong_view
     row_bytes = cache.row_bytes(dataset.num_classes, 2 if has_two_views else 1)
-    num_epochs = cache.epochs or 1
+    num_epochs = 1
+    if cache.epochs is not None:
+        epochs = range(schedule.num_epochs)
+        draws = {Draw(cache.draw_epoch(n), augmentation.size_at(n)) for n in epochs}
+        num_epochs = max(Counter(draw.size for draw in draws).values())
     needed_bytes = num_epochs * num_trained_images(train, dataset) * row_bytes
     if cache.limit_bytes < needed_bytes:
         epochs = "an epoch" if num_epochs == 1 else f"{num_epochs} epochs"

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from torch import Tensor
 
 from service.spec.job import JobSpec
+from service.spec.teacher_cache import Draw
 from service.teacher_cache.entry import CacheEntry, NoRoomError
 from service.teacher_cache.epoch_file import EpochFile
 from service.teacher_cache.key import Key
@@ -46,23 +47,23 @@ class LogitStore:
         self._writer = RowWriter()
         self._entry: CacheEntry | None = None
         self._file: EpochFile | None = None
-        self._opened: tuple[int, int] | None = None
+        self._opened: Draw | None = None
         self._is_distrusted = False
         self.trouble: str | None = None
         """Why not all that is computed is stored; None while all is well."""
 
     def open_epoch(self, epoch: int) -> None:
         """Read and write rows of this epoch of the run from now on."""
-        wanted = self._spec.draw_epoch(epoch), self._spec.augmentation.size_at(epoch)
+        wanted = self._spec.draw(epoch)
         if wanted == self._opened or self._is_distrusted:
             return
         self._close_file()
         try:
-            if self._entry is None or self._opened is None or self._opened[1] != wanted[1]:
+            if self._entry is None or self._opened is None or self._opened.size != wanted.size:
                 self._close_entry()
-                path, key = self._spec.teacher_cache_path, self._key_of(wanted[1])
+                path, key = self._spec.teacher_cache_path, self._key_of(wanted.size)
                 self._entry = CacheEntry(path, key, self._limit_bytes)
-            self._file = self._entry.epoch_file(wanted[0], self._num_places, self.row_bytes)
+            self._file = self._entry.epoch_file(wanted.epoch, self._num_places, self.row_bytes)
         except NoRoomError as error:
             self._warn(f"{error.args[0]}; logits of more epochs are not stored")
         except OSError as error:

@@ -41,8 +41,8 @@ OF_RUN_ALONE = {
     "checkpoint_activations",
     "precision",
 }
-"""What the teacher's fastest form may depend on, but its stored logits do not. ``precision`` is that of
-the run's student; auto may find another one for another student."""
+"""What the teacher's fastest form may depend on, but its stored logits do not. ``precision`` is that
+of the run's student; auto may find another one for another student."""
 
 
 def decide_execution(

@@ -7,6 +7,8 @@ import pytest
 from service.spec.errors import BadInputError
 from service.spec.identity import fixed_differences
 from service.spec.loading import parse_spec
+from service.teacher_cache.entry import CacheEntry, NoRoomError
+from service.teacher_cache.key import digest_of
 
 NUM_IMAGES, NUM_CLASSES = 256, 4
 TOP_2 = {"keep": {"top_k": 2}}
@@ -81,6 +83,54 @@ def test_a_limit_has_room_for_an_epoch_or_for_all_that_repeat(make):
     both = {"losses": {"crld": {}}, "augmentation": {"strong": {}}}
     found = problems_of(make, {"limit_bytes": NUM_IMAGES * row_bytes}, **both)
     assert f"{NUM_IMAGES * (4 + 4 * NUM_CLASSES):,} bytes" in found["teacher.cache.limit_bytes"]
+
+
+@pytest.mark.parametrize("epochs", [1, 2, 3, 4])
+@pytest.mark.parametrize("stages", [(), (2,), (1, 4), (5,)], ids=str)
+def test_with_sizes_that_change_a_limit_has_room_for_what_one_size_repeats(
+    make, tmp_path, epochs, stages
+):
+    """A run with the smallest limit reads all that it repeats at the same size; with less, not."""
+    sizes = [{"from_epoch": first, "size": 17 + n} for n, first in enumerate(stages)]
+    sections = {
+        "schedule": {"num_epochs": 7, "milestones": []},
+        "augmentation": {"crop": "random_resized", "size_stages": sizes},
+    }
+    of_epoch = NUM_IMAGES * (4 + 2 * NUM_CLASSES)
+    for count in range(1, epochs + 1):
+        path, limit_bytes = str(tmp_path / str(count)), count * of_epoch
+        fits = all_repeats_fit(make({"epochs": epochs, "path": path}, **sections), limit_bytes)
+        cache = {"epochs": epochs, "limit_bytes": limit_bytes}
+        if fits:
+            assert make(cache, **sections)
+            return
+        assert list(problems_of(make, cache, **sections)) == ["teacher.cache.limit_bytes"]
+    pytest.fail("all epochs have no room for one size")
+
+
+def all_repeats_fit(spec, limit_bytes):
+    """Whether a run finds a file for each epoch in a cache of this size, whose logits it has seen
+    in the same size.
+    """
+    row_bytes, entry, last = 4 + 2 * NUM_CLASSES, None, None
+    fitting, seen = True, set()
+    for epoch in range(spec.schedule.num_epochs):
+        size = spec.augmentation.size_at(epoch)
+        if size != last:
+            if entry is not None:
+                entry.close()
+            entry, last = CacheEntry(spec.teacher_cache_path, {"size": size}, limit_bytes), size
+        try:
+            path = spec.teacher_cache_path / digest_of({"size": size})
+            number = epoch % spec.teacher_cache.epochs
+            is_there = (path / f"epoch-{number:04d}.logits").exists()
+            fitting &= is_there == ((size, number) in seen)
+            entry.epoch_file(number, NUM_IMAGES, row_bytes).close()
+            seen.add((size, number))
+        except NoRoomError:
+            fitting = False
+    entry.close()
+    return fitting
 
 
 @pytest.mark.parametrize(
