@@ -1,4 +1,4 @@
-"""Texts in messages and manifests: names that others chose, and numbers of bytes."""
+"""Texts in messages and manifests: names that others chose, numbers of bytes, and durations."""
 
 import math
 import unicodedata
@@ -26,3 +26,11 @@ def format_bytes(num_bytes: float) -> str:
         return f"{num_bytes:.0f} bytes"
     exponent = min(int(math.log10(num_bytes)) // 3, 4)
     return f"{num_bytes / 1000**exponent:.2f} {('kB', 'MB', 'GB', 'TB')[exponent - 1]}"
+
+
+def format_duration(seconds: float) -> str:
+    """A duration with two digits, as an estimate deserves, such as 3.2 hours."""
+    for unit, unit_s in (("hours", 3600), ("minutes", 60), ("seconds", 1)):
+        if (count := seconds / unit_s) >= 1:
+            return f"{count:.2g} {unit}" if count < 9.95 else f"{count:,.0f} {unit}"
+    return "less than a second"

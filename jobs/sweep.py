@@ -44,12 +44,15 @@ def _run(options: argparse.Namespace) -> int:
         return EXIT_DONE
     # Imported late: --validate does not need torch, Ray and Optuna, which take seconds to import.
     if options.plan:
+        from service.cache_plan import many_cache_lines
         from service.plan import check_weights_fit
+        from service.sweep.cached_runs import cached_runs
         from service.sweep.plan import format_plan
         from service.tracking.job_check import check_tracking
 
         lines = [*warnings, *check_weights_fit(job.spec), *check_tracking(job)]
-        print(format_plan(sweep), *lines, sep="\n")
+        cache = many_cache_lines(cached_runs(sweep, job), are_concurrent=sweep.concurrency != 1)
+        print(format_plan(sweep), *cache, *lines, sep="\n")
         return EXIT_DONE
     with quick_imports():
         from service.sweep.job import run_sweep

@@ -24,6 +24,7 @@ from service.spec.optimization import STATE_TENSORS
 from service.spec.overlap import overlap_warnings
 from service.spec.sections import is_file_source
 from service.spec.weights_metadata import stated_variant
+from service.teacher_cache.demand import Runs
 from service.teacher_cache.estimate import cache_lines
 from service.training.schedules import learning_rate
 from service.training.student_checks import check_student
@@ -52,7 +53,7 @@ class ModelCost:
 class Plan:
     """The run in numbers; ``rates`` are (epoch, learning rate) where the rate changes course."""
 
-    spec: JobSpec
+    job: LoadedJob
     num_train_images: int
     num_evaluated_images: int
     num_steps_per_epoch: int
@@ -60,6 +61,11 @@ class Plan:
     rates: tuple[tuple[float, float], ...]
     memory_bytes: int
     warnings: tuple[str, ...]
+
+    @property
+    def spec(self) -> JobSpec:
+        """Of the run."""
+        return self.job.spec
 
 
 def make_plan(job: LoadedJob) -> Plan:
@@ -82,7 +88,7 @@ def make_plan(job: LoadedJob) -> Plan:
         teachers = teacher_networks(spec.teacher)
         memory_bytes += FLOAT_BYTES * sum(num_parameters(models[path]) for path in teachers)
     return Plan(
-        spec,
+        job,
         num_train_images,
         num_evaluated,
         num_steps,
@@ -148,22 +154,13 @@ def format_plan(plan: Plan) -> str:
         for cost in plan.models
     ]
     lines += _teachers(spec)
-    lines += _cache(plan)
+    teacher_flops = sum(cost.flops_per_image for cost in plan.models[1:])
+    lines += cache_lines([Runs(plan.job)], lambda _: teacher_flops)
     resources = spec.resources
     each = f"{resources.cpus_per_worker} CPUs" + (" and a GPU" if resources.gpu else "")
     lines.append(f"each worker: {each}, about {plan.memory_bytes / 1e9:.1f} GB of memory")
     lines += [f"warning: {warning}" for warning in plan.warnings]
     return "\n".join(lines)
-
-
-def format_cache(plan: Plan) -> str:
-    """What the teacher's cache takes and saves, as text for a person."""
-    return "\n".join(_cache(plan)) or "the spec has no teacher.cache"
-
-
-def _cache(plan: Plan) -> Iterator[str]:
-    teacher_flops = sum(cost.flops_per_image for cost in plan.models[1:])
-    return cache_lines(plan.spec, plan.num_train_images, teacher_flops)
 
 
 def _teachers(spec: JobSpec) -> Iterator[str]:

@@ -15,6 +15,7 @@ from service.compare.build import (
     check_models,
     weights_tags,
 )
+from service.compare.cached_runs import cached_runs
 from service.compare.jobs import RunKey
 from service.compare.loading import LoadedComparison
 from service.compare.networks import check_mlflow_weights
@@ -38,6 +39,7 @@ from service.run.student_card import read_classes, write_classes
 from service.spec.errors import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED
 from service.spec.job import JobSpec
 from service.sweep.space import Point
+from service.teacher_cache.estimate import concurrent_lines
 from service.tracking.job_check import unanswered
 from service.tracking.mlflow_run import tracking_uri
 from service.trials.child_runs import adopt_tracking
@@ -68,6 +70,9 @@ def run_comparison(loaded: LoadedComparison) -> int:
             return EXIT_STOPPED
         for warning in comparison_warnings(loaded):
             print_now(f"warning: {warning}")
+        if compare.concurrency != 1:
+            for line in concurrent_lines(cached_runs(loaded)):
+                print_now(line)
         tags = provenance_tags(loaded.base, weights_tags(built), SCRIPT)
         tags["comparison"] = compare.name
         forget_rejected(spec)

@@ -4,6 +4,9 @@ from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 from data_pipeline.order import num_steps_per_epoch
+from data_pipeline.text import format_duration
+from service.cache_plan import many_cache_lines
+from service.compare.cached_runs import cached_runs, num_ended_trials
 from service.compare.disk import disk_line
 from service.compare.jobs import RunKey
 from service.compare.loading import LoadedComparison
@@ -13,17 +16,15 @@ from service.compare.timing import can_time, num_that_fit, time_images
 from service.compare.tuned_space import tuned_rows
 from service.compare.warnings import comparison_warnings
 from service.plan import Plan, make_plan
-from service.run.folder import TRIALS_NAME
 from service.run.result import read_result
-from service.run.status import read_status
 from service.spec.job import JobSpec
 from service.spec.loading import LoadedJob
 from service.spec.networks import STUDENT
 from service.sweep.spec import SweepSpec
-from service.trials.child_runs import child_folders
 
 # Each takes some seconds.
 MAX_TIMED = 20
+MIN_SHOWN_S = 120
 
 
 class Amount(NamedTuple):
@@ -48,6 +49,7 @@ def format_plan(loaded: LoadedComparison) -> str:
         variant: _left(compare, specs, finished, variant, searches.get(variant))
         for variant in loaded.jobs
     }
+    num_concurrent = _num_concurrent(loaded)
     lines = [
         f"comparison {compare.name}, in {compare.compare_path}",
         f"{len(loaded.jobs)} rows x {len(compare.seeds)} seeds = {len(specs)} runs, of which "
@@ -56,7 +58,8 @@ def format_plan(loaded: LoadedComparison) -> str:
         *_search_lines(compare, searches, left),
         f"left to train: {sum(amount.num_epochs for amount in left.values()):,} epochs, "
         f"{_num_steps(loaded, left):,} steps",
-        disk_line(loaded, min(_num_concurrent(loaded), len(specs))),
+        *many_cache_lines(cached_runs(loaded), are_concurrent=num_concurrent > 1),
+        disk_line(loaded, min(num_concurrent, len(specs))),
         _time_line(loaded, specs, finished, left),
         f"each worker: about {max(plan.memory_bytes for plan in plans) / 1e9:.1f} GB of memory",
         *recipe_remarks(compare),
@@ -85,20 +88,9 @@ def _left(
 ) -> Amount:
     keys = [RunKey(variant, seed) for seed in compare.seeds]
     num_runs = sum(key not in finished for key in keys)
-    num_trials = 0 if search is None else search.budget.trials - _num_ended(search)
+    num_trials = 0 if search is None else search.budget.trials - num_ended_trials(search)
     num_epochs = specs[keys[0]].schedule.num_epochs
     return Amount(num_runs, num_trials, (num_runs + num_trials) * num_epochs)
-
-
-def _num_ended(search: SweepSpec) -> int:
-    """Trials of a search that will not run again.
-
-    From their folders: a search that is opened is written to, and another process may run it.
-    """
-    return sum(
-        read_result(path) is not None or read_status(path).state == "failed"
-        for path in child_folders([search.sweep_path / TRIALS_NAME])
-    )
 
 
 def _rows(compare: CompareSpec, specs: Mapping[RunKey, JobSpec]) -> Iterator[str]:
@@ -173,11 +165,8 @@ def _time_line(
 
 
 def _time_text(seconds: float) -> str:
-    """A duration with two digits, as an estimate deserves."""
-    hours, minutes = seconds / 3600, seconds / 60
-    if hours >= 1:
-        return f"{hours:.2g} hours" if hours < 10 else f"{hours:,.0f} hours"
-    return f"{minutes:.0f} minutes" if minutes >= 2 else "2 minutes or less"
+    """A duration; starting the runs takes so long that shorter ones mean nothing."""
+    return format_duration(seconds) if seconds >= MIN_SHOWN_S else "2 minutes or less"
 
 
 def _measured_s(specs: Mapping[RunKey, JobSpec], finished: set[RunKey]) -> dict[Variant, float]:

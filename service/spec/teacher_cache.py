@@ -12,8 +12,8 @@ CHECKSUM_BYTES = 4
 
 
 class Draw(NamedTuple):
-    """Which images an epoch has: the epoch, counted from 0, whose order, crops and mixing it repeats
-    or is the first to have, and the side of the images in pixels.
+    """Which images an epoch has: the order, crops and mixing of an epoch, counted from 0, whose own
+    they are, in a size in pixels.
     """
 
     epoch: int

@@ -77,8 +77,10 @@ def check_cache_limit(
     row_bytes = cache.row_bytes(dataset.num_classes, 2 if has_two_views else 1)
     num_epochs = 1
     if cache.epochs is not None:
-        epochs = range(schedule.num_epochs)
-        draws = {Draw(cache.draw_epoch(n), augmentation.size_at(n)) for n in epochs}
+        draws = {
+            Draw(cache.draw_epoch(epoch), augmentation.size_at(epoch))
+            for epoch in range(schedule.num_epochs)
+        }
         num_epochs = max(Counter(draw.size for draw in draws).values())
     needed_bytes = num_epochs * num_trained_images(train, dataset) * row_bytes
     if cache.limit_bytes < needed_bytes:

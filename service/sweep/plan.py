@@ -3,36 +3,36 @@
 import math
 
 from service.spec.overlap import overlap_warnings
-from service.sweep.space import Dimension, SearchSpace
+from service.sweep.space import Dimension, SearchSpace, num_trials
 from service.sweep.spec import MAX_STANDARD_ERROR, SweepSpec
 from service.sweep.study import rungs
 
 
 def format_plan(sweep: SweepSpec) -> str:
     """The plan as text."""
-    base, budget = sweep.base, sweep.budget
+    base = sweep.base
     resources = sweep.resources or base.resources
     space = SearchSpace(sweep.space)
     is_grid = sweep.algorithm.kind == "grid"
-    num_trials = min(budget.trials, len(space.grid())) if is_grid else budget.trials
+    count = num_trials(sweep)
     epochs = base.schedule.num_epochs
     lines = [
         f"sweep {sweep.name}, in {sweep.sweep_path}",
-        f"{num_trials} trials of at most {epochs} epochs, chosen by {sweep.algorithm.kind}",
+        f"{count} trials of at most {epochs} epochs, chosen by {sweep.algorithm.kind}",
         *(f"  {_dimension_text(dimension, is_grid)}" for dimension in space.dimensions),
         f"scored by {sweep.metric_name} on {sweep.held_out.num_images:,} images of train, which no "
         "trial is trained on; val is not evaluated",
         _scheduler_text(sweep),
-        _epochs_text(sweep, num_trials),
+        _epochs_text(sweep, count),
         f"each trial: {resources.max_workers} x {resources.cpus_per_worker} CPUs"
         + (" and a GPU" if resources.gpu else "")
         + f", {_concurrency_text(sweep)} at a time",
     ]
-    lines += _finish_lines(sweep, num_trials)
-    if is_grid and len(space.grid()) > budget.trials:
+    lines += _finish_lines(sweep, count)
+    if is_grid and len(space.grid()) > count:
         lines.append(
             f"warning: the grid has {len(space.grid())} points, of which budget.trials allows the "
-            f"first {budget.trials}"
+            f"first {count}"
         )
     overlaps = overlap_warnings(base.dataset, sweep.held_out)
     lines += [f"warning: {warning}" for warning in overlaps]

@@ -13,7 +13,7 @@ from pydantic import BaseModel
 
 from service.spec.job import JobSpec
 from service.spec.losses import default_losses
-from service.sweep.spec import Parameter
+from service.sweep.spec import Parameter, SweepSpec
 
 Point = dict[str, Any]
 """Values by dotted path; parameters that do not apply are absent."""
@@ -160,6 +160,13 @@ class SearchSpace:
             # Combinations that differ only in a parameter that does not apply are the same point.
             points.setdefault(json.dumps(point), point)
         return list(points.values())
+
+
+def num_trials(sweep: SweepSpec) -> int:
+    """Trials that the budget allows; of a grid, at most its points."""
+    if sweep.algorithm.kind != "grid":
+        return sweep.budget.trials
+    return min(sweep.budget.trials, len(SearchSpace(sweep.space).grid()))
 
 
 def _ordered(space: Mapping[str, Parameter]) -> list[Dimension]:

@@ -2,13 +2,17 @@
 
 import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+from data_pipeline.files import sha256_of
 from service.cluster.waiting import release_room
 from service.run.durations import durations
 from service.run.folder import TRIALS_NAME, write_spec
 from service.spec.job import JobSpec
 from service.spec.loading import parse_spec
+from service.spec.networks import weights_tag
+from service.spec.sections import is_file_source
 from service.sweep.rules import trial_content
 from service.sweep.space import with_values
 from service.sweep.spec import SweepSpec
@@ -33,6 +37,20 @@ def trial_spec(sweep: SweepSpec, base: JobSpec, number: int, point: dict[str, An
     storage = content.setdefault("checkpoints", {})
     storage["storage_path"] = str(sweep.sweep_path / TRIALS_NAME)
     return parse_spec(content)
+
+
+def own_weights_tags(spec: JobSpec, base: JobSpec) -> dict[str, str]:
+    """Digests of the weights that a trial has in place of the base's, as tags of its run.
+
+    What torchvision publishes never changes: its name says what it is.
+    """
+    old = {path: network.weights for path, network in base.networks().items()}
+    return {
+        weights_tag(path): sha256_of(Path(source)) if is_file_source(source) else source
+        for path, network in spec.networks().items()
+        if network.weights is not None and network.weights != old.get(path)
+        for source in [network.weights.source]
+    }
 
 
 class SearchTrials:
@@ -67,7 +85,8 @@ class SearchTrials:
         spec.run_path.mkdir(parents=True, exist_ok=True)
         write_spec(spec)
         self._specs[suggestion.number] = spec
-        self._trackers.start(spec, {"trial": str(suggestion.number)})
+        tags = {"trial": str(suggestion.number), **own_weights_tags(spec, self._base)}
+        self._trackers.start(spec, tags)
         return suggestion.number, spec
 
     def report(self, number: int, epoch: int, metrics: dict[str, float]) -> bool:

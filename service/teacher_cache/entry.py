@@ -11,7 +11,7 @@ import re
 import shutil
 from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import IO, NamedTuple
 
 from data_pipeline.files import remove_tree, write_atomically
 from data_pipeline.json_files import UnusableFileError, read_json
@@ -71,7 +71,7 @@ class CacheEntry:
         Raises:
             NoRoomError: the limit or the disk leaves none.
         """
-        path = self._folder / f"epoch-{epoch:04d}.logits"
+        path = epoch_path(self._folder, epoch)
         num_bytes = num_places * row_bytes
         with _lock(self._cache_path):
             if not path.exists():
@@ -92,7 +92,7 @@ class CacheEntry:
 def _prepare(folder: Path, key: Key) -> None:
     """Make the folder that of this key, whatever is in it."""
     # Without the right key, nobody knows what the files are; a link may lead anywhere.
-    if folder.is_symlink() or _stored_key(folder) != key:
+    if folder.is_symlink() or key_of_entry(folder) != key:
         remove_tree(folder)
         folder.mkdir()
         write_atomically(folder / KEY_NAME, json.dumps(key, indent=1) + "\n")
@@ -100,11 +100,24 @@ def _prepare(folder: Path, key: Key) -> None:
         os.utime(folder)
 
 
-def _stored_key(folder: Path) -> dict[str, Any] | None:
+def key_of_entry(folder: Path) -> Key | None:
+    """The key of the entry in a folder; None where there is none, or it cannot be read."""
     try:
         return read_json(folder / KEY_NAME, KEY_LIMIT_BYTES, dict)
     except (OSError, UnusableFileError):
         return None
+
+
+def stored_keys(cache_path: Path) -> dict[Path, Key]:
+    """The keys of a cache's entries, by folder; it is only read."""
+    folders = _entries(cache_path) if cache_path.is_dir() else []
+    keys = {folder: key_of_entry(folder) for folder in folders}
+    return {folder: key for folder, key in keys.items() if key is not None}
+
+
+def epoch_path(folder: Path, epoch: int) -> Path:
+    """The file of an epoch in an entry's folder."""
+    return folder / f"epoch-{epoch:04d}.logits"
 
 
 def _lock(cache_path: Path) -> AbstractContextManager[None]:

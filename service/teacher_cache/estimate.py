@@ -1,55 +1,190 @@
-"""What a cache of the teacher's logits takes and saves, for the plan of a run."""
+"""What a cache of the teacher's logits takes and saves, for plans of one run and of many."""
 
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
-from data_pipeline.text import format_bytes
+from data_pipeline.text import format_bytes, format_duration
 from service.spec.job import JobSpec
+from service.spec.teacher_cache_rules import num_trained_images
+from service.teacher_cache.demand import Runs, SharedLogits, shared_logits
+from service.teacher_cache.differences import differences
 
 # A GPU's rate in networks, of the order of an A100's; no plan can measure the cluster's.
 GPU_FLOPS_PER_S = 1e14
 NUM_PRODUCTS, SIDE = 4, 1024
-SECONDS_PER_HOUR = 3600.0
+MAX_LABEL_FIELDS = 4
+CONCURRENT_TEXT = (
+    "teacher.cache: runs that train at the same time each compute what is not stored yet; python "
+    "jobs/cache_teacher.py with this spec, beforehand, computes it once for all of them"
+)
+
+TeacherFlops = Callable[[JobSpec], int]
+"""FLOPs per image of all networks of a job's teacher."""
 
 
-def cache_lines(spec: JobSpec, num_images: int, flops_per_image: int) -> Iterator[str]:
-    """Lines about bytes and hours for a person; none without a cache.
+class _Part(NamedTuple):
+    """The logits under a key; ``num_stored``: of its epochs."""
 
-    Args:
-        spec: of the run.
-        num_images: of an epoch.
-        flops_per_image: of all networks of the teacher.
+    shared: SharedLogits
+    num_stored: float
+
+    @property
+    def num_missing(self) -> float:
+        return len(self.shared.epochs) - self.num_stored
+
+
+class _Passes(NamedTuple):
+    """Passes of the teacher over the images of an epoch, and the FLOPs of all of them."""
+
+    num: float = 0.0
+    flops: float = 0.0
+
+    def plus(self, num: float, flops_each: float) -> "_Passes":
+        return _Passes(self.num + num, self.flops + num * flops_each)
+
+
+def cache_lines(
+    runs: Sequence[Runs], teacher_flops: TeacherFlops, *, are_concurrent: bool = False
+) -> Iterator[str]:
+    """Lines about bytes, what is stored, and time, for a person; none without a cache.
+
+    ``are_concurrent``: whether some of the runs train at the same time.
+
+    Raises:
+        OSError: a file of weights cannot be read.
     """
-    cache = spec.teacher_cache
-    if cache is None:
+    runs = [each for each in runs if each.job.spec.teacher_cache is not None]
+    parts = [_Part(s, s.num_stored_epochs()) for s in shared_logits(each.job for each in runs)]
+    if not parts:
         return
-    epochs = range(spec.schedule.num_epochs)
-    stored = {(spec.draw_epoch(epoch), spec.augmentation.size_at(epoch)) for epoch in epochs}
-    row_bytes = cache.row_bytes(spec.dataset.num_classes, spec.num_teacher_views)
-    num_bytes = len(stored) * num_images * row_bytes
-    path = spec.teacher_cache_path
-    count = "1 epoch" if len(stored) == 1 else f"{len(stored)} epochs"
-    yield f"teacher.cache: logits of {count}, {format_bytes(num_bytes)}, in {path}"
-    rate = GPU_FLOPS_PER_S if spec.resources.gpu else matrix_flops_per_s(spec.training.precision)
-    flops = flops_per_image * spec.num_teacher_views * num_images
-    epoch_h = flops / rate / SECONDS_PER_HOUR
-    num_saved = len(epochs) - len(stored)
-    of = "an assumed" if spec.resources.gpu else "this machine's"
-    yield (
-        f"it saves {num_saved} of {len(epochs)} passes of the teacher over the images in this run, "
-        f"{num_saved * epoch_h:.3g} h, and up to all in later ones, {len(epochs) * epoch_h:.3g} h, "
-        f"of one device with {of} {rate / 1e12:.3g} TFLOP/s"
+    labels = labels_of([part.shared for part in parts])
+    for path in dict.fromkeys(part.shared.path for part in parts):
+        here = [part for part in parts if part.shared.path == path]
+        yield f"teacher.cache: logits of {_epochs(here)}, in {path}"
+    if len(parts) > 1:
+        for part, label in zip(parts, labels, strict=True):
+            yield f"  {label}: {_epochs([part])}; {_stored([part])}"
+    yield f"of them {_stored(parts)}{_unknown_weights(parts)}"
+    yield _savings(runs, parts, teacher_flops)
+    if are_concurrent and any(part.num_missing for part in parts):
+        yield CONCURRENT_TEXT
+    yield from _warnings(runs, parts)
+
+
+def concurrent_lines(runs: Sequence[Runs]) -> list[str]:
+    """Advice for runs of which some train at the same time; none where all logits are stored.
+
+    Raises:
+        OSError: a file of weights cannot be read.
+    """
+    parts = shared_logits(each.job for each in runs)
+    is_filled = all(part.num_stored_epochs() == len(part.epochs) for part in parts)
+    return [] if is_filled else [CONCURRENT_TEXT]
+
+
+def labels_of(parts: Sequence[SharedLogits]) -> list[str]:
+    """What tells logits with different keys apart, such as "seed 1"."""
+    settings = [{**part.settings, **part.key} for part in parts]
+    found = [{each.field: each for each in differences(settings[0], one)} for one in settings]
+    first = {name: each.old for one in found for name, each in one.items()}
+    names = list(first)[:MAX_LABEL_FIELDS]
+    return [
+        ", ".join(f"{name} {one[name].new if name in one else first[name]}" for name in names)
+        for one in found
+    ]
+
+
+def _epochs(parts: Sequence[_Part]) -> str:
+    count = sum(len(part.shared.epochs) for part in parts)
+    num_bytes = sum(part.shared.num_bytes for part in parts)
+    return f"{count:,} {'epoch' if count == 1 else 'epochs'}, {format_bytes(num_bytes)}"
+
+
+def _stored(parts: Sequence[_Part]) -> str:
+    num_stored = sum(part.num_stored for part in parts)
+    num_bytes = sum(
+        part.num_stored * part.shared.num_places * part.shared.row_bytes for part in parts
     )
-    if cache.limit_bytes is not None and cache.limit_bytes < num_bytes:
-        limit = format_bytes(cache.limit_bytes)
-        yield f"warning: teacher.cache.limit_bytes is {limit}: not all logits will be stored"
-    available = num_bytes if cache.limit_bytes is None else min(num_bytes, cache.limit_bytes)
-    existing = next(parent for parent in (path, *path.parents) if parent.exists())
-    if (free := shutil.disk_usage(existing).free) < available:
-        yield f"warning: {existing} has {format_bytes(free)} free: not all logits will be stored"
+    if num_stored == 0:
+        return "nothing is stored yet"
+    if not any(part.num_missing for part in parts):
+        return "all are stored"
+    num_missing = sum(part.num_missing for part in parts)
+    return (
+        f"{_count(num_stored)} are stored, {format_bytes(num_bytes)}, and {_count(num_missing)} "
+        "are still to be computed"
+    )
+
+
+def _unknown_weights(parts: Sequence[_Part]) -> str:
+    if all(part.shared.has_digests for part in parts):
+        return ""
+    return ", if the weights, which are in no local file, are those that the model was run with"
+
+
+def _savings(runs: Sequence[Runs], parts: Sequence[_Part], teacher_flops: TeacherFlops) -> str:
+    """Passes of the teacher and their time with what is stored, and without a cache."""
+    all_passes = computed = _Passes()
+    for each in runs:
+        num = each.num_runs * each.job.spec.schedule.num_epochs
+        all_passes = all_passes.plus(num, _pass_flops(each, teacher_flops))
+    for part in parts:
+        first = next(iter(part.shared.epochs.values()))
+        computed = computed.plus(part.num_missing, _pass_flops(Runs(first.job), teacher_flops))
+    spec = runs[0].job.spec
+    rate = GPU_FLOPS_PER_S if spec.resources.gpu else matrix_flops_per_s(spec.training.precision)
+    num_runs = sum(each.num_runs for each in runs)
+    text = (
+        f"it saves {_count(all_passes.num - computed.num)} of {_count(all_passes.num)} "
+        f"passes of the teacher over the images in {'this run' if num_runs == 1 else 'all runs'}, "
+        f"{format_duration((all_passes.flops - computed.flops) / rate)}"
+    )
+    if num_runs == 1 and computed.num:
+        text += f", and up to all in later ones, {format_duration(all_passes.flops / rate)}"
+    of = "an assumed" if spec.resources.gpu else "this machine's"
+    return f"{text}, of one device with {of} {rate / 1e12:.3g} TFLOP/s"
+
+
+def _pass_flops(runs: Runs, teacher_flops: TeacherFlops) -> float:
+    spec = runs.job.spec
+    num_images = num_trained_images(runs.job.train, spec.dataset)
+    return float(teacher_flops(spec)) * spec.num_teacher_views * num_images
+
+
+def _count(number: float) -> str:
+    return f"{number:,.1f}".removesuffix(".0")
+
+
+def _warnings(runs: Sequence[Runs], parts: Sequence[_Part]) -> Iterator[str]:
+    """Where the limit, or the disk, has no room for all."""
+    limits = {
+        each.job.spec.teacher_cache_path: each.job.spec.teacher_cache.limit_bytes
+        for each in runs
+        if each.job.spec.teacher_cache is not None
+    }
+    for path, limit_bytes in limits.items():
+        here = [part for part in parts if part.shared.path == path]
+        num_bytes = sum(part.shared.num_bytes for part in here)
+        if limit_bytes is not None and limit_bytes < num_bytes:
+            limit = format_bytes(limit_bytes)
+            yield f"warning: teacher.cache.limit_bytes is {limit}: not all logits will be stored"
+        num_growing = sum(
+            part.num_missing * part.shared.num_places * part.shared.row_bytes for part in here
+        )
+        existing = _existing(path)
+        available = num_growing if limit_bytes is None else min(num_growing, limit_bytes)
+        if (free := shutil.disk_usage(existing).free) < available:
+            free_text = format_bytes(free)
+            yield f"warning: {existing} has {free_text} free: not all logits will be stored"
+
+
+def _existing(path: Path) -> Path:
+    return next(parent for parent in (path, *path.parents) if parent.exists())
 
 
 def matrix_flops_per_s(precision: str) -> float:

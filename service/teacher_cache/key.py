@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from data_pipeline.files import sha256_of
+from service.run.execution import Execution
 from service.run.folder import read_tags
 from service.run.state_files import service_version
 from service.spec.job import JobSpec
@@ -44,7 +45,7 @@ def cache_key(
         size: of the student's images, in pixels.
         fingerprint: of the file of training images.
         digests: of the teachers' weights, see ``weights_digests``.
-        execution: how the networks are run, such as their precision and the kind of device.
+        execution: how the networks are run, see ``execution_of``.
     """
     assert spec.teacher is not None
     assert spec.teacher.cache is not None
@@ -65,10 +66,21 @@ def cache_key(
         "repeats_in": repeats_in,
         "size": size,
         "num_views": num_views,
-        "teacher": _teacher(spec.teacher),
+        "teacher": teacher_settings(spec.teacher),
         "weights": dict(digests),
         "crop_size": spec.evaluation.crop_size,
         "execution": dict(execution),
+    }
+
+
+def execution_of(execution: Execution, device: str) -> dict[str, str]:
+    """How a teacher's networks are run, for ``cache_key``; ``device``: its kind, cpu or cuda."""
+    return {
+        "precision": execution.teacher_precision,
+        "teacher_form": execution.teacher_form,
+        "cast_teacher": str(execution.cast_teacher),
+        "matmul_precision": execution.matmul_precision,
+        "device": device,
     }
 
 
@@ -95,8 +107,8 @@ def weights_digests(spec: JobSpec) -> dict[str, str]:
     return digests
 
 
-def _teacher(teacher: Teacher) -> list[dict[str, Any]]:
-    """The settings of each network, without where its weights are."""
+def teacher_settings(teacher: Teacher) -> list[dict[str, Any]]:
+    """What logits depend on of each network's section, but for where its weights are."""
     return [_network(network) for network in (teacher, *teacher.others)]
 
 

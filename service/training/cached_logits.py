@@ -4,6 +4,7 @@ import json
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -19,8 +20,9 @@ from service.run.state_files import read_if_usable
 from service.spec.job import JobSpec
 from service.spec.losses import TEMPERATURE_FIELDS, Losses
 from service.spec.teacher_cache import CHECKSUM_BYTES
+from service.teacher_cache.differences import miss_text
 from service.teacher_cache.formats import format_of
-from service.teacher_cache.key import cache_key, weights_digests
+from service.teacher_cache.key import Key, cache_key, execution_of, weights_digests
 from service.teacher_cache.spot_checks import TOLERANCES, is_spot_check
 from service.teacher_cache.store import LogitStore
 from service.training.data import WorkerData
@@ -68,14 +70,7 @@ class CachedTeacherLogits(TeacherLogits):
         self._format = format_of(spec.teacher_cache, spec.dataset.num_classes)
         self._num_views = spec.num_teacher_views
         self._tolerance = TOLERANCES[execution.teacher_precision]
-        self._is_used, digests = self._start()
-        key_of = partial(
-            cache_key,
-            spec,
-            fingerprint=data.train_fingerprint,
-            digests=digests,
-            execution=_of_teacher(execution, world.device),
-        )
+        self._is_used, key_of = self._start(data.train_fingerprint, execution)
         is_gpu = world.device.type == "cuda"
         self._store = LogitStore(spec, key_of, self._num_places, pin_memory=is_gpu, report=note)
         # What is compared is read on a thread: the step waits for no result.
@@ -83,13 +78,33 @@ class CachedTeacherLogits(TeacherLogits):
         self._checks: deque[Future[float]] = deque()
         self._num_read = self._num_images = 0
 
-    def _start(self) -> tuple[bool | None, dict[str, str]]:
-        """What rank 0 finds: an earlier decision, and the digests of the teachers' weights."""
+    def _start(
+        self, fingerprint: str, execution: Execution
+    ) -> tuple[bool | None, Callable[[int], Key]]:
+        """An earlier decision, and the key for images of a size in pixels, the same on all ranks.
+
+        Rank 0 says why nothing is stored for it, if that may surprise.
+        """
+        spec = self._spec
         found: tuple[bool | None, dict[str, str]] = (None, {})
+        key_of = partial(
+            cache_key,
+            spec,
+            fingerprint=fingerprint,
+            execution=execution_of(execution, self._world.device.type),
+        )
         if self._world.rank == 0:
             decision = read_if_usable(self._decision_path, dict[str, bool]) or {}
-            found = decision.get("is_used"), weights_digests(self._spec)
-        return gather_from_all(found, self._world, self._spec.resources.collective_timeout_s)[0]
+            found = is_used, digests = decision.get("is_used"), weights_digests(spec)
+            # Before another rank creates the entry.
+            key = key_of(spec.augmentation.size_at(0), digests=digests)
+            with suppress(OSError):
+                if is_used is not False and (text := miss_text(spec.teacher_cache_path, key)):
+                    self._note(text)
+        is_used, digests = gather_from_all(found, self._world, spec.resources.collective_timeout_s)[
+            0
+        ]
+        return is_used, partial(key_of, digests=digests)
 
     @property
     def _decision_path(self) -> Path:
@@ -270,17 +285,6 @@ def _arrived(value: Tensor, arrival: torch.cuda.Event | None) -> float:
     if arrival is not None:
         arrival.synchronize()
     return float(value)
-
-
-def _of_teacher(execution: Execution, device: torch.device) -> dict[str, str]:
-    """What an execution says about the teacher, and the kind of device, for the cache's key."""
-    return {
-        "precision": execution.teacher_precision,
-        "teacher_form": execution.teacher_form,
-        "cast_teacher": str(execution.cast_teacher),
-        "matmul_precision": execution.matmul_precision,
-        "device": device.type,
-    }
 
 
 def _temperatures(losses: Losses) -> list[float]:

@@ -23,6 +23,7 @@ from service.run.execution import (
 from service.run.folder import read_tags
 from service.spec.job import JobSpec
 from service.spec.networks import STUDENT
+from service.teacher_cache.key import teacher_settings, weights_digests
 from service.training.checkpoint_saver import CheckpointError
 from service.training.compiling import forget_compiled
 from service.training.data import WorkerData
@@ -41,8 +42,8 @@ OF_RUN_ALONE = {
     "checkpoint_activations",
     "precision",
 }
-"""What the teacher's fastest form may depend on, but its stored logits do not. ``precision`` is that
-of the run's student; auto may find another one for another student."""
+"""What the teacher's fastest form may depend on, but its stored logits do not. The precision is the
+student's, and auto may find another one for another student."""
 
 
 def decide_execution(
@@ -164,17 +165,10 @@ def _student_identity(spec: JobSpec, world: World, num_steps: int) -> dict[str, 
 def _teacher_identity(spec: JobSpec, student: StudentForm) -> dict[str, Any]:
     """What the decision about the teacher depends on beside that: its weights, and val's images."""
     assert spec.teacher is not None
-    tags = read_tags(spec.run_path)
-    is_input = "dataset_val_fingerprint"
     return {
-        "teacher": spec.teacher.model_dump(
-            mode="json", exclude={"min_top1", "min_top1_images", "cache"}
-        ),
-        "digests": {
-            name: digest
-            for name, digest in tags.items()
-            if name == is_input or (name.startswith("teacher") and name.endswith("_sha256"))
-        },
+        "teacher": teacher_settings(spec.teacher),
+        "weights": weights_digests(spec),
+        "val": read_tags(spec.run_path).get("dataset_val_fingerprint"),
         "normalization": spec.dataset.normalization.model_dump(mode="json"),
         "sizes": [spec.evaluation.resize_size, spec.evaluation.crop_size],
         "batch": [spec.training.global_batch_size, spec.resources.max_workers],

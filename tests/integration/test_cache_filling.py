@@ -34,11 +34,11 @@ def filled_here(monkeypatch):
     """Epochs are filled in this process; a list of how many images were computed for each."""
     counts = []
 
-    def fill_epochs(spec, epochs, done, check):
-        for epoch in epochs:
+    def fill_epochs(tasks, done, check):
+        for task in tasks:
             check()
-            counts.append(fill_epoch(spec, epoch, World(0, 1, CPU, 1)))
-            done(epoch, counts[-1])
+            counts.append(fill_epoch(task.spec, task.epoch, World(0, 1, CPU, 1)))
+            done(task, counts[-1])
 
     monkeypatch.setattr(cache_job, "fill_epochs", fill_epochs)
     monkeypatch.setattr(cache_job, "connect", lambda: None)

@@ -144,6 +144,17 @@ def test_students_for_which_auto_finds_other_precisions_read_the_same_logits(
     assert "100.0% of the logits were read" in notes(spec)[-1]
 
 
+def test_a_run_says_in_one_line_why_the_cache_has_nothing_for_it(make):
+    first, other, again = make("first"), make("other", augmentation={"padding": 2}), make("again")
+    for spec in (first, other, again):
+        run_alone(spec)
+    said = [[text for text in notes(spec) if "nothing is stored" in text] for spec in
+            (first, other, again)]  # fmt: skip
+    assert said[0] == said[2] == []
+    (line,) = said[1]
+    assert line.endswith("have augmentation.padding 1 instead of 2")
+
+
 def damage(path):
     """Change a byte of each row."""
     rows = np.fromfile(path, np.uint8).reshape(NUM_IMAGES, -1)

@@ -32,8 +32,9 @@ def test_a_stop_cancels_what_is_not_done(monkeypatch):
     monkeypatch.setattr(cache_filling.ray, "remote", lambda _: Task())
     monkeypatch.setattr(cache_filling.ray, "wait", wait)
     monkeypatch.setattr(cache_filling.ray, "cancel", canceled.append)
+    tasks = [cache_filling.EpochTask(Spec(), epoch, "") for epoch in (0, 1)]
     with pytest.raises(JobStoppedError):
-        cache_filling.fill_epochs(Spec(), [0, 1], pytest.fail, check)
+        cache_filling.fill_epochs(tasks, pytest.fail, check)
     assert len(canceled) == 2
     assert waited == [cache_filling.CHECK_INTERVAL_S] * 2
 

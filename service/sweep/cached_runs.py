@@ -1,0 +1,66 @@
+"""The trials of a sweep that read the teacher's logits: which, how many, and what they share."""
+
+from collections.abc import Iterator
+
+from service.spec.errors import Problem
+from service.spec.loading import LoadedJob
+from service.spec.networks import TEACHER
+from service.sweep.rules import boundary_points
+from service.sweep.space import Dimension, Point, SearchSpace, num_trials
+from service.sweep.spec import SweepSpec
+from service.sweep.trials import trial_spec
+from service.teacher_cache.demand import Runs, shared_logits
+
+
+def cached_runs(sweep: SweepSpec, base: LoadedJob) -> list[Runs]:
+    """Trials with all combinations of what the space allows, which stand for those that will run.
+
+    None where none can have a cache. Which trials will run is not known: the same number of each
+    combination is expected. ``base``: the sweep's, with the facts about its datasets.
+    """
+    teacher = base.spec.teacher
+    may_have_cache = teacher is not None and teacher.cache is not None
+    if not may_have_cache and not any(path.split(".")[0] == TEACHER for path in sweep.space):
+        return []
+    points = list(boundary_points(sweep))
+    share = num_trials(sweep) / len(points)
+    return [Runs(_trial(sweep, base, point, number), share) for number, point in enumerate(points)]
+
+
+def unshared_ranges(sweep: SweepSpec, base: LoadedJob) -> Iterator[Problem]:
+    """Parameters with a range of values on which the teacher's logits depend.
+
+    Trials have values of their own from it, so that none reads what another one has stored.
+    """
+    points = list(boundary_points(sweep))
+    for dimension in SearchSpace(sweep.space).dimensions:
+        middle = _middle(dimension)
+        point = next((point for point in points if dimension.path in point), None)
+        if middle is None or point is None:
+            continue
+        trials = [
+            _trial(sweep, base, {**point, dimension.path: value}, 0)
+            for value in (*dimension.ends, middle)
+        ]
+        of_ends, of_all = shared_logits(trials[:2]), shared_logits(trials)
+        if len(of_all) > len(of_ends):
+            yield Problem(
+                f"space.{dimension.path}",
+                "is a range, and the teacher's logits depend on it: trials share none",
+                "give a choice of values, or leave teacher.cache out",
+            )
+
+
+def _trial(sweep: SweepSpec, base: LoadedJob, point: Point, number: int) -> LoadedJob:
+    return base._replace(spec=trial_spec(sweep, base.spec, number, point))
+
+
+def _middle(dimension: Dimension) -> float | None:
+    """A value between the ends of a range; None where all values are boundary values."""
+    parameter = dimension.parameter
+    if parameter.choice is not None or len(dimension.boundary_values()) > 2:
+        return None
+    low, high = dimension.ends
+    step = parameter.step or (1.0 if dimension.is_integer else (high - low) / 2)
+    middle = low + (high - low) // (2 * step) * step
+    return int(middle) if dimension.is_integer else middle
