@@ -32,5 +32,6 @@ def format_duration(seconds: float) -> str:
     """A duration with two digits, as an estimate deserves, such as 3.2 hours."""
     for unit, unit_s in (("hours", 3600), ("minutes", 60), ("seconds", 1)):
         if (count := seconds / unit_s) >= 1:
-            return f"{count:.2g} {unit}" if count < 9.95 else f"{count:,.0f} {unit}"
+            text = f"{count:.2g}" if count < 9.95 else f"{count:,.0f}"
+            return f"{text} {unit.removesuffix('s') if text == '1' else unit}"
     return "less than a second"

@@ -46,12 +46,14 @@ def _run(options: argparse.Namespace) -> int:
     if options.plan:
         from service.cache_plan import many_cache_lines
         from service.plan import check_weights_fit
-        from service.sweep.cached_runs import cached_runs
+        from service.sweep.cached_runs import cached_runs, unshared_ranges
         from service.sweep.plan import format_plan
         from service.tracking.job_check import check_tracking
 
         lines = [*warnings, *check_weights_fit(job.spec), *check_tracking(job)]
-        cache = many_cache_lines(cached_runs(sweep, job), are_concurrent=sweep.concurrency != 1)
+        cache = [f"warning: {problem}" for problem in unshared_ranges(sweep, job)]
+        runs, are_concurrent = cached_runs(sweep, job), sweep.concurrency != 1
+        cache = cache or many_cache_lines(runs, are_concurrent=are_concurrent)
         print(format_plan(sweep), *cache, *lines, sep="\n")
         return EXIT_DONE
     with quick_imports():

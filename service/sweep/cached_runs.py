@@ -10,21 +10,30 @@ from service.sweep.space import Dimension, Point, SearchSpace, num_trials
 from service.sweep.spec import SweepSpec
 from service.sweep.trials import trial_spec
 from service.teacher_cache.demand import Runs, shared_logits
+from service.teacher_cache.estimate import concurrent_lines
 
 
 def cached_runs(sweep: SweepSpec, base: LoadedJob) -> list[Runs]:
     """Trials with all combinations of what the space allows, which stand for those that will run.
 
     None where none can have a cache. Which trials will run is not known: the same number of each
-    combination is expected. ``base``: the sweep's, with the facts about its datasets.
+    combination that reads logits is expected. ``base``: the sweep's, with facts about its datasets.
     """
-    teacher = base.spec.teacher
-    may_have_cache = teacher is not None and teacher.cache is not None
-    if not may_have_cache and not any(path.split(".")[0] == TEACHER for path in sweep.space):
+    if not _may_have_cache(sweep, base):
         return []
-    points = list(boundary_points(sweep))
-    share = num_trials(sweep) / len(points)
-    return [Runs(_trial(sweep, base, point, number), share) for number, point in enumerate(points)]
+    trials = [
+        _trial(sweep, base, point, number) for number, point in enumerate(boundary_points(sweep))
+    ]
+    # An end of a range may be a weight of 0, which hardly any trial has.
+    readers = [trial for trial in trials if trial.spec.teacher_cache is not None]
+    return [Runs(trial, num_trials(sweep) / len(readers)) for trial in readers]
+
+
+def advice_lines(sweep: SweepSpec, base: LoadedJob) -> list[str]:
+    """What a person should know about the teacher's cache before the trials start."""
+    ranges = [f"warning: {problem}" for problem in unshared_ranges(sweep, base)]
+    is_one_by_one = sweep.concurrency == 1
+    return ranges or ([] if is_one_by_one else concurrent_lines(cached_runs(sweep, base)))
 
 
 def unshared_ranges(sweep: SweepSpec, base: LoadedJob) -> Iterator[Problem]:
@@ -32,6 +41,8 @@ def unshared_ranges(sweep: SweepSpec, base: LoadedJob) -> Iterator[Problem]:
 
     Trials have values of their own from it, so that none reads what another one has stored.
     """
+    if not _may_have_cache(sweep, base):
+        return
     points = list(boundary_points(sweep))
     for dimension in SearchSpace(sweep.space).dimensions:
         middle = _middle(dimension)
@@ -49,6 +60,12 @@ def unshared_ranges(sweep: SweepSpec, base: LoadedJob) -> Iterator[Problem]:
                 "is a range, and the teacher's logits depend on it: trials share none",
                 "give a choice of values, or leave teacher.cache out",
             )
+
+
+def _may_have_cache(sweep: SweepSpec, base: LoadedJob) -> bool:
+    teacher = base.spec.teacher
+    is_searched = any(path.split(".")[0] == TEACHER for path in sweep.space)
+    return is_searched or (teacher is not None and teacher.cache is not None)
 
 
 def _trial(sweep: SweepSpec, base: LoadedJob, point: Point, number: int) -> LoadedJob:

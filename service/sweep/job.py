@@ -22,7 +22,7 @@ from service.spec.image_warnings import small_image_warnings
 from service.spec.job import JobSpec
 from service.spec.overlap import overlap_warnings
 from service.spec.teacher_classes import classes_tags, with_resolved_classes
-from service.sweep.cached_runs import cached_runs
+from service.sweep.cached_runs import advice_lines
 from service.sweep.comparison import COMPARISON_NAME
 from service.sweep.confirm import (
     compare,
@@ -46,7 +46,6 @@ from service.sweep.space import SearchSpace, point_of_job
 from service.sweep.spec import SWEEP_NAME, SweepSpec
 from service.sweep.study import STUDY_NAME, Search
 from service.sweep.trials import SearchTrials, trial_spec
-from service.teacher_cache.estimate import concurrent_lines
 from service.tracking.job_check import check_tracking
 from service.tracking.mlflow_run import tracking_uri
 from service.trials.child_runs import adopt_tracking
@@ -80,9 +79,8 @@ def run_sweep(loaded: LoadedSweep, num_seeds: int = 0) -> int:
         warnings = small_image_warnings(spec, loaded.base.train, loaded.base.val)
         for warning in [*warnings, *overlap_warnings(spec.dataset, sweep.held_out)]:
             print_now(f"warning: {warning}")
-        if sweep.concurrency != 1:
-            for line in concurrent_lines(cached_runs(sweep, loaded.base._replace(spec=spec))):
-                print_now(line)
+        for line in advice_lines(sweep, loaded.base._replace(spec=spec)):
+            print_now(line)
         tags = provenance_tags(loaded.base._replace(spec=spec), digests, SCRIPT)
         tags["sweep"] = sweep.name
         _forget_rejected(sweep)

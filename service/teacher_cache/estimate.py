@@ -65,11 +65,10 @@ def cache_lines(
     labels = labels_of([part.shared for part in parts])
     for path in dict.fromkeys(part.shared.path for part in parts):
         here = [part for part in parts if part.shared.path == path]
-        yield f"teacher.cache: logits of {_epochs(here)}, in {path}"
+        yield f"teacher.cache: logits of {_epochs(here)}, in {path}; {_stored(here)}"
     if len(parts) > 1:
         for part, label in zip(parts, labels, strict=True):
             yield f"  {label}: {_epochs([part])}; {_stored([part])}"
-    yield f"of them {_stored(parts)}{_unknown_weights(parts)}"
     yield _savings(runs, parts, teacher_flops)
     if are_concurrent and any(part.num_missing for part in parts):
         yield CONCURRENT_TEXT
@@ -112,19 +111,13 @@ def _stored(parts: Sequence[_Part]) -> str:
     )
     if num_stored == 0:
         return "nothing is stored yet"
-    if not any(part.num_missing for part in parts):
-        return "all are stored"
     num_missing = sum(part.num_missing for part in parts)
-    return (
-        f"{_count(num_stored)} are stored, {format_bytes(num_bytes)}, and {_count(num_missing)} "
-        "are still to be computed"
+    text = (
+        f"{_count(num_stored)} stored, {format_bytes(num_bytes)}, {_count(num_missing)} to compute"
     )
-
-
-def _unknown_weights(parts: Sequence[_Part]) -> str:
     if all(part.shared.has_digests for part in parts):
-        return ""
-    return ", if the weights, which are in no local file, are those that the model was run with"
+        return text
+    return f"{text}, if what is stored is of the same weights, which are in no local file"
 
 
 def _savings(runs: Sequence[Runs], parts: Sequence[_Part], teacher_flops: TeacherFlops) -> str:
@@ -139,9 +132,10 @@ def _savings(runs: Sequence[Runs], parts: Sequence[_Part], teacher_flops: Teache
     spec = runs[0].job.spec
     rate = GPU_FLOPS_PER_S if spec.resources.gpu else matrix_flops_per_s(spec.training.precision)
     num_runs = sum(each.num_runs for each in runs)
+    which = "this run" if num_runs == 1 else "all runs, if each trains to its last epoch"
     text = (
         f"it saves {_count(all_passes.num - computed.num)} of {_count(all_passes.num)} "
-        f"passes of the teacher over the images in {'this run' if num_runs == 1 else 'all runs'}, "
+        f"passes of the teacher over the images in {which}, "
         f"{format_duration((all_passes.flops - computed.flops) / rate)}"
     )
     if num_runs == 1 and computed.num:

@@ -4,14 +4,18 @@ import json
 
 import pytest
 from comparison import assert_same_result
+from support.spec_contents import KD
 from support.training_runs import CPU, run_alone
 
 from jobs import cache_teacher
 from service import cache_job
+from service.compare.loading import parse_comparison
 from service.run.claim import input_tags
 from service.run.folder import write_tags
 from service.run.journal import JOURNAL_NAME, read_events
 from service.spec.loading import parse_job, parse_spec
+from service.sweep.loading import load_sweep
+from service.sweep.trials import trial_spec
 from service.training.cache_filling import fill_epoch
 from service.training.cached_logits import CacheFillingError
 from service.training.distributed import World
@@ -53,8 +57,11 @@ def write(path, content):
 
 def run_as_submitted(content):
     """Train a spec alone, with the tags that a submission gives to its run; returns the spec."""
-    job = parse_job(content)
-    job.spec.run_path.mkdir()
+    return train(parse_job(content))
+
+
+def train(job):
+    job.spec.run_path.mkdir(parents=True)
     write_tags(job.spec.run_path, input_tags(job))
     run_alone(job.spec)
     return job.spec
@@ -148,3 +155,64 @@ def test_what_no_run_would_read_or_does_not_fit_is_not_computed(
     assert not filled_here
     assert cache_teacher.main([with_cache(limit_bytes=3 * 256 * 12)]) == 0
     assert filled_here == [256] * 3
+
+
+TWO_EPOCHS = {"schedule": {"num_epochs": 2, "milestones": []}}
+
+
+def test_all_runs_of_a_comparison_read_what_was_computed_once_for_each_seed(
+    make_compare_content, teacher, filled_here, tmp_path, capsys
+):
+    cached = {**teacher, "cache": {"epochs": 1}}
+    variants = {"kd": KD, "dtkd": {"losses": None}, "plain": {"teacher": None, "losses": None}}
+    content = make_compare_content({"teacher": cached, **TWO_EPOCHS}, variants=variants)
+    path = write(tmp_path / "compare.json", content)
+    assert cache_teacher.main([path]) == 0
+    assert filled_here == [256, 256]
+    output = capsys.readouterr().out
+    for seed in (0, 1):
+        line = f"seed {seed}, epoch 1: the teacher's logits of 256 images computed"
+        assert line in output
+    # The folders in which it was decided what auto means are gone.
+    folders = {path.name for path in (tmp_path / "runs").iterdir()}
+    assert folders == {".teacher_cache", ".execution"}
+    assert cache_teacher.main([path, "--plan"]) == 0
+    assert "; 2 stored, 6.14 kB, 0 to compute" in capsys.readouterr().out
+    loaded = parse_comparison(content)
+    for key, spec in loaded.run_specs().items():
+        if key.variant.name in ("kd", "dtkd"):
+            train(loaded.jobs[key.variant]._replace(spec=spec))
+            assert "100.0% of the logits were read" in read_share(spec)
+
+
+def test_trials_of_a_sweep_read_what_was_computed_for_each_choice(
+    make_sweep_content, teacher, filled_here, tmp_path, capsys
+):
+    cached = {**teacher, "cache": {"epochs": 1}}
+    space = {"augmentation.padding": {"choice": [0, 2]}, "losses.kd.weight": {"linear": [0.5, 2]}}
+    resources = {"num_workers": 1, "cpus_per_worker": 1}
+    base = {"teacher": cached, **TWO_EPOCHS, "resources": resources}
+    content = make_sweep_content(base, space=space)
+    path = write(tmp_path / "sweep.json", content)
+    assert cache_teacher.main([path]) == 0
+    # Without the 64 images that are held out.
+    assert filled_here == [192, 192]
+    assert "augmentation.padding 2, epoch 1: " in capsys.readouterr().out
+    sweep, job = load_sweep(tmp_path / "sweep.json")
+    for number, padding in enumerate((0, 2)):
+        point = {"augmentation.padding": padding, "losses.kd.weight": 0.7}
+        trial = trial_spec(sweep, sweep.base, number, point)
+        train(job._replace(spec=trial))
+        assert "100.0% of the logits were read" in read_share(trial)
+
+
+def test_trials_that_share_no_logits_are_not_worth_filling_for(
+    make_sweep_content, teacher, filled_here, tmp_path, capsys
+):
+    cached = {**teacher, "cache": {}}
+    space = {"augmentation.flip_probability": {"linear": [0, 1]}}
+    content = make_sweep_content({"teacher": cached}, space=space)
+    assert cache_teacher.main([write(tmp_path / "sweep.json", content)]) == 2
+    error = capsys.readouterr().err
+    assert "space.augmentation.flip_probability: is a range, and the teacher's logits" in error
+    assert not filled_here

@@ -256,3 +256,13 @@ def test_plan_says_what_an_image_costs(make_content):
     assert f"{cost.flops_per_image / 1e9:.3f} GFLOPs per image of 16 px" in format_plan(plan)
     assert cost.flops_per_image > 5_000_000
     assert not any("will say nothing" in warning for warning in plan.warnings)
+
+
+def test_plan_says_what_the_teachers_cache_takes_and_saves(make_content, teacher):
+    cached = {**teacher, "cache": {"epochs": 1}}
+    schedule = {"num_epochs": 5, "milestones": []}
+    lines = format_plan(make_plan(parse_job(make_content(teacher=cached, schedule=schedule))))
+    # 256 images, with 4 logits of 2 bytes and a checksum of 4 bytes each.
+    assert "teacher.cache: logits of 1 epoch, 3.07 kB, in " in lines
+    assert "it saves 4 of 5 passes of the teacher over the images in this run, " in lines
+    assert "teacher.cache" not in format_plan(make_plan(parse_job(make_content(teacher=teacher))))

@@ -158,3 +158,28 @@ def test_steps_of_a_job_are_timed_with_its_own_losses(make_compare_content, teac
     base, dtkd = (time_images(job.spec) for job in loaded.jobs.values())
     assert 0 < base.evaluation_s < base.training_s < dtkd.training_s
     assert num_that_fit(loaded.base.spec) >= 1
+
+
+def test_the_teachers_logits_are_computed_once_for_each_seed(make_plan, teacher):
+    base = {"teacher": {**teacher, "cache": {"epochs": 1}}}
+    loaded, lines = make_plan(base, seeds=[0, 1, 2])
+    (line,) = (line for line in lines if line.startswith("teacher.cache: logits of 3 epochs, "))
+    assert line.endswith("; nothing is stored yet")
+    # Three runs of 9 epochs need the teacher; those of the base do not.
+    assert any(line.startswith("it saves 24 of 27 passes") for line in lines)
+    assert any("jobs/cache_teacher.py" in line for line in lines)
+    finished = next(s for key, s in run_specs(loaded.compare).items() if s.uses_teacher)
+    write_result(finished, 0.5)
+    _, lines = make_plan(base, seeds=[0, 1, 2])
+    assert any(line.startswith("it saves 16 of 18 passes") for line in lines)
+    _, lines = make_plan(base, concurrency=1)
+    assert not any("jobs/cache_teacher.py" in line for line in lines)
+
+
+def test_searches_read_logits_of_their_own_images(make_plan, teacher):
+    base = {"teacher": {**teacher, "cache": {"epochs": 1}}}
+    _, lines = make_plan(base, tuned={"trials": 3, "held_out": {"num_images": 64}})
+    # Those of three trials without the held-out images, and of a run with each of two seeds.
+    (line,) = (line for line in lines if line.startswith("teacher.cache: logits of 3 epochs, "))
+    assert f"{(192 + 2 * 256) * 12 / 1000:.2f} kB" in line
+    assert any(line.startswith("it saves 42 of 45 passes") for line in lines)

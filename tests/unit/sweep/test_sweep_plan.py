@@ -6,7 +6,7 @@ from safetensors.torch import save_file
 from jobs.sweep import main
 from service.models.build import build_model
 from service.run.status import StatusFile
-from service.spec.errors import EXIT_BAD_INPUT, BadInputError
+from service.spec.errors import EXIT_BAD_INPUT, EXIT_DONE, BadInputError
 from service.sweep.loading import load_sweep, parse_sweep
 from service.sweep.plan import format_plan
 from service.sweep.progress import ProgressReporter, SweepStatus
@@ -93,3 +93,24 @@ def test_plan_finds_weights_that_do_not_fit(make_sweep_content, tmp_path, capsys
 
     assert main([str(path), "--plan"]) == EXIT_BAD_INPUT
     assert "teacher.weights.source: " in capsys.readouterr().err
+
+
+def test_plan_says_what_trials_save_by_sharing_logits(
+    make_sweep_content, teacher, tmp_path, capsys
+):
+    base = {"teacher": {**teacher, "cache": {"epochs": 1}}}
+    content = make_sweep_content(base, budget={"trials": 6})
+    path = tmp_path / "sweep.json"
+    path.write_text(json.dumps(content))
+    assert main([str(path), "--plan"]) == EXIT_DONE
+    output = capsys.readouterr().out
+    # Without the 64 images that are held out.
+    assert f"teacher.cache: logits of 1 epoch, {192 * 12 / 1000:.2f} kB, in " in output
+    assert "it saves 53 of 54 passes of the teacher" in output
+    assert "jobs/cache_teacher.py" in output
+    content["space"] = {"augmentation.flip_probability": {"linear": [0, 1]}}
+    path.write_text(json.dumps(content))
+    assert main([str(path), "--plan"]) == EXIT_DONE
+    output = capsys.readouterr().out
+    assert "warning: space.augmentation.flip_probability: is a range" in output
+    assert "it saves" not in output
