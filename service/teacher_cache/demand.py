@@ -4,6 +4,7 @@ For plans, and for what fills the cache beforehand: nothing is written here, and
 """
 
 from collections.abc import Iterable
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -88,21 +89,15 @@ class SharedLogits:
         )
 
     def _stored_share(self, path: Path) -> float:
-        if not path.is_file():
-            return 0.0
         num_sampled = min(self.num_seen, max(1, NUM_SAMPLED // len(self.epochs)))
         places = np.linspace(0, self.num_seen - 1, num_sampled).astype(np.int64)
         row = np.empty((1, self.row_bytes), np.uint8)
-        try:
-            file = EpochFile(path, self.row_bytes)
-        except OSError:
-            return 0.0
-        try:
-            return sum(file.read(place, row) for place in places.tolist()) / num_sampled
-        except OSError:
-            return 0.0
-        finally:
-            file.close()
+        # What cannot be read counts as absent, as it does for runs.
+        with suppress(OSError):
+            if path.is_file():
+                with closing(EpochFile(path, self.row_bytes)) as file:
+                    return sum(file.read(place, row) for place in places.tolist()) / num_sampled
+        return 0.0
 
 
 def shared_logits(jobs: Iterable[LoadedJob]) -> list[SharedLogits]:

@@ -56,10 +56,7 @@ def differences(old: Key, new: Key) -> list[Difference]:
 def miss_text(cache_path: Path, key: Key) -> str | None:
     """Why a cache that has logits of the same images or teacher has none for a key, in one line.
 
-    None if it has some for the key, or nothing alike.
-
-    Raises:
-        OSError: the storage fails.
+    None if it has some for the key, or nothing alike that can be read.
     """
     if key_of_entry(cache_path / digest_of(key)) == key:
         return None

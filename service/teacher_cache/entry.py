@@ -109,8 +109,11 @@ def key_of_entry(folder: Path) -> Key | None:
 
 
 def stored_keys(cache_path: Path) -> dict[Path, Key]:
-    """The keys of a cache's entries, by folder; it is only read."""
-    folders = _entries(cache_path) if cache_path.is_dir() else []
+    """The keys of a cache's entries, by folder, as far as they can be read; it is only read."""
+    try:
+        folders = _entries(cache_path)
+    except OSError:
+        return {}
     keys = {folder: key_of_entry(folder) for folder in folders}
     return {folder: key for folder, key in keys.items() if key is not None}
 

@@ -4,7 +4,6 @@ import json
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -95,15 +94,13 @@ class CachedTeacherLogits(TeacherLogits):
         )
         if self._world.rank == 0:
             decision = read_if_usable(self._decision_path, dict[str, bool]) or {}
-            found = is_used, digests = decision.get("is_used"), weights_digests(spec)
+            found = decision.get("is_used"), weights_digests(spec)
             # Before another rank creates the entry.
-            key = key_of(spec.augmentation.size_at(0), digests=digests)
-            with suppress(OSError):
-                if is_used is not False and (text := miss_text(spec.teacher_cache_path, key)):
-                    self._note(text)
-        is_used, digests = gather_from_all(found, self._world, spec.resources.collective_timeout_s)[
-            0
-        ]
+            key = key_of(spec.augmentation.size_at(0), digests=found[1])
+            if found[0] is not False and (text := miss_text(spec.teacher_cache_path, key)):
+                self._note(text)
+        timeout_s = spec.resources.collective_timeout_s
+        is_used, digests = gather_from_all(found, self._world, timeout_s)[0]
         return is_used, partial(key_of, digests=digests)
 
     @property

@@ -146,6 +146,24 @@ def test_teacher_has_the_precision_of_the_task():
     assert task.autocast(torch.device("cpu")).fast_dtype == torch.bfloat16
 
 
+@pytest.mark.parametrize("of_student", [None, torch.bfloat16])
+@pytest.mark.parametrize("of_teacher", [None, torch.bfloat16])
+def test_teacher_has_its_own_precision_whatever_the_students_is(of_student, of_teacher):
+    objective = Objective(Losses(kd={}), Context(5, 10, 0.0))
+    trainee = Trainee(Linear(1), objective, of_student)
+    teacher, pixels = FrozenTeacher(Linear(2), OTHER), make_pixels(0)
+    task = DistillationTask(
+        trainee, PixelNormalizer(NORMALIZATION), teacher, autocast_dtype=of_teacher
+    )
+    inputs = task([pixels], MicroBatch(LABELS, epoch=0)).inputs
+    assert inputs.student_logits.dtype == (of_student or torch.float32)
+    assert inputs.teacher_logits.dtype == (of_teacher or torch.float32)
+    # In evaluation, too, whose context is the student's.
+    with task.autocast(pixels.device):
+        found = task.classify_by_teacher(pixels)
+    assert torch.equal(found, inputs.teacher_logits)
+
+
 def test_number_of_copies_reaches_the_losses(monkeypatch):
     seen = []
 

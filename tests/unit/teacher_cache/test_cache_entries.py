@@ -7,32 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from service.spec.loading import parse_spec
 from service.teacher_cache.entry import CacheEntry, NoRoomError
-from service.teacher_cache.key import cache_key, digest_of, weights_digests
+from service.teacher_cache.key import digest_of
 from service.teacher_cache.spot_checks import is_spot_check
 
 ROW_BYTES, NUM_PLACES = 100, 50
 FILE_BYTES = ROW_BYTES * NUM_PLACES
-EXECUTION = {"precision": "float32", "device": "cpu"}
-
-
-@pytest.fixture
-def make_key(make_content, teacher):
-    """A function that returns the key of a spec with other sections than the default."""
-
-    def make(size=16, fingerprint="f", execution=(), **sections):
-        network = {**teacher, "cache": {}, **sections.pop("teacher", {})}
-        spec = parse_spec(make_content(teacher=network, **sections))
-        return cache_key(
-            spec,
-            size,
-            fingerprint=fingerprint,
-            digests=weights_digests(spec),
-            execution={**EXECUTION, **dict(execution)},
-        )
-
-    return make
 
 
 @pytest.mark.parametrize(

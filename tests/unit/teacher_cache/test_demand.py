@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
+from support.stored_logits import store_rows
 
 from service.spec.loading import parse_job
 from service.teacher_cache.demand import shared_logits
-from service.teacher_cache.entry import CacheEntry
 
 ROW_BYTES, NUM_IMAGES = 4 + 2 * 4, 256
 FORM = {"teacher_form": "folded", "cast_teacher": "False"}
@@ -25,11 +25,7 @@ def make(make_content, teacher):
 def store(part, epoch, num_rows, **execution):
     """Write the first rows of an epoch, as a run whose teacher has this form."""
     key = {**part.key, "execution": {**part.key["execution"], **FORM, **execution}}
-    entry = CacheEntry(part.path, key, None)
-    file = entry.epoch_file(epoch, NUM_IMAGES, ROW_BYTES)
-    file.write(0, np.ones((num_rows, ROW_BYTES), np.uint8))
-    file.close()
-    entry.close()
+    store_rows(part.path, key, epoch, num_rows, (NUM_IMAGES, ROW_BYTES))
 
 
 def test_runs_share_what_has_one_key_and_each_epoch_is_needed_once(make):
@@ -119,9 +115,18 @@ def test_weights_that_are_not_fetched_yet_may_be_those_that_are_stored(make):
     (part,) = shared_logits([make({"epochs": 1}, teacher=network)])
     assert not part.has_digests
     fetched = {**part.key, "weights": {"teacher": "0" * 64}}
-    entry = CacheEntry(part.path, {**fetched, "execution": {**part.key["execution"]}}, None)
-    file = entry.epoch_file(0, NUM_IMAGES, ROW_BYTES)
-    file.write(0, np.ones((NUM_IMAGES, ROW_BYTES), np.uint8))
-    file.close()
-    entry.close()
+    store_rows(part.path, fetched, 0, NUM_IMAGES, (NUM_IMAGES, ROW_BYTES))
     assert part.num_stored_epochs() == 1
+
+
+def test_a_cache_that_cannot_be_read_has_nothing(make, tmp_path):
+    (tmp_path / "file").touch()
+    (part,) = shared_logits([make({"epochs": 1})])
+    part.path = tmp_path / "file" / "cache"
+    assert part.num_stored_epochs() == 0
+    (part,) = shared_logits([make({"epochs": 1})])
+    store(part, 0, NUM_IMAGES)
+    (path,) = part.path.glob("*/epoch-*")
+    path.unlink()
+    path.symlink_to("/dev/zero")
+    assert part.num_stored_epochs() == 0

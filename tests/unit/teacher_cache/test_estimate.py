@@ -1,12 +1,11 @@
 """What plans say about the cache, against sums by hand."""
 
-import numpy as np
 import pytest
+from support.stored_logits import store_rows
 
 from service.spec.loading import parse_job
 from service.teacher_cache import estimate
 from service.teacher_cache.demand import Runs, shared_logits
-from service.teacher_cache.entry import CacheEntry
 from service.teacher_cache.estimate import cache_lines, concurrent_lines, labels_of
 
 ROW_BYTES, NUM_IMAGES = 4 + 2 * 4, 256
@@ -35,11 +34,7 @@ def lines_of(*runs, **options):
 def store(runs, num_rows):
     """Write rows of the first epoch."""
     part = shared_logits([runs.job])[0]
-    entry = CacheEntry(part.path, part.key, None)
-    file = entry.epoch_file(0, NUM_IMAGES, ROW_BYTES)
-    file.write(0, np.ones((num_rows, ROW_BYTES), np.uint8))
-    file.close()
-    entry.close()
+    store_rows(part.path, part.key, 0, num_rows, (NUM_IMAGES, ROW_BYTES))
 
 
 def test_a_run_saves_the_epochs_that_it_repeats(make, tmp_path):
