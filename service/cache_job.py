@@ -82,8 +82,8 @@ def _limit_bytes(spec: JobSpec) -> int | None:
 
 @contextmanager
 def _claimed(owner: JobSpec, parts: Sequence[SharedLogits]) -> Iterator[dict[str, JobSpec]]:
-    """The specs of the jobs that epochs are taken from, by their own folder (``_name``), under names
-    of folders that are held here.
+    """The specs of the jobs that epochs are taken from, by the folders of these, with other folders
+    as their own, which are held here.
     """
     jobs = {_name(first): first.job for part in parts for first in part.epochs.values()}
     specs: dict[str, JobSpec] = {}
@@ -107,7 +107,7 @@ def _name(first: FirstEpoch) -> str:
 def _built(
     parts: Sequence[SharedLogits], specs: dict[str, JobSpec], signals: StopSignals
 ) -> dict[str, JobSpec]:
-    """The specs with weights in files and the teachers' classes resolved; their folders get tags."""
+    """The specs with weights in files and the teachers' classes resolved; writes their tags."""
     built_specs: dict[str, JobSpec] = {}
     for first in (first for part in parts for first in part.epochs.values()):
         if (name := _name(first)) in built_specs:
