@@ -89,8 +89,11 @@ def build_step(
     """The steps of ``learner``; see ``OptimizerStep``."""
     trainee = learner.trainee
     passes = plan_passes(spec, trainee.student, trainee.autocast_dtype, world)
-    if learner.execution.compile_student:
-        compile_student(spec, trainee, data.step_share(0).num_local, note)
+    num_images = data.step_share(0).num_local
+    # On fewer workers than the run began with, a step may have several passes.
+    is_one_pass = passes.num_passes(num_images, spec.micro_batch_size) == 1
+    if learner.execution.compile_student and is_one_pass:
+        compile_student(spec, trainee, num_images, note)
     gradient = GradientComputer(
         spec,
         world,

@@ -41,19 +41,25 @@ def warm_up(spec: JobSpec, world: World, learner: Learner, share: StepShare) -> 
 
 
 def _blank_step(spec: JobSpec, world: World, learner: Learner, share: StepShare, size: int) -> None:
-    """The passes of a step of one pass, whose gradients stay on this worker."""
+    """The passes of a step, whose gradients stay on this worker; the student's if it is compiled.
+
+    Then it has one pass, of the same micro-batches as here: BatchNorm's code depends on them.
+    """
     task, count = learner.task, share.num_local
     blank = torch.zeros(count, size, size, 3, dtype=torch.uint8, device=world.device)
     views = [PixelBatch(blank)] * (1 if spec.augmentation.strong is None else 2)
     teacher_logits = task.teacher_logits(views)
-    if not learner.execution.compile_student:
+    if learner.trainee.student_forward is None:
         return
-    micro_batch = MicroBatch(torch.zeros(count, dtype=torch.int64, device=world.device), epoch=0)
-    weight = count * world.size / share.num_global
+    labels = torch.zeros(count, dtype=torch.int64, device=world.device)
+    parts = torch.split(labels, spec.micro_batch_size)
+    micro_batches = [MicroBatch(part, epoch=0) for part in parts]
+    sizes = [len(part) for part in parts]
+    weights = [one * world.size / share.num_global for one in sizes]
     trainee = task.trainee
     # What workers do together would have the timeout of a step.
     alone = trainee.no_sync() if isinstance(trainee, DistributedDataParallel) else nullcontext()
-    with learner.state.statistics.step([count], [weight]) as running, alone:
-        with running.forward_pass(range(1)):
-            (output,) = task.outputs([micro_batch], task.student_images(views), teacher_logits)
-        torch.autograd.backward(output.loss)
+    with learner.state.statistics.step(sizes, weights) as running, alone:
+        with running.forward_pass(range(len(sizes))):
+            outputs = task.outputs(micro_batches, task.student_images(views), teacher_logits)
+        torch.autograd.backward([one.loss for one in outputs])

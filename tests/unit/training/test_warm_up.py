@@ -1,5 +1,6 @@
 """What is compiled is compiled before the first step, which changes nothing of the training."""
 
+from dataclasses import replace
 from functools import partial
 from itertools import islice
 
@@ -8,6 +9,7 @@ import torch
 from support.training_runs import CPU
 from torch._dynamo.utils import counters
 
+from service.run.execution import Execution
 from service.spec.loading import parse_spec
 from service.training import trainer as trainer_module
 from service.training import warm_up as warm_up_module
@@ -28,9 +30,10 @@ def _quick_compiler(monkeypatch):
     forget_compiled()
 
 
-def make_spec(make_content, teacher, name):
+def make_spec(make_content, teacher, name, **training):
+    batch = {"global_batch_size": 16, **training}
     sections = {
-        "training": {"compile": "on", "ema_decay": 0.9, "global_batch_size": 16},
+        "training": {"compile": "on", "ema_decay": 0.9, **batch},
         "losses": {"ce": {}, "kd": {}, "gkl": {}, "mlkd": {}},
         "augmentation": {"strong": {"rand_augment": {}}},
         "resources": {"num_workers": 1},
@@ -50,15 +53,21 @@ def train_some_steps(spec):
         return {name: one.clone() for name, one in student.state_dict().items()}, num_compiled
 
 
-def test_steps_compile_nothing_and_train_the_same_weights(make_content, teacher, monkeypatch):
-    warm, num_compiled = train_some_steps(make_spec(make_content, teacher, "warm"))
+@pytest.mark.parametrize("micro_batch_size", [16, 8])
+def test_steps_compile_nothing_and_train_the_same_weights(
+    make_content, teacher, monkeypatch, micro_batch_size
+):
+    def make(name):
+        return make_spec(make_content, teacher, name, micro_batch_size=micro_batch_size)
+
+    warm, num_compiled = train_some_steps(make("warm"))
     assert num_compiled[0] > 0
     assert num_compiled == num_compiled[:1] * (NUM_STEPS + 1)
 
     forget_compiled()
     counters.clear()
     monkeypatch.setattr(trainer_module, "warm_up", lambda *_: None)
-    cold, num_compiled = train_some_steps(make_spec(make_content, teacher, "cold"))
+    cold, num_compiled = train_some_steps(make("cold"))
     assert num_compiled[0] == 0
     assert num_compiled[1] > 0
     for name, value in warm.items():
@@ -87,3 +96,18 @@ def test_an_eager_run_has_no_blank_step(make_content, teacher, monkeypatch):
     spec.run_path.mkdir(parents=True)
     with Trainer(spec, World(0, 1, CPU, 1), lambda: None) as trainer:
         assert trainer.progress.step == 0
+
+
+def test_steps_of_several_passes_are_eager_whatever_was_decided_on_more_workers(
+    make_content, teacher, monkeypatch
+):
+    """A pass of all images would take more memory than the run may."""
+    monkeypatch.setattr(
+        trainer_module,
+        "decide_execution",
+        lambda spec, *_: replace(Execution.plain(spec), compile_student=True),
+    )
+    several = {"micro_batch_size": 8, "max_activation_bytes": 1}
+    spec = make_spec(make_content, teacher, "fewer-workers", **several)
+    _, num_compiled = train_some_steps(spec)
+    assert num_compiled == [0] * (NUM_STEPS + 1)
