@@ -129,6 +129,8 @@ def _savings(runs: Sequence[Runs], parts: Sequence[_Part], teacher_flops: Teache
     for part in parts:
         first = next(iter(part.shared.epochs.values()))
         computed = computed.plus(part.num_missing, _pass_flops(Runs(first.job), teacher_flops))
+    # There may be fewer runs than sets of logits that they choose from.
+    computed = min(computed, all_passes)
     spec = runs[0].job.spec
     rate = GPU_FLOPS_PER_S if spec.resources.gpu else matrix_flops_per_s(spec.training.precision)
     num_runs = sum(each.num_runs for each in runs)

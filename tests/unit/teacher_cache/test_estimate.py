@@ -82,6 +82,10 @@ def test_many_runs_pay_once_for_each_key(make):
 def test_runs_that_are_expected_count_as_often_as_there_are(make):
     *_, saved = lines_of(make({"epochs": 2}, num_runs=12.5))
     assert saved.startswith("it saves 123 of 125 passes")
+    # 1 trial for each 5 of the seeds it is chosen from: the other seeds' logits cost it nothing.
+    seeds = [make({}, num_runs=0.2, seed=seed) for seed in range(5)]
+    *_, saved = lines_of(*seeds)
+    assert saved.startswith("it saves 0 of 10 passes")
 
 
 def test_only_what_is_missing_makes_runs_wait_for_each_other(make):
