@@ -69,7 +69,9 @@ def _may_have_cache(sweep: SweepSpec, base: LoadedJob) -> bool:
 
 
 def _trial(sweep: SweepSpec, base: LoadedJob, point: Point, number: int) -> LoadedJob:
-    return base._replace(spec=trial_spec(sweep, base.spec, number, point))
+    spec = trial_spec(sweep, base.spec, number, point)
+    # Without a trial's name: what ran in the folder of this number may have had other weights.
+    return base._replace(spec=spec.model_copy(update={"name": f"point-{number:04d}"}))
 
 
 def _middle(dimension: Dimension) -> float | None:

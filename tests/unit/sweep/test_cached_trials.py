@@ -2,12 +2,15 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
+from data_pipeline.files import sha256_of
 from service.models.build import build_model
+from service.run.folder import TRIALS_NAME, write_tags
 from service.sweep.cached_runs import advice_lines, cached_runs, unshared_ranges
 from service.sweep.loading import load_sweep, parse_sweep
 from service.sweep.study import Search
@@ -68,6 +71,29 @@ def test_advice_before_the_trials_start(load):
     assert warning.startswith("warning: space.augmentation.flip_probability: is a range")
 
 
+def save_other_teacher(path):
+    torch.manual_seed(1)
+    save_file(build_model("cifar:resnet8", 4).state_dict(), path)
+    return str(path)
+
+
+def test_trials_that_ran_say_nothing_of_the_weights_of_other_points(load, teacher, tmp_path):
+    """Their numbers are those of other points: the second teacher's folder has the first's tag."""
+    first, second = teacher["weights"]["source"], save_other_teacher(tmp_path / "other.safetensors")
+    sweep, base = load({"teacher.weights.source": {"choice": [first, second]}})
+
+    def digests():
+        parts = shared_logits(each.job for each in cached_runs(sweep, base))
+        return [part.key["weights"]["teacher"] for part in parts]
+
+    expected = [sha256_of(Path(source)) for source in (first, second)]
+    assert digests() == expected
+    folder = sweep.sweep_path / TRIALS_NAME / "trial-0001"
+    folder.mkdir(parents=True)
+    write_tags(folder, {"teacher_sha256": expected[0]})
+    assert digests() == expected
+
+
 class Trackers:
     """Collects the tags that trials get."""
 
@@ -83,12 +109,10 @@ def test_a_trial_with_another_teacher_has_the_digest_of_its_weights(
     make_sweep_content, teacher, tmp_path
 ):
     """Else its logits would have the key of those of the base's teacher."""
-    torch.manual_seed(1)
-    other = tmp_path / "other.safetensors"
-    save_file(build_model("cifar:resnet8", 4).state_dict(), other)
+    other = save_other_teacher(tmp_path / "other.safetensors")
     copy = tmp_path / "copy.safetensors"
     shutil.copy(other, copy)
-    sources = [teacher["weights"]["source"], str(other), str(copy)]
+    sources = [teacher["weights"]["source"], other, str(copy)]
     space = {"teacher.weights.source": {"choice": sources}}
     sweep = parse_sweep(make_sweep_content(space=space, algorithm={"kind": "grid"}))
     sweep.sweep_path.mkdir(parents=True)
