@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from service.cluster.connection import connect
+from service.cluster.ray_internals import check_tune
 from service.run.report import print_now
 from service.run.stop_signals import StopSignals
 from service.spec.sections import Resources
@@ -35,9 +36,12 @@ class TrialCluster:
         """Run the trials of ``source`` until there are no more or the job is stopped.
 
         Raises:
-            BadInputError: no cluster answers, or the trials do not fit on it.
+            BadInputError: no cluster answers, the trials do not fit on it, or Ray Tune lacks what
+                they need.
         """
         if self._concurrency == 0 and not self._signals.is_set:
+            # A job that goes on may do so with another Ray than it began with.
+            check_tune()
             connect()
             self._signals.install()
             self._concurrency = plan_concurrency(self._resources, self._requested)
