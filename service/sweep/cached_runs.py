@@ -1,5 +1,6 @@
 """The trials of a sweep that read the teacher's logits: which, how many, and what they share."""
 
+import json
 from collections.abc import Iterator
 
 from service.spec.errors import Problem
@@ -12,20 +13,19 @@ from service.sweep.trials import trial_spec
 from service.teacher_cache.demand import Runs, shared_logits
 from service.teacher_cache.estimate import concurrent_lines
 
+OTHER_SECTIONS = ("losses", "optimizer", "student")
+"""Sections of a job on which no logit of its teacher depends."""
+
 
 def cached_runs(sweep: SweepSpec, base: LoadedJob) -> list[Runs]:
-    """Trials with all combinations of what the space allows, which stand for those that will run.
+    """Trials with all combinations of what logits depend on, which stand for those that will run.
 
     None where none can have a cache. Which trials will run is not known: the same number of each
     combination that reads logits is expected. ``base``: the sweep's, with facts about its datasets.
     """
     if not _may_have_cache(sweep, base):
         return []
-    trials = [
-        _trial(sweep, base, point, number) for number, point in enumerate(boundary_points(sweep))
-    ]
-    # An end of a range may be a weight of 0, which hardly any trial has.
-    readers = [trial for trial in trials if trial.spec.teacher_cache is not None]
+    readers = list(_readers(sweep, base))
     return [Runs(trial, num_trials(sweep) / len(readers)) for trial in readers]
 
 
@@ -45,6 +45,8 @@ def unshared_ranges(sweep: SweepSpec, base: LoadedJob) -> Iterator[Problem]:
         return
     points = list(boundary_points(sweep))
     for dimension in SearchSpace(sweep.space).dimensions:
+        if not _matters(dimension.path):
+            continue
         middle = _middle(dimension)
         point = next((point for point in points if dimension.path in point), None)
         if middle is None or point is None:
@@ -66,6 +68,24 @@ def _may_have_cache(sweep: SweepSpec, base: LoadedJob) -> bool:
     teacher = base.spec.teacher
     is_searched = any(path.split(".")[0] == TEACHER for path in sweep.space)
     return is_searched or (teacher is not None and teacher.cache is not None)
+
+
+def _readers(sweep: SweepSpec, base: LoadedJob) -> Iterator[LoadedJob]:
+    """A trial that reads logits for each combination of what they depend on, if it has any."""
+    points: dict[str, list[Point]] = {}
+    for point in boundary_points(sweep):
+        combination = {path: value for path, value in point.items() if _matters(path)}
+        points.setdefault(json.dumps(combination, sort_keys=True), []).append(point)
+    for number, equal in enumerate(points.values()):
+        # An end of a range may be a weight of 0, which hardly any trial has.
+        trials = (_trial(sweep, base, point, number) for point in equal)
+        reader = next((trial for trial in trials if trial.spec.teacher_cache is not None), None)
+        if reader is not None:
+            yield reader
+
+
+def _matters(path: str) -> bool:
+    return path.split(".")[0] not in OTHER_SECTIONS
 
 
 def _trial(sweep: SweepSpec, base: LoadedJob, point: Point, number: int) -> LoadedJob:

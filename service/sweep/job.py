@@ -79,8 +79,9 @@ def run_sweep(loaded: LoadedSweep, num_seeds: int = 0) -> int:
         warnings = small_image_warnings(spec, loaded.base.train, loaded.base.val)
         for warning in [*warnings, *overlap_warnings(spec.dataset, sweep.held_out)]:
             print_now(f"warning: {warning}")
-        for line in advice_lines(sweep, loaded.base._replace(spec=spec)):
-            print_now(line)
+        if not has_started(spec.run_path):
+            for line in advice_lines(sweep, loaded.base._replace(spec=spec)):
+                print_now(line)
         tags = provenance_tags(loaded.base._replace(spec=spec), digests, SCRIPT)
         tags["sweep"] = sweep.name
         _forget_rejected(sweep)

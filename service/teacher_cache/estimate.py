@@ -17,6 +17,7 @@ from service.teacher_cache.differences import differences
 # A GPU's rate in networks, of the order of an A100's; no plan can measure the cluster's.
 GPU_FLOPS_PER_S = 1e14
 NUM_PRODUCTS, SIDE = 4, 1024
+MAX_LINES = 20
 MAX_LABEL_FIELDS = 4
 CONCURRENT_TEXT = (
     "teacher.cache: runs that train at the same time each compute what is not stored yet; python "
@@ -67,8 +68,10 @@ def cache_lines(
         here = [part for part in parts if part.shared.path == path]
         yield f"teacher.cache: logits of {_epochs(here)}, in {path}; {_stored(here)}"
     if len(parts) > 1:
-        for part, label in zip(parts, labels, strict=True):
+        for part, label in zip(parts[:MAX_LINES], labels, strict=False):
             yield f"  {label}: {_epochs([part])}; {_stored([part])}"
+        if len(parts) > MAX_LINES:
+            yield f"  and {len(parts) - MAX_LINES} more"
     yield _savings(runs, parts, teacher_flops)
     if are_concurrent and any(part.num_missing for part in parts):
         yield CONCURRENT_TEXT

@@ -35,13 +35,19 @@ def load(make_sweep_content, teacher, tmp_path):
     return load
 
 
-def test_trials_are_expected_equally_often_of_all_choices_that_need_the_teacher(load):
-    space = {"losses.kd.weight": {"choice": [0, 1, 2]}, "losses.dtkd.weight": {"choice": [0, 1]}}
+def test_trials_are_expected_equally_often_of_all_images_that_they_may_have(load):
+    space = {
+        "augmentation.flip_probability": {"choice": [0.1, 0.9]},
+        "losses.kd.weight": {"choice": [0, 1, 2]},
+        "losses.dtkd.weight": {"choice": [0, 1]},
+    }
     runs = cached_runs(*load(space, budget={"trials": 20}))
-    # Five of six combinations; without both losses, no teacher is needed.
-    assert [each.num_runs for each in runs] == [4.0] * 5
-    (part,) = shared_logits(each.job for each in runs)
-    assert list(part.epochs) == [0]
+    specs = [each.job.spec for each in runs]
+    assert [spec.augmentation.flip_probability for spec in specs] == [0.1, 0.9]
+    assert [each.num_runs for each in runs] == [10.0] * 2
+    # Their first combinations, without both losses, would need no teacher.
+    assert all(spec.teacher_cache is not None for spec in specs)
+    assert [list(part.epochs) for part in shared_logits(each.job for each in runs)] == [[0], [0]]
 
 
 @pytest.mark.parametrize(
