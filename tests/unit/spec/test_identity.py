@@ -23,7 +23,7 @@ def specs(make_content, teacher):
         ({"tracking": {"uri": "http://other:5000", "register_as": "r", "log_every_steps": 9}}, []),
         ({"tracking": {"journal_limit_bytes": 10_000, "experiment": "other"}}, []),
         ({"resources": {"max_failures": 9, "collective_timeout_s": 5}}, []),
-        ({"resources": {"heartbeat_timeout_s": 5, "resize_interval_s": 5}}, []),
+        ({"resources": {"heartbeat_timeout_s": 5}}, []),
         ({"checkpoints": {"num_to_keep": 5, "every_minutes": 1, "every_steps": 3}}, []),
         ({"evaluation": {"batch_size": 7}}, []),
         ({"resources": {"num_workers": 1}}, ["resources.num_workers"]),
@@ -39,6 +39,12 @@ def specs(make_content, teacher):
 def test_only_fields_that_change_no_weight_may_change(specs, sections, differing):
     old, new = specs(**sections)
     assert fixed_differences(old, new) == differing
+
+
+def test_interval_between_changes_of_the_number_of_workers_may_change(make_content):
+    sections = [{"num_workers": [1, 2], "resize_interval_s": seconds} for seconds in (5, 60)]
+    old, new = (parse_spec(make_content(resources=each)) for each in sections)
+    assert fixed_differences(old, new) == []
 
 
 @pytest.mark.parametrize("sections", [{"tracking": {"experiment": "x"}}, {"seed": 1}], ids=str)
