@@ -45,14 +45,14 @@ def absolute_paths(sections: Mapping[str, Any]) -> dict[str, Section]:
 
 def home_problems(sections: Mapping[str, Any]) -> Iterator[Problem]:
     """Paths that start with the home directory of a user who does not exist."""
-    for where, path in _paths(sections).items():
+    for where, path in field_paths(sections).items():
         if problem := home_problem(where, path):
             yield problem
 
 
 def refused_paths(sections: Mapping[str, Any]) -> list[Problem]:
     """Paths that the system refuses."""
-    paths = _paths(sections)
+    paths = field_paths(sections)
     tracking = sections.get("tracking")
     if tracking and tracking.uri and (database := sqlite_path(tracking.uri)):
         paths["tracking.uri"] = database
@@ -66,7 +66,7 @@ def refused_paths(sections: Mapping[str, Any]) -> list[Problem]:
     return problems
 
 
-def _paths(sections: Mapping[str, Any]) -> dict[str, Path | str]:
+def field_paths(sections: Mapping[str, Any]) -> dict[str, Path | str]:
     """The paths by field; URIs of weights are not."""
     paths: dict[str, Path | str] = {}
     if checkpoints := sections.get("checkpoints"):

@@ -1,0 +1,1 @@
+"""What the built manifests must satisfy, beyond the schemas of Kubernetes and KubeRay."""

@@ -1,0 +1,135 @@
+"""Calls kubectl: that of the path, or of the virtual environment if the former is too old."""
+
+import functools
+import json
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+import yaml
+from checks.manifests import Document
+from external import NAMESPACE, TLS_SECRET
+
+from service.spec.errors import EXIT_BAD_INPUT, EXIT_DONE, BadInputError, Problem
+
+FOLDER = Path(__file__).resolve().parent
+MIN_KUSTOMIZE = 5
+TIMEOUT_S = 120
+
+
+@functools.cache
+def find_kubectl() -> str:
+    """Path of a kubectl whose kustomize knows components and replacements as they are used here.
+
+    Raises:
+        BadInputError: there is none.
+    """
+    beside_python = str(Path(sys.executable).parent / "kubectl")
+    for candidate in (shutil.which("kubectl"), beside_python):
+        if candidate is not None and Path(candidate).exists():
+            command = [candidate, "version", "--client"]
+            text = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S).stdout
+            found = re.search(r"Kustomize Version: v(\d+)", text)
+            if found and int(found[1]) >= MIN_KUSTOMIZE:
+                return candidate
+    wrong = f"there is no kubectl with kustomize {MIN_KUSTOMIZE} or newer"
+    raise BadInputError("kubectl", [Problem("kubectl", wrong, "run make setup, or install one")])
+
+
+def build(folder: Path) -> list[Document]:
+    """The objects of a kustomization.
+
+    Raises:
+        BadInputError: there is none, or it does not build.
+    """
+    if not (folder / "kustomization.yaml").is_file():
+        problem = Problem(str(folder), "has no kustomization.yaml", f"give one of {overlays()}")
+        raise BadInputError("overlay", [problem])
+    command = [find_kubectl(), "kustomize", str(folder)]
+    built = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S)
+    if built.returncode != 0:
+        problem = Problem(str(folder), built.stderr.strip(), "correct the kustomization")
+        raise BadInputError("overlay", [problem])
+    return list(yaml.safe_load_all(built.stdout))
+
+
+def overlays() -> list[str]:
+    """Names of the overlays."""
+    return sorted(path.name for path in (FOLDER / "overlays").iterdir())
+
+
+def exists(kind: str, name: str, namespace: str | None = NAMESPACE) -> bool:
+    """Whether the cluster has an object.
+
+    Raises:
+        BadInputError: the cluster does not answer, or refuses to say.
+    """
+    scope = [] if namespace is None else ["--namespace", namespace]
+    command = [find_kubectl(), "get", kind, name, *scope, "--ignore-not-found", "--output=name"]
+    got = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S)
+    if got.returncode != 0:
+        wrong = got.stderr.strip() or "does not answer"
+        problem = Problem(
+            "cluster", wrong, "choose one with kubectl config use-context, and log in"
+        )
+        raise BadInputError("cluster", [problem])
+    return bool(got.stdout.strip())
+
+
+def uid(kind: str, name: str) -> str:
+    """What Kubernetes knows an object of the namespace by."""
+    path = "--output=jsonpath={.metadata.uid}"
+    command = [find_kubectl(), "get", kind, name, "--namespace", NAMESPACE, path]
+    return subprocess.run(
+        command, capture_output=True, text=True, timeout=TIMEOUT_S, check=True
+    ).stdout
+
+
+def check_namespace(secrets: Iterable[str]) -> None:
+    """Check that there is a namespace with these Secrets.
+
+    Raises:
+        BadInputError: naming the first thing that is missing.
+    """
+    if not exists("namespace", NAMESPACE, None):
+        remedy = "run deploy/kubernetes/apply.py OVERLAY foundation"
+        raise BadInputError("cluster", [Problem(f"namespace {NAMESPACE}", "is missing", remedy)])
+    for name in secrets:
+        if not exists("secret", name):
+            remedy = "run deploy/kubernetes/create_secrets.py"
+            if name == TLS_SECRET:
+                remedy = (
+                    f"run kubectl create secret tls {name} -n {NAMESPACE} --cert FILE --key FILE"
+                )
+            problem = Problem(f"namespace {NAMESPACE}", f"has no Secret {name}", remedy)
+            raise BadInputError("cluster", [problem])
+
+
+def run_command(work: Callable[[], None]) -> NoReturn:
+    """Do the work of a script and exit: 0, or 2 after one line for each problem."""
+    try:
+        work()
+    except BadInputError as error:
+        for problem in error.problems:
+            print(f"deploy: {problem}", file=sys.stderr)
+        sys.exit(EXIT_BAD_INPUT)
+    sys.exit(EXIT_DONE)
+
+
+def send(verb: str, documents: Sequence[Document]) -> None:
+    """Create or apply objects, through the standard input: no list of processes has them.
+
+    Raises:
+        BadInputError: the cluster refuses one.
+    """
+    text = json.dumps({"apiVersion": "v1", "kind": "List", "items": list(documents)})
+    command = [find_kubectl(), verb, "--filename=-"]
+    sent = subprocess.run(command, input=text, text=True, capture_output=True, timeout=TIMEOUT_S)
+    print(sent.stdout, end="")
+    if sent.returncode != 0:
+        problem = Problem("cluster", sent.stderr.strip(), "correct what it refuses")
+        raise BadInputError("cluster", [problem])

@@ -1,0 +1,19 @@
+#!/bin/bash
+# Before a worker's pod ends: Ray drains its node, the workers of runs save and leave, and only then does
+# the pod end. drain.sh SECONDS, how long that may take. Runs see a drained node as no failure of theirs.
+set -u
+seconds=$1
+processes=${PROC:-/proc}
+
+# Workers and trials that train; Ray renames its processes, and idle ones to ray::IDLE.
+is_busy() {
+    grep -lsaE '^ray::' "$processes"/[0-9]*/cmdline | xargs -r grep -LsaE '^ray::IDLE' | grep -q .
+}
+
+deadline=$((SECONDS + seconds))
+timeout 15 ray drain-node --reason DRAIN_NODE_REASON_PREEMPTION \
+    --reason-message "the pod is being deleted" --deadline-remaining-seconds "$seconds" ||
+    echo "drain: Ray's head does not answer" >&2
+while is_busy && [ "$SECONDS" -lt "$deadline" ]; do
+    sleep 1
+done

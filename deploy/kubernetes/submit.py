@@ -1,0 +1,122 @@
+"""Run a spec as a RayJob: python deploy/kubernetes/submit.py SPEC.json --overlay gpu [--dry-run].
+
+The spec is that of a job, a sweep or a comparison. Submitted again after its RayJob was deleted,
+it resumes. Exit status: 0 submitted, 2 bad input, of which nothing is created.
+"""
+
+import argparse
+import copy
+import hashlib
+import sys
+from pathlib import Path
+
+import yaml
+from checks.manifests import Document
+from external import NAMESPACE, SECRETS
+from kubectl import FOLDER, build, check_namespace, exists, overlays, run_command, send, uid
+from rayjob import HOUR_S, Options, render, standing_cluster
+from run_spec import read_run
+
+from service.run.scripts import ScriptParser
+from service.spec.errors import BadInputError, Problem
+from service.spec.secrets import path_argument
+
+LOCK = FOLDER.parent / "requirements.lock"
+LOCK_ANNOTATION = "dtkd-service/lock-sha256"
+
+
+class ManifestDumper(yaml.SafeDumper):  # type: ignore[misc]
+    """Writes manifests as people do: texts of several lines as they are, no references."""
+
+    def ignore_aliases(self, data: object) -> bool:  # noqa: ARG002 - PyYAML's interface
+        """Whether equal objects are written out each time."""
+        return True
+
+    def represent_str(self, data: str) -> yaml.ScalarNode:
+        """A text, as a block where it has several lines."""
+        style = "|" if "\n" in data else None
+        return self.represent_scalar("tag:yaml.org,2002:str", data, style)
+
+
+ManifestDumper.add_representer(str, ManifestDumper.represent_str)
+
+
+def submit(arguments: list[str]) -> None:
+    """Check everything, then create, or print, what a run needs.
+
+    Raises:
+        BadInputError: the spec, the overlay, the image or the namespace does not fit.
+    """
+    options = _parser().parse_args(arguments)
+    run = read_run(options.spec, options.name)
+    cluster = standing_cluster(build(FOLDER / "overlays" / options.overlay / "platform"))
+    check_lock(cluster, LOCK)
+    chosen = Options(
+        options.deadline_hours * HOUR_S, options.retries, options.queue, options.confirm
+    )
+    if options.confirm and run.script != "sweep":
+        raise BadInputError("arguments", [Problem("--confirm", "goes with a sweep", "remove it")])
+    documents = render(cluster, run, chosen)
+    if options.dry_run:
+        print(yaml.dump_all(documents, Dumper=ManifestDumper, sort_keys=False), end="")
+        return
+    check_namespace(SECRETS)
+    if exists("rayjob", run.name):
+        remedy = f"run kubectl delete rayjob {run.name} -n {NAMESPACE}; the run then resumes"
+        raise BadInputError("cluster", [Problem(f"rayjob {run.name}", "exists", remedy)])
+    create(documents)
+
+
+def check_lock(cluster: Document, lock: Path) -> None:
+    """Check that the image has the packages of this tree, where make pin-images has recorded it.
+
+    Raises:
+        BadInputError: the image was built with another lock.
+    """
+    recorded = cluster["metadata"].get("annotations", {}).get(LOCK_ANNOTATION)
+    if recorded not in (None, hashlib.sha256(lock.read_bytes()).hexdigest()):
+        wrong = "the pinned image was built with another deploy/requirements.lock"
+        remedy = "check out the revision of the image, or build it and run make pin-images"
+        raise BadInputError("image", [Problem("components/images", wrong, remedy)])
+
+
+def create(documents: list[Document]) -> None:
+    """Create what a run needs; what belongs to the RayJob is deleted with it."""
+    *parts, job = documents
+    send("apply", parts)
+    send("create", [job])
+    name = job["metadata"]["name"]
+    owner = {"apiVersion": job["apiVersion"], "kind": "RayJob", "name": name}
+    owned = copy.deepcopy(parts)
+    for part in owned:
+        part["metadata"]["ownerReferences"] = [{**owner, "uid": uid("rayjob", name)}]
+    send("apply", owned)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = ScriptParser(__doc__)
+    parser.add_argument("spec", type=path_argument, help="the JSON spec")
+    parser.add_argument("--overlay", required=True, help=f"which cluster: {', '.join(overlays())}")
+    parser.add_argument("--name", help="name of the RayJob, where that of the spec cannot be used")
+    parser.add_argument(
+        "--deadline-hours", type=_count, default=168, metavar="N", help="end it then; default: 168"
+    )
+    parser.add_argument(
+        "--retries", type=int, choices=range(11), default=3, help="new clusters; default: 3"
+    )
+    parser.add_argument("--queue", metavar="NAME", help="wait in this queue of Kueue")
+    parser.add_argument(
+        "--confirm", type=_count, default=0, metavar="N", help="of a sweep: as in jobs/sweep.py"
+    )
+    parser.add_argument("--dry-run", action="store_true", help="print the objects; no cluster")
+    return parser
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or not 1 <= int(text) <= 10_000:
+        raise argparse.ArgumentTypeError(f"{text} is no number from 1 to 10000")
+    return int(text)
+
+
+if __name__ == "__main__":
+    run_command(lambda: submit(sys.argv[1:]))
