@@ -63,7 +63,7 @@ def read_run(path: Path, name: str | None = None) -> Run:
     run = run if name is None else run._replace(name=name)
     problems = [*_name_problems(run.name, "--name" if name else "name"), *_path_problems(base)]
     if (size := len(run.text.encode())) > MAX_SPEC_BYTES:
-        wrong = f"has {size:,} bytes, and a ConfigMap holds {MAX_SPEC_BYTES:,}"
+        wrong = f"has {size:,} bytes with its base, and a ConfigMap holds {MAX_SPEC_BYTES:,}"
         problems.append(Problem(str(path), wrong, "leave out fields that have their defaults"))
     if problems:
         raise BadInputError(str(path), problems)
@@ -72,7 +72,7 @@ def read_run(path: Path, name: str | None = None) -> Run:
 
 def _parse(content: dict[str, Any], subject: str) -> tuple[Run, JobSpec]:
     """The run of a spec, and the job that says where its files are."""
-    text = json.dumps(content, indent=2)
+    text = json.dumps(content, ensure_ascii=False, separators=(",", ":"))
     if "variants" in content or "pairs" in content:
         compare = parse_fields(content, CompareSpec, subject)
         num_runs = sum(1 for _ in compare.rows()) * len(compare.seeds)

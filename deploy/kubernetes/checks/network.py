@@ -51,7 +51,7 @@ def ports_are_open(documents: list[Document]) -> Iterator[Problem]:
         for container in pod.main_containers:
             for port in container.get("ports", []):
                 number = port["containerPort"]
-                if not any(_covers(each, number, number) for each in opened):
+                if not any(_covers(each, number) for each in opened):
                     wrong = f"no policy lets anybody reach port {number}"
                     yield Problem(pod.owner, wrong, "add a policy, or remove the port")
 
@@ -116,8 +116,10 @@ def _ports_between(
     ]
 
 
-def _covers(port: Document, first: int, last: int) -> bool:
-    return bool(port["port"] <= first and last <= port.get("endPort", port["port"]))
+def _covers(port: Document, number: int) -> bool:
+    first: int = port["port"]
+    last: int = port.get("endPort", first)
+    return first <= number <= last
 
 
 def _apps(selector: Document) -> set[str]:

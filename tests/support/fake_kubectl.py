@@ -1,0 +1,61 @@
+"""A kubectl that builds as the real one, and plays a cluster that records what is sent to it."""
+
+import json
+import stat
+import sys
+from pathlib import Path
+
+from external import SECRETS
+from kubectl import find_kubectl
+
+COMPLETE = ["namespace/dtkd", *(f"secret/{name}" for name in SECRETS), "secret/dtkd-ingress-tls"]
+
+SCRIPT = """\
+#!{python}
+import json, os, pathlib, sys
+arguments, folder = sys.argv[1:], pathlib.Path({folder!r})
+if arguments[0] in ("kustomize", "version"):
+    os.execv({real!r}, [{real!r}, *arguments])
+calls = json.loads((folder / "calls.json").read_text())
+sent = sys.stdin.read() if "--filename=-" in arguments else ""
+calls.append([arguments, sent])
+(folder / "calls.json").write_text(json.dumps(calls))
+if arguments[0] == "get" and "--ignore-not-found" in arguments:
+    if f"{{arguments[1]}}/{{arguments[2]}}" in json.loads((folder / "objects.json").read_text()):
+        print(arguments[2])
+elif arguments[0] == "get":
+    print("uid-of-" + arguments[2], end="")
+"""
+
+
+class FakeCluster:
+    """What the cluster has, as "kind/name", and what was sent to it."""
+
+    def __init__(self, folder, monkeypatch):
+        self._folder = folder
+        folder.mkdir()
+        real = find_kubectl()
+        program = folder / "kubectl"
+        text = SCRIPT.format(python=sys.executable, folder=str(folder), real=real)
+        program.write_text(text)
+        program.chmod(program.stat().st_mode | stat.S_IXUSR)
+        monkeypatch.setenv("PATH", str(folder), prepend=":")
+        self.has()
+        (folder / "calls.json").write_text("[]")
+        find_kubectl.cache_clear()
+        assert Path(find_kubectl()) == program
+
+    def has(self, *objects):
+        """Set the objects that are there."""
+        (self._folder / "objects.json").write_text(json.dumps(objects))
+
+    @property
+    def arguments(self):
+        """The arguments of all calls."""
+        return [arguments for arguments, _ in json.loads((self._folder / "calls.json").read_text())]
+
+    @property
+    def sent(self):
+        """(verb, objects) of what was created and applied."""
+        calls = json.loads((self._folder / "calls.json").read_text())
+        return [(arguments[0], json.loads(text)["items"]) for arguments, text in calls if text]

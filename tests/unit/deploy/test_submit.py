@@ -1,0 +1,255 @@
+"""Submitting a spec: what is rendered, and what is refused before anything is created."""
+
+import hashlib
+import json
+
+import pytest
+import yaml
+from checks.manifests import at
+from rayjob import amount
+from submit import LOCK, check_lock, submit
+from support.built_overlays import documents_of, find
+from support.fake_kubectl import COMPLETE
+
+from service.spec.errors import BadInputError
+
+CPU_POD = {"cpu": 16, "memory_gib": 64, "most": 8}
+GPU_POD = {"cpu": 64, "memory_gib": 480, "most": 8}
+
+
+def rendered(capsys, path, *options, overlay="cpu"):
+    submit([str(path), "--overlay", overlay, "--dry-run", *options])
+    documents = list(yaml.safe_load_all(capsys.readouterr().out))
+    assert [d["kind"] for d in documents] == ["ConfigMap", "PodDisruptionBudget", "RayJob"]
+    return documents
+
+
+def refused(arguments):
+    with pytest.raises(BadInputError) as caught:
+        submit([str(argument) for argument in arguments])
+    lines = [str(problem) for problem in caught.value.problems]
+    assert all("\n" not in line and "; " in line for line in lines)
+    return lines
+
+
+def test_job_runs_the_spec_on_the_overlays_pods(capsys, write_spec):
+    path = write_spec()
+    config, budget, job = rendered(capsys, path)
+    spec = job["spec"]
+    assert json.loads(config["data"]["spec.json"]) == json.loads(path.read_text())
+    assert spec["entrypoint"] == "python /opt/dtkd-service/jobs/distill.py /spec/spec.json"
+    standing = find(documents_of("cpu"), "RayCluster")["spec"]
+    own = spec["rayClusterSpec"]
+    for group in ("headGroupSpec", "workerGroupSpecs"):
+        for kept in (
+            *("securityContext", "containers.image", "containers.securityContext"),
+            *("containers.env", "containers.startupProbe", "containers.ports"),
+            *("containers.lifecycle", "terminationGracePeriodSeconds", "priorityClassName"),
+        ):
+            path = f"{group}.template.spec.{kept}"
+            assert at(own, path) == at(standing, path)
+    assert own["authOptions"] == standing["authOptions"]
+    volumes = at(own, "headGroupSpec.template.spec.volumes.configMap.name")
+    assert volumes == [config["metadata"]["name"]]
+    labels = own["headGroupSpec"]["template"]["metadata"]["labels"]
+    assert budget["spec"]["selector"]["matchLabels"].items() <= labels.items()
+
+
+def test_job_has_no_part_of_the_standing_cluster_that_it_does_not_need(capsys, write_spec):
+    own = rendered(capsys, write_spec())[2]["spec"]["rayClusterSpec"]
+    assert not {"autoscalerOptions", "gcsFaultToleranceOptions"} & own.keys()
+    head = own["headGroupSpec"]["template"]["spec"]
+    assert "serviceAccountName" not in head
+    assert at(head, "volumes.projected") == []
+
+
+@pytest.mark.parametrize(
+    ("resources", "overlay", "pod", "num_pods", "workers_per_pod"),
+    [
+        # Less than a pod: a smaller one.
+        ({"num_workers": 1, "cpus_per_worker": 4}, "cpu", CPU_POD, 1, 1),
+        ({"num_workers": 3, "cpus_per_worker": 4}, "cpu", CPU_POD, 1, 3),
+        # 16 cores hold four workers of 4 and one of 12.
+        ({"num_workers": 9, "cpus_per_worker": 4}, "cpu", CPU_POD, 3, 4),
+        ({"num_workers": 8, "cpus_per_worker": 12}, "cpu", CPU_POD, 8, 1),
+        ({"num_workers": [2, 8], "cpus_per_worker": 16}, "cpu", CPU_POD, 8, 1),
+        ({"num_workers": 64, "cpus_per_worker": 8, "gpu": True}, "gpu", GPU_POD, 8, 8),
+        ({"num_workers": 2, "cpus_per_worker": 8, "gpu": True}, "gpu", GPU_POD, 1, 2),
+        # Four workers of 16 cores leave four of the eight GPUs to nobody.
+        ({"num_workers": 8, "cpus_per_worker": 16, "gpu": True}, "spot", GPU_POD, 2, 4),
+    ],
+)
+def test_pods_hold_the_workers(
+    capsys, write_spec, resources, overlay, pod, num_pods, workers_per_pod
+):
+    path = write_spec(
+        resources=resources, training={"global_batch_size": 4608, "micro_batch_size": 8}
+    )
+    job = rendered(capsys, path, overlay=overlay)[2]
+    (group,) = job["spec"]["rayClusterSpec"]["workerGroupSpecs"]
+    assert [group[k] for k in ("replicas", "minReplicas", "maxReplicas")] == [num_pods] * 3
+    limits = group["template"]["spec"]["containers"][0]["resources"]["limits"]
+    cores = workers_per_pod * resources["cpus_per_worker"]
+    assert int(limits["cpu"]) == cores
+    shares = [cores / pod["cpu"]]
+    if resources.get("gpu"):
+        assert int(limits["nvidia.com/gpu"]) == workers_per_pod
+        shares.append(workers_per_pod / 8)
+    memory_gib = amount(limits["memory"]) / 2**30
+    assert memory_gib == pytest.approx(max(shares) * pod["memory_gib"], abs=0.01)
+
+
+def many_jobs(tmp_path, base, **content):
+    path = tmp_path / "many.json"
+    path.write_text(json.dumps({"name": "many", "base": str(base), **content}))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("content", "script", "num_pods"),
+    [
+        # Workers of two pods each; the cluster has 8 pods.
+        ({"held_out": {"num_images": 100}, "budget": {"trials": 3}}, "sweep", 6),
+        ({"held_out": {"num_images": 100}, "budget": {"trials": 50}}, "sweep", 8),
+        ({"held_out": {"num_images": 100}, "concurrency": 2}, "sweep", 4),
+        # Two variants with two seeds.
+        ({"variants": {"v": {"seed": 1}}, "seeds": [0, 1]}, "compare", 8),
+        ({"variants": {"v": {"seed": 1}}, "seeds": [0]}, "compare", 4),
+    ],
+)
+def test_sweeps_and_comparisons_are_sized_by_what_runs_at_a_time(
+    capsys, tmp_path, write_spec, content, script, num_pods
+):
+    base = write_spec("base.json", resources={"num_workers": 2, "cpus_per_worker": 16})
+    path = many_jobs(tmp_path, base, **content)
+    config, _, job = rendered(capsys, path)
+    assert f"jobs/{script}.py" in job["spec"]["entrypoint"]
+    assert job["spec"]["rayClusterSpec"]["workerGroupSpecs"][0]["replicas"] == num_pods
+    # The base is in the cluster, too.
+    assert json.loads(config["data"]["spec.json"])["base"] == json.loads(base.read_text())
+
+
+def test_options_reach_the_job(capsys, write_spec, tmp_path):
+    options = ["--deadline-hours", "2", "--retries", "5", "--name", "other"]
+    job = rendered(capsys, write_spec(), *options)[2]
+    assert job["spec"]["activeDeadlineSeconds"] == 7200
+    assert job["spec"]["backoffLimit"] == 5
+    assert job["metadata"]["name"] == "other"
+    sweep = many_jobs(tmp_path, write_spec(), held_out={"num_images": 100})
+    job = rendered(capsys, sweep, "--confirm", "3")[2]
+    assert job["spec"]["entrypoint"].endswith("jobs/sweep.py /spec/spec.json --confirm 3")
+
+
+def test_queue_gets_all_pods_back_at_the_end(capsys, write_spec):
+    spec = write_spec()
+    job = rendered(capsys, spec, "--queue", "team")[2]
+    assert job["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "team"
+    assert job["spec"]["shutdownAfterJobFinishes"] is True
+    assert "deletionStrategy" not in job["spec"]
+    assert "deletionStrategy" in rendered(capsys, spec)[2]["spec"]
+
+
+def test_what_belongs_to_a_job_is_deleted_with_it(ready_cluster, write_spec):
+    submit([str(write_spec()), "--overlay", "cpu"])
+    (first, parts), (second, (job,)), (third, owned) = ready_cluster.sent
+    assert (first, second, third) == ("apply", "create", "apply")
+    assert [part["metadata"]["name"] for part in parts] == [
+        part["metadata"]["name"] for part in owned
+    ]
+    owner = {"apiVersion": "ray.io/v1", "kind": "RayJob", "name": "first-run"}
+    owner["uid"] = "uid-of-first-run"
+    assert all(part["metadata"]["ownerReferences"] == [owner] for part in owned)
+    assert job["kind"] == "RayJob"
+
+
+@pytest.mark.parametrize(
+    ("sections", "expected"),
+    [
+        ({"name": "First_run"}, "name: First_run is no DNS-1123 name of at most 47 characters"),
+        ({"name": "x" * 48}, "is no DNS-1123 name of at most 47"),
+        (
+            {"resources": {"num_workers": 33, "cpus_per_worker": 4}},
+            "resources.num_workers: is 33, and the overlay has room for 32",
+        ),
+        (
+            {"resources": {"cpus_per_worker": 17}},
+            "resources.cpus_per_worker: is 17, and a pod of the overlay has 16 cores",
+        ),
+        ({"resources": {"gpu": True}}, "resources.gpu: is true, and the overlay has no GPUs"),
+        (
+            {"checkpoints": {"storage_path": "/data/runs"}},
+            "checkpoints.storage_path: /data/runs is not in the pods; give a path below /runs",
+        ),
+        (
+            {"dataset": {"train": "/home/t.beton", "val": "/data/v.beton", "num_classes": 10}},
+            "dataset.train: /home/t.beton is not in the pods; give a path below /data or /runs",
+        ),
+        (
+            {"dataset": {"train": "t.beton", "val": "/data/v.beton", "num_classes": 10}},
+            "dataset.train: t.beton is not in the pods",
+        ),
+        (
+            {"student": {"model": "resnet18", "weights": {"source": "/data/../etc/w.pth"}}},
+            "student.weights.source: /data/../etc/w.pth is not in the pods",
+        ),
+        ({"extra": 1}, "extra: "),
+        ({"tracking": {"uri": "http://me:word@mlflow:5000"}}, "tracking.uri: contains a user"),
+    ],
+)
+def test_bad_specs_are_refused_before_anything_is_created(
+    ready_cluster, write_spec, sections, expected
+):
+    lines = refused([write_spec(**sections), "--overlay", "cpu"])
+    assert any(expected in line for line in lines), lines
+    assert ready_cluster.arguments == []
+
+
+def test_too_long_specs_are_refused(ready_cluster, tmp_path, write_spec):
+    # Neither file is, but the base goes with the comparison.
+    weights = {"source": "/data/w.pth", "rename": [["first", "second"]] * 30_000}
+    base = write_spec(student={"model": "resnet18", "weights": weights})
+    variants = {f"v{i}": {"student.model": "x" * 8000} for i in range(90)}
+    path = many_jobs(tmp_path, base, variants=variants)
+    (line,) = refused([path, "--overlay", "cpu"])
+    assert "and a ConfigMap holds 1,000,000" in line
+    assert ready_cluster.arguments == []
+
+
+@pytest.mark.parametrize(
+    ("objects", "expected"),
+    [
+        ([], "namespace dtkd: is missing; run deploy/kubernetes/apply.py OVERLAY foundation"),
+        (["namespace/dtkd"], "namespace dtkd: has no Secret dtkd-ray; run deploy/kubernetes/create"),
+    ],
+)
+def test_namespace_must_be_complete(cluster, write_spec, objects, expected):
+    cluster.has(*objects)
+    (line,) = refused([write_spec(), "--overlay", "cpu"])
+    assert line.startswith(expected)
+    assert cluster.sent == []
+
+
+def test_job_that_exists_is_not_replaced(ready_cluster, write_spec):
+    ready_cluster.has(*COMPLETE, "rayjob/first-run")
+    (line,) = refused([write_spec(), "--overlay", "cpu"])
+    assert "rayjob first-run: exists; run kubectl delete rayjob first-run -n dtkd" in line
+    assert ready_cluster.sent == []
+
+
+def test_unknown_overlay_and_misplaced_option_are_refused(ready_cluster, write_spec):
+    (line,) = refused([write_spec(), "--overlay", "tpu"])
+    assert "give one of ['cpu', 'gpu', 'one-machine', 'spot']" in line
+    assert "--confirm: goes with a sweep" in refused(
+        [write_spec(), "--overlay", "cpu", "--confirm", "3"]
+    )[0]
+
+
+def test_image_of_another_lock_is_refused():
+    cluster = find(documents_of("cpu"), "RayCluster")
+    check_lock(cluster, LOCK)
+    annotations = cluster["metadata"].setdefault("annotations", {})
+    annotations["dtkd-service/lock-sha256"] = hashlib.sha256(LOCK.read_bytes()).hexdigest()
+    check_lock(cluster, LOCK)
+    annotations["dtkd-service/lock-sha256"] = "0" * 64
+    with pytest.raises(BadInputError, match="built with another deploy/requirements.lock"):
+        check_lock(cluster, LOCK)
