@@ -1,4 +1,4 @@
-.PHONY: help setup demo demo-down lint test test-fast fuzz mutants golden bench
+.PHONY: help setup demo demo-down lint test test-fast deploy-check pin-images fuzz mutants golden bench
 
 VENV := .venv/bin/python
 
@@ -26,6 +26,12 @@ test: lint  ## check style, types and layers, and run all tests
 
 test-fast: setup  ## run the tests that need no cluster and train nothing, in under 2 minutes
 	@$(VENV) -m pytest tests/unit -m "not slow"
+
+deploy-check: setup  ## build all Kubernetes overlays and check them: CRDS=folder with KubeRay's definitions, RELEASE=1
+	@$(VENV) deploy/kubernetes/check.py $(if $(CRDS),--crds $(CRDS)) $(if $(RELEASE),--release)
+
+pin-images: setup  ## write digests of all images for Kubernetes: REGISTRY=registry.example.com/team TAG=1.0
+	@$(VENV) deploy/kubernetes/pin_images.py $(if $(REGISTRY),--registry $(REGISTRY)) $(if $(TAG),--tag $(TAG))
 
 fuzz: setup  ## read damaged and hostile files: INPUTS=20000 or MINUTES=10, TARGET=name, SEED=n
 	@$(VENV) tests/fuzz/run.py $(if $(INPUTS),--inputs $(INPUTS)) $(if $(MINUTES),--minutes $(MINUTES)) \

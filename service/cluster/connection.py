@@ -17,6 +17,8 @@ from service.spec.sections import Resources
 
 # Errors of writing to a home directory of another user, on a read-only disk, or that is a file.
 UNWRITABLE = (errno.EACCES, errno.EROFS, errno.ENOTDIR)
+# KubeRay sets it to true on the head of a cluster with an autoscaler.
+AUTOSCALER_VARIABLE = "RAY_enable_autoscaler_v2"
 
 
 def connect() -> None:
@@ -67,9 +69,13 @@ def _init_ray() -> None:
 def check_cluster(resources: Resources) -> None:
     """Refuse resources that the cluster as it is can never provide.
 
+    Where an autoscaler adds nodes, a job waits for them, as it waits beside other jobs.
+
     Raises:
         BadInputError: naming the resource that is short.
     """
+    if os.environ.get(AUTOSCALER_VARIABLE) == "true":
+        return
     total = ray.cluster_resources()
     per_worker = resources_per_worker(resources)
     needed = {kind: resources.min_workers * count for kind, count in per_worker.items()}

@@ -68,7 +68,16 @@ class DatabaseServer:
 
     def query(self, database, statement):
         """What psql prints."""
-        command = ["psql", "--no-psqlrc", "-qtA", "-v", "ON_ERROR_STOP=1", database, "-c", statement]
+        command = [
+            "psql",
+            "--no-psqlrc",
+            "-qtA",
+            "-v",
+            "ON_ERROR_STOP=1",
+            database,
+            "-c",
+            statement,
+        ]
         done = subprocess.run(
             command, env=self.environment, check=True, capture_output=True, text=True
         )

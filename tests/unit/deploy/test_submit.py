@@ -219,7 +219,10 @@ def test_too_long_specs_are_refused(ready_cluster, tmp_path, write_spec):
     ("objects", "expected"),
     [
         ([], "namespace dtkd: is missing; run deploy/kubernetes/apply.py OVERLAY foundation"),
-        (["namespace/dtkd"], "namespace dtkd: has no Secret dtkd-ray; run deploy/kubernetes/create"),
+        (
+            ["namespace/dtkd"],
+            "namespace dtkd: has no Secret dtkd-ray; run deploy/kubernetes/create",
+        ),
     ],
 )
 def test_namespace_must_be_complete(cluster, write_spec, objects, expected):
@@ -239,9 +242,10 @@ def test_job_that_exists_is_not_replaced(ready_cluster, write_spec):
 def test_unknown_overlay_and_misplaced_option_are_refused(ready_cluster, write_spec):
     (line,) = refused([write_spec(), "--overlay", "tpu"])
     assert "give one of ['cpu', 'gpu', 'one-machine', 'spot']" in line
-    assert "--confirm: goes with a sweep" in refused(
-        [write_spec(), "--overlay", "cpu", "--confirm", "3"]
-    )[0]
+    assert (
+        "--confirm: goes with a sweep"
+        in refused([write_spec(), "--overlay", "cpu", "--confirm", "3"])[0]
+    )
 
 
 def test_image_of_another_lock_is_refused():
@@ -251,5 +255,5 @@ def test_image_of_another_lock_is_refused():
     annotations["dtkd-service/lock-sha256"] = hashlib.sha256(LOCK.read_bytes()).hexdigest()
     check_lock(cluster, LOCK)
     annotations["dtkd-service/lock-sha256"] = "0" * 64
-    with pytest.raises(BadInputError, match="built with another deploy/requirements.lock"):
+    with pytest.raises(BadInputError, match="built with another deploy"):
         check_lock(cluster, LOCK)
