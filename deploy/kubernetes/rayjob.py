@@ -62,6 +62,7 @@ def render(cluster: Document, run: Run, options: Options) -> list[Document]:
     digest = hashlib.sha256(run.text.encode()).hexdigest()[:8]
     spec_name = f"{run.name}-spec-{digest}"
     metadata = {"namespace": NAMESPACE, "labels": {RUN_LABEL: run.name}}
+    cluster_name = f"rayjob-{run.name}"
     config_map = {
         "apiVersion": "v1",
         "kind": "ConfigMap",
@@ -72,10 +73,10 @@ def render(cluster: Document, run: Run, options: Options) -> list[Document]:
     budget = {
         "apiVersion": "policy/v1",
         "kind": "PodDisruptionBudget",
-        "metadata": {"name": f"rayjob-{run.name}", **metadata},
+        "metadata": {"name": cluster_name, **metadata},
         "spec": {
             "minAvailable": 1,
-            "selector": {"matchLabels": {"app": "ray-head", "cluster": run.name}},
+            "selector": {"matchLabels": {"app": "ray-head", "cluster": cluster_name}},
         },
     }
     spec = {
@@ -161,7 +162,7 @@ def run_cluster(cluster: Document, run: Run, workers: Workers, spec_name: str) -
     head["spec"]["volumes"] = volumes
     container["volumeMounts"].append({"name": "spec", "mountPath": "/spec", "readOnly": True})
     for template in (head, group["template"]):
-        template["metadata"]["labels"] |= {"cluster": run.name, RUN_LABEL: run.name}
+        template["metadata"]["labels"] |= {"cluster": f"rayjob-{run.name}", RUN_LABEL: run.name}
     for key in ("replicas", "minReplicas", "maxReplicas"):
         group[key] = workers.num_pods
     resources = group["template"]["spec"]["containers"][0]["resources"]

@@ -151,15 +151,19 @@ def _drain(tmp_path, seconds, processes):
 
 
 def test_drain_tells_ray_and_ends_when_no_worker_is_left(tmp_path):
-    titles = ["bash /scripts/drain.sh", "ray::IDLE", "ray::RayTrainWorker.execute"]
+    # As Ray sets them, padded to the length of the first command line.
+    others = ["ray::IDLE   ", "ray::DashboardAgent  ", "ray::RuntimeEnvAgent", "ray::_StatsActor  "]
+    titles = [*others, "bash /scripts/drain.sh", "ray::RayTrainWorker.execute   "]
     process, start_s, proc = _drain(tmp_path, 60, titles)
-    time.sleep(1.5)
+    while not (tmp_path / "arguments").exists() or not (tmp_path / "arguments").read_text():
+        assert time.monotonic() < start_s + 20
+        time.sleep(0.05)
     assert process.poll() is None
     arguments = (tmp_path / "arguments").read_text()
     assert "drain-node --reason DRAIN_NODE_REASON_PREEMPTION" in arguments
     assert "--deadline-remaining-seconds 60" in arguments
     # The worker has saved, and exits.
-    (proc / "3" / "cmdline").unlink()
+    (proc / str(len(titles)) / "cmdline").unlink()
     assert process.wait(timeout=20) == 0
     assert time.monotonic() - start_s < 30
 

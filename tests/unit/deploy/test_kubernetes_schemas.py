@@ -44,7 +44,7 @@ def test_overlays_are_valid():
 @pytest.mark.parametrize(
     ("kind", "path", "key", "value", "expected"),
     [
-        ("Deployment", "spec", "replicas", "2", "Deployment mlflow, spec.replicas: '2' is not of"),
+        ("Deployment", "spec", "replicas", "2", "mlflow, spec.replicas: '2' is not of type"),
         ("Deployment", "spec", "replica", 2, "'replica' was unexpected"),
         (
             "NetworkPolicy",

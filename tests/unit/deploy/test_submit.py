@@ -51,6 +51,8 @@ def test_job_runs_the_spec_on_the_overlays_pods(capsys, write_spec):
     assert own["authOptions"] == standing["authOptions"]
     volumes = at(own, "headGroupSpec.template.spec.volumes.configMap.name")
     assert volumes == [config["metadata"]["name"]]
+    # No policy or budget of the standing cluster selects its pods.
+    assert at(own, "headGroupSpec.template.metadata.labels.cluster") == ["rayjob-first-run"]
     labels = own["headGroupSpec"]["template"]["metadata"]["labels"]
     assert budget["spec"]["selector"]["matchLabels"].items() <= labels.items()
 

@@ -5,9 +5,10 @@ set -u
 seconds=$1
 processes=${PROC:-/proc}
 
-# Workers and trials that train; Ray renames its processes, and idle ones to ray::IDLE.
+# Ray names its processes. Those that every node has, and helpers, whose names start with _, are no work.
 is_busy() {
-    grep -lsaE '^ray::' "$processes"/[0-9]*/cmdline | xargs -r grep -LsaE '^ray::IDLE' | grep -q .
+    grep -hsaoE '^ray::[[:alnum:]_]+' "$processes"/[0-9]*/cmdline |
+        grep -qvE '^ray::(IDLE|DashboardAgent|RuntimeEnvAgent|_.*)$'
 }
 
 deadline=$((SECONDS + seconds))
