@@ -84,7 +84,7 @@ def check(arguments: list[str]) -> None:
     ray = "KubeRay's skipped: give its CustomResourceDefinitions with CRDS=FOLDER"
     if options.crds is not None:
         problems += schemas.ray_problems(everything, schemas.ray_validators(options.crds))
-        ray = "KubeRay's CustomResourceDefinitions of {options.crds}"
+        ray = f"KubeRay's CustomResourceDefinitions of {options.crds}"
     if problems:
         raise BadInputError("deploy/kubernetes", problems)
     print(f"{len(documents)} overlays, {len(everything)} objects, {len(chosen)} rules: no problem")

@@ -16,8 +16,8 @@ fi
 trap 'k scale deployment mlflow --replicas="$replicas"' EXIT
 k scale deployment mlflow --replicas=0
 k wait pod --selector=app=mlflow --for=delete --timeout=180s
-k create job postgres-restore --from=cronjob/postgres-restore --dry-run=client --output=yaml |
-    k set env --local --filename=- DUMP="$dump" --output=yaml | k create --filename=-
+k create job postgres-restore --from=cronjob/postgres-backup --dry-run=client --output=yaml |
+    k set env --local --filename=- ACTION=restore DUMP="$dump" --output=yaml | k create --filename=-
 if ! k wait job postgres-restore --for=condition=complete --timeout=7200s; then
     k logs job/postgres-restore >&2
     exit 1

@@ -10,7 +10,7 @@ import kubernetes_validate
 import yaml
 
 from checks.manifests import Document, label
-from service.spec.errors import Problem
+from service.spec.errors import BadInputError, Problem
 
 KUBERNETES_VERSION = "1.37"
 RAY_GROUP = "ray.io/"
@@ -43,9 +43,16 @@ def kubernetes_problems(documents: list[Document]) -> Iterator[Problem]:
 
 
 def ray_validators(crds: Path) -> dict[str, Validator]:
-    """A validator for each of KubeRay's kinds, from a folder with its definitions."""
+    """A validator for each of KubeRay's kinds, from a folder with its definitions.
+
+    Raises:
+        BadInputError: the folder has not all of them.
+    """
     validators: dict[str, Validator] = {}
     for kind, name in CRD_FILES.items():
+        if not (crds / name).is_file():
+            remedy = "give KubeRay's helm-chart/kuberay-operator/crds"
+            raise BadInputError("--crds", [Problem(str(crds), f"has no {name}", remedy)])
         loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
         definition = yaml.load((crds / name).read_text(), loader)
         (version,) = (v for v in definition["spec"]["versions"] if v["name"] == "v1")

@@ -1,6 +1,7 @@
 """The scripts that make Secrets, apply a part, look up images, and drain a node."""
 
 import json
+import re
 import subprocess
 import sys
 import time
@@ -12,6 +13,8 @@ import pin_images
 import pytest
 import yaml
 from external import SECRETS
+from kubectl import build, find_kubectl
+from support.built_overlays import documents_of, find
 from support.fake_kubectl import COMPLETE
 
 from service.spec.errors import BadInputError
@@ -70,6 +73,26 @@ def test_scripts_print_one_line_for_a_problem(cluster, write_spec):
     assert line.startswith("deploy: name: First is no DNS-1123 name")
 
 
+def test_a_restore_is_the_backups_job_with_another_action(tmp_path):
+    """Of its calls of kubectl, the one that changes the Job needs no cluster."""
+    text = (FOLDER / "restore.sh").read_text()
+    (options,) = re.findall(r"k set env (--local .*?) --output=yaml", text)
+    job = find(documents_of("cpu"), "CronJob", "postgres-backup")["spec"]["jobTemplate"]
+    job = {"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "restore"}, **job}
+    command = [find_kubectl(), "set", "env", *options.replace('"$dump"', "newest").split()]
+    done = subprocess.run(
+        [*command, "--output=json"], input=json.dumps(job), capture_output=True, text=True
+    )
+    (container,) = json.loads(done.stdout)["spec"]["template"]["spec"]["containers"]
+    values = {entry["name"]: entry.get("value") for entry in container["env"]}
+    assert values["ACTION"] == "restore"
+    assert values["DUMP"] == "newest"
+    assert values["PGHOST"] == "postgres"
+    # Both actions are scripts that the pod has.
+    config = next(d for d in documents_of("cpu") if "restore.sh" in d.get("data", {}))
+    assert {"backup.sh", "restore.sh"} <= config["data"].keys()
+
+
 SKOPEO = """\
 #!{python}
 import json, sys
@@ -115,8 +138,6 @@ def test_images_get_digests_and_the_clusters_their_lock(tmp_path, monkeypatch):
     (folder / "kustomization.yaml").write_text(
         json.dumps({"resources": ["cluster.yaml"], "components": ["../images"]})
     )
-    from kubectl import build
-
     assert build(folder)[0]["metadata"]["annotations"] == change["value"]
 
 

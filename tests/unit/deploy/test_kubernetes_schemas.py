@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import yaml
+from check import check
 from checks.schemas import (
     CRD_FILES,
     is_ray,
@@ -12,7 +13,10 @@ from checks.schemas import (
     ray_validators,
     strict_schema,
 )
+from kubectl import overlays
 from support.built_overlays import documents_of, find
+
+from service.spec.errors import BadInputError
 
 # As in KubeRay's own definitions, with what these tests change.
 SPEC_SCHEMA = {
@@ -110,3 +114,15 @@ def test_schema_is_not_changed():
     before = copy.deepcopy(SPEC_SCHEMA)
     strict_schema(SPEC_SCHEMA)
     assert before == SPEC_SCHEMA
+
+
+def test_check_says_what_it_has_checked_and_what_it_has_skipped(capsys, tmp_path):
+    check([])
+    counts, schemas = capsys.readouterr().out.splitlines()
+    assert counts.startswith(f"{len(overlays())} overlays, ")
+    assert counts.endswith(" objects, 20 rules: no problem")
+    assert "KubeRay's skipped: give its CustomResourceDefinitions with CRDS=FOLDER" in schemas
+    with pytest.raises(BadInputError, match=r"has no ray.io_rayclusters.yaml; give KubeRay's"):
+        check(["--crds", str(tmp_path)])
+    with pytest.raises(BadInputError, match="has no digest; run make pin-images"):
+        check(["--release"])
