@@ -15,6 +15,19 @@ pytestmark = pytest.mark.skipif(
     find_programs() is None, reason="Postgres is not installed (Debian: postgresql)"
 )
 START_LIMIT_S = 90.0
+# What a run does: an experiment, a metric, an artifact, a model with an alias.
+RUN = """
+import mlflow
+mlflow.set_experiment("dtkd")
+with mlflow.start_run() as run:
+    mlflow.log_metric("top1", 0.5)
+    mlflow.log_text("text", "note.txt")
+client = mlflow.MlflowClient()
+client.create_registered_model("r18")
+version = client.create_model_version("r18", f"{run.info.artifact_uri}/model", run.info.run_id)
+client.set_registered_model_alias("r18", "candidate", version.version)
+assert client.get_model_version_by_alias("r18", "candidate").run_id == run.info.run_id
+"""
 
 
 @pytest.fixture(scope="module")
@@ -67,17 +80,11 @@ def test_migration_makes_what_the_server_waits_for_and_can_be_repeated(migrated,
     assert server.query("mlflow_auth", "SELECT username, is_admin FROM users") == "runs|f"
     assert server.query("mlflow_auth", "SELECT password_hash FROM users") != before
     subprocess.run([*script, "migrate"], env=migrated, check=True)
-    client = boto3.client(
-        "s3",
-        endpoint_url=store,
-        region_name="us-east-1",
-        aws_access_key_id="test",
-        aws_secret_access_key="test",
-    )
-    assert [bucket["Name"] for bucket in client.list_buckets()["Buckets"]] == ["mlflow"]
+    buckets = _store_client(store).list_buckets()["Buckets"]
+    assert [bucket["Name"] for bucket in buckets] == ["mlflow"]
 
 
-def test_server_takes_the_users_passwords_alone(migrated, tmp_path):
+def test_server_takes_the_users_passwords_alone(migrated, store, tmp_path):
     port = free_port()
     command = [
         *(sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)),
@@ -101,6 +108,12 @@ def test_server_takes_the_users_passwords_alone(migrated, tmp_path):
         new = {"username": "third", "password": "password-of-third"}
         as_run = ("runs", migrated["MLFLOW_TRACKING_PASSWORD"])
         assert requests.post(users, json=new, auth=as_run, timeout=30).status_code == 403
+        # The client has no key of the store: the server passes artifacts on.
+        client = {name: value for name, value in migrated.items() if not name.startswith("AWS_")}
+        client |= {"MLFLOW_TRACKING_URI": url, "MLFLOW_S3_ENDPOINT_URL": ""}
+        subprocess.run([sys.executable, "-c", RUN], env=client, check=True, timeout=120)
+        objects = _store_client(store).list_objects_v2(Bucket="mlflow", Prefix="artifacts/")
+        assert [entry["Key"].rpartition("/")[2] for entry in objects["Contents"]] == ["note.txt"]
     finally:
         os.killpg(server.pid, signal.SIGTERM)
         server.wait(timeout=30)
@@ -119,12 +132,14 @@ def test_backup_is_restored_and_the_newest_are_kept(migrated, server, tmp_path):
     assert len(dumps) == 2
     # What a newer schema would have added, and what was written since.
     server.query("mlflow", "CREATE TABLE of_a_newer_schema (id integer)")
-    server.query("mlflow_auth", "DELETE FROM users")
+    hashes = server.query("mlflow_auth", "SELECT username, password_hash FROM users")
+    server.query("mlflow_auth", "UPDATE users SET password_hash = ''")
     subprocess.run(restore, env={**migrated, "DUMP": dumps[0]}, check=True)
-    names = "SELECT string_agg(name, ' ' ORDER BY name) FROM registered_models"
+    names = "SELECT string_agg(name, ' ' ORDER BY name) FROM registered_models WHERE name <> 'r18'"
     assert server.query("mlflow", names) == "first second"
     assert server.query("mlflow", "SELECT to_regclass('of_a_newer_schema')") == ""
-    assert "runs" in server.query("mlflow_auth", "SELECT username FROM users")
+    assert "runs|" in hashes
+    assert server.query("mlflow_auth", "SELECT username, password_hash FROM users") == hashes
     subprocess.run(restore, env=migrated, check=True)
     assert server.query("mlflow", names) == "first second third"
     script = [sys.executable, SCRIPTS / "mlflow_database.py", "wait"]
@@ -151,6 +166,11 @@ def test_damaged_dump_changes_nothing(migrated, server, tmp_path):
     )
     assert missing.returncode == 2
     assert "has no mlflow.dump; set DUMP to one of" in missing.stderr
+
+
+def _store_client(endpoint):
+    keys = {"aws_access_key_id": "test", "aws_secret_access_key": "test"}
+    return boto3.client("s3", endpoint_url=endpoint, region_name="us-east-1", **keys)
 
 
 def _wait_for(url, process):
