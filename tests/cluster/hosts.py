@@ -8,6 +8,7 @@ import os
 import shutil
 import signal
 import subprocess
+import tempfile
 from pathlib import Path
 
 import psutil
@@ -17,6 +18,8 @@ BRIDGE = "dtkdbr"
 SUBNET = "10.199.7"
 NARROW = ("tbf", "rate", "2mbit", "burst", "32kbit", "latency", "400ms")
 STOP_LIMIT_S = 20.0
+# Held by whoever makes hosts: their names and addresses are the same on a machine.
+LOCK_PATH = Path(tempfile.gettempdir()) / "dtkd-hosts.lock"
 
 
 def ip(*arguments, check=True):

@@ -8,12 +8,11 @@ import secrets
 import select
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 
 import psutil
-from hosts import BRIDGE, ROOT, Host, Node, ip, remove_hosts
+from hosts import BRIDGE, LOCK_PATH, ROOT, Host, Node, ip, remove_hosts
 
 SHARED_MEMORY = Path("/dev/shm")
 JOB_ACTORS = (
@@ -26,7 +25,6 @@ JOB_ACTORS = (
 NODE_LIMIT_S = 90.0
 ANSWER_LIMIT_S = 60.0
 CLEANUP_LIMIT_S = 30.0
-LOCK_PATH = Path(tempfile.gettempdir()) / "dtkd-hosts.lock"
 QUERY_SERVER = Path(__file__).parent / "query_server.py"
 
 
@@ -37,7 +35,6 @@ class Cluster:
     """
 
     def __init__(self, folder, num_hosts=2, num_cpus=1):
-        # Names and addresses are the same in all clusters: one at a time on a machine.
         self._lock = LOCK_PATH.open("w")
         fcntl.flock(self._lock, fcntl.LOCK_EX)
         self._folder, self._num_cpus = folder, num_cpus

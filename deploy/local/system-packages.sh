@@ -1,0 +1,23 @@
+#!/bin/bash
+# Installs the Debian packages that tests/system needs. Elsewhere than on Debian as root it installs
+# nothing, and the tests whose programs are missing are skipped.
+set -euo pipefail
+
+packages=(slurm-wlm munge iproute2 podman redis-server postgresql)
+if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
+    echo "system-packages: skipped, it needs apt-get and root"
+    exit 0
+fi
+missing=()
+for package in "${packages[@]}"; do
+    [ "$(dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null)" = installed ] ||
+        missing+=("$package")
+done
+[ ${#missing[@]} -gt 0 ] || exit 0
+echo "system-packages: installing ${missing[*]}"
+# No service of these is to run: tests start what they need, on ports and in folders of their own.
+policy=/usr/sbin/policy-rc.d
+[ -e "$policy" ] || { printf '#!/bin/sh\nexit 101\n' >"$policy" && chmod +x "$policy" && trap 'rm -f "$policy"' EXIT; }
+export DEBIAN_FRONTEND=noninteractive
+apt-get update -qq
+apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
