@@ -1,4 +1,4 @@
-.PHONY: help setup demo demo-down lint test test-fast deploy-check pin-images fuzz mutants golden bench
+.PHONY: help setup demo demo-down lint test test-fast test-system deploy-check pin-images fuzz mutants golden bench
 
 VENV := .venv/bin/python
 
@@ -23,6 +23,10 @@ lint: setup  ## check style, types and layers
 # A process waits for a cluster most of the time, so three of them keep two cores busy.
 test: lint  ## check style, types and layers, and run all tests
 	@$(VENV) -m pytest -n 3 --dist loadfile --no-loadscope-reorder --durations 25
+
+test-system: setup  ## run the tests of the deployment with servers of the system, installed as root
+	@deploy/local/system-packages.sh
+	@$(VENV) -m pytest tests/system -rs --durations 10
 
 test-fast: setup  ## run the tests that need no cluster and train nothing, in under 2 minutes
 	@$(VENV) -m pytest tests/unit -m "not slow"

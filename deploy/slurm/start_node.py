@@ -20,8 +20,8 @@ HEAD_PORT_NAMES = ("dashboard-port", "ray-client-server-port")
 NODE_PORT_NAMES = ("dashboard-agent-listen-port",)
 # Ray's sockets are here, and their paths are short.
 FOLDER = "/tmp"
-# The service keeps specs in it, and no more. Ray's default is a share of the node's memory, whatever
-# of it is the job's.
+# The service keeps specs in it, and no more. Ray's default is a share of the node's memory, of
+# which the job may have little.
 OBJECT_STORE_BYTES = 200_000_000
 STOP_TIMEOUT_S = 15.0
 

@@ -73,7 +73,7 @@ class SlurmCluster:
         # The hosts have the names and addresses of those of tests/cluster.
         self._lock = LOCK_PATH.open("w")
         fcntl.flock(self._lock, fcntl.LOCK_EX)
-        self._folder, self._processes = folder, []
+        self.folder, self._processes = folder, []
         # Of faults that workers inject, see injector.
         self.plan_folder = folder / "faults"
         self.plan_folder.mkdir(parents=True)
@@ -106,7 +106,7 @@ class SlurmCluster:
         ip("link", "set", BRIDGE, "up")
         self.hosts = [Host(1), Host(2)]
         self._write_configuration()
-        key = self._folder / "munge.key"
+        key = self.folder / "munge.key"
         key.write_bytes(secrets.token_bytes(128))
         key.chmod(0o600)
         files = {
@@ -116,14 +116,14 @@ class SlurmCluster:
             "log": "log-file",
             "seed": "seed-file",
         }
-        paths = [f"--{option}={self._folder}/munge.{name}" for name, option in files.items()]
+        paths = [f"--{option}={self.folder}/munge.{name}" for name, option in files.items()]
         # By force: folders of tests are closed to other users, which munged warns about.
         self._launch("munged", ["munged", "--foreground", "--force", *paths])
-        wait_until((self._folder / "munge.socket").exists, "munged")
+        wait_until((self.folder / "munge.socket").exists, "munged")
         self._launch("slurmctld", self.hosts[0].command("slurmctld", "-D"))
         for number, host in enumerate(self.hosts, 1):
             name = f"n{number}"
-            (self._folder / f"spool-{name}").mkdir()
+            (self.folder / f"spool-{name}").mkdir()
             self._launch(f"slurmd-{name}", host.command("slurmd", "-D", "-N", name))
         wait_until(lambda: self._states() == ["idle", "idle"], "idle nodes")
 
@@ -135,15 +135,15 @@ class SlurmCluster:
         text = CONFIGURATION.format(
             hostname=socket.gethostname().partition(".")[0],
             head=self.hosts[0].address,
-            folder=self._folder,
+            folder=self.folder,
             nodes="\n".join(nodes),
         )
         Path(self.environment["SLURM_CONF"]).write_text(text)
         # None is used; the other plugin asks for mounts that these hosts do not have.
-        (self._folder / "cgroup.conf").write_text("CgroupPlugin=cgroup/v1\n")
+        (self.folder / "cgroup.conf").write_text("CgroupPlugin=cgroup/v1\n")
 
     def _launch(self, name, command):
-        with (self._folder / f"{name}.log").open("a") as log:
+        with (self.folder / f"{name}.log").open("a") as log:
             process = subprocess.Popen(
                 command, env=self.environment, stdout=log, stderr=log, start_new_session=True
             )
