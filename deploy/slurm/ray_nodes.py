@@ -60,14 +60,14 @@ class RayNodes:
     """
 
     def __init__(self, host: str, num_nodes: int):
-        port, self._num_nodes = free_ports(host, 1)[0], num_nodes
-        self.environment = {
+        address, self._num_nodes = f"{host}:{free_ports(host, 1)[0]}", num_nodes
+        shared = {
             **os.environ,
-            HEAD_VARIABLE: f"{host}:{port}",
-            "RAY_ADDRESS": f"{host}:{port}",
+            HEAD_VARIABLE: address,
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN": secrets.token_hex(32),
         }
+        self.environment = {**shared, "RAY_ADDRESS": address}
         self._output: collections.deque[str] = collections.deque(maxlen=MAX_OUTPUT_LINES)
         self._num_started = 0
         # All CPUs, GPUs and memory that the job has on each node; a node's end is that of all.
@@ -77,7 +77,7 @@ class RayNodes:
                 *("--overlap", "--cpu-bind=none", "--kill-on-bad-exit=1", "--unbuffered"),
                 *(sys.executable, str(START_NODE)),
             ],
-            env={name: value for name, value in self.environment.items() if name != "RAY_ADDRESS"},
+            env=shared,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

@@ -131,9 +131,11 @@ def run_on_nodes(command: list[str], host: str, num_nodes: int, stops: Stops) ->
         stops.pass_on_to(job)
         while job.poll() is None and ray.are_running:
             time.sleep(POLL_S)
+        is_lost = job.poll() is None
         end(job)
-        # What it was connected to may have ended just before, for which Ray ends it without a word.
-        if job.returncode == EXIT_FAILED and ray.has_ended():
+        # A process whose node has ended may be ended by Ray at once, without a word.
+        is_lost = is_lost or (job.returncode == EXIT_FAILED and ray.has_ended())
+        if is_lost and not stops.is_requested:
             raise NodesError(f"Ray ended on a node:\n{ray.output}")
         if stops.is_at_limit:
             log("stopped ahead of the time limit, or of a preemption")

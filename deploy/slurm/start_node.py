@@ -24,6 +24,7 @@ FOLDER = "/tmp"
 # which the job may have little.
 OBJECT_STORE_BYTES = 200_000_000
 STOP_TIMEOUT_S = 15.0
+POLL_S = 0.5
 
 
 def ray_start_command(
@@ -83,30 +84,40 @@ def address_towards(host: str, port: int) -> str:
 
 def main() -> int:
     """Run Ray here until standard input ends, or SIGTERM arrives; returns the exit status."""
+    is_stopped = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: is_stopped.set())
+    threading.Thread(target=_read_to_end, args=(is_stopped,), daemon=True).start()
     head_host, _, head_port = os.environ[HEAD_VARIABLE].rpartition(":")
-    first = is_head(os.environ)
-    own_address = head_host if first else address_towards(head_host, int(head_port))
+    own_address = head_host if is_head(os.environ) else address_towards(head_host, int(head_port))
+    ports = free_ports(own_address, len(port_names(os.environ)))
     # Ray lets everybody write to its folder; to the one around it nobody else has access.
     folder = Path(tempfile.mkdtemp(prefix="ray-", dir=FOLDER))
-    ports = free_ports(own_address, len(port_names(os.environ)))
-    ray = subprocess.Popen(
-        ray_start_command(os.environ, own_address, folder / "ray", ports), stdin=subprocess.DEVNULL
-    )
-    signal.signal(signal.SIGTERM, lambda *_: ray.terminate())
-    threading.Thread(target=_stop_at_end_of_input, args=(ray,), daemon=True).start()
+    command = ray_start_command(os.environ, own_address, folder / "ray", ports)
     try:
-        return ray.wait()
+        ray = subprocess.Popen(command, stdin=subprocess.DEVNULL)
+        while ray.poll() is None and not is_stopped.wait(POLL_S):
+            pass
+        if not is_stopped.is_set():
+            return ray.returncode or 1
+        stop(ray)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+    return 0
 
 
-def _stop_at_end_of_input(ray: subprocess.Popen[bytes]) -> None:
-    sys.stdin.buffer.read()
+def stop(ray: subprocess.Popen[bytes]) -> None:
+    """Stop Ray, which stops its processes."""
     ray.terminate()
     try:
         ray.wait(STOP_TIMEOUT_S)
     except subprocess.TimeoutExpired:
         ray.kill()
+        ray.wait()
+
+
+def _read_to_end(is_stopped: threading.Event) -> None:
+    sys.stdin.buffer.read()
+    is_stopped.set()
 
 
 if __name__ == "__main__":

@@ -132,6 +132,14 @@ class Node:
         self._process.wait(STOP_LIMIT_S)
 
 
+def make_hosts(count):
+    """Hosts with the numbers 1, 2 ..., in place of those of an earlier cluster."""
+    remove_hosts()
+    ip("link", "add", BRIDGE, "type", "bridge")
+    ip("link", "set", BRIDGE, "up")
+    return [Host(number) for number in range(1, count + 1)]
+
+
 def remove_hosts():
     """Remove the namespaces and the bridge of this or an earlier cluster."""
     names = subprocess.run(["ip", "netns", "list"], capture_output=True, text=True, check=False)

@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 import psutil
-from hosts import BRIDGE, LOCK_PATH, ROOT, Host, Node, ip, remove_hosts
+from hosts import LOCK_PATH, ROOT, Node, make_hosts, remove_hosts
 
 SHARED_MEMORY = Path("/dev/shm")
 JOB_ACTORS = (
@@ -53,10 +53,7 @@ class Cluster:
         )
         self.hosts, self.nodes = [], []
         self._drivers, self._query_server = [], None
-        remove_hosts()
-        ip("link", "add", BRIDGE, "type", "bridge")
-        ip("link", "set", BRIDGE, "up")
-        self.hosts = [Host(number) for number in range(1, num_hosts + 1)]
+        self.hosts = make_hosts(num_hosts)
         self.nodes = [None] * num_hosts
         try:
             self._start_all()

@@ -14,11 +14,12 @@ import sys
 import time
 from pathlib import Path
 
-from hosts import BRIDGE, LOCK_PATH, ROOT, Host, ip, remove_hosts
+from hosts import LOCK_PATH, ROOT, make_hosts, remove_hosts
 
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "ip")
 ANSWER_LIMIT_S = 60.0
 STOP_LIMIT_S = 20.0
+POLL_S = 0.5
 ENDED = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "PREEMPTED", "OUT_OF_MEMORY")
 
 # What is shortened is what Slurm waits for on purpose: before a job that was requeued starts again
@@ -88,7 +89,6 @@ class SlurmCluster:
             "DTKD_FAULTS": str(self.plan_folder),
         }
         self.environment.pop("MLFLOW_TRACKING_URI", None)
-        remove_hosts()
         try:
             self._start()
         except BaseException:
@@ -102,21 +102,13 @@ class SlurmCluster:
         self.close()
 
     def _start(self):
-        ip("link", "add", BRIDGE, "type", "bridge")
-        ip("link", "set", BRIDGE, "up")
-        self.hosts = [Host(1), Host(2)]
+        self.hosts = make_hosts(2)
         self._write_configuration()
         key = self.folder / "munge.key"
         key.write_bytes(secrets.token_bytes(128))
         key.chmod(0o600)
-        files = {
-            "key": "key",
-            "socket": "socket",
-            "pid": "pid-file",
-            "log": "log-file",
-            "seed": "seed-file",
-        }
-        paths = [f"--{option}={self.folder}/munge.{name}" for name, option in files.items()]
+        names = ("key-file", "socket", "pid-file", "log-file", "seed-file")
+        paths = [f"--{name}={self.folder}/munge.{name.removesuffix('-file')}" for name in names]
         # By force: folders of tests are closed to other users, which munged warns about.
         self._launch("munged", ["munged", "--foreground", "--force", *paths])
         wait_until((self.folder / "munge.socket").exists, "munged")
@@ -205,4 +197,4 @@ def wait_until(condition, what, limit_s=ANSWER_LIMIT_S):
     while not condition():
         if time.monotonic() > deadline_s:
             raise TimeoutError(f"no {what} within {limit_s:.0f} s")
-        time.sleep(0.2)
+        time.sleep(POLL_S)

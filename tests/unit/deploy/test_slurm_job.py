@@ -96,6 +96,7 @@ def run_script(spec_path, cpus, cwd=ROOT, **variables):
         "PATH": os.environ["PATH"],
         "PYTHON": sys.executable,
         "PYTHONPATH": str(ROOT),
+        "SLURM_JOB_ID": "1",
         "SLURM_JOB_CPUS_PER_NODE": cpus,
         "SLURMD_NODENAME": "n1",
         **variables,
@@ -116,6 +117,7 @@ def test_refusals_are_one_line_each_before_anything_starts(write_spec, tmp_path)
     other.write_text("{}")
     for done, text in [
         (run_script(spec_path, "1"), "deploy: resources.num_workers: 2 workers with 1 CPUs each"),
+        (run_script(spec_path, "2", SLURM_JOB_ID=""), "deploy: distill.sbatch: runs under Slurm; "),
         (run_script(spec_path, "2", cwd=tmp_path), f"deploy: {tmp_path}: is not the project's"),
         (
             run_script(spec_path, "2", PYTHON="none/python"),
