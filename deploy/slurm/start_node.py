@@ -4,22 +4,20 @@ Several jobs may share a node: each has its own ports, and a folder of its own f
 """
 
 import os
-import shutil
 import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+
+from node_folder import node_folder
 
 HEAD_VARIABLE = "DTKD_RAY_HEAD"
 """HOST:PORT of Ray's control service, on the first node."""
 HEAD_PORT_NAMES = ("dashboard-port", "ray-client-server-port")
 NODE_PORT_NAMES = ("dashboard-agent-listen-port",)
-# Ray's sockets are here, and their paths are short.
-FOLDER = "/tmp"
 # The service keeps specs in it, and no more. Ray's default is a share of the node's memory, of
 # which the job may have little.
 OBJECT_STORE_BYTES = 200_000_000
@@ -90,18 +88,15 @@ def main() -> int:
     head_host, _, head_port = os.environ[HEAD_VARIABLE].rpartition(":")
     own_address = head_host if is_head(os.environ) else address_towards(head_host, int(head_port))
     ports = free_ports(own_address, len(port_names(os.environ)))
-    # Ray lets everybody write to its folder; to the one around it nobody else has access.
-    folder = Path(tempfile.mkdtemp(prefix="ray-", dir=FOLDER))
-    command = ray_start_command(os.environ, own_address, folder / "ray", ports)
-    try:
+    with node_folder() as folder:
+        # Ray lets everybody write to its folder; to the one around it nobody else has access.
+        command = ray_start_command(os.environ, own_address, folder / "ray", ports)
         ray = subprocess.Popen(command, stdin=subprocess.DEVNULL)
         while ray.poll() is None and not is_stopped.wait(POLL_S):
             pass
         if not is_stopped.is_set():
             return ray.returncode or 1
         stop(ray)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
     return 0
 
 

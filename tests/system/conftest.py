@@ -3,5 +3,6 @@
 import sys
 from pathlib import Path
 
-# Hosts, and jobs with faults.
-sys.path.insert(0, str(Path(__file__).parents[1] / "cluster"))
+ROOT = Path(__file__).parents[2]
+# Hosts, jobs with faults, and the modules of the deployment.
+sys.path[:0] = [str(ROOT / "tests" / "cluster"), str(ROOT / "deploy" / "slurm")]
