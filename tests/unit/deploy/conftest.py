@@ -20,7 +20,7 @@ def ready_cluster(cluster):
 
 
 @pytest.fixture
-def write_spec(tmp_path):
+def write_pod_spec(tmp_path):
     """Writes a job's spec with these sections in place of its own; returns its path."""
 
     def write(file_name="spec.json", **sections):

@@ -63,8 +63,8 @@ def test_platform_is_refused_without_its_secrets(cluster):
     assert cluster.sent[1][1][0]["kind"] == "Namespace"
 
 
-def test_scripts_print_one_line_for_a_problem(cluster, write_spec):
-    path = write_spec(name="First")
+def test_scripts_print_one_line_for_a_problem(cluster, write_pod_spec):
+    path = write_pod_spec(name="First")
     command = [sys.executable, FOLDER / "submit.py", path, "--overlay", "cpu", "--dry-run"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 2

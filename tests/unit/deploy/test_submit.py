@@ -32,8 +32,8 @@ def refused(arguments):
     return lines
 
 
-def test_job_runs_the_spec_on_the_overlays_pods(capsys, write_spec):
-    path = write_spec()
+def test_job_runs_the_spec_on_the_overlays_pods(capsys, write_pod_spec):
+    path = write_pod_spec()
     config, budget, job = rendered(capsys, path)
     spec = job["spec"]
     assert json.loads(config["data"]["spec.json"]) == json.loads(path.read_text())
@@ -57,8 +57,8 @@ def test_job_runs_the_spec_on_the_overlays_pods(capsys, write_spec):
     assert budget["spec"]["selector"]["matchLabels"].items() <= labels.items()
 
 
-def test_job_has_no_part_of_the_standing_cluster_that_it_does_not_need(capsys, write_spec):
-    own = rendered(capsys, write_spec())[2]["spec"]["rayClusterSpec"]
+def test_job_has_no_part_of_the_standing_cluster_that_it_does_not_need(capsys, write_pod_spec):
+    own = rendered(capsys, write_pod_spec())[2]["spec"]["rayClusterSpec"]
     assert not {"autoscalerOptions", "gcsFaultToleranceOptions"} & own.keys()
     head = own["headGroupSpec"]["template"]["spec"]
     assert "serviceAccountName" not in head
@@ -82,9 +82,9 @@ def test_job_has_no_part_of_the_standing_cluster_that_it_does_not_need(capsys, w
     ],
 )
 def test_pods_hold_the_workers(
-    capsys, write_spec, resources, overlay, pod, num_pods, workers_per_pod
+    capsys, write_pod_spec, resources, overlay, pod, num_pods, workers_per_pod
 ):
-    path = write_spec(
+    path = write_pod_spec(
         resources=resources, training={"global_batch_size": 4608, "micro_batch_size": 8}
     )
     job = rendered(capsys, path, overlay=overlay)[2]
@@ -120,9 +120,9 @@ def many_jobs(tmp_path, base, **content):
     ],
 )
 def test_sweeps_and_comparisons_are_sized_by_what_runs_at_a_time(
-    capsys, tmp_path, write_spec, content, script, num_pods
+    capsys, tmp_path, write_pod_spec, content, script, num_pods
 ):
-    base = write_spec("base.json", resources={"num_workers": 2, "cpus_per_worker": 16})
+    base = write_pod_spec("base.json", resources={"num_workers": 2, "cpus_per_worker": 16})
     path = many_jobs(tmp_path, base, **content)
     config, _, job = rendered(capsys, path)
     assert f"jobs/{script}.py" in job["spec"]["entrypoint"]
@@ -131,19 +131,19 @@ def test_sweeps_and_comparisons_are_sized_by_what_runs_at_a_time(
     assert json.loads(config["data"]["spec.json"])["base"] == json.loads(base.read_text())
 
 
-def test_options_reach_the_job(capsys, write_spec, tmp_path):
+def test_options_reach_the_job(capsys, write_pod_spec, tmp_path):
     options = ["--deadline-hours", "2", "--retries", "5", "--name", "other"]
-    job = rendered(capsys, write_spec(), *options)[2]
+    job = rendered(capsys, write_pod_spec(), *options)[2]
     assert job["spec"]["activeDeadlineSeconds"] == 7200
     assert job["spec"]["backoffLimit"] == 5
     assert job["metadata"]["name"] == "other"
-    sweep = many_jobs(tmp_path, write_spec(), held_out={"num_images": 100})
+    sweep = many_jobs(tmp_path, write_pod_spec(), held_out={"num_images": 100})
     job = rendered(capsys, sweep, "--confirm", "3")[2]
     assert job["spec"]["entrypoint"].endswith("jobs/sweep.py /spec/spec.json --confirm 3")
 
 
-def test_queue_gets_all_pods_back_at_the_end(capsys, write_spec):
-    spec = write_spec()
+def test_queue_gets_all_pods_back_at_the_end(capsys, write_pod_spec):
+    spec = write_pod_spec()
     job = rendered(capsys, spec, "--queue", "team")[2]
     assert job["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "team"
     assert job["spec"]["shutdownAfterJobFinishes"] is True
@@ -151,8 +151,8 @@ def test_queue_gets_all_pods_back_at_the_end(capsys, write_spec):
     assert "deletionStrategy" in rendered(capsys, spec)[2]["spec"]
 
 
-def test_what_belongs_to_a_job_is_deleted_with_it(ready_cluster, write_spec):
-    submit([str(write_spec()), "--overlay", "cpu"])
+def test_what_belongs_to_a_job_is_deleted_with_it(ready_cluster, write_pod_spec):
+    submit([str(write_pod_spec()), "--overlay", "cpu"])
     (first, parts), (second, (job,)), (third, owned) = ready_cluster.sent
     assert (first, second, third) == ("apply", "create", "apply")
     assert [part["metadata"]["name"] for part in parts] == [
@@ -199,17 +199,17 @@ def test_what_belongs_to_a_job_is_deleted_with_it(ready_cluster, write_spec):
     ],
 )
 def test_bad_specs_are_refused_before_anything_is_created(
-    ready_cluster, write_spec, sections, expected
+    ready_cluster, write_pod_spec, sections, expected
 ):
-    lines = refused([write_spec(**sections), "--overlay", "cpu"])
+    lines = refused([write_pod_spec(**sections), "--overlay", "cpu"])
     assert any(expected in line for line in lines), lines
     assert ready_cluster.arguments == []
 
 
-def test_too_long_specs_are_refused(ready_cluster, tmp_path, write_spec):
+def test_too_long_specs_are_refused(ready_cluster, tmp_path, write_pod_spec):
     # Neither file is, but the base goes with the comparison.
     weights = {"source": "/data/w.pth", "rename": [["first", "second"]] * 30_000}
-    base = write_spec(student={"model": "resnet18", "weights": weights})
+    base = write_pod_spec(student={"model": "resnet18", "weights": weights})
     variants = {f"v{i}": {"student.model": "x" * 8000} for i in range(90)}
     path = many_jobs(tmp_path, base, variants=variants)
     (line,) = refused([path, "--overlay", "cpu"])
@@ -227,26 +227,26 @@ def test_too_long_specs_are_refused(ready_cluster, tmp_path, write_spec):
         ),
     ],
 )
-def test_namespace_must_be_complete(cluster, write_spec, objects, expected):
+def test_namespace_must_be_complete(cluster, write_pod_spec, objects, expected):
     cluster.has(*objects)
-    (line,) = refused([write_spec(), "--overlay", "cpu"])
+    (line,) = refused([write_pod_spec(), "--overlay", "cpu"])
     assert line.startswith(expected)
     assert cluster.sent == []
 
 
-def test_job_that_exists_is_not_replaced(ready_cluster, write_spec):
+def test_job_that_exists_is_not_replaced(ready_cluster, write_pod_spec):
     ready_cluster.has(*COMPLETE, "rayjob/first-run")
-    (line,) = refused([write_spec(), "--overlay", "cpu"])
+    (line,) = refused([write_pod_spec(), "--overlay", "cpu"])
     assert "rayjob first-run: exists; run kubectl delete rayjob first-run -n dtkd" in line
     assert ready_cluster.sent == []
 
 
-def test_unknown_overlay_and_misplaced_option_are_refused(ready_cluster, write_spec):
-    (line,) = refused([write_spec(), "--overlay", "tpu"])
+def test_unknown_overlay_and_misplaced_option_are_refused(ready_cluster, write_pod_spec):
+    (line,) = refused([write_pod_spec(), "--overlay", "tpu"])
     assert "give one of ['cpu', 'gpu', 'one-machine', 'spot']" in line
     assert (
         "--confirm: goes with a sweep"
-        in refused([write_spec(), "--overlay", "cpu", "--confirm", "3"])[0]
+        in refused([write_pod_spec(), "--overlay", "cpu", "--confirm", "3"])[0]
     )
 
 
