@@ -1,14 +1,21 @@
-.PHONY: help setup demo demo-down lint test test-fast test-system deploy-check pin-images fuzz mutants golden bench
+.PHONY: help setup wheelhouse lock demo demo-down lint test test-fast test-system deploy-check pin-images fuzz mutants golden bench
 
 VENV := .venv/bin/python
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
 
-setup:  ## install what is missing, into .venv (Debian packages as root or with sudo); PYTHON=path
+setup:  ## install what is missing, into .venv (system packages as root or with sudo); PYTHON=path, WHEELHOUSE=folder
 	@deploy/local/setup.sh
 
-demo: setup  ## run the main job on real data: Fashion-MNIST, Ray and MLflow on this machine
+wheelhouse:  ## download all Python packages for machines without network: FOLDER=path, PYTHON=path
+	@deploy/local/wheelhouse.sh "$(FOLDER)"
+
+lock:  ## write deploy/requirements from pyproject.toml, with hashes; UPGRADE=1 takes the newest versions
+	@deploy/local/lock.sh
+
+demo:  ## run the main job on real data: Fashion-MNIST, Ray and MLflow on this machine; FASHION_MNIST=folder
+	@deploy/local/setup.sh demo
 	@$(VENV) deploy/local/demo.py
 
 demo-down:  ## stop what the demo started

@@ -21,7 +21,7 @@ from service.run.scripts import ScriptParser
 from service.spec.errors import BadInputError, Problem
 from service.spec.secrets import path_argument
 
-LOCK = FOLDER.parent / "requirements.lock"
+LOCK = FOLDER.parent / "requirements" / "runtime.txt"
 LOCK_ANNOTATION = "dtkd-service/lock-sha256"
 
 
@@ -75,7 +75,7 @@ def check_lock(cluster: Document, lock: Path) -> None:
     """
     recorded = cluster["metadata"].get("annotations", {}).get(LOCK_ANNOTATION)
     if recorded not in (None, hashlib.sha256(lock.read_bytes()).hexdigest()):
-        wrong = "the pinned image was built with another deploy/requirements.lock"
+        wrong = "the pinned image was built with another deploy/requirements/runtime.txt"
         remedy = "check out the revision of the image, or build it and run make pin-images"
         raise BadInputError("image", [Problem("components/images", wrong, remedy)])
 

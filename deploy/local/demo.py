@@ -6,6 +6,7 @@ submit``; accuracies are read from MLflow.
 """
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -21,7 +22,7 @@ from service.run.journal import JOURNAL_NAME, read_events
 from service.run_page.temperatures import temperature_figure
 from service.tracking.mlflow_run import UI_MODE
 
-SOURCE = Path("/usr/share/datasets/fashion-mnist")
+SOURCE = Path(os.environ.get("FASHION_MNIST") or "/usr/share/datasets/fashion-mnist")
 NUM_IMAGES_PER_CLASS = 100
 # What Ray's dashboard says while the process that starts jobs is not there yet, on a busy machine.
 NOT_READY = "No available agent to submit job"

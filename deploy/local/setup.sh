@@ -1,83 +1,42 @@
 #!/bin/bash
-# Creates .venv with the locked packages. Safe to run again, also after an interruption. If everything
-# is installed, it exits at once. PYTHON=... chooses the Python: 3.11, 3.12 or 3.13.
+# Creates .venv with the locked packages, and compiles the inner loops. Safe to run again, also after
+# an interruption. If everything is installed, it exits at once.
+#   setup.sh           for tests and development
+#   setup.sh demo      for the demo: the packages of the runtime, and Fashion-MNIST
+#   setup.sh runtime   for a node of a cluster
+# PYTHON=path chooses the Python: 3.11, 3.12 or 3.13. WHEELHOUSE=folder: without network, see wheelhouse.sh.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
+. deploy/local/capabilities.sh
+. deploy/local/locked.sh
 
-lock=deploy/requirements.lock
 stamp=.venv/installed
-debian_packages=(libjpeg62-turbo-dev libturbojpeg0-dev libopencv-dev pkg-config g++ dataset-fashion-mnist)
+images=train-images-idx3-ubyte.gz
 
-is_supported() {
-    "$1" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null
-}
-
-# With what building needs, or from Debian, which has the rest in packages.
-is_complete() {
-    "$1" -c 'import pathlib, sys, sysconfig
-if not sys.base_prefix == "/usr":
-    import ensurepip, venv
-    sys.exit(not pathlib.Path(sysconfig.get_path("include"), "Python.h").exists())' 2>/dev/null
-}
-
-# PYTHON if it is given, else that of .venv, else the first that runs; nothing if none does.
-find_python() {
-    local candidate
-    local -a candidates=(.venv/bin/python python3.13 python3.12 python3.11)
-    [ -z "${PYTHON:-}" ] || candidates=("$PYTHON")
-    for candidate in "${candidates[@]}"; do
-        if is_supported "$candidate" && is_complete "$candidate"; then
-            "$candidate" -c 'import sys
-print("%s/bin/python%d.%d" % (sys.base_prefix, *sys.version_info[:2]))'
-            return
-        fi
-    done
-}
-
-missing_debian_packages() {
-    local package
-    for package in "${debian_packages[@]}"; do
-        [ "$(dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null)" = installed ] ||
-            echo "$package"
-    done
-    if [ -z "$python" ]; then
-        echo python3 python3-venv python3-dev
-        return
-    fi
-    # A Python that is not from Debian includes these.
-    local name
-    name=$("$python" -c 'import sys; print("python%d.%d" % sys.version_info[:2])')
-    "$python" -c 'import ensurepip, venv' 2>/dev/null || echo "$name-venv"
-    "$python" -c 'import pathlib, sysconfig, sys
-sys.exit(not pathlib.Path(sysconfig.get_path("include"), "Python.h").exists())' 2>/dev/null ||
-        echo "$name-dev"
-}
-
-# What is installed, as a digest.
+# What is installed for a level, as a digest.
 expected() {
-    { echo "$python" && "$python" -V && cat "$lock" pyproject.toml deploy/local/setup.sh data_pipeline/native/*.[ch] service/distillation/fused/*.[ch]; } | sha256sum
+    local -a files
+    mapfile -t files < <(locked_files "$1")
+    {
+        echo "$python" && "$python" -V
+        cat "${files[@]}" pyproject.toml deploy/local/*.sh data_pipeline/native/*.[ch] \
+            service/distillation/fused/*.[ch]
+    } | sha256sum | sed "s/ .*/ $1/"
 }
 
-install_debian_packages() {
-    local missing
-    missing=$(missing_debian_packages | tr '\n' ' ')
-    [ -n "$missing" ] || return 0
-    local as_root=()
-    if [ "$(id -u)" != 0 ]; then
-        if ! sudo -n true 2>/dev/null; then
-            echo "setup: as root, run: apt-get install --no-install-recommends $missing" >&2
-            exit 2
-        fi
-        as_root=(sudo -n)
-    fi
-    echo "setup: installing Debian packages: $missing"
-    "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get update -qq
-    # shellcheck disable=SC2086 - one word per package
-    "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive \
-        apt-get install -y -qq --no-install-recommends $missing >/dev/null
+is_installed() {
+    [ -f "$stamp" ] && [ -n "$python" ] && grep -qxF "$(expected "$level")" "$stamp" &&
+        .venv/bin/python -V >/dev/null 2>&1
 }
 
-install_python_packages() {
+require_wheelhouse() {
+    local tag
+    tag=cp$("$python" -c 'import sys; print("%d%d" % sys.version_info[:2])')
+    compgen -G "$WHEELHOUSE/torch-*-$tag-*.whl" >/dev/null ||
+        fail "WHEELHOUSE=$WHEELHOUSE: no wheel of torch for $python; run make wheelhouse FOLDER=$WHEELHOUSE PYTHON=${python##*/} on a machine with network"
+}
+
+install_packages() {
     if [ "$(.venv/bin/python -c 'import sys; print(sys.base_prefix, sys.version)' 2>&1)" != \
         "$("$python" -c 'import sys; print(sys.base_prefix, sys.version)')" ] ||
         ! .venv/bin/python -m pip --version >/dev/null 2>&1; then
@@ -85,39 +44,36 @@ install_python_packages() {
         rm -rf .venv
         "$python" -m venv .venv
     fi
-    local pip=(.venv/bin/python -m pip --disable-pip-version-check -q)
-    # The lock is complete, so pip does not resolve dependencies, and two of it can run at once. ffcv is
-    # compiled, with other packages but without torch.
+    rm -f "$stamp"
     echo "setup: 1 of 2, installing torch (7 GB), and all other packages"
-    "${pip[@]}" install --no-deps -r <(grep -E '^(torch|torchvision|nvidia-[^=]*|triton)==' "$lock") &
-    local torch=$!
-    trap "kill $torch 2>/dev/null || true" EXIT
-    "${pip[@]}" install --no-deps \
-        -r <(grep -vE '^(torch|torchvision|nvidia-[^=]*|triton|ffcv|fastargs|assertpy)==' "$lock")
-    "${pip[@]}" install --no-deps --no-build-isolation -r <(grep -E '^(ffcv|fastargs|assertpy)==' "$lock")
-    wait $torch
-    trap - EXIT
+    deploy/local/packages.sh .venv/bin/python "$level"
     echo "setup: 2 of 2, compiling the inner loops"
-    "${pip[@]}" install --no-deps --no-build-isolation -e .
+    .venv/bin/python -m pip --disable-pip-version-check -q install --no-deps --no-build-isolation \
+        --no-index -e .
     # Compiled here so that the first job does not have to.
     .venv/bin/python -m data_pipeline.warm_up
+    # A level has all of those before it.
+    { expected runtime && { [ "$level" = runtime ] || expected test; }; } >"$stamp"
+    echo "setup: done"
 }
 
+level=${1:-test}
+case $level in
+    runtime | test) ;;
+    demo)
+        level=runtime
+        if [ -n "${FASHION_MNIST:-}" ]; then
+            [ -f "$FASHION_MNIST/$images" ] ||
+                fail "FASHION_MNIST=$FASHION_MNIST: no $images; give the folder of Fashion-MNIST's four .gz files"
+        elif [ ! -f "/usr/share/datasets/fashion-mnist/$images" ]; then
+            provide fashion-mnist
+        fi
+        ;;
+    *) fail "$level: give runtime, demo or test" ;;
+esac
 python=$(find_python)
-if [ -z "$python" ] && [ -n "${PYTHON:-}" ]; then
-    echo "setup: PYTHON=$PYTHON is no Python 3.11, 3.12 or 3.13 with venv and headers; give the path of one, or leave PYTHON out" >&2
-    exit 2
-fi
-if [ -n "$(missing_debian_packages)" ]; then
-    install_debian_packages
-    python=$(find_python)
-    if [ -z "$python" ]; then
-        echo "setup: Debian has no Python 3.11, 3.12 or 3.13; set PYTHON to the path of one" >&2
-        exit 2
-    fi
-fi
-if [ "$(cat $stamp 2>/dev/null)" != "$(expected)" ] || ! .venv/bin/python -V >/dev/null 2>&1; then
-    install_python_packages
-    expected >$stamp
-    echo "setup: done"
+if ! is_installed; then
+    require_capabilities
+    [ -z "${WHEELHOUSE:-}" ] || require_wheelhouse
+    install_packages
 fi
