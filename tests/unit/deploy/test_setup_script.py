@@ -49,7 +49,7 @@ def add_compilers(programs, names=("gcc", "g++", "pkg-config")):
 
 
 def run(command, root=ROOT, **environment):
-    """Run a command of bash in a folder with no other environment; its status, output and errors."""
+    """Run a command of bash with no other environment; its status, output and errors."""
     bash = shutil.which("bash")
     done = subprocess.run(
         [bash, "-c", command],
