@@ -1,4 +1,5 @@
-.PHONY: help setup wheelhouse lock demo demo-down lint test test-fast test-system deploy-check pin-images fuzz mutants golden bench
+.PHONY: help setup wheelhouse lock demo demo-down lint test test-fast test-system image-check deploy-check pin-images \
+	fuzz mutants golden bench
 
 VENV := .venv/bin/python
 
@@ -58,3 +59,6 @@ golden: setup  ## train small specs with revision BASE and with this tree, and c
 
 bench: setup  ## run all benchmarks, and write the results to bench.json
 	@$(VENV) tests/benchmarks/run_all.py --out bench.json
+
+image-check:  ## build the image for CPUs and check it, as root with podman: STORAGE=folder keeps it
+	@python3 deploy/docker/check_image.py $(if $(STORAGE),--storage $(STORAGE))

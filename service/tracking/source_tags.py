@@ -17,11 +17,15 @@ from mlflow.utils.mlflow_tags import (
     MLFLOW_USER,
 )
 
+from service.run.state_files import read_text_if_usable
 from service.spec.paths import RAY_JOB_VARIABLE
 
 NO_JOB = "none"
 UNKNOWN = "unknown"
 CHANGES_SUFFIX = "+changes"
+ROOT = Path(__file__).parents[2]
+IMAGE_REVISION = "REVISION"
+"""A file that an image has in place of a git repository."""
 
 
 def source_tags(script: str) -> dict[str, str]:
@@ -42,14 +46,16 @@ def source_tags(script: str) -> dict[str, str]:
 
 
 def git_revision() -> str:
-    """Commit of the code that runs, with +changes where it was edited; unknown outside git."""
-    root = str(Path(__file__).parent.parent.parent)
-    command = ["git", "-C", root, "describe", "--always", "--abbrev=40", "--exclude=*"]
+    """Commit of the code that runs, with +changes where it was edited; unknown without either.
+
+    It is git's, or that which the image was built of.
+    """
+    command = ["git", "-C", str(ROOT), "describe", "--always", "--abbrev=40", "--exclude=*"]
     command.append(f"--dirty={CHANGES_SUFFIX}")
     try:
         return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
-        return UNKNOWN
+        return read_text_if_usable(ROOT / IMAGE_REVISION) or UNKNOWN
 
 
 def ray_submission_id() -> str:

@@ -62,3 +62,10 @@ def test_user_without_a_name_is_unknown(monkeypatch):
 
     monkeypatch.setattr(getpass, "getuser", fail)
     assert source_tags("x")["mlflow.user"] == "unknown"
+
+
+def test_without_git_the_revision_is_that_of_the_image(monkeypatch, tmp_path):
+    monkeypatch.setattr(module, "ROOT", tmp_path)
+    assert git_revision() == "unknown"
+    (tmp_path / "REVISION").write_text("ab" * 20 + "+changes\n")
+    assert git_revision() == "ab" * 20 + "+changes"

@@ -1,0 +1,201 @@
+"""Builds the image for CPUs and checks it: check_image.py [--storage FOLDER]. ``make image-check``.
+
+It runs as a pod does: a numeric user, no capabilities, a root that nobody can write, no network. It
+needs root, podman and runc, and mmdebstrap where BASE_IMAGE does not name the image to start from.
+Exit status: 0 all is as it should be, or a program is missing, and it says which; 1 otherwise.
+"""
+
+import argparse
+import ast
+import contextlib
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import urlparse
+
+from podman_engine import RESTRICTED, USER, CommandError, Podman
+
+ROOT = Path(__file__).resolve().parents[2]
+TAG = "localhost/dtkd-service:cpu"
+BASE = "localhost/debian:bookworm"
+FACTS = Path(__file__).with_name("image_facts.py").read_text()
+# pip's settings that Dockerfile has arguments of the same names for.
+PIP_SETTINGS = ("index-url", "extra-index-url", "find-links", "cert")
+MLFLOW_START_TIMEOUT_S = 120
+LAYERS = {
+    "/opt/dtkd-service": "Python packages", "/code": "the service", "apt-get": "Debian packages",
+}  # fmt: skip
+
+
+def missing() -> list[str]:
+    """What this machine lacks to build an image."""
+    programs = ["podman", "runc", *([] if "BASE_IMAGE" in os.environ else ["mmdebstrap"])]
+    lacking = [program for program in programs if shutil.which(program) is None]
+    return lacking if os.geteuid() == 0 else [*lacking, "root"]
+
+
+def pip_options(settings: str) -> list[str]:
+    """Options of a build that give it this machine's package indexes, local folders included.
+
+    ``settings``: as ``pip config list`` prints them, in which later lines count.
+    """
+    values: dict[str, str] = {}
+    for line in settings.splitlines():
+        key, _, value = line.partition("=")
+        values[key.rpartition(".")[2]] = ast.literal_eval(value)
+    options = []
+    for name in filter(values.get, PIP_SETTINGS):
+        words = []
+        for number, word in enumerate(values[name].split()):
+            path = Path(urlparse(word).path)
+            if urlparse(word).scheme in ("", "file") and path.exists():
+                # An index's pages refer to files beside it. Debian's own certificates are replaced
+                # while packages are installed, so nothing can be mounted there.
+                inside = Path(f"/pip/{name}/{number}")
+                shared = path if name != "extra-index-url" else path.parent
+                options.append(f"--volume={shared}:{inside}:ro")
+                prefix = "file://" if urlparse(word).scheme else ""
+                word = prefix + str(inside if shared == path else inside / path.name)
+            words.append(word)
+        variable = f"PIP_{name.upper().replace('-', '_')}"
+        options.append(f"--build-arg={variable}={' '.join(words)}")
+    return options
+
+
+def make_base(podman: Podman) -> str:
+    """The image to start from: BASE_IMAGE, or Debian as mmdebstrap builds it."""
+    if given := os.environ.get("BASE_IMAGE"):
+        return given
+    with contextlib.suppress(CommandError):
+        podman.call("image", "exists", BASE)
+        return BASE
+    with tempfile.TemporaryDirectory() as folder:
+        archive = f"{folder}/base.tar"
+        subprocess.run(["mmdebstrap", "--variant=minbase", "-q", "bookworm", archive], check=True)
+        podman.call("import", archive, BASE)
+    return BASE
+
+
+def report_sizes(podman: Podman) -> None:
+    """Print the bytes of the image's layers, by what they are, and the whole."""
+    sizes: dict[str, int] = {}
+    for command, num_bytes in podman.layers(TAG):
+        name = next((name for part, name in LAYERS.items() if part in command), "base")
+        sizes[name] = sizes.get(name, 0) + num_bytes
+    for name, num_bytes in [*sizes.items(), ("all", sum(sizes.values()))]:
+        print(f"{name:16} {num_bytes / 1e6:8,.0f} MB")
+
+
+def check_labels(podman: Podman) -> None:
+    """Check the image's user, and that it was built of this lock.
+
+    Raises:
+        CommandError: it was not.
+    """
+    config = podman.inspect(TAG)["Config"]
+    lock = (ROOT / "deploy/requirements/runtime.txt").read_bytes()
+    if config["Labels"]["dtkd-service.lock.sha256"] != hashlib.sha256(lock).hexdigest():
+        raise CommandError(f"{TAG}: was built of another lock; build it again")
+    if config["User"] != USER:
+        raise CommandError(f"{TAG}: its user is {config['User']!r}, not a number")
+
+
+@contextlib.contextmanager
+def mlflow_server(podman: Podman, volumes: list[str]) -> Iterator[str]:
+    """Runs MLflow in a container that answers, whose name it gives; removes it at the end."""
+    name = f"mlflow-{os.getpid()}"
+    server = ["mlflow", "server", "--host=127.0.0.1", "--port=5000", "--workers=1"]
+    server += [
+        "--backend-store-uri=sqlite:////runs/mlflow.db",
+        "--artifacts-destination=/runs/mlflow",
+    ]
+    mounts = [f"--volume={volume}" for volume in volumes]
+    options = ["-d", f"--name={name}", "--network=none", *RESTRICTED, *mounts]
+    podman.call("run", *options, TAG, *server)
+    try:
+        deadline = time.monotonic() + MLFLOW_START_TIMEOUT_S
+        while True:
+            try:
+                podman.call("exec", name, "wget", "-qO-", "http://127.0.0.1:5000/health")
+                break
+            except CommandError:
+                if time.monotonic() > deadline:
+                    raise CommandError("mlflow: " + podman.call("logs", name)[-3000:]) from None
+                time.sleep(1)
+        yield name
+    finally:
+        podman.call("rm", "--force", "--time=5", name)
+
+
+def check_jobs(podman: Podman, folder: Path) -> None:
+    """Convert images, check a spec, and distill, with MLflow in a container beside.
+
+    Raises:
+        CommandError: one of them has failed.
+    """
+    data, runs = folder / "data", folder / "runs"
+    for path in (data, runs):
+        path.mkdir()
+        os.chown(path, 1000, 1000)
+    volumes = [f"{data}:/data:ro", f"{runs}:/runs"]
+    new = [f"{data}:/data", f"{runs}:/runs"]
+    step("what is in it", podman.run(TAG, volumes, "python", "-", "facts", stdin=FACTS))
+    podman.run(TAG, new, "python", "-", "data", stdin=FACTS)
+    convert = ("python", "jobs/convert.py", "/data/images", "/data/train.beton")
+    step("convert.py", podman.run(TAG, new, *convert))
+    distill = ("python", "jobs/distill.py", "/runs/spec.json")
+    step("--validate", podman.run(TAG, volumes, *distill, "--validate"))
+    with mlflow_server(podman, volumes) as server:
+        step("mlflow server")
+        # In one pod, containers have one network.
+        mounts = [f"--volume={volume}" for volume in volumes]
+        options = ["--rm", f"--network=container:{server}", *RESTRICTED, *mounts]
+        log = podman.call("run", *options, TAG, *distill, timeout_s=600)
+        step("distill.py", log)
+    if "eager" in log or not (runs / "image-check" / "student.safetensors").exists():
+        raise CommandError(f"distill.py: is not compiled, or has no student\n{log}")
+
+
+def step(name: str, output: str = "") -> None:
+    """Say that a check is done, with the last line that it printed."""
+    print(f"ok: {name}: {(output.splitlines() or [''])[-1]}", flush=True)
+
+
+def main() -> int:
+    """Build and check; returns the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--storage", type=Path, help="keep images here, for the next build")
+    options = parser.parse_args()
+    if lacks := missing():
+        print(f"image-check: skipped, it needs {', '.join(lacks)}")
+        return 0
+    with contextlib.ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="image-check-")))
+        podman = Podman(options.storage or folder / "storage")
+        try:
+            base = make_base(podman)
+            settings = [sys.executable, "-m", "pip", "config", "list"]
+            pip = subprocess.run(settings, capture_output=True, text=True).stdout
+            start_s = time.monotonic()
+            podman.build("cpu", TAG, [f"--build-arg=BASE_IMAGE={base}", *pip_options(pip)])
+            print(f"built in {time.monotonic() - start_s:.0f} s")
+            report_sizes(podman)
+            check_labels(podman)
+            check_jobs(podman, folder)
+        except (CommandError, subprocess.CalledProcessError) as error:
+            print(f"image-check: {error}", file=sys.stderr)
+            return 1
+        finally:
+            if options.storage is None:
+                podman.remove_all()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
