@@ -28,16 +28,22 @@ FACTS = Path(__file__).with_name("image_facts.py").read_text()
 # pip's settings that Dockerfile has arguments of the same names for.
 PIP_SETTINGS = ("index-url", "extra-index-url", "find-links", "cert")
 MLFLOW_START_TIMEOUT_S = 120
+# For the image, its largest layer once more as an archive, and what compiles packages.
+FREE_BYTES = 20e9
 LAYERS = {
     "/opt/dtkd-service": "Python packages", "/code": "the service", "apt-get": "Debian packages",
 }  # fmt: skip
 
 
-def missing() -> list[str]:
-    """What this machine lacks to build an image."""
+def missing(storage: Path) -> list[str]:
+    """What this machine lacks to build an image in a folder."""
     programs = ["podman", "runc", *([] if "BASE_IMAGE" in os.environ else ["mmdebstrap"])]
     lacking = [program for program in programs if shutil.which(program) is None]
-    return lacking if os.geteuid() == 0 else [*lacking, "root"]
+    if os.geteuid() != 0:
+        lacking.append("root")
+    if shutil.disk_usage(storage).free < FREE_BYTES:
+        lacking.append(f"{FREE_BYTES / 1e9:.0f} GB in {storage}")
+    return lacking
 
 
 def pip_options(settings: str) -> list[str]:
@@ -167,32 +173,43 @@ def step(name: str, output: str = "") -> None:
     print(f"ok: {name}: {(output.splitlines() or [''])[-1]}", flush=True)
 
 
+def build_and_check(podman: Podman, folder: Path) -> None:
+    """Build the image, print its sizes, and check it, with data in ``folder``.
+
+    Raises:
+        CommandError: a check has failed.
+        subprocess.CalledProcessError: mmdebstrap has failed.
+    """
+    base = make_base(podman)
+    settings = [sys.executable, "-m", "pip", "config", "list"]
+    pip = subprocess.run(settings, check=True, capture_output=True, text=True).stdout
+    start_s = time.monotonic()
+    podman.build("cpu", TAG, [f"--build-arg=BASE_IMAGE={base}", *pip_options(pip)])
+    print(f"built in {time.monotonic() - start_s:.0f} s")
+    report_sizes(podman)
+    check_labels(podman)
+    check_jobs(podman, folder)
+
+
 def main() -> int:
     """Build and check; returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--storage", type=Path, help="keep images here, for the next build")
-    options = parser.parse_args()
-    if lacks := missing():
-        print(f"image-check: skipped, it needs {', '.join(lacks)}")
-        return 0
-    with contextlib.ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="image-check-")))
-        podman = Podman(options.storage or folder / "storage")
+    kept: Path | None = parser.parse_args().storage
+    with tempfile.TemporaryDirectory(prefix="image-check-") as folder:
+        storage = kept or Path(folder, "storage")
+        storage.mkdir(parents=True, exist_ok=True)
+        if lacking := missing(storage):
+            print(f"image-check: skipped, it needs {', '.join(lacking)}")
+            return 0
+        podman = Podman(storage)
         try:
-            base = make_base(podman)
-            settings = [sys.executable, "-m", "pip", "config", "list"]
-            pip = subprocess.run(settings, capture_output=True, text=True).stdout
-            start_s = time.monotonic()
-            podman.build("cpu", TAG, [f"--build-arg=BASE_IMAGE={base}", *pip_options(pip)])
-            print(f"built in {time.monotonic() - start_s:.0f} s")
-            report_sizes(podman)
-            check_labels(podman)
-            check_jobs(podman, folder)
+            build_and_check(podman, Path(folder))
         except (CommandError, subprocess.CalledProcessError) as error:
             print(f"image-check: {error}", file=sys.stderr)
             return 1
         finally:
-            if options.storage is None:
+            if kept is None:
                 podman.remove_all()
     return 0
 

@@ -84,14 +84,14 @@ def install_target(lock: dict[str, str], target: str) -> None:
     subprocess.run(["/usr/bin/python3", "-m", "venv", "--without-pip", TARGET], check=True)
     (packages,) = TARGET.glob("lib/python3.*/site-packages")
     (packages / "dtkd-service.pth").write_text(f"{TARGET.parent}\n")
+    versions = [lock[name].split()[0] for name in compiled]
+    pip("install", versions, "--no-index", f"--find-links={WHEELS}", environment=TARGET)
     # Nothing of a wheel runs while it is installed.
     only_wheels = "--only-binary=:all:"
     locked = [lock[name] for name in wheels]
     pip("install", locked, "--require-hashes", only_wheels, environment=TARGET)
     versions = [lock[name].split()[0] for name in from_index]
     pip("install", versions, f"--index-url={torch_index}", only_wheels, environment=TARGET)
-    versions = [lock[name].split()[0] for name in compiled]
-    pip("install", versions, "--no-index", f"--find-links={WHEELS}", environment=TARGET)
     print(f"installed {len(names)} of {len(lock)} packages, torch from {torch_index or 'the lock'}")
     print("left out:", *(sorted(set(lock) - set(names)) or ["nothing"]))
 
@@ -109,7 +109,13 @@ def main(path: Path, part: str) -> int:
             pip("install", tools, "--require-hashes", "--only-binary=:all:")
         elif part == "sources":
             sources = [lock[name] for name in lock if SOURCES.fullmatch(name)]
-            pip("wheel", sources, "--require-hashes", "--no-build-isolation", f"-w={WHEELS}")
+            pip(
+                "wheel",
+                sources,
+                "--require-hashes",
+                "--no-build-isolation",
+                f"--wheel-dir={WHEELS}",
+            )
         else:
             install_target(lock, part)
     except subprocess.CalledProcessError:

@@ -35,6 +35,13 @@ class Podman:
         folders = [f"--root={self.storage / 'images'}", f"--runroot={self.storage / 'containers'}"]
         return ["podman", *folders, *RUNTIME]
 
+    @property
+    def environment(self) -> dict[str, str]:
+        """Environment variables of its commands, which write layers to the temporary folder."""
+        temporary = self.storage / "temporary"
+        temporary.mkdir(parents=True, exist_ok=True)
+        return {**os.environ, "ENGINE": " ".join(self.command), "TMPDIR": str(temporary)}
+
     def call(self, *arguments: str, stdin: str = "", timeout_s: float = 300) -> str:
         """What a command of podman prints.
 
@@ -44,7 +51,12 @@ class Podman:
         command = [*self.command, *arguments]
         try:
             done = subprocess.run(
-                command, input=stdin, capture_output=True, text=True, timeout=timeout_s
+                command,
+                input=stdin,
+                capture_output=True,
+                text=True,
+                env=self.environment,
+                timeout=timeout_s,
             )
         except subprocess.TimeoutExpired as error:
             raise CommandError(f"podman {arguments[0]}: has not ended in {timeout_s} s") from error
@@ -60,11 +72,10 @@ class Podman:
             CommandError: the build has failed.
         """
         script = Path(__file__).with_name("build.sh")
-        environment = {**os.environ, "ENGINE": " ".join(self.command)}
         # The network's and the processes' separation are what the build of an image can do without.
         sandbox = ["--isolation=chroot", "--network=host", "--layers"]
         done = subprocess.run(
-            [script, target, tag, *sandbox, *options], env=environment, stdout=sys.stderr
+            [script, target, tag, *sandbox, *options], env=self.environment, stdout=sys.stderr
         )
         if done.returncode != 0:
             raise CommandError(f"{script.name}: status {done.returncode}, see above")
