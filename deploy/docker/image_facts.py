@@ -9,6 +9,7 @@ import importlib.util
 import json
 import os
 import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -55,6 +56,8 @@ def check_facts() -> None:
     assert writable_folders() <= VOLUMES, writable_folders() - VOLUMES
     folders = {path.name for path in ROOT.iterdir() if path.suffix != ".dist-info"}
     assert folders - FILES == {".venv", "data_pipeline", "deploy", "jobs", "service"}, folders
+    login_shell = subprocess.run(["bash", "-lc", "command -v ray"], capture_output=True, text=True)
+    assert login_shell.stdout.strip() == str(ROOT / ".venv/bin/ray"), login_shell
     found = [name for name in FORBIDDEN_PACKAGES if importlib.util.find_spec(name)]
     assert found == [], found
     assert lock_differences() == [], lock_differences()

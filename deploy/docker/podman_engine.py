@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import Any
 
 USER = "1000:1000"
-# Neither systemd nor a limit that the machine does not allow is needed.
+# Without systemd.
 RUNTIME = ("--runtime=runc", "--cgroup-manager=cgroupfs", "--storage-driver=overlay")
-# What Kubernetes' Pod Security Standard "restricted" asks for, with a root that nobody can write.
+# What Kubernetes' Pod Security Standard "restricted" asks for, and a root that nobody can write.
+# The numbers of files and of processes are what every machine allows.
 RESTRICTED = (
-    f"--user={USER}", "--cap-drop=ALL", "--security-opt=no-new-privileges", "--ulimit=host",
+    f"--user={USER}", "--cap-drop=ALL", "--security-opt=no-new-privileges",
     "--read-only", "--read-only-tmpfs=false", "--tmpfs=/tmp:rw,mode=1777,exec", "--shm-size=1g",
+    "--ulimit=nofile=10000:10000", "--ulimit=nproc=10000:10000",
 )  # fmt: skip
 
 
@@ -95,7 +97,7 @@ class Podman:
     def remove_all(self) -> None:
         """Remove all images and containers of the storage, so that its folder can be removed."""
         self.call("rm", "--all", "--force", "--time=5")
-        self.call("rmi", "--all", "--force")
+        self.call("rmi", "--all", "--force", timeout_s=900)
         # Podman keeps the folder of the layers mounted.
         layers = self.storage / "images" / "overlay"
         if layers.is_mount():

@@ -25,10 +25,10 @@ def test_local_folders_are_mounted_and_later_settings_count(tmp_path):
         f":env:.find-links='{wheels}'\n"
     )
     assert pip_options(settings) == [
-        f"--volume={tmp_path / 'index'}:/pip/extra-index-url/1:ro",
-        "--build-arg=PIP_EXTRA_INDEX_URL=https://a.example/ file:///pip/extra-index-url/1/simple",
-        f"--volume={wheels}:/pip/find-links/0:ro",
-        "--build-arg=PIP_FIND_LINKS=/pip/find-links/0",
-        f"--volume={certificates}:/pip/cert/0:ro",
-        "--build-arg=PIP_CERT=/pip/cert/0",
+        f"--volume={tmp_path / 'index'}:/tmp/pip/extra-index-url/1:ro",
+        "--build-arg=PIP_EXTRA_INDEX_URL=https://a.example/ file:///tmp/pip/extra-index-url/1/simple",
+        f"--volume={wheels}:/tmp/pip/find-links/0:ro",
+        "--build-arg=PIP_FIND_LINKS=/tmp/pip/find-links/0",
+        f"--volume={certificates}:/tmp/pip/cert/0:ro",
+        "--build-arg=PIP_CERT=/tmp/pip/cert/0",
     ]
