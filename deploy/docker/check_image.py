@@ -107,7 +107,7 @@ def check_labels(podman: Podman) -> None:
     """
     config = podman.inspect(TAG)["Config"]
     lock = (ROOT / "deploy/requirements/runtime.txt").read_bytes()
-    if config["Labels"]["dtkd-service.lock.sha256"] != hashlib.sha256(lock).hexdigest():
+    if config["Labels"]["dtkd-service.lock-sha256"] != hashlib.sha256(lock).hexdigest():
         raise CommandError(f"{TAG}: was built of another lock; build it again")
     if config["User"] != USER:
         raise CommandError(f"{TAG}: its user is {config['User']!r}, not a number")
