@@ -9,7 +9,7 @@ import datetime
 import os
 import socket
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import ray
 import ray.train
@@ -43,8 +43,8 @@ class ProcessGroupBackend(Backend):  # type: ignore[misc]
         """Called by Ray when all worker processes have started."""
         worker_group.execute(prepare_worker)
         if len(worker_group) > 1:
-            address, port = worker_group.execute_single(0, free_address)
-            options = (address, port, backend_config.backend, backend_config.timeout_s)
+            listener = worker_group.execute_single(0, open_listener)
+            options = (listener, backend_config.backend, backend_config.timeout_s)
             worker_group.execute(join_process_group, *options)
 
 
@@ -54,16 +54,27 @@ def prepare_worker() -> None:
     install_sigterm_handler()
 
 
-def free_address() -> tuple[str, int]:
-    """This node's address, and a port that is free now."""
+class Listener(NamedTuple):
+    """A socket that is bound to a node's address; ``descriptor`` is valid in rank 0's process."""
+
+    address: str
+    port: int
+    descriptor: int
+
+
+def open_listener() -> Listener:
+    """Bind a socket for the process group's store to this node's address, at a port that is free.
+
+    Left alone, the store listens on every address of the machine, without authentication.
+    """
     address = ray.util.get_node_ip_address()
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    with socket.socket(family) as listening:
-        listening.bind(("", 0))
-        return address, listening.getsockname()[1]
+    bound = socket.socket(family)
+    bound.bind((address, 0))
+    return Listener(address, bound.getsockname()[1], bound.detach())
 
 
-def join_process_group(address: str, port: int, backend: str, timeout_s: int) -> None:
+def join_process_group(listener: Listener, backend: str, timeout_s: int) -> None:
     """Join the process group, whose rank 0 listens there; waits for all ranks.
 
     The variables are those that torchrun sets; NCCL's is Ray's choice, which ends a process whose
@@ -74,14 +85,24 @@ def join_process_group(address: str, port: int, backend: str, timeout_s: int) ->
         import torch.distributed as dist
 
     context = ray.train.get_context()
+    rank, world_size = context.get_world_rank(), context.get_world_size()
     os.environ |= {
-        "MASTER_ADDR": address,
-        "MASTER_PORT": str(port),
-        "RANK": str(context.get_world_rank()),
-        "WORLD_SIZE": str(context.get_world_size()),
+        "MASTER_ADDR": listener.address,
+        "MASTER_PORT": str(listener.port),
+        "RANK": str(rank),
+        "WORLD_SIZE": str(world_size),
         "LOCAL_RANK": str(context.get_local_rank()),
         "LOCAL_WORLD_SIZE": str(context.get_local_world_size()),
         "NODE_RANK": str(context.get_node_rank()),
     }
     os.environ.setdefault("TORCH_NCCL_ASYNC_ERROR_HANDLING", "1")
-    dist.init_process_group(backend, timeout=datetime.timedelta(seconds=timeout_s))
+    timeout = datetime.timedelta(seconds=timeout_s)
+    store = dist.TCPStore(  # type: ignore[attr-defined]  # it is public
+        listener.address,
+        listener.port,
+        world_size,
+        is_master=rank == 0,
+        timeout=timeout,
+        master_listen_fd=listener.descriptor if rank == 0 else None,
+    )
+    dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=timeout)
