@@ -83,6 +83,10 @@ def main() -> int:
     print(f"total time: {time.monotonic() - start_s:.0f} s")
     print(f"MLflow UI: {experiment_page(stack, experiment)}")
     print(f"Ray dashboard: {stack.dashboard_url} (token in {FOLDER / 'ray_token'})")
+    print(
+        "Both listen on loopback only. To submit jobs takes the token; MLflow has no password: "
+        "users of this machine can read and change what it has"
+    )
     print("stop everything: make demo-down")
     return 0
 

@@ -1,15 +1,19 @@
 """Runs Ray and MLflow on this machine, on loopback, for the demo; ``stack.py down`` stops them.
 
-Processes are recorded by process id and start time, so that only these are stopped.
+Processes are recorded by process id and start time, so that only these are stopped. Other users of
+the machine can neither read their files and sockets nor submit jobs, but can reach MLflow, which
+has no password here, and read Ray's metrics.
 """
 
 import json
 import os
 import secrets
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -25,32 +29,40 @@ FOLDER = ROOT / ".demo"
 STATE_PATH = FOLDER / "stack.json"
 START_TIMEOUT_S = 120.0
 STOP_TIMEOUT_S = 20.0
-# Also loopback; Ray replaces 127.0.0.1 with an external address.
-RAY_HOST = "127.0.0.2"
+LOOPBACK = "127.0.0.1"
 # Two workers, or two runs of a comparison, whatever the machine has.
 NUM_RAY_CPUS = 2
 
 
 @dataclass(frozen=True)
 class Stack:
-    """Addresses of the services, and [process id, start time] of their processes."""
+    """Addresses of the services, and [process id, start time] of their processes.
+
+    ``temporary``: the folder of Ray's sockets and logs, closed to other users.
+    """
 
     ray_address: str
     dashboard_url: str
     mlflow_url: str
+    temporary: str
     processes: list[list[float]]
 
     def environment(self) -> dict[str, str]:
         """Environment variables for clients of the stack."""
-        path = f"{ROOT / '.venv' / 'bin'}{os.pathsep}{os.environ['PATH']}"
+        # Of another cluster; to Ray they count for more than the address that a command names.
+        others = ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS")
         return {
-            **os.environ,
-            "PATH": path,
+            **{name: value for name, value in os.environ.items() if name not in others},
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN_PATH": str(FOLDER / "ray_token"),
             "MLFLOW_TRACKING_URI": self.mlflow_url,
             "RAY_USAGE_STATS_ENABLED": "0",
+            # Without it, Ray replaces 127.0.0.1 by the machine's own address, and listens on all.
+            "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
             "MLFLOW_DISABLE_TELEMETRY": "true",
+            # Jobs of MLflow's own, which its clients could start.
+            "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
         }
 
 
@@ -61,26 +73,30 @@ def up() -> Stack:
         return running
     down()
     FOLDER.mkdir(exist_ok=True)
+    FOLDER.chmod(0o700)
     token_path = FOLDER / "ray_token"
     token_path.unlink(missing_ok=True)
     with os.fdopen(os.open(token_path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
         file.write(secrets.token_hex(32))
     gcs_port, dashboard_port, agent_port, client_port, mlflow_port = _free_ports(5)
     stack = Stack(
-        f"{RAY_HOST}:{gcs_port}",
-        f"http://127.0.0.1:{dashboard_port}",
-        f"http://127.0.0.1:{mlflow_port}",
+        f"{LOOPBACK}:{gcs_port}",
+        f"http://{LOOPBACK}:{dashboard_port}",
+        f"http://{LOOPBACK}:{mlflow_port}",
+        # Paths of sockets must be short.
+        tempfile.mkdtemp(prefix="dtkd-", dir="/tmp"),
         [],
     )
     ray = [
-        "ray", "start", "--head", "--block", "--node-ip-address=" + RAY_HOST,
-        f"--port={gcs_port}", "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard_port}",
-        f"--dashboard-agent-listen-port={agent_port}",
+        "ray", "start", "--head", "--block", f"--node-ip-address={LOOPBACK}",
+        f"--port={gcs_port}", f"--dashboard-host={LOOPBACK}", f"--dashboard-port={dashboard_port}",
+        # Ray opens its own folder to everybody.
+        f"--temp-dir={stack.temporary}/ray", f"--dashboard-agent-listen-port={agent_port}",
         f"--ray-client-server-port={client_port}", f"--num-cpus={NUM_RAY_CPUS}",
         "--object-store-memory=200000000",
     ]  # fmt: skip
     mlflow = [
-        "mlflow", "server", "--host", "127.0.0.1", "--port", str(mlflow_port), "--workers", "1",
+        "mlflow", "server", "--host", LOOPBACK, "--port", str(mlflow_port), "--workers", "1",
         "--backend-store-uri", f"sqlite:///{FOLDER / 'mlflow.db'}",
         "--artifacts-destination", str(FOLDER / "artifacts"),
     ]  # fmt: skip
@@ -105,6 +121,7 @@ def down() -> None:
     for process in remaining:
         _signal(process, signal.SIGKILL)
     psutil.wait_procs(remaining, timeout=STOP_TIMEOUT_S)
+    shutil.rmtree(stack.temporary, ignore_errors=True)
     STATE_PATH.unlink()
 
 
@@ -144,7 +161,7 @@ def _signal(process: psutil.Process, number: int) -> None:
 def _free_ports(count: int) -> list[int]:
     sockets = [socket.socket() for _ in range(count)]
     for open_socket in sockets:
-        open_socket.bind(("127.0.0.1", 0))
+        open_socket.bind((LOOPBACK, 0))
     ports = [open_socket.getsockname()[1] for open_socket in sockets]
     for open_socket in sockets:
         open_socket.close()
