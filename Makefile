@@ -1,5 +1,5 @@
 .PHONY: help setup wheelhouse lock demo demo-down lint test test-fast test-system image-check deploy-check pin-images \
-	fuzz mutants golden bench
+	audit fuzz mutants golden bench
 
 VENV := .venv/bin/python
 
@@ -48,6 +48,9 @@ pin-images: setup  ## write digests of all images for Kubernetes: REGISTRY=regis
 fuzz: setup  ## read damaged and hostile files: INPUTS=20000 or MINUTES=10, TARGET=name, SEED=n
 	@$(VENV) tests/fuzz/run.py $(if $(INPUTS),--inputs $(INPUTS)) $(if $(MINUTES),--minutes $(MINUTES)) \
 		$(if $(TARGET),--target $(TARGET)) $(if $(SEED),--seed $(SEED))
+
+audit: setup  ## licenses, bill of materials and known vulnerabilities of the locked packages
+	@$(VENV) deploy/audit/audit.py
 
 mutants: setup  ## change the code at random; the unit tests must notice: COUNT=150, SEED=0, FILE=path
 	@$(VENV) -m pip install -q 'cosmic-ray>=8.7,<9'
