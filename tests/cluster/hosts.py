@@ -18,6 +18,7 @@ BRIDGE = "dtkdbr"
 SUBNET = "10.199.7"
 NARROW = ("tbf", "rate", "2mbit", "burst", "32kbit", "latency", "400ms")
 STOP_LIMIT_S = 20.0
+OWN_PROCESSES = ("unshare", "--pid", "--fork", "--kill-child", "--mount-proc")
 # Held by whoever makes hosts: their names and addresses are the same on a machine.
 LOCK_PATH = Path(tempfile.gettempdir()) / "dtkd-hosts.lock"
 
@@ -36,9 +37,15 @@ def can_make_hosts():
 
 
 class Host:
-    """One namespace, connected to the bridge by a virtual cable."""
+    """One namespace, connected to the bridge by a virtual cable.
+
+    ``sees_own_processes``: whether a command sees only the processes that it starts. Otherwise all
+    hosts see all: a driver joins the head's Ray node, wherever it runs, and a head does not start
+    where a node of its cluster still runs.
+    """
 
     def __init__(self, number):
+        self.sees_own_processes = False
         self.name, self.address = f"dtkd{number}", f"{SUBNET}.{number}"
         ip("netns", "add", self.name)
         pair = ["type", "veth", "peer", "name", "eth0", "netns", self.name]
@@ -50,7 +57,8 @@ class Host:
 
     def command(self, *arguments):
         """The command line that runs a command on this host."""
-        return ["ip", "netns", "exec", self.name, *map(str, arguments)]
+        isolation = OWN_PROCESSES if self.sees_own_processes else ()
+        return ["ip", "netns", "exec", self.name, *isolation, *map(str, arguments)]
 
     def disconnect(self):
         ip("link", "set", f"{self.name}v", "down")
@@ -81,7 +89,7 @@ class Host:
 class Node:
     """A Ray node on a host: the processes that ``ray start`` created, by their own ids."""
 
-    def __init__(self, host, head_address, environment, log_path, num_cpus):
+    def __init__(self, host, head_address, environment, log_path, num_cpus, options=()):
         self.host = host
         command = ["ray", "start", "--block", f"--num-cpus={num_cpus}"]
         command += [f"--node-ip-address={host.address}", "--object-store-memory=100000000"]
@@ -89,6 +97,7 @@ class Node:
             command += ["--head", "--port=6379", f"--dashboard-host={head_address}"]
         else:
             command += [f"--address={head_address}:6379"]
+        command += options
         with log_path.open("a") as log:
             self._process = subprocess.Popen(
                 host.command(*command),

@@ -59,6 +59,11 @@ class Queries:
         ]
         return sum(client.stop_job(submission_id) for submission_id in running)
 
+    def job_status(self, submission_id):
+        """Ray's word for the state of a job, such as RUNNING."""
+        client = JobSubmissionClient(f"http://{self._host}:8265")
+        return str(client.get_job_status(submission_id).value)
+
 
 def main(host):
     """Answer queries from stdin until it is closed."""

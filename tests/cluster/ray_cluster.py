@@ -112,9 +112,18 @@ class Cluster:
         log_path = self._folder / f"node{number}.log"
         num_before = num_starts(log_path)
         self.nodes[number] = Node(
-            self.hosts[number], self.head.address, self.environment, log_path, self._num_cpus
+            self.hosts[number],
+            self.head.address,
+            self.environment,
+            log_path,
+            self._num_cpus,
+            self._node_options(number),
         )
         return log_path, num_before
+
+    def _node_options(self, number):
+        """More options of a host's ``ray start``."""
+        return []
 
     def _wait_for_node(self, log_path, num_before):
         deadline_s = time.monotonic() + NODE_LIMIT_S
