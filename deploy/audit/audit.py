@@ -1,6 +1,6 @@
 """Audits what the image passes on: licenses, a bill of materials, known vulnerabilities.
 
-Of the packages of the lock as they are installed here. The bill is written to build/sbom.json,
+Of the locked packages of the runtime, as they are installed here. The bill is in build/sbom.json,
 CycloneDX 1.5. Exit status: 0 nothing found, 1 findings, 2 what is installed is not the lock's.
 Where the database of vulnerabilities does not answer, the last line says that none were looked for.
 """
@@ -17,7 +17,7 @@ from licenses import is_allowed, license_of
 from vulnerabilities import DatabaseUnavailableError, known_vulnerabilities
 
 ROOT = Path(__file__).resolve().parents[2]
-LOCK = ROOT / "deploy" / "requirements.lock"
+LOCK = ROOT / "deploy" / "requirements" / "runtime.txt"
 BILL = ROOT / "build" / "sbom.json"
 sys.path.append(str(ROOT / "deploy" / "docker"))
 
@@ -88,7 +88,7 @@ def main() -> int:
     try:
         licenses = installed_licenses(versions)
     except LockMismatchError as error:
-        print(f"deploy: requirements.lock: {error}; run make setup", file=sys.stderr)
+        print(f"deploy: requirements/runtime.txt: {error}; run make setup", file=sys.stderr)
         return 2
     counts = Counter(expression or "not known" for expression in licenses.values())
     print(f"licenses of {len(versions)} packages:")

