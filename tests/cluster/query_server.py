@@ -60,9 +60,13 @@ class Queries:
         return sum(client.stop_job(submission_id) for submission_id in running)
 
     def job_status(self, submission_id):
-        """Ray's word for the state of a job, such as RUNNING."""
-        client = JobSubmissionClient(f"http://{self._host}:8265")
-        return str(client.get_job_status(submission_id).value)
+        """Ray's word for the state of a job, such as RUNNING; empty while it cannot be asked."""
+        try:
+            client = JobSubmissionClient(f"http://{self._host}:8265")
+            return str(client.get_job_status(submission_id).value)
+        except (ConnectionError, RuntimeError):
+            # The dashboard of a head that has just started.
+            return ""
 
 
 def main(host):

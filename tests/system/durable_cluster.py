@@ -111,7 +111,7 @@ class DurableCluster(Cluster):
         assert done.returncode == 0, done.stdout + done.stderr
 
     def job_status(self, name):
-        """Ray's word for the state of a job, such as RUNNING."""
+        """Ray's word for the state of a job, such as RUNNING; empty while it cannot be asked."""
         return self.query("job_status", name)
 
     def job_log(self, name):

@@ -43,7 +43,8 @@ def wait_until(condition, what):
 
 def wait_for_end(cluster, name):
     """Wait for a Ray job; returns its log, if it has succeeded."""
-    wait_until(lambda: cluster.job_status(name) not in ("PENDING", "RUNNING"), f"end of {name}")
+    ended = ("SUCCEEDED", "FAILED", "STOPPED")
+    wait_until(lambda: cluster.job_status(name) in ended, f"end of {name}")
     log = cluster.job_log(name)
     assert cluster.job_status(name) == "SUCCEEDED", log
     return log
