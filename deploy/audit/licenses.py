@@ -74,9 +74,9 @@ def license_of(name: str, metadata: Message) -> str | None:
     """The SPDX expression of a package's license; None if it is not known."""
     if name in STATED:
         return STATED[name]
-    if expression := metadata["License-Expression"]:
+    if expression := metadata.get("License-Expression"):
         return str(expression)
-    if found := _identifier(metadata["License"] or ""):
+    if found := _identifier(metadata.get("License") or ""):
         return found
     classifiers = metadata.get_all("Classifier") or []
     last = [text.rpartition(" :: ")[2] for text in classifiers if text.startswith("License :: ")]

@@ -8,6 +8,7 @@ import importlib.metadata
 import json
 import subprocess
 import sys
+import sysconfig
 import uuid
 from pathlib import Path
 from typing import Any
@@ -27,9 +28,11 @@ def component(kind: str, name: str, version: str, qualifiers: str = "") -> Compo
 
 def python_packages() -> list[Component]:
     """What this Python's environment has, without the service itself."""
+    # Not sys.path: setuptools puts the packages that it contains there, of other versions.
+    folders = [sysconfig.get_path("purelib"), sysconfig.get_path("platlib")]
     found = {
         distribution.metadata["Name"]: distribution.version
-        for distribution in importlib.metadata.distributions()
+        for distribution in importlib.metadata.distributions(path=folders)
     }
     # In purl, names are those that the index compares.
     return [

@@ -19,8 +19,17 @@ from licenses import ALLOWED, STATED, is_allowed, license_of  # noqa: E402
 from vulnerabilities import DatabaseUnavailableError, known_vulnerabilities  # noqa: E402
 
 
+class StrictMessage(Message):
+    """As that of the package importlib_metadata, whose finder answers where it was imported."""
+
+    def __getitem__(self, name):
+        if name not in self:
+            raise KeyError(name)
+        return super().__getitem__(name)
+
+
 def metadata(**fields):
-    message = Message()
+    message = StrictMessage()
     for name, values in fields.items():
         for value in values if isinstance(values, list) else [values]:
             message[name.replace("_", "-")] = value

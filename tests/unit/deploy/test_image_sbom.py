@@ -29,6 +29,16 @@ def test_every_python_package_is_in_it_once_under_its_index_name():
     assert torch["version"] == importlib.metadata.version("torch")
 
 
+def test_packages_that_another_one_contains_are_not_the_environments(tmp_path, monkeypatch):
+    """As those of setuptools, which it puts into sys.path when it is imported."""
+    contained = tmp_path / "torch-0.1.dist-info"
+    contained.mkdir()
+    (contained / "METADATA").write_text("Metadata-Version: 2.1\nName: torch\nVersion: 0.1\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert importlib.metadata.version("torch") == "0.1"
+    assert "0.1" not in {one["version"] for one in python_packages() if one["name"] == "torch"}
+
+
 def test_characters_of_debian_versions_are_escaped_in_addresses():
     (package,) = debian_packages("g++\t4:12.2.0-3\tamd64\n")
     # As the specification of purl has it: a colon may stay, a plus may not.
