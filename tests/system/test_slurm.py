@@ -104,7 +104,8 @@ def test_cancelled_requeued_and_preempted_run_loses_nothing(cluster, workload):
 
     # A job of a partition with a higher priority needs its nodes.
     job.wait_for_fault(2)
-    urgent = cluster.submit("--partition=urgent", "--nodes=2", "--exclusive", "--wrap=true")
+    quick = ["--partition=urgent", "--nodes=2", "--exclusive", "--output=/dev/null", "--wrap=true"]
+    urgent = cluster.submit(*quick)
     assert cluster.wait_for_end(urgent, START_LIMIT_S) == EXIT_DONE
     assert job.wait_for_end() == EXIT_DONE, job.log
     assert job.field("Restarts") == "2"
