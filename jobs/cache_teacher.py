@@ -9,7 +9,6 @@ done, 1 failed, 2 bad input, 3 stopped before its end.
 import argparse
 import signal
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +16,7 @@ if __name__ == "__main__":
     # Until a folder is claimed, Ctrl-C ends the process without a traceback, as SIGTERM does.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
+from service.compare.kind import script_of
 from service.compare.loading import load_comparison
 from service.run.logs import set_up_logging
 from service.run.scripts import ScriptParser, run_script
@@ -28,9 +28,6 @@ from service.sweep.loading import load_sweep
 
 if TYPE_CHECKING:
     from service.teacher_cache.demand import Runs
-
-OF_COMPARISON = {"variants", "pairs", "seeds", "tuned"}
-"""Fields of a spec that only a comparison has, besides its base."""
 
 
 def main(arguments: list[str]) -> int:
@@ -62,15 +59,14 @@ def _run(options: argparse.Namespace) -> int:
 
 def _loaded(path: Path) -> "tuple[JobSpec, list[Runs]]":
     """What represents all runs of a spec, and these as far as they are known."""
-    content = read_json(path)
-    names = content.keys() if isinstance(content, Mapping) else set()
+    script = script_of(read_json(path))
     # What reads the runs needs torch; a spec is checked without waiting for it.
-    if "base" not in names:
+    if script == "distill":
         job = load_job(path)
         from service.teacher_cache.demand import Runs
 
         return job.spec, [Runs(job)]
-    if names & OF_COMPARISON:
+    if script == "compare":
         comparison = load_comparison(path)
         from service.compare.cached_runs import cached_runs
 

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from pydantic import ValidationError
 
 from data_pipeline.files import is_remote
+from service.compare.kind import Script, script_of
 from service.compare.spec import CompareSpec
 from service.spec.errors import BadInputError, Problem
 from service.spec.field_problems import problems_of
@@ -36,7 +37,7 @@ CACHES = ("/runs", "/tmp")
 class Run(NamedTuple):
     """What a RayJob is made of."""
 
-    script: str
+    script: Script
     """The script of jobs/ that takes the spec."""
     name: str
     text: str
@@ -73,17 +74,18 @@ def read_run(path: Path, name: str | None = None) -> Run:
 def _parse(content: dict[str, Any], subject: str) -> tuple[Run, JobSpec]:
     """The run of a spec, and the job that says where its files are."""
     text = json.dumps(content, ensure_ascii=False, separators=(",", ":"))
-    if "variants" in content or "pairs" in content:
+    script = script_of(content)
+    if script == "compare":
         compare = parse_fields(content, CompareSpec, subject)
         num_runs = sum(1 for _ in compare.rows()) * len(compare.seeds)
         concurrency = min(compare.concurrency or num_runs, num_runs)
         resources = compare.resources or compare.base.resources
-        return Run("compare", compare.name, text, resources, concurrency), compare.base
-    if "base" in content:
+        return Run(script, compare.name, text, resources, concurrency), compare.base
+    if script == "sweep":
         sweep = parse_fields(content, SweepSpec, subject)
         concurrency = min(sweep.concurrency or sweep.budget.trials, sweep.budget.trials)
         resources = sweep.resources or sweep.base.resources
-        return Run("sweep", sweep.name, text, resources, concurrency), sweep.base
+        return Run(script, sweep.name, text, resources, concurrency), sweep.base
     problems = list(secret_problems(content))
     try:
         job = JobSpec.model_validate(content)
@@ -91,7 +93,7 @@ def _parse(content: dict[str, Any], subject: str) -> tuple[Run, JobSpec]:
         raise BadInputError(subject, [*problems, *problems_of(error, JobSpec)]) from error
     if problems:
         raise BadInputError(subject, problems)
-    return Run("distill", job.name, text, job.resources, 1), job
+    return Run(script, job.name, text, job.resources, 1), job
 
 
 def _name_problems(name: str, where: str) -> list[Problem]:

@@ -13,10 +13,11 @@ from types import FrameType
 from typing import NamedTuple
 
 from allocation import read_allocation, room_problem
+from processes import end
 from ray_nodes import NodesError, RayNodes, head_address
 
+from service.compare.kind import Script, script_of
 from service.compare.loading import load_comparison
-from service.compare.spec import CompareSpec
 from service.run.scripts import ScriptParser, run_script
 from service.spec.errors import (
     EXIT_BAD_INPUT,
@@ -28,7 +29,6 @@ from service.spec.loading import load_spec, read_json
 from service.spec.secrets import path_argument
 from service.spec.sections import Resources
 from service.sweep.loading import load_sweep
-from service.sweep.spec import SweepSpec
 
 ROOT = Path(__file__).resolve().parents[2]
 POLL_S = 0.5
@@ -39,7 +39,7 @@ LOST_TIMEOUT_S = 30.0
 class Work(NamedTuple):
     """What a spec asks for: the script that runs it, its folder, and the resources of one run."""
 
-    script: str
+    script: Script
     path: Path
     resources: Resources
 
@@ -50,17 +50,15 @@ def read_work(spec_path: Path) -> Work:
     Raises:
         BadInputError: with every problem found.
     """
-    content = read_json(spec_path)
-    fields = set(content) if isinstance(content, dict) else set()
-    if "base" not in fields:
+    script = script_of(read_json(spec_path))
+    if script == "distill":
         job = load_spec(spec_path)
-        return Work("distill.py", job.run_path, job.resources)
-    if fields & (CompareSpec.model_fields.keys() - SweepSpec.model_fields.keys()):
+        return Work(script, job.run_path, job.resources)
+    if script == "compare":
         compare = load_comparison(spec_path).compare
-        resources = compare.resources or compare.base.resources
-        return Work("compare.py", compare.compare_path, resources)
+        return Work(script, compare.compare_path, compare.resources or compare.base.resources)
     sweep = load_sweep(spec_path).sweep
-    return Work("sweep.py", sweep.as_job().run_path, sweep.resources or sweep.base.resources)
+    return Work(script, sweep.as_job().run_path, sweep.resources or sweep.base.resources)
 
 
 class Stops:
@@ -108,10 +106,10 @@ def main(arguments: list[str]) -> int:
         print(*(f"deploy: {problem}" for problem in error.problems), sep="\n", file=sys.stderr)
         return EXIT_BAD_INPUT
     job_id, num_restarts = os.environ["SLURM_JOB_ID"], os.environ.get("SLURM_RESTART_COUNT", "0")
-    log(f"job {job_id}: {work.script} {options.spec} on {os.environ['SLURM_JOB_NODELIST']}")
+    log(f"job {job_id}: {work.script}.py {options.spec} on {os.environ['SLURM_JOB_NODELIST']}")
     if num_restarts != "0":
         log(f"restart {num_restarts} of job {job_id}: resuming {work.path} from what it has saved")
-    command = [sys.executable, str(ROOT / "jobs" / work.script), str(options.spec), *others]
+    command = [sys.executable, str(ROOT / "jobs" / f"{work.script}.py"), str(options.spec), *others]
     exit_status = run_on_nodes(command, host, len(nodes), stops)
     if options.until_done and stops.is_at_limit and exit_status in (EXIT_STOPPED, -signal.SIGTERM):
         requeue(job_id)
@@ -132,7 +130,7 @@ def run_on_nodes(command: list[str], host: str, num_nodes: int, stops: Stops) ->
         while job.poll() is None and ray.are_running:
             time.sleep(POLL_S)
         is_lost = job.poll() is None
-        end(job)
+        end(job, LOST_TIMEOUT_S)
         # A process whose node has ended may be ended by Ray at once, without a word.
         is_lost = is_lost or (job.returncode == EXIT_FAILED and ray.has_ended())
         if is_lost and not stops.is_requested:
@@ -145,16 +143,6 @@ def run_on_nodes(command: list[str], host: str, num_nodes: int, stops: Stops) ->
         return EXIT_FAILED
     finally:
         ray.stop()
-
-
-def end(job: subprocess.Popen[bytes]) -> None:
-    """End a job that has lost its cluster, unless it has ended."""
-    job.terminate()
-    try:
-        job.wait(LOST_TIMEOUT_S)
-    except subprocess.TimeoutExpired:
-        job.kill()
-        job.wait()
 
 
 def requeue(job_id: str) -> None:

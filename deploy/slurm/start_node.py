@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from node_folder import node_folder
+from processes import end
 
 HEAD_VARIABLE = "DTKD_RAY_HEAD"
 """HOST:PORT of Ray's control service, on the first node."""
@@ -96,18 +97,8 @@ def main() -> int:
             pass
         if not is_stopped.is_set():
             return ray.returncode or 1
-        stop(ray)
+        end(ray, STOP_TIMEOUT_S)
     return 0
-
-
-def stop(ray: subprocess.Popen[bytes]) -> None:
-    """Stop Ray, which stops its processes."""
-    ray.terminate()
-    try:
-        ray.wait(STOP_TIMEOUT_S)
-    except subprocess.TimeoutExpired:
-        ray.kill()
-        ray.wait()
 
 
 def _read_to_end(is_stopped: threading.Event) -> None:

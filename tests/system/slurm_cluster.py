@@ -15,6 +15,7 @@ import time
 from pathlib import Path
 
 from hosts import LOCK_PATH, ROOT, make_hosts, remove_hosts
+from processes import end
 
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "ip")
 ANSWER_LIMIT_S = 60.0
@@ -181,12 +182,7 @@ class SlurmCluster:
             with contextlib.suppress(TimeoutError):
                 wait_until(lambda: self._states() == ["idle", "idle"], "end of jobs", STOP_LIMIT_S)
         for process in reversed(self._processes):
-            process.terminate()
-            try:
-                process.wait(STOP_LIMIT_S)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+            end(process, STOP_LIMIT_S)
         remove_hosts()
         self._lock.close()
 

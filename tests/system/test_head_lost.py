@@ -4,7 +4,7 @@ import time
 
 import pytest
 from durable_cluster import DurableCluster, missing_programs
-from fault_runs import FaultRun, Workload
+from fault_runs import FaultRun
 from hosts import can_make_hosts
 from injector import write_plan
 
@@ -16,11 +16,6 @@ NUM_CPUS = 4
 LIMIT_S = 240.0
 # Pauses are no failures.
 PATIENCE = {"heartbeat_timeout_s": 120, "collective_timeout_s": 120, "max_failures": 0}
-
-
-@pytest.fixture(scope="module")
-def workload(tmp_path_factory):
-    return Workload(tmp_path_factory.mktemp("work"))
 
 
 @pytest.fixture(scope="module")

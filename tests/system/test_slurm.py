@@ -4,7 +4,7 @@ import contextlib
 
 import psutil
 import pytest
-from fault_runs import NUM_STEPS, FaultRun, Workload
+from fault_runs import NUM_STEPS, FaultRun
 from hosts import can_make_hosts
 from node_folder import PARENT, PREFIX
 from slurm_cluster import SlurmCluster, missing_programs, wait_until
@@ -21,11 +21,6 @@ SIGNAL_LIMIT_S = 90.0
 # Pauses are no failures.
 PATIENCE = {"heartbeat_timeout_s": 60, "collective_timeout_s": 300}
 ONE_WORKER = {"num_workers": 1, **PATIENCE}
-
-
-@pytest.fixture(scope="module")
-def workload(tmp_path_factory):
-    return Workload(tmp_path_factory.mktemp("work"))
 
 
 @pytest.fixture(scope="module")

@@ -75,10 +75,10 @@ def test_script_and_resources_are_those_of_the_kind_of_spec(
     own = {"num_workers": 1, "cpus_per_worker": 3}
     found = {}
     for name, content in [
-        ("distill.py", make_content(resources=own)),
-        ("sweep.py", make_sweep_content(resources=own)),
-        ("compare.py", make_compare_content(resources=own)),
-        ("compare.py of its base", make_compare_content()),
+        ("distill", make_content(resources=own)),
+        ("sweep", make_sweep_content(resources=own)),
+        ("compare", make_compare_content(resources=own)),
+        ("compare of its base", make_compare_content()),
     ]:
         path = tmp_path / "spec.json"
         path.write_text(json.dumps(content))
