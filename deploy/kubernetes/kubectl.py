@@ -49,12 +49,8 @@ def build(folder: Path) -> list[Document]:
     if not (folder / "kustomization.yaml").is_file():
         problem = Problem(str(folder), "has no kustomization.yaml", f"give one of {overlays()}")
         raise BadInputError("overlay", [problem])
-    command = [find_kubectl(), "kustomize", str(folder)]
-    built = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S)
-    if built.returncode != 0:
-        problem = Problem(str(folder), built.stderr.strip(), "correct the kustomization")
-        raise BadInputError("overlay", [problem])
-    return list(yaml.safe_load_all(built.stdout))
+    built = _run("kustomize", str(folder), where=str(folder), remedy="correct the kustomization")
+    return list(yaml.safe_load_all(built))
 
 
 def overlays() -> list[str]:
@@ -69,24 +65,20 @@ def exists(kind: str, name: str, namespace: str | None = NAMESPACE) -> bool:
         BadInputError: the cluster does not answer, or refuses to say.
     """
     scope = [] if namespace is None else ["--namespace", namespace]
-    command = [find_kubectl(), "get", kind, name, *scope, "--ignore-not-found", "--output=name"]
-    got = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S)
-    if got.returncode != 0:
-        wrong = got.stderr.strip() or "does not answer"
-        problem = Problem(
-            "cluster", wrong, "choose one with kubectl config use-context, and log in"
-        )
-        raise BadInputError("cluster", [problem])
-    return bool(got.stdout.strip())
+    remedy = "choose one with kubectl config use-context, and log in"
+    return bool(
+        _run("get", kind, name, *scope, "--ignore-not-found", "--output=name", remedy=remedy)
+    )
 
 
 def uid(kind: str, name: str) -> str:
-    """What Kubernetes knows an object of the namespace by."""
+    """What Kubernetes knows an object of the namespace by.
+
+    Raises:
+        BadInputError: it is not there, or the cluster does not answer.
+    """
     path = "--output=jsonpath={.metadata.uid}"
-    command = [find_kubectl(), "get", kind, name, "--namespace", NAMESPACE, path]
-    return subprocess.run(
-        command, capture_output=True, text=True, timeout=TIMEOUT_S, check=True
-    ).stdout
+    return _run("get", kind, name, "--namespace", NAMESPACE, path, remedy="run this again")
 
 
 def check_namespace(secrets: Iterable[str]) -> None:
@@ -120,16 +112,45 @@ def run_command(work: Callable[[], None]) -> NoReturn:
     sys.exit(EXIT_DONE)
 
 
+def check_accepted(documents: Sequence[Document]) -> None:
+    """Let the cluster say whether it would take all of these objects; it keeps none.
+
+    Raises:
+        BadInputError: it refuses one.
+    """
+    _send(documents, "apply", "--dry-run=server")
+
+
 def send(verb: str, documents: Sequence[Document]) -> None:
-    """Create or apply objects, through the standard input: no list of processes has them.
+    """Create or apply objects.
 
     Raises:
         BadInputError: the cluster refuses one.
     """
+    print(_send(documents, verb), end="")
+
+
+def _send(documents: Sequence[Document], *arguments: str) -> str:
+    # Through the standard input: no list of processes has them.
     text = json.dumps({"apiVersion": "v1", "kind": "List", "items": list(documents)})
-    command = [find_kubectl(), verb, "--filename=-"]
-    sent = subprocess.run(command, input=text, text=True, capture_output=True, timeout=TIMEOUT_S)
-    print(sent.stdout, end="")
-    if sent.returncode != 0:
-        problem = Problem("cluster", sent.stderr.strip(), "correct what it refuses")
-        raise BadInputError("cluster", [problem])
+    return _run(*arguments, "--filename=-", remedy="correct what it refuses", text=text)
+
+
+def _run(*arguments: str, remedy: str, where: str = "cluster", text: str | None = None) -> str:
+    """What kubectl prints for these arguments.
+
+    Raises:
+        BadInputError: about ``where``, with the remedy, if it fails or does not answer.
+    """
+    command = [find_kubectl(), *arguments]
+    try:
+        done = subprocess.run(
+            command, input=text, text=True, capture_output=True, timeout=TIMEOUT_S
+        )
+    except subprocess.TimeoutExpired:
+        wrong = f"kubectl {arguments[0]} had no answer in {TIMEOUT_S} s"
+    else:
+        if done.returncode == 0:
+            return done.stdout
+        wrong = " ".join(done.stderr.split()) or "does not answer"
+    raise BadInputError(where, [Problem(where, wrong, remedy)])

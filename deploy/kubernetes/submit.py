@@ -13,7 +13,17 @@ from pathlib import Path
 import yaml
 from checks.manifests import Document
 from external import NAMESPACE, SECRETS
-from kubectl import FOLDER, build, check_namespace, exists, overlays, run_command, send, uid
+from kubectl import (
+    FOLDER,
+    build,
+    check_accepted,
+    check_namespace,
+    exists,
+    overlays,
+    run_command,
+    send,
+    uid,
+)
 from rayjob import HOUR_S, Options, render, standing_cluster
 from run_spec import read_run
 
@@ -81,7 +91,12 @@ def check_lock(cluster: Document, lock: Path) -> None:
 
 
 def create(documents: list[Document]) -> None:
-    """Create what a run needs; what belongs to the RayJob is deleted with it."""
+    """Create what a run needs, all or nothing; what belongs to the RayJob is deleted with it.
+
+    Raises:
+        BadInputError: the cluster refuses a part of it.
+    """
+    check_accepted(documents)
     *parts, job = documents
     send("apply", parts)
     send("create", [job])

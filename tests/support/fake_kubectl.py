@@ -20,6 +20,9 @@ calls = json.loads((folder / "calls.json").read_text())
 sent = sys.stdin.read() if "--filename=-" in arguments else ""
 calls.append([arguments, sent])
 (folder / "calls.json").write_text(json.dumps(calls))
+kinds = {{each["kind"] for each in json.loads(sent)["items"]}} if sent else set()
+if refused := kinds & set(json.loads((folder / "refused.json").read_text())):
+    sys.exit("Error from server (Forbidden):\\n" + refused.pop() + " is forbidden")
 if arguments[0] == "get" and "--ignore-not-found" in arguments:
     if f"{{arguments[1]}}/{{arguments[2]}}" in json.loads((folder / "objects.json").read_text()):
         print(arguments[2])
@@ -41,6 +44,7 @@ class FakeCluster:
         program.chmod(program.stat().st_mode | stat.S_IXUSR)
         monkeypatch.setenv("PATH", str(folder), prepend=":")
         self.has()
+        self.refuses()
         (folder / "calls.json").write_text("[]")
         find_kubectl.cache_clear()
         assert Path(find_kubectl()) == program
@@ -49,6 +53,10 @@ class FakeCluster:
         """Set the objects that are there."""
         (self._folder / "objects.json").write_text(json.dumps(objects))
 
+    def refuses(self, *kinds):
+        """Set the kinds of objects that it does not take."""
+        (self._folder / "refused.json").write_text(json.dumps(kinds))
+
     @property
     def arguments(self):
         """The arguments of all calls."""
@@ -56,6 +64,10 @@ class FakeCluster:
 
     @property
     def sent(self):
-        """(verb, objects) of what was created and applied."""
+        """(verb, objects) of what was created and applied, not only tried."""
         calls = json.loads((self._folder / "calls.json").read_text())
-        return [(arguments[0], json.loads(text)["items"]) for arguments, text in calls if text]
+        return [
+            (arguments[0], json.loads(text)["items"])
+            for arguments, text in calls
+            if text and "--dry-run=server" not in arguments
+        ]

@@ -63,6 +63,13 @@ def test_platform_is_refused_without_its_secrets(cluster):
     assert cluster.sent[1][1][0]["kind"] == "Namespace"
 
 
+def test_platform_of_which_a_part_is_refused_is_not_applied(ready_cluster):
+    ready_cluster.refuses("RayCluster")
+    with pytest.raises(BadInputError, match="RayCluster is forbidden"):
+        apply.apply(["cpu", "platform"])
+    assert ready_cluster.sent == []
+
+
 def test_scripts_print_one_line_for_a_problem(cluster, write_pod_spec):
     path = write_pod_spec(name="First")
     command = [sys.executable, FOLDER / "submit.py", path, "--overlay", "cpu", "--dry-run"]

@@ -241,6 +241,13 @@ def test_job_that_exists_is_not_replaced(ready_cluster, write_pod_spec):
     assert ready_cluster.sent == []
 
 
+def test_cluster_that_refuses_a_part_gets_none(ready_cluster, write_pod_spec):
+    ready_cluster.refuses("RayJob")
+    (line,) = refused([write_pod_spec(), "--overlay", "cpu"])
+    assert line.startswith("cluster: Error from server (Forbidden): RayJob is forbidden; ")
+    assert ready_cluster.sent == []
+
+
 def test_unknown_overlay_and_misplaced_option_are_refused(ready_cluster, write_pod_spec):
     (line,) = refused([write_pod_spec(), "--overlay", "tpu"])
     assert "give one of ['cpu', 'gpu', 'one-machine', 'spot']" in line
