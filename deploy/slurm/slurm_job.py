@@ -124,7 +124,10 @@ def run_on_nodes(command: list[str], host: str, num_nodes: int, stops: Stops) ->
     ray = RayNodes(host, num_nodes)
     try:
         if not ray.wait_until_started(lambda: stops.is_requested):
-            return EXIT_STOPPED
+            if not stops.is_at_limit:
+                return EXIT_STOPPED
+            # Put back into the queue, it would come as far again, for ever.
+            raise NodesError("the time limit came before Ray had started: give a longer --time")
         job = subprocess.Popen(command, env=ray.environment)
         stops.pass_on_to(job)
         while job.poll() is None and ray.are_running:

@@ -11,16 +11,15 @@ import shutil
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 from hosts import LOCK_PATH, ROOT, make_hosts, remove_hosts
 from processes import end
+from waiting import wait_until
 
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "ip")
 ANSWER_LIMIT_S = 60.0
 STOP_LIMIT_S = 20.0
-POLL_S = 0.5
 ENDED = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "PREEMPTED", "OUT_OF_MEMORY")
 
 # What is shortened is what Slurm waits for on purpose: before a job that was requeued starts again
@@ -112,13 +111,13 @@ class SlurmCluster:
         paths = [f"--{name}={self.folder}/munge.{name.removesuffix('-file')}" for name in names]
         # By force: folders of tests are closed to other users, which munged warns about.
         self._launch("munged", ["munged", "--foreground", "--force", *paths])
-        wait_until((self.folder / "munge.socket").exists, "munged")
+        wait_until((self.folder / "munge.socket").exists, "munged", ANSWER_LIMIT_S)
         self._launch("slurmctld", self.hosts[0].command("slurmctld", "-D"))
         for number, host in enumerate(self.hosts, 1):
             name = f"n{number}"
             (self.folder / f"spool-{name}").mkdir()
             self._launch(f"slurmd-{name}", host.command("slurmd", "-D", "-N", name))
-        wait_until(lambda: self._states() == ["idle", "idle"], "idle nodes")
+        wait_until(lambda: self._states() == ["idle", "idle"], "idle nodes", ANSWER_LIMIT_S)
 
     def _write_configuration(self):
         nodes = [
@@ -185,12 +184,3 @@ class SlurmCluster:
             end(process, STOP_LIMIT_S)
         remove_hosts()
         self._lock.close()
-
-
-def wait_until(condition, what, limit_s=ANSWER_LIMIT_S):
-    """Wait until ``condition()`` is true; ``what`` names it in the error."""
-    deadline_s = time.monotonic() + limit_s
-    while not condition():
-        if time.monotonic() > deadline_s:
-            raise TimeoutError(f"no {what} within {limit_s:.0f} s")
-        time.sleep(POLL_S)

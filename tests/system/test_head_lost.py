@@ -1,12 +1,11 @@
 """A cluster whose head loses power and starts again, with its state in Redis: jobs lose nothing."""
 
-import time
-
 import pytest
 from durable_cluster import DurableCluster, missing_programs
 from fault_runs import FaultRun
 from hosts import can_make_hosts
 from injector import write_plan
+from waiting import wait_until
 
 from service.run.result import RESULT_NAME
 
@@ -28,18 +27,10 @@ def cluster(tmp_path_factory):
         yield cluster
 
 
-def wait_until(condition, what):
-    deadline_s = time.monotonic() + LIMIT_S
-    while not condition():
-        if time.monotonic() > deadline_s:
-            raise TimeoutError(f"no {what} within {LIMIT_S:.0f} s")
-        time.sleep(0.2)
-
-
 def wait_for_end(cluster, name):
     """Wait for a Ray job; returns its log, if it has succeeded."""
     ended = ("SUCCEEDED", "FAILED", "STOPPED")
-    wait_until(lambda: cluster.job_status(name) in ended, f"end of {name}")
+    wait_until(lambda: cluster.job_status(name) in ended, f"end of {name}", LIMIT_S)
     log = cluster.job_log(name)
     assert cluster.job_status(name) == "SUCCEEDED", log
     return log
@@ -58,24 +49,30 @@ def test_jobs_survive_the_head_or_resume(cluster, workload):
     cluster.submit_on(1, survivor.spec_path, "survivor")
     cluster.submit_on(0, resumed.spec_path, "resumed")
     paused = [cluster.plan_folder / f"fired-{number}" for number in range(2)]
-    wait_until(lambda: all(path.exists() for path in paused), "step of both jobs")
+    wait_until(lambda: all(path.exists() for path in paused), "step of both jobs", LIMIT_S)
     cluster.kill_head()
     for number in range(2):
         survivor.end_pause(number)
-    wait_until(lambda: survivor.status["last_checkpoint_step"] == 24, "training without a head")
+    wait_until(
+        lambda: survivor.status["last_checkpoint_step"] == 24, "training without a head", LIMIT_S
+    )
     assert not (survivor.spec.run_path / RESULT_NAME).exists()
     cluster.restart_head()
 
     wait_for_end(cluster, "survivor")
     assert survivor.differences() == []
     assert len(survivor.starts) == 1
-    wait_until(lambda: cluster.job_status("resumed") == "FAILED", "notice of the lost driver")
+    wait_until(
+        lambda: cluster.job_status("resumed") == "FAILED", "notice of the lost driver", LIMIT_S
+    )
     assert not (resumed.spec.run_path / RESULT_NAME).exists()
     cluster.submit_on(0, resumed.spec_path, "resumed-again")
     assert "training on 2 workers, from step" in wait_for_end(cluster, "resumed-again")
     assert resumed.differences() == []
     assert len(resumed.starts) == 2
-    wait_until(lambda: cluster.query("held_resources") == [0, 0], "release of all resources")
+    wait_until(
+        lambda: cluster.query("held_resources") == [0, 0], "release of all resources", LIMIT_S
+    )
 
 
 def test_redis_answers_nobody_without_the_password(cluster):

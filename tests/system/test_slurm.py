@@ -7,7 +7,8 @@ import pytest
 from fault_runs import NUM_STEPS, FaultRun
 from hosts import can_make_hosts
 from node_folder import PARENT, PREFIX
-from slurm_cluster import SlurmCluster, missing_programs, wait_until
+from slurm_cluster import SlurmCluster, missing_programs
+from waiting import wait_until
 
 from service.run.control import pending_request
 from service.run.result import RESULT_NAME

@@ -10,7 +10,7 @@ from packaging.requirements import Requirement
 
 sys.path.insert(0, str(Path(__file__).parents[3] / "deploy" / "docker"))
 
-from install_packages import entries, for_target, main
+from install_packages import SOURCES, entries, for_target, main
 
 DIGESTS = ["a" * 64, "b" * 64]
 
@@ -18,6 +18,12 @@ DIGESTS = ["a" * 64, "b" * 64]
 def lock_text(*names):
     hashes = " \\\n".join(f"    --hash=sha256:{digest}" for digest in DIGESTS)
     return "".join(f"{name}==1.0 \\\n{hashes}\n" for name in names)
+
+
+def test_what_is_compiled_is_what_the_set_up_compiles():
+    script = (Path(__file__).parents[3] / "deploy" / "local" / "locked.sh").read_text()
+    (names,) = re.findall(r"^source_packages='(.*)'$", script, re.MULTILINE)
+    assert set(names.split("|")) == set(SOURCES.pattern.split("|"))
 
 
 def test_a_package_has_its_version_and_all_its_digests():

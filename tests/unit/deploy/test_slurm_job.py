@@ -5,17 +5,19 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from unittest import mock
 
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[3] / "deploy" / "slurm"))
 
+import slurm_job
 from allocation import NodeShare, read_allocation, room_problem
 from ray.scripts.scripts import start
 from slurm_job import read_work
 from start_node import HEAD_VARIABLE, port_names, ray_start_command
 
-from service.spec.errors import EXIT_BAD_INPUT
+from service.spec.errors import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_STOPPED
 from service.spec.sections import Resources
 
 ROOT = Path(__file__).parents[3]
@@ -154,3 +156,26 @@ def test_ray_start_gets_options_that_it_knows_and_ports_of_its_own(number, tmp_p
     fixed = {"--dashboard-agent-listen-port", "--ray-client-server-port", "--dashboard-port"}
     assert own == (fixed if number == "0" else {"--dashboard-agent-listen-port"})
     assert "secret" not in " ".join(command)
+
+
+class SlowNodes:
+    """Nodes on which Ray has not started when somebody asks for a stop."""
+
+    def __init__(self, host, num_nodes):
+        pass
+
+    def wait_until_started(self, is_stopped):
+        assert is_stopped()
+        return False
+
+    def stop(self):
+        pass
+
+
+@pytest.mark.parametrize(("is_at_limit", "expected"), [(True, EXIT_FAILED), (False, EXIT_STOPPED)])
+def test_time_limit_before_a_start_is_a_failure_and_not_requeued(
+    monkeypatch, is_at_limit, expected
+):
+    monkeypatch.setattr(slurm_job, "RayNodes", SlowNodes)
+    stops = mock.Mock(is_requested=True, is_at_limit=is_at_limit)
+    assert slurm_job.run_on_nodes(["none"], "127.0.0.1", 1, stops) == expected
