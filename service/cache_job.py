@@ -50,7 +50,8 @@ def run_cache_job(owner: JobSpec, jobs: Sequence[LoadedJob]) -> int:
             signals.check()
             connect()
             signals.install()
-            check_cluster(jobs[0].spec.resources.model_copy(update={"num_workers": 1}))
+            for resources in {job.spec.resources for job in jobs}:
+                check_cluster(resources.model_copy(update={"num_workers": 1}))
             return _fill(tasks, parts, signals.check)
         except JobStoppedError:
             print_now("stopped; the same command computes what is missing")

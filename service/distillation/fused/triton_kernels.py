@@ -96,20 +96,14 @@ def rows_kernel(
         tl.store(values + FIXED_AT * num_rows + row, scale * loss)
         total += fixed_weight * scale * loss
     ends = (u_top, u_low, u_sum * by_classes, v_top, v_low, v_sum * by_classes)
-    if A_KIND != NONE:
-        loss, gradient = _matched(
-            gradient, u, v, ends, a_temperature, a_floor, a_weight * scale * by_rows, classes,
-            inside, by_classes, A_KIND, A_ATTACHED, WITH_GRADIENT,
-        )  # fmt: skip
-        tl.store(values + A_AT * num_rows + row, scale * loss)
-        total += a_weight * scale * loss
-    if B_KIND != NONE:
-        loss, gradient = _matched(
-            gradient, u, v, ends, b_temperature, b_floor, b_weight * scale * by_rows, classes,
-            inside, by_classes, B_KIND, B_ATTACHED, WITH_GRADIENT,
-        )  # fmt: skip
-        tl.store(values + B_AT * num_rows + row, scale * loss)
-        total += b_weight * scale * loss
+    total, gradient = _by_rule(
+        total, gradient, values, num_rows, row, u, v, ends, a_temperature, a_floor, a_weight,
+        scale, by_rows, classes, inside, by_classes, A_AT, A_KIND, A_ATTACHED, WITH_GRADIENT,
+    )  # fmt: skip
+    total, gradient = _by_rule(
+        total, gradient, values, num_rows, row, u, v, ends, b_temperature, b_floor, b_weight,
+        scale, by_rows, classes, inside, by_classes, B_AT, B_KIND, B_ATTACHED, WITH_GRADIENT,
+    )  # fmt: skip
     tl.store(values + NUM_TERMS * num_rows + row, total)
     if WITH_GRADIENT:
         tl.store(gradient_rows + start + classes, gradient, mask=inside)
@@ -193,6 +187,23 @@ def _fixed(gradient, p, q, p_sum, q_sum, distance, temperature, to_exponent, wei
     gradient += q * (weight * temperature * by_q)
     gradient -= p * (weight * temperature * by_p)
     return temperature * temperature * kl, gradient
+
+
+@triton.jit
+def _by_rule(
+    total, gradient, values, num_rows, row, u, v, ends, temperature, floor, weight, scale, by_rows,
+    classes, inside, by_classes, AT: tl.constexpr, KIND: tl.constexpr, ATTACHED: tl.constexpr,
+    WITH_GRADIENT: tl.constexpr,
+):  # fmt: skip
+    """The total and its gradient with a term by a rule, if there is one, which is stored."""
+    if KIND != NONE:
+        loss, gradient = _matched(
+            gradient, u, v, ends, temperature, floor, weight * scale * by_rows, classes, inside,
+            by_classes, KIND, ATTACHED, WITH_GRADIENT,
+        )  # fmt: skip
+        tl.store(values + AT * num_rows + row, scale * loss)
+        total += weight * scale * loss
+    return total, gradient
 
 
 @triton.jit
