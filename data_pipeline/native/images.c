@@ -78,8 +78,8 @@ static void fail_if_many_scans(j_common_ptr info) {
     if (((j_decompress_ptr)info)->input_scan_number > MAX_SCANS) fail_damaged(info);
 }
 
-/* Reads the header and prepares to read rows. False if the image has another size. The size is
- * compared first: a progressive JPEG is decoded to memory for all of its pixels at once. */
+/* Reads the header and prepares to read rows. False if the image has another size, or is too large.
+ * The size is compared first: a progressive JPEG is decoded to memory for all of its pixels at once. */
 static int start(Decoder *decoder, const Jpeg *jpeg, J_COLOR_SPACE colors, int fast) {
     struct jpeg_decompress_struct *info = &decoder->info;
     jpeg_create_decompress(info);
@@ -91,9 +91,9 @@ static int start(Decoder *decoder, const Jpeg *jpeg, J_COLOR_SPACE colors, int f
         jpeg_save_markers(info, MULTI_PICTURE_MARKER, MARKER_NAME_BYTES);
     }
     jpeg_read_header(info, TRUE);
-    if (jpeg->height == 0 ? (int64_t)info->image_height * info->image_width > MAX_PIXELS
-                          : info->image_height != jpeg->height || info->image_width != jpeg->width)
-        return 0;
+    int is_other = info->image_height != jpeg->height || info->image_width != jpeg->width;
+    if (jpeg->height != 0 && is_other) return 0;
+    if ((int64_t)info->image_height * info->image_width > MAX_PIXELS) return 0;
     info->out_color_space = colors;
     info->dct_method = JDCT_ISLOW;
     jpeg_start_decompress(info);

@@ -18,10 +18,13 @@ ADDRESS_OPTIONS = {
     "max_allocation_size_mb": 1024,
     "allocator_may_return_null": 1,
     "hard_rss_limit_mb": 1024,
+    # Of the limit above, by default a quarter may be memory that was freed.
+    "quarantine_size_mb": 16,
     "detect_leaks": 0,
     "abort_on_error": 1,
 }
 """``detect_leaks``: the program itself finds what is not freed, after each input."""
+FAULT_MARKS = ("ERROR", "runtime error", "rss limit exhausted")
 
 
 class SanitizerError(AssertionError):
@@ -120,6 +123,6 @@ class Program:
 def _summary(report: str) -> str:
     """What was found, and in which line of the library."""
     lines = report.splitlines()
-    fault = next((line for line in lines if "ERROR" in line or "runtime error" in line), "")
+    fault = next((line for line in lines if any(mark in line for mark in FAULT_MARKS)), "")
     place = next((line.split()[-1] for line in lines if "data_pipeline/native" in line), "")
     return f"{fault.split('==')[-1].strip()} {place}".strip()[:300]

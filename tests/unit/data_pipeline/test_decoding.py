@@ -185,6 +185,13 @@ def test_an_image_of_another_size_is_damaged():
     assert decode(jpeg_bytes(smooth_image(24, 20)), 20, 25)[0] == DAMAGED
 
 
+@pytest.mark.parametrize(("height", "status"), [(8192, OK), (8193, DAMAGED)])
+def test_no_more_pixels_than_the_limit_are_decoded(height, status):
+    # A progressive JPEG of a few bytes, of the size that a caller believes, would need gigabytes.
+    data = jpeg_bytes(Image.new("L", (8192, height)))
+    assert library().pixels_check_jpeg(*jpeg_arguments(data, height, 8192)) == status
+
+
 def with_scans(data, num_scans):
     """A progressive JPEG whose first DC refinement, which may be repeated, makes ``num_scans``."""
     scans = data.split(b"\xff\xda")
