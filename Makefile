@@ -1,4 +1,4 @@
-.PHONY: help setup wheelhouse lock demo demo-down lint test test-fast test-system image-check deploy-check pin-images \
+.PHONY: help setup wheelhouse lock demo demo-down lint test test-fast test-system image-check deploy-check deploy-check-run pin-images \
 	audit fuzz mutants golden bench
 
 VENV := .venv/bin/python
@@ -41,6 +41,9 @@ test-fast: setup  ## run the tests that need no cluster and train nothing, in un
 
 deploy-check: setup  ## build all Kubernetes overlays and check them: CRDS=folder with KubeRay's definitions, RELEASE=1
 	@$(VENV) deploy/kubernetes/check.py $(if $(CRDS),--crds $(CRDS)) $(if $(RELEASE),--release)
+
+deploy-check-run: setup  ## run the pods of an overlay with podman, and a job in them, as root: STORAGE=folder keeps images
+	@$(VENV) deploy/kubernetes/check_pods.py $(if $(STORAGE),--storage $(STORAGE))
 
 pin-images: setup  ## write digests of all images for Kubernetes: REGISTRY=registry.example.com/team TAG=1.0
 	@$(VENV) deploy/kubernetes/pin_images.py $(if $(REGISTRY),--registry $(REGISTRY)) $(if $(TAG),--tag $(TAG))

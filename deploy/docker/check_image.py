@@ -6,87 +6,29 @@ Exit status: 0 all is as it should be, or a program is missing, and it says whic
 """
 
 import argparse
-import ast
 import contextlib
 import hashlib
+import json
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from urllib.parse import urlparse
 
+import image_facts
+from cpu_image import TAG, build_image, missing
+from image_facts import SPEC
 from podman_engine import RESTRICTED, USER, CommandError, Podman
 
 ROOT = Path(__file__).resolve().parents[2]
-TAG = "localhost/dtkd-service:cpu"
-BASE = "localhost/debian:bookworm"
-FACTS = Path(__file__).with_name("image_facts.py").read_text()
-# pip's settings that Dockerfile has arguments of the same names for.
-PIP_SETTINGS = ("index-url", "extra-index-url", "find-links", "cert")
+FACTS = Path(image_facts.__file__).read_text()
 MLFLOW_START_TIMEOUT_S = 120
-# For the image, its largest layer once more as an archive, and what compiles packages.
-FREE_BYTES = 20e9
 LAYERS = {
     "ADD ": "base", "apt-get": "Debian packages", "install_packages": "Python packages",
     "COPY ": "the service", "sbom.py": "the service",
 }  # fmt: skip
-
-
-def missing(storage: Path) -> list[str]:
-    """What this machine lacks to build an image in a folder."""
-    programs = ["podman", "runc", *([] if "BASE_IMAGE" in os.environ else ["mmdebstrap"])]
-    lacking = [program for program in programs if shutil.which(program) is None]
-    if os.geteuid() != 0:
-        lacking.append("root")
-    if shutil.disk_usage(storage).free < FREE_BYTES:
-        lacking.append(f"{FREE_BYTES / 1e9:.0f} GB in {storage}")
-    return lacking
-
-
-def pip_options(settings: str) -> list[str]:
-    """Options of a build that give it this machine's package indexes, local folders included.
-
-    ``settings``: as ``pip config list`` prints them, in which later lines count.
-    """
-    values: dict[str, str] = {}
-    for line in settings.splitlines():
-        key, _, value = line.partition("=")
-        values[key.rpartition(".")[2]] = ast.literal_eval(value)
-    options = []
-    for name in filter(values.get, PIP_SETTINGS):
-        words = []
-        for number, word in enumerate(values[name].split()):
-            path = Path(urlparse(word).path)
-            if urlparse(word).scheme in ("", "file") and path.exists():
-                # An index's pages refer to files beside it. Where something is mounted, the image
-                # keeps a folder; a container's /tmp hides it.
-                inside = Path(f"/tmp/pip/{name}/{number}")
-                shared = path if name != "extra-index-url" else path.parent
-                options.append(f"--volume={shared}:{inside}:ro")
-                prefix = "file://" if urlparse(word).scheme else ""
-                word = prefix + str(inside if shared == path else inside / path.name)
-            words.append(word)
-        variable = f"PIP_{name.upper().replace('-', '_')}"
-        options.append(f"--build-arg={variable}={' '.join(words)}")
-    return options
-
-
-def make_base(podman: Podman) -> str:
-    """The image to start from: BASE_IMAGE, or Debian as mmdebstrap builds it."""
-    if given := os.environ.get("BASE_IMAGE"):
-        return given
-    with contextlib.suppress(CommandError):
-        podman.call("image", "exists", BASE)
-        return BASE
-    with tempfile.TemporaryDirectory() as folder:
-        archive = f"{folder}/base.tar"
-        subprocess.run(["mmdebstrap", "--variant=minbase", "-q", "bookworm", archive], check=True)
-        podman.call("import", archive, BASE)
-    return BASE
 
 
 def report_sizes(podman: Podman) -> None:
@@ -154,6 +96,7 @@ def check_jobs(podman: Podman, folder: Path) -> None:
     new = [f"{data}:/data", f"{runs}:/runs"]
     step("what is in it", podman.run(TAG, volumes, "python", "-", "facts", stdin=FACTS))
     podman.run(TAG, new, "python", "-", "data", stdin=FACTS)
+    (runs / "spec.json").write_text(json.dumps(SPEC))
     convert = ("python", "jobs/convert.py", "/data/images", "/data/train.beton")
     step("convert.py", podman.run(TAG, new, *convert))
     distill = ("python", "jobs/distill.py", "/runs/spec.json")
@@ -181,12 +124,8 @@ def build_and_check(podman: Podman, folder: Path) -> None:
         CommandError: a check has failed.
         subprocess.CalledProcessError: mmdebstrap has failed.
     """
-    base = make_base(podman)
-    settings = [sys.executable, "-m", "pip", "config", "list"]
-    # Debian's Python has no pip, and then no settings of it.
-    pip = subprocess.run(settings, capture_output=True, text=True).stdout
     start_s = time.monotonic()
-    podman.build("cpu", TAG, [f"--build-arg=BASE_IMAGE={base}", *pip_options(pip)])
+    build_image(podman)
     print(f"built in {time.monotonic() - start_s:.0f} s")
     report_sizes(podman)
     check_labels(podman)

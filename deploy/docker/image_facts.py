@@ -1,7 +1,7 @@
 """What is checked in a container of the image: image_facts.py facts|data, given on standard input.
 
 facts: the user, what it can write, and what is installed. data: writes images and a teacher to
-/data, and a spec to /runs.
+/data, which SPEC is about.
 """
 
 import importlib.metadata
@@ -12,12 +12,29 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 ROOT = Path("/opt/dtkd-service")
 FILES = {"LICENSE", "REVISION", "sbom.cdx.json"}
 VOLUMES = {"/tmp", "/runs", "/dev/shm", "/dev/mqueue"}
 FORBIDDEN_PACKAGES = ("pytest", "hypothesis", "mypy", "ruff", "moto", "pip")
 NUM_CLASSES, NUM_IMAGES, SIZE = 4, 16, 16
+SPEC: dict[str, Any] = {
+    "name": "image-check",
+    "dataset": {
+        "train": "/data/train.beton", "val": "/data/train.beton", "num_classes": NUM_CLASSES,
+    },
+    "augmentation": {"crop": "pad_and_crop", "size": SIZE, "padding": 1},
+    "teacher": {"model": "cifar:resnet8", "weights": {"source": "/data/teacher.safetensors"}},
+    "student": {"model": "cifar:tiny_cnn"},
+    "schedule": {"num_epochs": 2, "milestones": [1]},
+    # Without a compiler, and Python's headers, it would be eager with a warning.
+    "training": {"global_batch_size": 16, "micro_batch_size": 16, "compile": "on"},
+    "resources": {"num_workers": 1, "cpus_per_worker": 1, "max_failures": 0},
+    "checkpoints": {"storage_path": "/runs"},
+    "evaluation": {"resize_size": SIZE, "crop_size": SIZE, "batch_size": 32},
+    "tracking": {"uri": "http://127.0.0.1:5000"},
+}  # fmt: skip
 
 
 def writable_folders() -> set[str]:
@@ -67,7 +84,7 @@ def check_facts() -> None:
 
 
 def write_data() -> None:
-    """Write images of noise with a stripe for each class, a random teacher, and a spec."""
+    """Write images of noise with a stripe for each class, and a random teacher."""
     import numpy as np
     from PIL import Image
     from safetensors.torch import save_file
@@ -83,23 +100,6 @@ def write_data() -> None:
             pixels[4 * label : 4 * label + 4] += 60
             Image.fromarray(pixels).save(folder / f"{index}.png")
     save_file(build_model("cifar:resnet8", NUM_CLASSES).state_dict(), "/data/teacher.safetensors")
-    spec = {
-        "name": "image-check",
-        "dataset": {
-            "train": "/data/train.beton", "val": "/data/train.beton", "num_classes": NUM_CLASSES,
-        },
-        "augmentation": {"crop": "pad_and_crop", "size": SIZE, "padding": 1},
-        "teacher": {"model": "cifar:resnet8", "weights": {"source": "/data/teacher.safetensors"}},
-        "student": {"model": "cifar:tiny_cnn"},
-        "schedule": {"num_epochs": 2, "milestones": [1]},
-        # Without a compiler, and Python's headers, it would be eager with a warning.
-        "training": {"global_batch_size": 16, "micro_batch_size": 16, "compile": "on"},
-        "resources": {"num_workers": 1, "cpus_per_worker": 1, "max_failures": 0},
-        "checkpoints": {"storage_path": "/runs"},
-        "evaluation": {"resize_size": SIZE, "crop_size": SIZE, "batch_size": 32},
-        "tracking": {"uri": "http://127.0.0.1:5000"},
-    }  # fmt: skip
-    Path("/runs/spec.json").write_text(json.dumps(spec))
 
 
 if __name__ == "__main__":

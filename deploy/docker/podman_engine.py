@@ -12,12 +12,17 @@ from typing import Any
 USER = "1000:1000"
 # Without systemd.
 RUNTIME = ("--runtime=runc", "--cgroup-manager=cgroupfs", "--storage-driver=overlay")
+# Limits that every machine allows, and no journal.
+SETTINGS = """[containers]
+default_ulimits = ["nofile=10000:10000", "nproc=10000:10000"]
+log_driver = "k8s-file"
+[engine]
+events_logger = "file"
+"""
 # What Kubernetes' Pod Security Standard "restricted" asks for, and a root that nobody can write.
-# The numbers of files and of processes are what every machine allows.
 RESTRICTED = (
     f"--user={USER}", "--cap-drop=ALL", "--security-opt=no-new-privileges",
     "--read-only", "--read-only-tmpfs=false", "--tmpfs=/tmp:rw,mode=1777,exec", "--shm-size=1g",
-    "--ulimit=nofile=10000:10000", "--ulimit=nproc=10000:10000",
 )  # fmt: skip
 
 
@@ -34,7 +39,11 @@ class Podman:
     @property
     def command(self) -> list[str]:
         """The start of each of its commands."""
-        folders = [f"--root={self.storage / 'images'}", f"--runroot={self.storage / 'containers'}"]
+        folders = [
+            f"--root={self.storage / 'images'}",
+            f"--runroot={self.storage / 'containers'}",
+            f"--network-config-dir={self.storage / 'networks'}",
+        ]
         return ["podman", *folders, *RUNTIME]
 
     @property
@@ -42,7 +51,10 @@ class Podman:
         """Environment variables of its commands, which write layers to the temporary folder."""
         temporary = self.storage / "temporary"
         temporary.mkdir(parents=True, exist_ok=True)
-        return {**os.environ, "ENGINE": " ".join(self.command), "TMPDIR": str(temporary)}
+        settings = self.storage / "containers.conf"
+        settings.write_text(SETTINGS)
+        own = {"ENGINE": " ".join(self.command), "CONTAINERS_CONF": str(settings)}
+        return {**os.environ, **own, "TMPDIR": str(temporary)}
 
     def call(self, *arguments: str, stdin: str = "", timeout_s: float = 300) -> str:
         """What a command of podman prints.
@@ -65,7 +77,8 @@ class Podman:
         if done.returncode != 0:
             said = (done.stdout + done.stderr)[-3000:]
             raise CommandError(f"podman {' '.join(arguments)}: status {done.returncode}\n{said}")
-        return done.stdout
+        # What a container has printed to its standard error comes there.
+        return done.stdout + (done.stderr if arguments[0] == "logs" else "")
 
     def build(self, target: str, tag: str, options: Sequence[str]) -> None:
         """Build a target of the Dockerfile; what the builder prints goes to this process's output.

@@ -3,7 +3,8 @@
 # nothing, and the tests whose programs are missing are skipped.
 set -euo pipefail
 
-packages=(slurm-wlm munge iproute2 podman runc mmdebstrap redis-server postgresql)
+packages=(slurm-wlm munge iproute2 podman runc mmdebstrap redis-server postgresql
+    containernetworking-plugins iptables catatonit)
 if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
     echo "system-packages: skipped, it needs apt-get and root"
     exit 0

@@ -61,8 +61,8 @@ def both_ends_agree(documents: list[Document]) -> Iterator[Problem]:
     everyone = list(pods(documents))
     for source in everyone:
         for target in everyone:
-            out = _ports_between(documents, "Egress", source, target)
-            into = _ports_between(documents, "Ingress", target, source)
+            out = ports_between(documents, "Egress", source, target)
+            into = ports_between(documents, "Ingress", target, source)
             names = f"{source.labels.get('app')} to {target.labels.get('app')}"
             for first, last in sorted(set(out) - set(into)):
                 wrong = f"egress to ports {first} to {last} meets no ingress"
@@ -98,7 +98,7 @@ def _rules(documents: list[Document], pod: Pod, policy_type: str) -> list[Rule]:
     ]
 
 
-def _ports_between(
+def ports_between(
     documents: list[Document], policy_type: str, pod: Pod, peer: Pod
 ) -> list[tuple[int, int]]:
     """Ranges of ports that a pod's rules open for a peer in this namespace."""

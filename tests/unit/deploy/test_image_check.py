@@ -5,7 +5,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[3] / "deploy" / "docker"))
 
-from check_image import pip_options
+from cpu_image import pip_options
 
 
 def test_an_index_in_the_network_is_passed_on_as_it_is():

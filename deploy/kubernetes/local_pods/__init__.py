@@ -1,0 +1,1 @@
+"""The pods of an overlay under podman: one machine stands in for a cluster."""
