@@ -137,7 +137,7 @@ class LocalCluster:
 
     def remove_all(self) -> None:
         """Remove all pods, volumes in memory and Secrets, and the network."""
-        self.podman.call("pod", "rm", "--all", "--force", "--time=5")
+        self.podman.call("pod", "rm", "--all", "--force", "--time=0")
         for path in filter(Path.is_mount, self.folder.glob("*")):
             subprocess.run(["umount", path], check=True)
         self.podman.call("secret", "rm", "--all")
