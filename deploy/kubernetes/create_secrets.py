@@ -41,7 +41,7 @@ def secret(name: str) -> Document:
 
 
 def _exists(name: str) -> Problem:
-    remedy = f"keep it, or delete it with kubectl delete secret {name} -n {NAMESPACE}"
+    remedy = "keep it; to change it, see Secrets in deploy/SECURITY.md"
     return Problem(f"Secret {name}", "exists", remedy)
 
 

@@ -41,10 +41,19 @@ class DatabaseServer:
         self._process = self._start()
         address = {"PGHOST": "127.0.0.1", "PGPORT": str(self.port)}
         self.environment = {**os.environ, **address, "PGUSER": "mlflow", "PGPASSWORD": password}
-        # The image runs it with the superuser's password and that of MLflow.
-        created = {**self.environment, "PGPASSWORD": superuser, "MLFLOW_PASSWORD": password}
-        script = ["bash", SCRIPTS / "create-databases.sh"]
-        subprocess.run(script, env={**created, "POSTGRES_USER": USER}, check=True)
+        self._superuser = superuser
+        self._run_script("create-databases.sh", password)
+
+    def set_passwords(self, password):
+        """Give MLflow's user another password, as after its Secret has changed."""
+        self._run_script("set-passwords.sh", password)
+
+    def _run_script(self, name, password):
+        # Pods have the superuser's password and that of MLflow's user.
+        own = {"MLFLOW_PASSWORD": password, "POSTGRES_PASSWORD": self._superuser}
+        login = {"PGPASSWORD": self._superuser, "POSTGRES_USER": USER}
+        environment = {**self.environment, **own, **login}
+        subprocess.run(["bash", SCRIPTS / name], env=environment, check=True)
 
     def _initialize(self):
         options = ["--auth=scram-sha-256", "--data-checksums", f"--username={USER}"]
@@ -66,8 +75,8 @@ class DatabaseServer:
             time.sleep(0.1)
         return process
 
-    def query(self, database, statement):
-        """What psql prints."""
+    def query(self, database, statement, password=None):
+        """What psql prints; ``password``: of MLflow's user, if it is another than at the start."""
         command = [
             "psql",
             "--no-psqlrc",
@@ -78,9 +87,8 @@ class DatabaseServer:
             "-c",
             statement,
         ]
-        done = subprocess.run(
-            command, env=self.environment, check=True, capture_output=True, text=True
-        )
+        environment = {**self.environment, "PGPASSWORD": password or self.environment["PGPASSWORD"]}
+        done = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
         return done.stdout.strip()
 
     def close(self):

@@ -74,11 +74,15 @@ def migrated(environment):
 def test_migration_makes_what_the_server_waits_for_and_can_be_repeated(migrated, server, store):
     script = [sys.executable, SCRIPTS / "mlflow_database.py"]
     subprocess.run([*script, "wait"], env=migrated, check=True, timeout=60)
-    again = {**migrated, "MLFLOW_TRACKING_PASSWORD": "another-password"}
-    before = server.query("mlflow_auth", "SELECT password_hash FROM users")
+    names = ("MLFLOW_TRACKING_PASSWORD", "MLFLOW_AUTH_ADMIN_PASSWORD")
+    again = {**migrated, **dict.fromkeys(names, "another-password")}
+    hashes = "SELECT password_hash FROM users ORDER BY username"
+    before = server.query("mlflow_auth", hashes).split()
     subprocess.run([*script, "migrate"], env=again, check=True)
-    assert server.query("mlflow_auth", "SELECT username, is_admin FROM users") == "runs|f"
-    assert server.query("mlflow_auth", "SELECT password_hash FROM users") != before
+    users = server.query("mlflow_auth", "SELECT username, is_admin FROM users ORDER BY username")
+    assert users.split() == ["admin|t", "runs|f"]
+    after = server.query("mlflow_auth", hashes).split()
+    assert len({*before, *after}) == 4
     subprocess.run([*script, "migrate"], env=migrated, check=True)
     buckets = _store_client(store).list_buckets()["Buckets"]
     assert [bucket["Name"] for bucket in buckets] == ["mlflow"]
@@ -117,6 +121,16 @@ def test_server_takes_the_users_passwords_alone(migrated, store, tmp_path):
     finally:
         os.killpg(server.pid, signal.SIGTERM)
         server.wait(timeout=30)
+
+
+def test_changed_passwords_of_the_database_are_set(server):
+    with pytest.raises(subprocess.CalledProcessError):
+        server.query("mlflow", "SELECT 1", password="changed")
+    server.set_passwords("changed")
+    assert server.query("mlflow", "SELECT 1", password="changed") == "1"
+    with pytest.raises(subprocess.CalledProcessError):
+        server.query("mlflow", "SELECT 1")
+    server.set_passwords(server.environment["PGPASSWORD"])
 
 
 def test_backup_is_restored_and_the_newest_are_kept(migrated, server, tmp_path):

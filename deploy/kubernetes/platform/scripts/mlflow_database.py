@@ -1,10 +1,10 @@
 """Prepare what MLflow stores its state in: mlflow_database.py migrate, or wait until it has been.
 
-migrate: creates the bucket, brings both databases to the newest schema, and sets the password of
-the user that runs log in with. Both commands wait for their servers. It is a file of its own,
-without the service: pods mount it. The environment says where the servers are, and has the
-passwords: PGHOST, PGUSER, PGPASSWORD, MLFLOW_S3_ENDPOINT_URL, AWS_ACCESS_KEY_ID,
-AWS_SECRET_ACCESS_KEY, MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD.
+migrate: creates the bucket, brings both databases to the newest schema, and sets the passwords of
+the administrator and of the user that runs log in with. Both commands wait for their servers. It is
+a file of its own, without the service: pods mount it. The environment says where the servers are,
+and has the passwords: PGHOST, PGUSER, PGPASSWORD, MLFLOW_S3_ENDPOINT_URL, AWS_*,
+MLFLOW_TRACKING_USERNAME, MLFLOW_TRACKING_PASSWORD, MLFLOW_AUTH_ADMIN_PASSWORD.
 """
 
 import os
@@ -22,6 +22,8 @@ DATABASES = {
     "postgresql+psycopg2:///mlflow_auth": "alembic_version_auth",
 }
 BUCKET = "mlflow"
+# As in basic_auth.ini.
+ADMIN = "admin"
 POLL_S = 5.0
 TIMEOUT_S = 1800.0
 
@@ -33,9 +35,10 @@ def migrate(databases: Mapping[str, str], environment: Mapping[str, str]) -> Non
     subprocess.run([sys.executable, "-m", "mlflow", "db", "upgrade", tracking], check=True)
     upgrade_users = ["-m", "mlflow.server.auth", "db", "upgrade", "--url", users]
     subprocess.run([sys.executable, *upgrade_users], check=True)
-    set_user(
-        users, environment["MLFLOW_TRACKING_USERNAME"], environment["MLFLOW_TRACKING_PASSWORD"]
-    )
+    name, password = (environment[f"MLFLOW_TRACKING_{key}"] for key in ("USERNAME", "PASSWORD"))
+    set_user(users, name, password)
+    # The server makes its administrator once, and then no longer reads the password.
+    set_user(users, ADMIN, environment["MLFLOW_AUTH_ADMIN_PASSWORD"], is_admin=True)
     until_true(
         lambda: create_bucket(environment["MLFLOW_S3_ENDPOINT_URL"]), "the store does not answer"
     )
@@ -104,8 +107,8 @@ def newest_revisions() -> list[str | None]:
     return [ScriptDirectory(folder).get_current_head() for folder in folders]
 
 
-def set_user(uri: str, name: str, password: str) -> None:
-    """Create the user of the runs, which is no administrator, or set its password."""
+def set_user(uri: str, name: str, password: str, *, is_admin: bool = False) -> None:
+    """Create a user, or set its password."""
     from mlflow.server.auth.sqlalchemy_store import SqlAlchemyStore
 
     store = SqlAlchemyStore()
@@ -113,7 +116,7 @@ def set_user(uri: str, name: str, password: str) -> None:
     if store.has_user(name):
         store.update_user(name, password=password)
     else:
-        store.create_user(name, password)
+        store.create_user(name, password, is_admin)
 
 
 def create_bucket(endpoint: str) -> bool:
