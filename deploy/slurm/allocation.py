@@ -4,11 +4,13 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from service.spec.errors import Problem
+from service.spec.errors import BadInputError, Problem
 from service.spec.sections import Resources
 
 CPUS_VARIABLE = "SLURM_JOB_CPUS_PER_NODE"
 GPUS_VARIABLE = "SLURM_GPUS_ON_NODE"
+NEEDED_VARIABLES = ("SLURM_JOB_ID", "SLURM_JOB_NODELIST", "SLURMD_NODENAME", CPUS_VARIABLE)
+SUBMIT = "submit deploy/slurm/distill.sbatch with sbatch"
 
 
 class NodeShare(NamedTuple):
@@ -23,15 +25,31 @@ class NodeShare(NamedTuple):
         return min(by_cpus, self.num_gpus) if resources.gpu else by_cpus
 
 
+def check_environment(environment: Mapping[str, str]) -> None:
+    """Check that this is the batch step of a Slurm job.
+
+    Raises:
+        BadInputError: naming a variable that is missing.
+    """
+    for name in NEEDED_VARIABLES:
+        if not environment.get(name):
+            problem = Problem(name, "is not set: this is not the batch step of a Slurm job", SUBMIT)
+            raise BadInputError("Slurm", [problem])
+
+
 def read_allocation(environment: Mapping[str, str]) -> tuple[NodeShare, ...]:
     """The shares of all nodes, in Slurm's order.
 
     Slurm tells a job how many GPUs its first node has; the others are taken to have as many.
 
     Raises:
-        KeyError: the environment is not that of a Slurm job.
+        BadInputError: it is not as Slurm writes it.
     """
-    num_gpus = int(environment.get(GPUS_VARIABLE) or 0)
+    gpus = environment.get(GPUS_VARIABLE) or "0"
+    if not gpus.isdecimal():
+        problem = Problem(GPUS_VARIABLE, f"is {gpus!r}, which is no number of GPUs", SUBMIT)
+        raise BadInputError("Slurm", [problem])
+    num_gpus = int(gpus)
     return tuple(NodeShare(count, num_gpus) for count in _counts(environment[CPUS_VARIABLE]))
 
 
@@ -40,7 +58,9 @@ def _counts(text: str) -> list[int]:
     counts: list[int] = []
     for part in text.split(","):
         match = re.fullmatch(r"(\d+)(?:\(x(\d+)\))?", part)
-        assert match is not None, f"{CPUS_VARIABLE} is {text!r}"
+        if match is None:
+            problem = Problem(CPUS_VARIABLE, f"is {text!r}, which is no list of CPUs", SUBMIT)
+            raise BadInputError("Slurm", [problem])
         counts += [int(match[1])] * int(match[2] or 1)
     return counts
 

@@ -19,6 +19,7 @@ START_NODE = Path(__file__).resolve().with_name("start_node.py")
 # Ray imports from a shared disk, on many nodes at a time.
 START_TIMEOUT_S = 300.0
 STOP_TIMEOUT_S = 30.0
+SCONTROL_TIMEOUT_S = 60.0
 END_TIMEOUT_S = 5.0
 POLL_S = 0.2
 STARTED = "Ray runtime started."
@@ -31,25 +32,48 @@ class NodesError(Exception):
 
 
 def head_address(node_name: str, num_nodes: int) -> str:
-    """The IPv4 address at which Slurm reaches the first node.
+    """The IPv4 address at which Slurm reaches the first node, this one.
 
     Raises:
-        BadInputError: other nodes cannot reach it there.
+        BadInputError: Slurm does not say it, it is not this node's, or other nodes cannot reach it.
     """
-    shown = subprocess.run(
-        ["scontrol", "show", "node", "--oneliner", node_name],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    fields = dict(word.split("=", 1) for word in shown.stdout.split() if "=" in word)
-    address = socket.gethostbyname(fields["NodeAddr"])
+    name = _node_address(node_name)
+    try:
+        address = socket.gethostbyname(name)
+        # Ray replaces the first one by another address of the machine.
+        host = "127.0.0.2" if address == "127.0.0.1" else address
+        free_ports(host, 1)
+    except OSError as error:
+        wrong = f"is {name}, which is no address of node {node_name}: {error}"
+        raise _bad_address(wrong) from error
     if num_nodes > 1 and address.startswith("127."):
         wrong = f"is {address} on node {node_name}, where the other nodes do not reach it"
-        remedy = "set NodeAddr in slurm.conf, or the name in /etc/hosts, to the node's own address"
-        raise BadInputError("Slurm", [Problem("NodeAddr", wrong, remedy)])
-    # Ray replaces this one by another address of the machine.
-    return "127.0.0.2" if address == "127.0.0.1" else address
+        raise _bad_address(wrong)
+    return host
+
+
+def _node_address(node_name: str) -> str:
+    """A node's NodeAddr in Slurm's configuration: an address, or a name that has one."""
+    remedy = "ask the cluster's administrator; slurmctld must answer on every node"
+    command = ["scontrol", "show", "node", "--oneliner", node_name]
+    try:
+        shown = subprocess.run(command, capture_output=True, text=True, timeout=SCONTROL_TIMEOUT_S)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise BadInputError(
+            "Slurm", [Problem("scontrol", f"does not run: {error}", remedy)]
+        ) from error
+    if shown.returncode != 0:
+        wrong = f"does not show node {node_name}: {shown.stderr.strip() or shown.stdout.strip()}"
+        raise BadInputError("Slurm", [Problem("scontrol", wrong, remedy)])
+    fields = dict(word.split("=", 1) for word in shown.stdout.split() if "=" in word)
+    if "NodeAddr" not in fields:
+        raise _bad_address(f"is not in what scontrol shows of node {node_name}")
+    return fields["NodeAddr"]
+
+
+def _bad_address(wrong: str) -> BadInputError:
+    remedy = "set NodeAddr in slurm.conf, or the name in /etc/hosts, to the node's own address"
+    return BadInputError("Slurm", [Problem("NodeAddr", wrong, remedy)])
 
 
 class RayNodes:

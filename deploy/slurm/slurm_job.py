@@ -3,6 +3,7 @@
 Exit status: that of the job, 0 done, 1 failed, 2 bad input, 3 stopped.
 """
 
+import argparse
 import os
 import signal
 import subprocess
@@ -12,7 +13,7 @@ from pathlib import Path
 from types import FrameType
 from typing import NamedTuple
 
-from allocation import read_allocation, room_problem
+from allocation import check_environment, read_allocation, room_problem
 from processes import end
 from ray_nodes import NodesError, RayNodes, head_address
 
@@ -24,6 +25,7 @@ from service.spec.errors import (
     EXIT_FAILED,
     EXIT_STOPPED,
     BadInputError,
+    Problem,
 )
 from service.spec.loading import load_spec, read_json
 from service.spec.secrets import path_argument
@@ -88,16 +90,11 @@ class Stops:
 def main(arguments: list[str]) -> int:
     """Run the job of a spec on this allocation; returns the exit status."""
     stops = Stops()
-    parser = ScriptParser(__doc__)
-    parser.add_argument("spec", type=path_argument, help="the JSON spec, as seen from here")
-    parser.add_argument(
-        "--until-done",
-        action="store_true",
-        help="at the time limit, put the Slurm job back into the queue, to go on",
-    )
-    options, others = parser.parse_known_args(arguments)
+    options = _parser().parse_args(arguments)
     try:
         work = read_work(options.spec)
+        others = script_options(options, work.script)
+        check_environment(os.environ)
         nodes = read_allocation(os.environ)
         if problem := room_problem(nodes, work.resources):
             raise BadInputError(str(options.spec), [problem])
@@ -114,6 +111,22 @@ def main(arguments: list[str]) -> int:
     if options.until_done and stops.is_at_limit and exit_status in (EXIT_STOPPED, -signal.SIGTERM):
         requeue(job_id)
     return exit_status if exit_status >= 0 else 128 - exit_status
+
+
+def script_options(options: argparse.Namespace, script: Script) -> list[str]:
+    """What the script gets besides its spec.
+
+    Raises:
+        BadInputError: an option is that of another script.
+    """
+    for name, value, owner, kind in (
+        ("--confirm", options.confirm, "sweep", "a sweep"),
+        ("--profile", options.profile, "distill", "a job"),
+    ):
+        if value and script != owner:
+            raise BadInputError("arguments", [Problem(name, f"goes with {kind}", "remove it")])
+    confirm = ["--confirm", str(options.confirm)] if options.confirm else []
+    return [*confirm, *(["--profile"] if options.profile else [])]
 
 
 def run_on_nodes(command: list[str], host: str, num_nodes: int, stops: Stops) -> int:
@@ -161,6 +174,27 @@ def requeue(job_id: str) -> None:
 def log(text: str) -> None:
     """Print a line to the Slurm job's log."""
     print(f"deploy: {text}", file=sys.stderr, flush=True)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = ScriptParser(__doc__)
+    parser.add_argument("spec", type=path_argument, help="the JSON spec, as seen from here")
+    parser.add_argument(
+        "--until-done",
+        action="store_true",
+        help="at the time limit, put the Slurm job back into the queue, to go on",
+    )
+    parser.add_argument(
+        "--confirm", type=_num_seeds, default=0, metavar="N", help="of a sweep: as in jobs/sweep.py"
+    )
+    parser.add_argument("--profile", action="store_true", help="of a job: as in jobs/distill.py")
+    return parser
+
+
+def _num_seeds(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text} is no number from 1")
+    return int(text)
 
 
 if __name__ == "__main__":

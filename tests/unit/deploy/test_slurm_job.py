@@ -17,7 +17,7 @@ from ray.scripts.scripts import start
 from slurm_job import read_work
 from start_node import HEAD_VARIABLE, port_names, ray_start_command
 
-from service.spec.errors import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_STOPPED
+from service.spec.errors import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_STOPPED, BadInputError
 from service.spec.sections import Resources
 
 ROOT = Path(__file__).parents[3]
@@ -92,9 +92,10 @@ def test_script_and_resources_are_those_of_the_kind_of_spec(
     assert [work.path.name for work in found.values()] == ["run", "sweep", "cmp", "cmp"]
 
 
-def run_script(spec_path, cpus, cwd=ROOT, **variables):
+def run_script(spec_path, cpus, *options, cwd=ROOT, **variables):
     """distill.sbatch as Slurm runs it on one node; nothing that it starts is there."""
     environment = {
+        "SLURM_JOB_NODELIST": "n1",
         "PATH": os.environ["PATH"],
         "PYTHON": sys.executable,
         "PYTHONPATH": str(ROOT),
@@ -104,7 +105,7 @@ def run_script(spec_path, cpus, cwd=ROOT, **variables):
         **variables,
     }
     return subprocess.run(
-        ["bash", ROOT / "deploy/slurm/distill.sbatch", spec_path],
+        ["/bin/bash", ROOT / "deploy/slurm/distill.sbatch", spec_path, *options],
         cwd=cwd,
         env=environment,
         capture_output=True,
@@ -133,6 +134,77 @@ def test_refusals_are_one_line_each_before_anything_starts(write_spec, tmp_path)
     # Each problem of a spec has a line of its own.
     lines = run_script(other, "2").stderr.splitlines()
     assert {line.split(": ")[1] for line in lines} == {"name", "dataset", "student", "checkpoints"}
+
+
+SCONTROL = "#!/bin/sh\necho 'NodeName=n1 NodeAddr={} NodeHostName=n1'\n"
+
+
+@pytest.mark.parametrize(
+    ("scontrol", "expected"),
+    [
+        (None, "scontrol: does not run: "),
+        ("no program\n", "scontrol: does not run: "),
+        ("#!/bin/sh\necho 'Not found' >&2; exit 1\n", "scontrol: does not show node n1: Not found"),
+        ("#!/bin/sh\necho NodeName=n1\n", "NodeAddr: is not in what scontrol shows of node n1"),
+        (SCONTROL.format("n1.invalid"), "NodeAddr: is n1.invalid, which is no address of node"),
+        # For documentation: no machine has it.
+        (SCONTROL.format("192.0.2.1"), "NodeAddr: is 192.0.2.1, which is no address of node n1: "),
+    ],
+)
+def test_address_that_slurm_does_not_say_is_one_line(write_spec, tmp_path, scontrol, expected):
+    if scontrol is not None:
+        program = tmp_path / "scontrol"
+        program.write_text(scontrol)
+        program.chmod(0o755)
+    done = run_script(write_spec(), "2", PATH=str(tmp_path))
+    assert done.returncode == EXIT_BAD_INPUT
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"deploy: {expected}")
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "expected"),
+    [
+        ("SLURM_JOB_CPUS_PER_NODE", "", "is not set: this is not the batch step of a Slurm job; "),
+        ("SLURM_JOB_NODELIST", "", "is not set"),
+        ("SLURMD_NODENAME", "", "is not set"),
+        ("SLURM_JOB_CPUS_PER_NODE", "2(x", "is '2(x', which is no list of CPUs; submit"),
+        ("SLURM_GPUS_ON_NODE", "gpu:2", "is 'gpu:2', which is no number of GPUs; submit"),
+    ],
+)
+def test_environment_of_no_slurm_job_is_one_line(write_spec, variable, value, expected):
+    done = run_script(write_spec(), "2", **{variable: value})
+    assert done.returncode == EXIT_BAD_INPUT
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"deploy: {variable}: {expected}")
+    assert "sbatch" in line
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (["--nonsense"], "error: unrecognized arguments: --nonsense"),
+        (["--confirm", "0"], "error: argument --confirm: 0 is no number from 1"),
+        (["--confirm", "3"], "deploy: --confirm: goes with a sweep; remove it"),
+    ],
+)
+def test_options_are_checked_before_anything_starts(write_spec, options, expected):
+    done = run_script(write_spec(), "2", *options)
+    assert done.returncode == EXIT_BAD_INPUT
+    (line,) = done.stderr.splitlines()
+    assert expected in line
+
+
+def test_options_reach_the_script_that_they_are_for():
+    parse = slurm_job._parser().parse_args
+    assert slurm_job.script_options(parse(["s.json", "--confirm", "3"]), "sweep") == [
+        "--confirm",
+        "3",
+    ]
+    assert slurm_job.script_options(parse(["s.json", "--profile"]), "distill") == ["--profile"]
+    assert slurm_job.script_options(parse(["s.json", "--until-done"]), "compare") == []
+    with pytest.raises(BadInputError, match="--profile: goes with a job"):
+        slurm_job.script_options(parse(["s.json", "--profile"]), "sweep")
 
 
 @pytest.mark.parametrize("number", ["0", "1"])
