@@ -8,7 +8,17 @@ import sys
 
 from checks.manifests import at
 from external import SECRETS, TLS_SECRET
-from kubectl import FOLDER, build, check_accepted, check_namespace, overlays, run_command, send
+from image_lock import check_lock
+from kubectl import (
+    FOLDER,
+    build,
+    check_accepted,
+    check_answers,
+    check_namespace,
+    overlays,
+    run_command,
+    send,
+)
 
 from service.run.scripts import ScriptParser
 
@@ -17,12 +27,15 @@ def apply(arguments: list[str]) -> None:
     """Build a part, check that it can start, and apply it.
 
     Raises:
-        BadInputError: there is no such overlay, the namespace lacks a Secret, or the cluster
-            refuses an object.
+        BadInputError: there is no such overlay, its images have another lock, the cluster does not
+            answer or refuses an object, or the namespace lacks a Secret.
     """
     options = _parser().parse_args(arguments)
     documents = build(FOLDER / "overlays" / options.overlay / options.part)
-    if options.part == "platform":
+    check_lock(documents)
+    if options.part == "foundation":
+        check_answers()
+    else:
         has_tls = any(TLS_SECRET in at(document, "spec.tls.secretName") for document in documents)
         check_namespace([*SECRETS, TLS_SECRET] if has_tls else SECRETS)
         # Of a foundation, a cluster cannot say so before there is the namespace.

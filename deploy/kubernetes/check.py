@@ -1,8 +1,8 @@
 """Build every overlay, and check what is built: python deploy/kubernetes/check.py [--crds FOLDER].
 
 The schemas are those of Kubernetes and, with --crds, of KubeRay's CustomResourceDefinitions; the
-rules are in checks/. With --release every image must have a digest. Exit status: 0, or 2 with a
-line for each problem.
+rules are in checks/. With --release every image must have a digest, and this tree's lock. Exit
+status: 0, or 2 with a line for each problem.
 """
 
 import argparse
@@ -13,6 +13,7 @@ from pathlib import Path
 
 from checks import network, objects, pods, references, schemas
 from checks.manifests import Document
+from image_lock import images_have_the_lock
 from kubectl import FOLDER, build, overlays, run_command
 from rayjob import HOUR_S, Options, render, standing_cluster
 from run_spec import read_run
@@ -50,6 +51,8 @@ def rules(*, release: bool) -> Mapping[str, Rule]:
         objects.budgets_can_be_met,
         objects.kuberay_accepts,
     ]
+    if release:
+        found.append(images_have_the_lock)
     named = {rule.__name__: rule for rule in found}
     return {**named, "images_are_fixed": partial(pods.images_are_fixed, release=release)}
 

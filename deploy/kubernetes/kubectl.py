@@ -19,6 +19,7 @@ from service.spec.errors import EXIT_BAD_INPUT, EXIT_DONE, BadInputError, Proble
 FOLDER = Path(__file__).resolve().parent
 MIN_KUSTOMIZE = 5
 TIMEOUT_S = 120
+LOG_IN = "choose one with kubectl config use-context, and log in"
 
 
 @functools.cache
@@ -31,13 +32,23 @@ def find_kubectl() -> str:
     beside_python = str(Path(sys.executable).parent / "kubectl")
     for candidate in (shutil.which("kubectl"), beside_python):
         if candidate is not None and Path(candidate).exists():
-            command = [candidate, "version", "--client"]
-            text = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S).stdout
-            found = re.search(r"Kustomize Version: v(\d+)", text)
+            found = re.search(r"Kustomize Version: v(\d+)", _version(candidate))
             if found and int(found[1]) >= MIN_KUSTOMIZE:
                 return candidate
     wrong = f"there is no kubectl with kustomize {MIN_KUSTOMIZE} or newer"
     raise BadInputError("kubectl", [Problem("kubectl", wrong, "run make setup, or install one")])
+
+
+def _version(program: str) -> str:
+    """What it prints; nothing if it is no program, or hangs."""
+    command = [program, "version", "--client"]
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, errors="replace", timeout=TIMEOUT_S
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout
 
 
 def build(folder: Path) -> list[Document]:
@@ -49,7 +60,7 @@ def build(folder: Path) -> list[Document]:
     if not (folder / "kustomization.yaml").is_file():
         problem = Problem(str(folder), "has no kustomization.yaml", f"give one of {overlays()}")
         raise BadInputError("overlay", [problem])
-    built = _run("kustomize", str(folder), where=str(folder), remedy="correct the kustomization")
+    built = call("kustomize", str(folder), where=str(folder), remedy="correct the kustomization")
     return list(yaml.safe_load_all(built))
 
 
@@ -65,10 +76,21 @@ def exists(kind: str, name: str, namespace: str | None = NAMESPACE) -> bool:
         BadInputError: the cluster does not answer, or refuses to say.
     """
     scope = [] if namespace is None else ["--namespace", namespace]
-    remedy = "choose one with kubectl config use-context, and log in"
     return bool(
-        _run("get", kind, name, *scope, "--ignore-not-found", "--output=name", remedy=remedy)
+        call("get", kind, name, *scope, "--ignore-not-found", "--output=name", remedy=LOG_IN)
     )
+
+
+def get(kind: str, name: str) -> Document | None:
+    """An object of the namespace; None if it is not there.
+
+    Raises:
+        BadInputError: the cluster does not answer, or refuses to say.
+    """
+    scope = ("--namespace", NAMESPACE, "--ignore-not-found", "--output=json")
+    text = call("get", kind, name, *scope, remedy=LOG_IN)
+    found: Document | None = json.loads(text) if text else None
+    return found
 
 
 def uid(kind: str, name: str) -> str:
@@ -78,7 +100,22 @@ def uid(kind: str, name: str) -> str:
         BadInputError: it is not there, or the cluster does not answer.
     """
     path = "--output=jsonpath={.metadata.uid}"
-    return _run("get", kind, name, "--namespace", NAMESPACE, path, remedy="run this again")
+    return call("get", kind, name, "--namespace", NAMESPACE, path, remedy="run this again")
+
+
+def check_answers() -> None:
+    """Check that there is a cluster.
+
+    Raises:
+        BadInputError: it does not answer.
+    """
+    try:
+        call("get", "--raw=/version", "--request-timeout=10s", remedy=LOG_IN)
+    except BadInputError as error:
+        (problem,) = error.problems
+        if problem.where == "cluster":
+            problem = problem._replace(wrong=f"does not answer: {problem.wrong}")
+        raise BadInputError(problem.where, [problem]) from error
 
 
 def check_namespace(secrets: Iterable[str]) -> None:
@@ -87,6 +124,7 @@ def check_namespace(secrets: Iterable[str]) -> None:
     Raises:
         BadInputError: naming the first thing that is missing.
     """
+    check_answers()
     if not exists("namespace", NAMESPACE, None):
         remedy = "run deploy/kubernetes/apply.py OVERLAY foundation"
         raise BadInputError("cluster", [Problem(f"namespace {NAMESPACE}", "is missing", remedy)])
@@ -133,19 +171,21 @@ def send(verb: str, documents: Sequence[Document]) -> None:
 def _send(documents: Sequence[Document], *arguments: str) -> str:
     # Through the standard input: no list of processes has them.
     text = json.dumps({"apiVersion": "v1", "kind": "List", "items": list(documents)})
-    return _run(*arguments, "--filename=-", remedy="correct what it refuses", text=text)
+    return call(*arguments, "--filename=-", remedy="correct what it refuses", text=text)
 
 
-def _run(*arguments: str, remedy: str, where: str = "cluster", text: str | None = None) -> str:
+def call(*arguments: str, remedy: str, where: str = "cluster", text: str | None = None) -> str:
     """What kubectl prints for these arguments.
 
     Raises:
         BadInputError: about ``where``, with the remedy, if it fails or does not answer.
     """
     command = [find_kubectl(), *arguments]
+    # With an empty input: it would wait for a user name, and nobody sees that it asks.
+    content = text or ""
     try:
         done = subprocess.run(
-            command, input=text, text=True, capture_output=True, timeout=TIMEOUT_S
+            command, input=content, text=True, capture_output=True, timeout=TIMEOUT_S
         )
     except subprocess.TimeoutExpired:
         wrong = f"kubectl {arguments[0]} had no answer in {TIMEOUT_S} s"

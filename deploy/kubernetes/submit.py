@@ -6,13 +6,12 @@ it resumes. Exit status: 0 submitted, 2 bad input, of which nothing is created.
 
 import argparse
 import copy
-import hashlib
 import sys
-from pathlib import Path
 
 import yaml
 from checks.manifests import Document
 from external import NAMESPACE, SECRETS
+from image_lock import check_lock
 from kubectl import (
     FOLDER,
     build,
@@ -30,9 +29,6 @@ from run_spec import read_run
 from service.run.scripts import ScriptParser
 from service.spec.errors import BadInputError, Problem
 from service.spec.secrets import path_argument
-
-LOCK = FOLDER.parent / "requirements" / "runtime.txt"
-LOCK_ANNOTATION = "dtkd-service/lock-sha256"
 
 
 class ManifestDumper(yaml.SafeDumper):  # type: ignore[misc]
@@ -59,14 +55,14 @@ def submit(arguments: list[str]) -> None:
     """
     options = _parser().parse_args(arguments)
     run = read_run(options.spec, options.name)
-    cluster = standing_cluster(build(FOLDER / "overlays" / options.overlay / "platform"))
-    check_lock(cluster, LOCK)
+    platform = build(FOLDER / "overlays" / options.overlay / "platform")
+    check_lock(platform)
     chosen = Options(
         options.deadline_hours * HOUR_S, options.retries, options.queue, options.confirm
     )
     if options.confirm and run.script != "sweep":
         raise BadInputError("arguments", [Problem("--confirm", "goes with a sweep", "remove it")])
-    documents = render(cluster, run, chosen)
+    documents = render(standing_cluster(platform), run, chosen)
     if options.dry_run:
         print(yaml.dump_all(documents, Dumper=ManifestDumper, sort_keys=False), end="")
         return
@@ -75,19 +71,6 @@ def submit(arguments: list[str]) -> None:
         remedy = f"run kubectl delete rayjob {run.name} -n {NAMESPACE}; the run then resumes"
         raise BadInputError("cluster", [Problem(f"rayjob {run.name}", "exists", remedy)])
     create(documents)
-
-
-def check_lock(cluster: Document, lock: Path) -> None:
-    """Check that the image has the packages of this tree, where make pin-images has recorded it.
-
-    Raises:
-        BadInputError: the image was built with another lock.
-    """
-    recorded = cluster["metadata"].get("annotations", {}).get(LOCK_ANNOTATION)
-    if recorded not in (None, hashlib.sha256(lock.read_bytes()).hexdigest()):
-        wrong = "the pinned image was built with another deploy/requirements/runtime.txt"
-        remedy = "check out the revision of the image, or build it and run make pin-images"
-        raise BadInputError("image", [Problem("components/images", wrong, remedy)])
 
 
 def create(documents: list[Document]) -> None:

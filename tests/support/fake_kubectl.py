@@ -19,14 +19,20 @@ if arguments[0] in ("kustomize", "version"):
 calls = json.loads((folder / "calls.json").read_text())
 sent = sys.stdin.read() if "--filename=-" in arguments else ""
 calls.append([arguments, sent])
-(folder / "calls.json").write_text(json.dumps(calls))
+# Tests read it meanwhile.
+(folder / "calls.new").write_text(json.dumps(calls))
+(folder / "calls.new").replace(folder / "calls.json")
+for words, text, status in json.loads((folder / "answers.json").read_text()):
+    if set(words.split()) <= set(arguments):
+        print(text, end="", file=sys.stderr if status else sys.stdout)
+        sys.exit(status)
 kinds = {{each["kind"] for each in json.loads(sent)["items"]}} if sent else set()
 if refused := kinds & set(json.loads((folder / "refused.json").read_text())):
     sys.exit("Error from server (Forbidden):\\n" + refused.pop() + " is forbidden")
 if arguments[0] == "get" and "--ignore-not-found" in arguments:
     if f"{{arguments[1]}}/{{arguments[2]}}" in json.loads((folder / "objects.json").read_text()):
         print(arguments[2])
-elif arguments[0] == "get":
+elif arguments[0] == "get" and "--raw=/version" not in arguments:
     print("uid-of-" + arguments[2], end="")
 """
 
@@ -45,6 +51,7 @@ class FakeCluster:
         monkeypatch.setenv("PATH", str(folder), prepend=":")
         self.has()
         self.refuses()
+        self.answers()
         (folder / "calls.json").write_text("[]")
         find_kubectl.cache_clear()
         assert Path(find_kubectl()) == program
@@ -56,6 +63,10 @@ class FakeCluster:
     def refuses(self, *kinds):
         """Set the kinds of objects that it does not take."""
         (self._folder / "refused.json").write_text(json.dumps(kinds))
+
+    def answers(self, *answers):
+        """Set (words, text, exit status) of calls whose arguments have all of these words."""
+        (self._folder / "answers.json").write_text(json.dumps(answers))
 
     @property
     def arguments(self):

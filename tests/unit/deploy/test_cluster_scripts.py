@@ -1,7 +1,6 @@
-"""The scripts that make Secrets, apply a part, look up images, and drain a node."""
+"""The scripts that make Secrets, apply a part, and drain a node."""
 
 import json
-import re
 import subprocess
 import sys
 import time
@@ -9,12 +8,9 @@ from pathlib import Path
 
 import apply
 import create_secrets
-import pin_images
 import pytest
-import yaml
 from external import SECRETS
-from kubectl import build, find_kubectl
-from support.built_overlays import documents_of, find
+from kubectl import find_kubectl
 from support.fake_kubectl import COMPLETE
 
 from service.spec.errors import BadInputError
@@ -80,87 +76,35 @@ def test_scripts_print_one_line_for_a_problem(cluster, write_pod_spec):
     assert line.startswith("deploy: name: First is no DNS-1123 name")
 
 
-def test_a_restore_is_the_backups_job_with_another_action(tmp_path):
-    """Of its calls of kubectl, the one that changes the Job needs no cluster."""
-    text = (FOLDER / "restore.sh").read_text()
-    (options,) = re.findall(r"k set env (--local .*?) --output=yaml", text)
-    job = find(documents_of("cpu"), "CronJob", "postgres-backup")["spec"]["jobTemplate"]
-    job = {"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "restore"}, **job}
-    command = [find_kubectl(), "set", "env", *options.replace('"$dump"', "newest").split()]
-    done = subprocess.run(
-        [*command, "--output=json"], input=json.dumps(job), capture_output=True, text=True
-    )
-    (container,) = json.loads(done.stdout)["spec"]["template"]["spec"]["containers"]
-    values = {entry["name"]: entry.get("value") for entry in container["env"]}
-    assert values["ACTION"] == "restore"
-    assert values["DUMP"] == "newest"
-    assert values["PGHOST"] == "postgres"
-    # Both actions are scripts that the pod has.
-    config = next(d for d in documents_of("cpu") if "restore.sh" in d.get("data", {}))
-    assert {"backup.sh", "restore.sh"} <= config["data"].keys()
+def test_cluster_that_does_not_answer_is_said_so(cluster, monkeypatch):
+    refused = "The connection to the server localhost:8080 was refused"
+    cluster.answers(["--raw=/version", refused, 1])
+    for script, arguments in (
+        (apply.apply, ["gpu", "foundation"]),
+        (apply.apply, ["gpu", "platform"]),
+        (create_secrets.create_secrets, []),
+    ):
+        with pytest.raises(BadInputError) as caught:
+            script(arguments)
+        (problem,) = caught.value.problems
+        assert str(problem).startswith(f"cluster: does not answer: {refused}; choose one with")
+        assert "kubectl config use-context" in problem.remedy
+    assert cluster.sent == []
 
 
-SKOPEO = """\
-#!{python}
-import json, sys
-name = sys.argv[2]
-labels = {{"dtkd-service.lock-sha256": "{lock}" if "-c" in name else ""}}
-digest = "sha256:" + ("%x" % sum(name.encode())).rjust(64, "0")
-print(json.dumps({{"Digest": digest, "Labels": labels}}))
-"""
-
-
-def _skopeo(folder, monkeypatch, text):
-    folder.mkdir()
-    program = folder / "skopeo"
-    program.write_text(text)
+@pytest.mark.parametrize("content", [b"no program\n", b"\x7fELF\xff\xfe", b"#!/no/such/shell\n"])
+def test_kubectl_that_is_no_program_is_passed_over(tmp_path, monkeypatch, content):
+    program = tmp_path / "kubectl"
+    program.write_bytes(content)
     program.chmod(0o755)
-    monkeypatch.setenv("PATH", str(folder), prepend=":")
-
-
-def test_images_get_digests_and_the_clusters_their_lock(tmp_path, monkeypatch):
-    text = SKOPEO.format(python=sys.executable, lock="a" * 64)
-    _skopeo(tmp_path / "bin", monkeypatch, text)
-    images = tmp_path / "kustomization.yaml"
-    images.write_text(pin_images.IMAGES.read_text())
-    monkeypatch.setattr(pin_images, "IMAGES", images)
-    pin_images.pin_images(["--registry", "registry.example.com/team", "--tag", "1.0"])
-    component = yaml.safe_load(images.read_text())
-    entries = {image["name"]: image for image in component["images"]}
-    assert all(set(image) == {"name", "newName", "digest"} for image in entries.values())
-    asked = "docker://registry.example.com/team/dtkd-service:1.0-cuda"
-    assert entries["dtkd-service-cuda"]["newName"] == "registry.example.com/team/dtkd-service"
-    assert int(entries["dtkd-service-cuda"]["digest"][7:], 16) == sum(asked.encode())
-    assert entries["postgres"]["newName"] == "postgres"
-    (patch,) = component["patches"]
-    (change,) = yaml.safe_load(patch["patch"])
-    assert change["value"] == {"dtkd-service/lock-sha256": "a" * 64}
-    # It builds with the rest.
-    folder = tmp_path / "overlay"
-    folder.mkdir()
-    cluster = {"apiVersion": "ray.io/v1", "kind": "RayCluster", "metadata": {"name": "dtkd"}}
-    (folder / "cluster.yaml").write_text(json.dumps(cluster))
-    (tmp_path / "images").mkdir()
-    images.rename(tmp_path / "images" / "kustomization.yaml")
-    (folder / "kustomization.yaml").write_text(
-        json.dumps({"resources": ["cluster.yaml"], "components": ["../images"]})
-    )
-    assert build(folder)[0]["metadata"]["annotations"] == change["value"]
-
-
-@pytest.mark.parametrize(
-    ("program", "expected"),
-    [
-        ("#!/bin/sh\necho 'manifest unknown' >&2; exit 1\n", "manifest unknown; push it"),
-        (SKOPEO.format(python=sys.executable, lock=""), "have no label dtkd-service.lock-sha256"),
-    ],
-)
-def test_images_that_cannot_be_pinned_change_nothing(tmp_path, monkeypatch, program, expected):
-    _skopeo(tmp_path / "bin", monkeypatch, program)
-    before = pin_images.IMAGES.read_text()
-    with pytest.raises(BadInputError, match=expected):
-        pin_images.pin_images(["--registry", "r.example.com", "--tag", "1.0"])
-    assert pin_images.IMAGES.read_text() == before
+    monkeypatch.setenv("PATH", str(tmp_path))
+    beside_python = Path(sys.executable).parent / "kubectl"
+    find_kubectl.cache_clear()
+    assert find_kubectl() == str(beside_python)
+    find_kubectl.cache_clear()
+    monkeypatch.setattr("kubectl.sys.executable", str(tmp_path / "python"))
+    with pytest.raises(BadInputError, match="there is no kubectl with kustomize 5 or newer; run"):
+        find_kubectl()
 
 
 def _drain(tmp_path, seconds, processes):

@@ -1,13 +1,12 @@
 """Submitting a spec: what is rendered, and what is refused before anything is created."""
 
-import hashlib
 import json
 
 import pytest
 import yaml
 from checks.manifests import at
 from rayjob import amount
-from submit import LOCK, check_lock, submit
+from submit import submit
 from support.built_overlays import documents_of, find
 from support.fake_kubectl import COMPLETE
 
@@ -255,14 +254,3 @@ def test_unknown_overlay_and_misplaced_option_are_refused(ready_cluster, write_p
         "--confirm: goes with a sweep"
         in refused([write_pod_spec(), "--overlay", "cpu", "--confirm", "3"])[0]
     )
-
-
-def test_image_of_another_lock_is_refused():
-    cluster = find(documents_of("cpu"), "RayCluster")
-    check_lock(cluster, LOCK)
-    annotations = cluster["metadata"].setdefault("annotations", {})
-    annotations["dtkd-service/lock-sha256"] = hashlib.sha256(LOCK.read_bytes()).hexdigest()
-    check_lock(cluster, LOCK)
-    annotations["dtkd-service/lock-sha256"] = "0" * 64
-    with pytest.raises(BadInputError, match="built with another deploy"):
-        check_lock(cluster, LOCK)
