@@ -45,11 +45,15 @@ class UnusableFileError(ValueError):
         return f"{self.where} {self.wrong}" if self.where else self.wrong
 
 
+class TooLargeError(UnusableFileError):
+    """A file that has more bytes than its kind may have."""
+
+
 def read_bounded(path: Path, limit_bytes: int, *, follow_links: bool = False) -> bytes:
     """The content of a regular file of at most ``limit_bytes``.
 
     Raises:
-        UnusableFileError: it is no regular file, or larger.
+        UnusableFileError: it is no regular file; TooLargeError: it is larger.
         OSError: there is no such file, or it cannot be read.
     """
     try:
@@ -62,7 +66,7 @@ def read_bounded(path: Path, limit_bytes: int, *, follow_links: bool = False) ->
         raise UnusableFileError(path, "", "is no path of a file", "give another path") from error
     if len(content) > limit_bytes:
         wrong = f"has more than {limit_bytes:,} bytes"
-        raise UnusableFileError(path, "", wrong, "give the file that was meant")
+        raise TooLargeError(path, "", wrong, "give the file that was meant")
     return content
 
 

@@ -9,8 +9,8 @@ from service.compare.rules import check_comparison
 from service.compare.spec import CompareSpec, Variant
 from service.spec.errors import BadInputError
 from service.spec.job import JobSpec
-from service.spec.loading import LoadedJob, read_json
-from service.sweep.loading import parse_fields
+from service.spec.loading import LoadedJob, parse_job, read_json
+from service.sweep.loading import parse_fields, with_absolute_paths
 from service.sweep.space import Point
 
 
@@ -55,12 +55,21 @@ def parse_comparison(content: Any, subject: str = "comparison") -> LoadedCompari
     Raises:
         BadInputError: with every problem found.
     """
+    compare = with_absolute_paths(parse_comparison_fields(content, subject))
+    jobs, problems = check_comparison(compare, parse_job)
+    if problems:
+        raise BadInputError(subject, problems)
+    return LoadedComparison(compare, jobs)
+
+
+def parse_comparison_fields(content: Any, subject: str) -> CompareSpec:  # noqa: ANN401 - it is JSON
+    """A comparison with valid fields, whatever its jobs are; its paths are as given.
+
+    Raises:
+        BadInputError: with every problem found.
+    """
     compare = parse_fields(content, CompareSpec, subject)
     base = compare.base
     # No student of a comparison is registered: none of them is the one that was wanted.
     tracking = base.tracking.model_copy(update={"register_as": None, "promote": None})
-    compare = compare.model_copy(update={"base": base.model_copy(update={"tracking": tracking})})
-    jobs, problems = check_comparison(compare)
-    if problems:
-        raise BadInputError(subject, problems)
-    return LoadedComparison(compare, jobs)
+    return compare.model_copy(update={"base": base.model_copy(update={"tracking": tracking})})

@@ -2,7 +2,8 @@
 
 import itertools
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, TypeVar
 
 from pydantic import JsonValue
 
@@ -12,9 +13,11 @@ from service.compare.tuned_space import tuned_rows
 from service.spec.errors import BadInputError, Problem
 from service.spec.field_problems import field_remedy
 from service.spec.job import JobSpec
-from service.spec.loading import LoadedJob, parse_job
-from service.sweep.rules import check_sweep
+from service.spec.loading import LoadedJob
+from service.sweep.rules import ParseJob, check_sweep
 from service.sweep.space import leaf_types
+
+J = TypeVar("J", LoadedJob, JobSpec)
 
 FIXED_FIELDS = {
     "schema_version": "it is the version of the format",
@@ -36,9 +39,12 @@ MIN_SEEDS = 2
 
 
 def check_comparison(
-    compare: CompareSpec,
-) -> tuple[dict[Variant, LoadedJob], list[Problem]]:
-    """The jobs with the first seed, and every problem of a comparison with valid fields."""
+    compare: CompareSpec, parse: Callable[[Any], J]
+) -> tuple[dict[Variant, J], list[Problem]]:
+    """The jobs with the first seed, and every problem of a comparison with valid fields.
+
+    ``parse``: checks a job's spec given as JSON data; raises BadInputError.
+    """
     problems = [*_own_problems(compare), *_name_problems(compare)]
     for pair, patch in compare.pairs.items():
         problems += _pair_problems(f"pairs.{pair}", patch)
@@ -46,9 +52,9 @@ def check_comparison(
         problems += _patch_problems(f"variants.{name}", patch)
     if problems:
         return {}, problems
-    jobs, problems = _checked_jobs(compare)
+    jobs, problems = _checked_jobs(compare, parse)
     problems = problems or list(_alike_problems(compare, jobs))
-    return jobs, problems or _tuning_problems(compare)
+    return jobs, problems or _tuning_problems(compare, parse)
 
 
 def _own_problems(compare: CompareSpec) -> Iterator[Problem]:
@@ -112,13 +118,15 @@ def _patch_problems(where: str, patch: Mapping[str, JsonValue]) -> Iterator[Prob
             yield Problem(f"{where}.{other}", f"is a part of {path}", "give one of the two")
 
 
-def _checked_jobs(compare: CompareSpec) -> tuple[dict[Variant, LoadedJob], list[Problem]]:
+def _checked_jobs(
+    compare: CompareSpec, parse: Callable[[Any], J]
+) -> tuple[dict[Variant, J], list[Problem]]:
     """The job of each variant, and problems of invalid ones, each kind of problem once."""
-    jobs: dict[Variant, LoadedJob] = {}
+    jobs: dict[Variant, J] = {}
     problems: dict[tuple[str, str], Problem] = {}
     for variant in compare.rows():
         try:
-            jobs[variant] = parse_job(run_content(compare, RunKey(variant, compare.seeds[0]), {}))
+            jobs[variant] = parse(run_content(compare, RunKey(variant, compare.seeds[0]), {}))
         except BadInputError as error:
             for problem in error.problems:
                 where = place_of_field(compare, variant, problem.where)
@@ -143,11 +151,12 @@ def _place(compare: CompareSpec, variant: Variant) -> str:
     return f"variants.{variant.name}"
 
 
-def _alike_problems(compare: CompareSpec, jobs: Mapping[Variant, LoadedJob]) -> Iterator[Problem]:
+def _alike_problems(compare: CompareSpec, jobs: Mapping[Variant, J]) -> Iterator[Problem]:
     """Rows that would train the same student."""
     owners: dict[str, list[Variant]] = defaultdict(list)
     for variant, job in jobs.items():
-        owners[job.spec.model_copy(update={"name": compare.name}).content_hash()].append(variant)
+        spec = job.spec if isinstance(job, LoadedJob) else job
+        owners[spec.model_copy(update={"name": compare.name}).content_hash()].append(variant)
     seen = set()
     for first, *others in owners.values():
         for other in others:
@@ -160,11 +169,11 @@ def _alike_problems(compare: CompareSpec, jobs: Mapping[Variant, LoadedJob]) -> 
                 yield Problem(where, f"is the same as {like}", "change it, or remove one of them")
 
 
-def _tuning_problems(compare: CompareSpec) -> list[Problem]:
+def _tuning_problems(compare: CompareSpec, parse: ParseJob) -> list[Problem]:
     """Problems of the searches, each kind of problem once."""
     problems: dict[tuple[str, str], Problem] = {}
     for variant, sweep in tuned_rows(compare).items():
-        for problem in check_sweep(sweep)[1]:
+        for problem in check_sweep(sweep, parse):
             problems.setdefault((problem.where, problem.remedy), _of_search(variant, problem))
     return list(problems.values())
 

@@ -11,15 +11,16 @@ from typing import Any, NamedTuple
 from pydantic import TypeAdapter, ValidationError
 
 from data_pipeline.facts import DatasetFacts
-from data_pipeline.json_files import UnusableFileError
+from data_pipeline.json_files import TooLargeError, UnusableFileError
 from data_pipeline.json_files import read_json as read_json_file
 from service.spec.data_rules import check_data, read_facts
 from service.spec.errors import BadInputError, Problem
 from service.spec.field_problems import problems_of
+from service.spec.file_rules import FILE_RULES
 from service.spec.job import JobSpec
 from service.spec.networks import changed_networks
 from service.spec.paths import absolute_path, path_remedy
-from service.spec.rules import check_rules
+from service.spec.rules import FIELD_RULES, check_rules
 from service.spec.secrets import environment_problems, secret_problems, without_secrets
 from service.spec.section_paths import absolute_paths, home_problems, refused_paths
 from service.spec.teacher_cache_rules import check_cache_limit
@@ -27,6 +28,8 @@ from service.spec.teacher_classes import resolve_classes
 from service.spec.weights_cards import check_weights_cards
 
 SPEC_LIMIT_BYTES = 1_000_000
+SHORTER = "remove fields that have their defaults, variants, or choices"
+"""What to do about a spec that is too large."""
 CACHE_SECTIONS = ("teacher", "losses", "schedule", "augmentation")
 """What the size of the teacher's stored logits depends on, beside the dataset."""
 
@@ -72,21 +75,15 @@ def parse_job(content: Any, subject: str = "spec") -> LoadedJob:  # noqa: ANN401
     """
     if not isinstance(content, Mapping):
         raise BadInputError(subject, [Problem("$", "is not an object", "write {...}")])
-    problems = [*secret_problems(content), *environment_problems()]
-    content = without_secrets(content)
-    try:
-        JobSpec.model_validate(content)
-    except ValidationError as error:
-        problems += problems_of(error, JobSpec)
-    sections = _valid_sections(content)
-    problems += home_problems(sections)
+    sections, problems = check_sections(content)
+    problems += [*environment_problems(), *home_problems(sections)]
     sections |= absolute_paths(sections)
     refused = refused_paths(sections)
     problems += refused
     for problem in refused:
         # No rule can check a section with such a path.
         sections.pop(problem.where.partition(".")[0], None)
-    problems += check_rules(sections)
+    problems += check_rules((*FIELD_RULES, *FILE_RULES), sections)
     facts: dict[str, DatasetFacts] = {}
     if dataset := sections.get("dataset"):
         facts, unreadable = read_facts(dataset)
@@ -121,12 +118,28 @@ def read_json(path: Path) -> Any:  # noqa: ANN401 - any JSON value
     except OSError as error:
         wrong = f"{absolute_path(path)}: {error.strerror or error}"
         problem = Problem("file", wrong, path_remedy(path, "the path of a JSON spec"))
+    except TooLargeError as error:
+        problem = Problem("file", f"{error.path} {error.wrong}", SHORTER)
     except UnusableFileError as error:
         problem = Problem(error.where, error.wrong, error.remedy)
         if not error.where:
             wrong = f"{error.path} {error.wrong}"
             problem = Problem("file", wrong, path_remedy(path, "the path of a JSON spec"))
     raise BadInputError(str(path), [problem])
+
+
+def check_sections(content: Mapping[str, Any]) -> tuple[dict[str, Any], list[Problem]]:
+    """The sections and fields of a spec that are valid, by name, and every problem of the others.
+
+    Paths are as given, and secrets are left out.
+    """
+    problems = list(secret_problems(content))
+    content = without_secrets(content)
+    try:
+        JobSpec.model_validate(content)
+    except ValidationError as error:
+        problems += problems_of(error, JobSpec)
+    return _valid_sections(content), problems
 
 
 def _valid_sections(content: Mapping[str, Any]) -> dict[str, Any]:

@@ -5,6 +5,7 @@ Whatever is true of each network, such as that its weights fit, is asked of all 
 
 from collections.abc import Mapping
 
+from service.spec.data_sections import Dataset
 from service.spec.fields import Section
 from service.spec.sections import Student
 from service.spec.teacher_sections import Teacher, TeacherNetwork
@@ -29,6 +30,12 @@ def teacher_networks(teacher: Teacher | None) -> dict[str, TeacherNetwork]:
         return {}
     others = {f"{TEACHER}.others.{index}": other for index, other in enumerate(teacher.others)}
     return {TEACHER: teacher, **others}
+
+
+def required_num_classes(network: Student | TeacherNetwork, dataset: Dataset | None) -> int | None:
+    """The number of classes that a network's weights must have; None if that is not known."""
+    has_own_classes = isinstance(network, TeacherNetwork) and network.classes is not None
+    return dataset.num_classes if dataset and not has_own_classes else None
 
 
 def changed_networks(

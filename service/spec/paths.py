@@ -85,7 +85,7 @@ def new_file_problem(where: str, path: Path) -> Problem | None:
 def refused_path(path: Path | str) -> str | None:
     """Why the system refuses a path, such as for its length; None where a file is or could be."""
     try:
-        if max(map(len, map(os.fsencode, Path(path).parts)), default=0) > MAX_NAME_BYTES:
+        if has_long_name(path):
             # Where a folder is missing, the system finds this out when it is created.
             return os.strerror(errno.ENAMETOOLONG)
         Path(path).stat()
@@ -96,6 +96,11 @@ def refused_path(path: Path | str) -> str | None:
     except ValueError:
         return "is no path of a file"
     return None
+
+
+def has_long_name(path: Path | str) -> bool:
+    """Whether the name of a file or folder of a path has more bytes than file systems allow."""
+    return max(map(len, map(os.fsencode, Path(path).parts)), default=0) > MAX_NAME_BYTES
 
 
 def home_problem(where: str, path: Path | str) -> Problem | None:

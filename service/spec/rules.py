@@ -1,13 +1,12 @@
-"""Rules about the sections of a spec that are valid each, and about the files that they name.
+"""Rules about the sections of a spec that are valid each; those about files are in file_rules.py.
 
 A rule's parameters are the sections that it needs, by name; one with a default need not be valid.
-It yields every problem.
+It yields every problem. None needs what a spec names, which may be on other machines.
 """
 
 import inspect
 import os
-from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from service.spec.augmentation_rules import check_augmentation, check_repeats
 from service.spec.data_sections import Augmentation, Dataset
@@ -29,7 +28,7 @@ from service.spec.mlflow_rules import (
 )
 from service.spec.model_names import TIMM_PREFIX, model_name_problem
 from service.spec.model_options import option_problems
-from service.spec.networks import networks_of, teacher_networks
+from service.spec.networks import networks_of, required_num_classes, teacher_networks
 from service.spec.optimization import AnyOptimizer, Schedule
 from service.spec.paths import SQLITE, absolute_uri, output_problem, sqlite_path
 from service.spec.sections import (
@@ -38,11 +37,10 @@ from service.spec.sections import (
     Resources,
     Student,
     Tracking,
-    is_file_source,
     is_mlflow_source,
 )
 from service.spec.teacher_cache_rules import check_teacher_cache
-from service.spec.teacher_sections import Teacher, TeacherNetwork
+from service.spec.teacher_sections import Teacher
 from service.spec.tracked_checkpoints import tracked_checkpoints_problems
 from service.spec.training_section import Training
 from service.spec.unused_fields import (
@@ -54,15 +52,14 @@ from service.spec.unused_fields import (
 )
 from service.spec.weights_metadata import weights_problems
 
-SOURCES = "give the path of a weights file, models:/NAME@ALIAS, runs:/ID/PATH or torchvision:ENUM"
 LAYERED_MODELS = ("vit_", TIMM_PREFIX)
 """Starts of the names of the networks that optimizer.layer_decay is for."""
 Rule = Callable[..., Iterator[Problem]]
 
 
-def check_rules(sections: Mapping[str, Section | None]) -> Iterator[Problem]:
+def check_rules(rules: Iterable[Rule], sections: Mapping[str, Section | None]) -> Iterator[Problem]:
     """Every problem that the rules find; ``sections``: those that are valid, by name."""
-    for rule in RULES:
+    for rule in rules:
         parameters = inspect.signature(rule).parameters
         needed = {name for name, one in parameters.items() if one.default is one.empty}
         if needed <= sections.keys():
@@ -103,20 +100,15 @@ def check_mean(teacher: Teacher | None) -> Iterator[Problem]:
 def check_weights(
     student: Student, teacher: Teacher | None, dataset: Dataset | None = None
 ) -> Iterator[Problem]:
-    """Weights that exist, for the model and the dataset's classes."""
+    """Addresses and settings of weights that fit the model and the dataset's classes."""
     for network_path, network in networks_of(student, teacher).items():
         if network.weights is None:
             continue
         weights, where = network.weights, f"{network_path}.weights"
         if is_mlflow_source(weights.source) and (found := source_problem(weights.source)):
             yield Problem(f"{where}.source", *found)
-        path = Path(weights.source)
-        if is_file_source(weights.source) and not path.exists():
-            yield Problem(f"{where}.source", f"{path} does not exist", SOURCES)
-        else:
-            has_own_classes = isinstance(network, TeacherNetwork) and network.classes is not None
-            num_classes = dataset.num_classes if dataset and not has_own_classes else None
-            yield from weights_problems(where, network.model, weights, num_classes)
+        num_classes = required_num_classes(network, dataset)
+        yield from weights_problems(where, network.model, weights, num_classes)
 
 
 def check_batches(training: Training, resources: Resources) -> Iterator[Problem]:
@@ -229,16 +221,9 @@ def check_evaluation(evaluation: Evaluation) -> Iterator[Problem]:
 
 
 def check_storage(checkpoints: Checkpoints) -> Iterator[Problem]:
-    """A storage path that is, or can become, a folder."""
-    path = checkpoints.storage_path
-    if problem := output_problem("checkpoints.storage_path", path):
+    """A storage path that Ray does not remove."""
+    if problem := output_problem("checkpoints.storage_path", checkpoints.storage_path):
         yield problem
-    existing = next((parent for parent in (path, *path.parents) if parent.exists()), Path("/"))
-    if not existing.is_dir():
-        yield Problem("checkpoints.storage_path", f"{existing} is a file", "give a folder")
-    elif not os.access(existing, os.W_OK):
-        wrong = f"{existing} cannot be written"
-        yield Problem("checkpoints.storage_path", wrong, "give a folder that you may write")
 
 
 def check_tracking(tracking: Tracking) -> Iterator[Problem]:
@@ -286,7 +271,7 @@ def check_cache(dataset: Dataset) -> Iterator[Problem]:
         yield problem
 
 
-RULES: tuple[Rule, ...] = (
+FIELD_RULES: tuple[Rule, ...] = (
     *(check_models, check_mean, check_weights, check_batches, check_schedule, check_optimizer),
     *(check_losses, check_unlabeled, check_coupled_samples, check_label_smoothing, check_views),
     check_loss_settings,

@@ -2,7 +2,6 @@
 
 from collections import Counter
 from collections.abc import Iterator
-from pathlib import Path
 
 from data_pipeline.facts import DatasetFacts
 from service.spec.data_sections import Augmentation, Dataset
@@ -21,8 +20,8 @@ def check_teacher_cache(
     cache = teacher.cache if teacher is not None else None
     if cache is None:
         return
-    if cache.path is not None:
-        yield from _path_problems(cache.path)
+    if cache.path is not None and (problem := output_problem("teacher.cache.path", cache.path)):
+        yield problem
     if cache.epochs is not None and cache.epochs > schedule.num_epochs:
         yield Problem(
             "teacher.cache.epochs",
@@ -31,14 +30,6 @@ def check_teacher_cache(
         )
     if isinstance(cache.keep, TopLogits):
         yield from _top_k_problems(cache.keep.top_k, dataset, losses)
-
-
-def _path_problems(path: Path) -> Iterator[Problem]:
-    if problem := output_problem("teacher.cache.path", path):
-        yield problem
-    existing = next((parent for parent in (path, *path.parents) if parent.exists()), Path("/"))
-    if not existing.is_dir():
-        yield Problem("teacher.cache.path", f"{existing} is a file", "give a folder")
 
 
 def _top_k_problems(top_k: int, dataset: Dataset, losses: Losses | None) -> Iterator[Problem]:

@@ -41,7 +41,7 @@ NUM_NAMES = 3
 def weights_problems(
     where: str, model: str, weights: Weights, num_classes: int | None
 ) -> Iterator[Problem]:
-    """What is wrong with weights for a model, as far as it is known without building it.
+    """What is wrong with the fields about a model's weights; no file is read.
 
     ``where``: path of the weights in the spec. ``num_classes``: the dataset's, if it is known and
     the model has all of them and no others.
@@ -60,14 +60,22 @@ def weights_problems(
                 yield Problem(f"{where}.{field}", "is set for weights of torchvision", remedy)
     elif is_mlflow_source(weights.source) and weights.match == "order":
         yield _no_order(where, "the student's file in MLflow")
-    elif is_file_source(weights.source):
-        try:
-            file = read_weights_file(Path(weights.source))
-            yield from _file_problems(where, model, weights, file, num_classes)
-        except UnreadableWeightsError as error:
-            yield Problem(f"{where}.source", f"{weights.source} {error.wrong}", error.remedy)
-        except BadInputError as error:
-            yield from error.problems
+
+
+def weights_file_problems(
+    where: str, model: str, weights: Weights, num_classes: int | None
+) -> Iterator[Problem]:
+    """What is wrong with a file of weights for a model, as far as it is known without building it.
+
+    The parameters are those of ``weights_problems``.
+    """
+    try:
+        file = read_weights_file(Path(weights.source))
+        yield from _file_problems(where, model, weights, file, num_classes)
+    except UnreadableWeightsError as error:
+        yield Problem(f"{where}.source", f"{weights.source} {error.wrong}", error.remedy)
+    except BadInputError as error:
+        yield from error.problems
 
 
 def _file_problems(

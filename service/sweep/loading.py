@@ -8,11 +8,12 @@ from pydantic import ValidationError
 
 from service.spec.errors import BadInputError, Problem
 from service.spec.field_problems import problems_of
-from service.spec.loading import LoadedJob, read_json
+from service.spec.loading import LoadedJob, parse_job, read_json
 from service.spec.many_jobs import ManyJobs
 from service.spec.secrets import environment_problems, secret_problems, without_secrets
 from service.spec.section_paths import absolute_paths
 from service.sweep.rules import check_sweep
+from service.sweep.space import given_content
 from service.sweep.spec import SweepSpec
 
 M = TypeVar("M", bound=ManyJobs)
@@ -56,16 +57,24 @@ def parse_sweep(content: Any, subject: str = "sweep") -> SweepSpec:  # noqa: ANN
 
 
 def _parse(content: Any, subject: str) -> LoadedSweep:  # noqa: ANN401 - it is JSON
+    sweep = with_absolute_paths(parse_sweep_fields(content, subject))
+    if problems := check_sweep(sweep):
+        raise BadInputError(subject, problems)
+    return LoadedSweep(sweep, parse_job(given_content(sweep.base), subject))
+
+
+def parse_sweep_fields(content: Any, subject: str) -> SweepSpec:  # noqa: ANN401 - it is JSON
+    """A sweep spec with valid fields, whatever its jobs are; its paths are as given.
+
+    Raises:
+        BadInputError: with every problem found.
+    """
     unsupported: list[Problem] = []
     if isinstance(content, Mapping):
         unsupported = _unsupported_kinds(content)
         if content.get("minimize_time") is True:
             content = {"scheduler": {"kind": "none"}, **content}
-    sweep = parse_fields(content, SweepSpec, subject, unsupported)
-    base, problems = check_sweep(sweep)
-    if problems or base is None:
-        raise BadInputError(subject, problems)
-    return LoadedSweep(sweep, base)
+    return parse_fields(content, SweepSpec, subject, unsupported)
 
 
 def parse_fields(
@@ -74,7 +83,7 @@ def parse_fields(
     subject: str,
     unsupported: Sequence[Problem] = (),
 ) -> M:
-    """A spec of many jobs with valid fields and absolute paths, whatever its jobs are.
+    """A spec of many jobs with valid fields, whatever its jobs are; its paths are as given.
 
     ``content``: JSON data; its base may be the path of a file. ``unsupported``: problems that were
     found before, in place of those that their fields have.
@@ -96,6 +105,11 @@ def parse_fields(
     if problems:
         # Without pydantic's error, which repeats what the spec contains.
         raise BadInputError(subject, problems)
+    return spec
+
+
+def with_absolute_paths(spec: M) -> M:
+    """A spec of many jobs whose base has absolute paths."""
     base = spec.base.model_copy(update=absolute_paths(dict(spec.base)))
     return spec.model_copy(update={"base": base})
 

@@ -2,13 +2,13 @@
 
 import itertools
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from service.spec.errors import BadInputError, Problem
 from service.spec.field_problems import field_remedy
 from service.spec.job import JobSpec
-from service.spec.loading import LoadedJob, parse_job, parse_spec
+from service.spec.loading import parse_spec
 from service.spec.unused_fields import fields_of_others
 from service.sweep.loss_rules import absent_loss_problems, teacher_problems
 from service.sweep.space import (
@@ -43,25 +43,24 @@ SCHEDULERS_WITH = {
 ALGORITHMS_WITH = {"startup_trials": ("tpe", "cmaes")}
 """Which kinds of schedulers and of algorithms use a field."""
 
+ParseJob = Callable[[Any], object]
+"""Checks a job's spec given as JSON data; raises BadInputError with every problem of it."""
+
 MAX_GRID_POINTS = 10_000
 MAX_CORNERS = 512
 MAX_POINT_PROBLEMS = 5
 
 
-def check_sweep(sweep: SweepSpec) -> tuple[LoadedJob | None, list[Problem]]:
-    """The base, None if it is not a valid job; and every problem of a sweep with valid fields."""
-    base: LoadedJob | None = None
-    problems = []
-    try:
-        base = parse_job(given_content(sweep.base))
-    except BadInputError as error:
-        problems += [p._replace(where=f"base.{p.where}") for p in error.problems]
+def check_sweep(sweep: SweepSpec, parse: ParseJob = parse_spec) -> list[Problem]:
+    """Every problem of a sweep with valid fields; ``parse``: checks its base and its points."""
+    of_base = _problems_of(given_content(sweep.base), parse)
+    problems = [p._replace(where=f"base.{p.where}") for p in of_base]
     problems += [*_sweep_problems(sweep), *_space_problems(sweep)]
-    if base is not None:
-        problems += _trial_problems(sweep)
+    if not of_base:
+        problems += _trial_problems(sweep, parse)
         if not problems:
-            problems += _point_problems(sweep)
-    return base, problems
+            problems += _point_problems(sweep, parse)
+    return problems
 
 
 def _sweep_problems(sweep: SweepSpec) -> Iterator[Problem]:
@@ -107,9 +106,9 @@ def _sweep_problems(sweep: SweepSpec) -> Iterator[Problem]:
         yield Problem("space", "is empty", "name a field, or omit space for the default")
 
 
-def _trial_problems(sweep: SweepSpec) -> Iterator[Problem]:
+def _trial_problems(sweep: SweepSpec, parse: ParseJob) -> Iterator[Problem]:
     """Problems that make every trial invalid, regardless of its settings."""
-    for problem in _problems_of(trial_content(sweep, sweep.base)):
+    for problem in _problems_of(trial_content(sweep, sweep.base), parse):
         yield problem._replace(where=problem.where.removeprefix("dataset."))
     yield from teacher_problems(sweep)
 
@@ -204,12 +203,12 @@ def _depends_on(sweep: SweepSpec, path: str, other: str) -> bool:
     return False
 
 
-def _point_problems(sweep: SweepSpec) -> Iterator[Problem]:
+def _point_problems(sweep: SweepSpec, parse: ParseJob) -> Iterator[Problem]:
     """Problems of points, each kind of problem once, with an example point."""
     seen: set[tuple[str, str]] = set()
     content = trial_content(sweep, sweep.base)
     for point in boundary_points(sweep):
-        for problem in _problems_of(with_values(content, point)):
+        for problem in _problems_of(with_values(content, point), parse):
             if (key := (problem.where, problem.remedy)) in seen:
                 continue
             seen.add(key)
@@ -249,9 +248,9 @@ def trial_content(sweep: SweepSpec, base: JobSpec) -> dict[str, Any]:
     return with_shared_cache(content, base)
 
 
-def _problems_of(content: dict[str, Any]) -> tuple[Problem, ...]:
+def _problems_of(content: dict[str, Any], parse: ParseJob) -> tuple[Problem, ...]:
     try:
-        parse_spec(content)
+        parse(content)
     except BadInputError as error:
         return error.problems
     return ()
