@@ -39,7 +39,7 @@ def apply(arguments: list[str]) -> None:
         has_tls = any(TLS_SECRET in at(document, "spec.tls.secretName") for document in documents)
         check_namespace([*SECRETS, TLS_SECRET] if has_tls else SECRETS)
         # Of a foundation, a cluster cannot say so before there is the namespace.
-        check_accepted(documents)
+        check_accepted("apply", documents)
     send("apply", documents)
 
 

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Literal, NoReturn
 
 import yaml
 from checks.manifests import Document
@@ -17,6 +17,9 @@ from external import NAMESPACE, TLS_SECRET
 from service.spec.errors import EXIT_BAD_INPUT, EXIT_DONE, BadInputError, Problem
 
 FOLDER = Path(__file__).resolve().parent
+Verb = Literal["create", "apply"]
+"""create takes what is too large for an annotation, in which apply keeps what it was given."""
+
 MIN_KUSTOMIZE = 5
 TIMEOUT_S = 120
 LOG_IN = "choose one with kubectl config use-context, and log in"
@@ -139,6 +142,29 @@ def check_namespace(secrets: Iterable[str]) -> None:
             raise BadInputError("cluster", [problem])
 
 
+def set_owner(kind: str, name: str, owner: Document) -> None:
+    """Let Kubernetes delete an object of the namespace with its owner.
+
+    ``owner``: the reference to it, with its uid.
+
+    Raises:
+        BadInputError: the cluster refuses it, or does not answer.
+    """
+    patch = json.dumps({"metadata": {"ownerReferences": [owner]}})
+    place = ("--namespace", NAMESPACE, "--type=merge", f"--patch={patch}")
+    _run("patch", kind, name, *place, remedy="run this again")
+
+
+def delete_labeled(kinds: Iterable[str], label: str) -> None:
+    """Delete all objects of the namespace of these kinds with a label, such as a=b, if any.
+
+    Raises:
+        BadInputError: the cluster refuses it, or does not answer.
+    """
+    arguments = ("delete", ",".join(kinds), f"--selector={label}", "--namespace", NAMESPACE)
+    _run(*arguments, "--wait=false", remedy=f"run kubectl {' '.join(arguments)}")
+
+
 def run_command(work: Callable[[], None]) -> NoReturn:
     """Do the work of a script and exit: 0, or 2 after one line for each problem."""
     try:
@@ -150,16 +176,16 @@ def run_command(work: Callable[[], None]) -> NoReturn:
     sys.exit(EXIT_DONE)
 
 
-def check_accepted(documents: Sequence[Document]) -> None:
+def check_accepted(verb: Verb, documents: Sequence[Document]) -> None:
     """Let the cluster say whether it would take all of these objects; it keeps none.
 
     Raises:
         BadInputError: it refuses one.
     """
-    _send(documents, "apply", "--dry-run=server")
+    _send(documents, verb, "--dry-run=server")
 
 
-def send(verb: str, documents: Sequence[Document]) -> None:
+def send(verb: Verb, documents: Sequence[Document]) -> None:
     """Create or apply objects.
 
     Raises:

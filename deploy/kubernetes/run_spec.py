@@ -1,6 +1,7 @@
 """Reads the spec of a job, a sweep or a comparison as a RayJob can hold it.
 
-The fields are checked here; the files that they name are in the cluster, where the job checks them.
+The rules that need no file are checked here; the files are in the cluster, where the job checks
+them.
 """
 
 import json
@@ -9,29 +10,20 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pydantic import ValidationError
+from pod_rules import parse_in_pods
 
-from data_pipeline.files import is_remote
 from service.compare.kind import Script, script_of
-from service.compare.spec import CompareSpec
+from service.compare.loading import parse_comparison_fields
+from service.compare.rules import check_comparison
 from service.spec.errors import BadInputError, Problem
-from service.spec.field_problems import problems_of
-from service.spec.job import JobSpec
-from service.spec.loading import read_json
-from service.spec.secrets import secret_problems
-from service.spec.section_paths import field_paths
+from service.spec.loading import SHORTER, SPEC_LIMIT_BYTES, read_json
 from service.spec.sections import Resources
-from service.sweep.loading import parse_fields
-from service.sweep.spec import SweepSpec
+from service.sweep.loading import parse_sweep_fields
+from service.sweep.rules import check_sweep
 
-# A ConfigMap holds 1 MiB, with its keys; KubeRay names a cluster after its RayJob and adds to it.
-MAX_SPEC_BYTES = 1_000_000
+# KubeRay names a cluster after its RayJob and adds to it.
 MAX_NAME_LENGTH = 47
 NAME = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")
-# What pods have mounted at each path, by what a field's file is for.
-READABLE = ("/data", "/runs")
-WRITABLE = {"checkpoints.storage_path": ("/runs",)}
-CACHES = ("/runs", "/tmp")
 
 
 class Run(NamedTuple):
@@ -60,40 +52,52 @@ def read_run(path: Path, name: str | None = None) -> Run:
     content = dict(content)
     if isinstance(content.get("base"), str):
         content["base"] = read_json(Path(content["base"]))
-    run, base = _parse(content, str(path))
-    run = run if name is None else run._replace(name=name)
-    problems = [*_name_problems(run.name, "--name" if name else "name"), *_path_problems(base)]
-    if (size := len(run.text.encode())) > MAX_SPEC_BYTES:
-        wrong = f"has {size:,} bytes with its base, and a ConfigMap holds {MAX_SPEC_BYTES:,}"
-        problems.append(Problem(str(path), wrong, "leave out fields that have their defaults"))
+    text = json.dumps(content, ensure_ascii=False, separators=(",", ":"))
+    problems = _size_problems(str(path), text)
+    if name is not None:
+        problems += _name_problems(name, "--name")
+    elif isinstance(own_name := content.get("name"), str):
+        problems += _name_problems(own_name, "name")
+    try:
+        run = _parse(content, text, str(path))
+    except BadInputError as error:
+        known = {problem.where for problem in problems}
+        problems += [problem for problem in error.problems if problem.where not in known]
     if problems:
         raise BadInputError(str(path), problems)
-    return run
+    return run if name is None else run._replace(name=name)
 
 
-def _parse(content: dict[str, Any], subject: str) -> tuple[Run, JobSpec]:
-    """The run of a spec, and the job that says where its files are."""
-    text = json.dumps(content, ensure_ascii=False, separators=(",", ":"))
+def _parse(content: dict[str, Any], text: str, subject: str) -> Run:
     script = script_of(content)
+    if script == "distill":
+        job = parse_in_pods(content, subject)
+        return Run(script, job.name, text, job.resources, 1)
     if script == "compare":
-        compare = parse_fields(content, CompareSpec, subject)
+        compare = parse_comparison_fields(content, subject)
+        _, problems = check_comparison(compare, parse_in_pods)
         num_runs = sum(1 for _ in compare.rows()) * len(compare.seeds)
         concurrency = min(compare.concurrency or num_runs, num_runs)
         resources = compare.resources or compare.base.resources
-        return Run(script, compare.name, text, resources, concurrency), compare.base
-    if script == "sweep":
-        sweep = parse_fields(content, SweepSpec, subject)
+        run = Run(script, compare.name, text, resources, concurrency)
+    else:
+        sweep = parse_sweep_fields(content, subject)
+        problems = check_sweep(sweep, parse_in_pods)
         concurrency = min(sweep.concurrency or sweep.budget.trials, sweep.budget.trials)
         resources = sweep.resources or sweep.base.resources
-        return Run(script, sweep.name, text, resources, concurrency), sweep.base
-    problems = list(secret_problems(content))
-    try:
-        job = JobSpec.model_validate(content)
-    except ValidationError as error:
-        raise BadInputError(subject, [*problems, *problems_of(error, JobSpec)]) from error
+        run = Run(script, sweep.name, text, resources, concurrency)
     if problems:
         raise BadInputError(subject, problems)
-    return Run(script, job.name, text, job.resources, 1), job
+    return run
+
+
+def _size_problems(where: str, text: str) -> list[Problem]:
+    """A spec that a script does not read; a ConfigMap, with 1 MiB, would hold a little more."""
+    size = len(text.encode())
+    if size <= SPEC_LIMIT_BYTES:
+        return []
+    wrong = f"has {size:,} bytes with its base, and a spec may have {SPEC_LIMIT_BYTES:,}"
+    return [Problem(where, wrong, SHORTER)]
 
 
 def _name_problems(name: str, where: str) -> list[Problem]:
@@ -102,17 +106,3 @@ def _name_problems(name: str, where: str) -> list[Problem]:
     wrong = f"{name} is no DNS-1123 name of at most {MAX_NAME_LENGTH} characters after a letter"
     remedy = "use lower-case letters, digits and -, or give --name; the run keeps its own name"
     return [Problem(where, wrong, remedy)]
-
-
-def _path_problems(job: JobSpec) -> list[Problem]:
-    """Paths that no pod has: data sets are mounted at /data, and what runs write at /runs."""
-    problems = []
-    for field, path in field_paths(
-        {name: getattr(job, name) for name in JobSpec.model_fields}
-    ).items():
-        roots = WRITABLE.get(field, CACHES if "cache" in field else READABLE)
-        is_mounted = any(Path(path).is_relative_to(root) for root in roots)
-        if not is_remote(str(path)) and (not is_mounted or ".." in Path(path).parts):
-            remedy = f"give a path below {' or '.join(roots)}"
-            problems.append(Problem(field, f"{path} is not in the pods", remedy))
-    return problems

@@ -5,30 +5,23 @@ it resumes. Exit status: 0 submitted, 2 bad input, of which nothing is created.
 """
 
 import argparse
-import copy
+import re
 import sys
 
 import yaml
 from checks.manifests import Document
-from external import NAMESPACE, SECRETS
+from creation import check_creatable, create
+from external import SECRETS
 from image_lock import check_lock
-from kubectl import (
-    FOLDER,
-    build,
-    check_accepted,
-    check_namespace,
-    exists,
-    overlays,
-    run_command,
-    send,
-    uid,
-)
+from kubectl import FOLDER, build, check_namespace, overlays, run_command
 from rayjob import HOUR_S, Options, render, standing_cluster
 from run_spec import read_run
 
 from service.run.scripts import ScriptParser
-from service.spec.errors import BadInputError, Problem
+from service.spec.errors import BadInputError, Problem, shown
 from service.spec.secrets import path_argument
+
+DNS_LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 
 
 class ManifestDumper(yaml.SafeDumper):  # type: ignore[misc]
@@ -67,34 +60,16 @@ def submit(arguments: list[str]) -> None:
         print(yaml.dump_all(documents, Dumper=ManifestDumper, sort_keys=False), end="")
         return
     check_namespace(SECRETS)
-    if exists("rayjob", run.name):
-        remedy = f"run kubectl delete rayjob {run.name} -n {NAMESPACE}; the run then resumes"
-        raise BadInputError("cluster", [Problem(f"rayjob {run.name}", "exists", remedy)])
+    check_creatable(documents, options.overlay)
     create(documents)
 
 
-def create(documents: list[Document]) -> None:
-    """Create what a run needs, all or nothing; what belongs to the RayJob is deleted with it.
-
-    Raises:
-        BadInputError: the cluster refuses a part of it.
-    """
-    check_accepted(documents)
-    *parts, job = documents
-    send("apply", parts)
-    send("create", [job])
-    name = job["metadata"]["name"]
-    owner = {"apiVersion": job["apiVersion"], "kind": "RayJob", "name": name}
-    owned = copy.deepcopy(parts)
-    for part in owned:
-        part["metadata"]["ownerReferences"] = [{**owner, "uid": uid("rayjob", name)}]
-    send("apply", owned)
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = ScriptParser(__doc__)
     parser.add_argument("spec", type=path_argument, help="the JSON spec")
-    parser.add_argument("--overlay", required=True, help=f"which cluster: {', '.join(overlays())}")
+    parser.add_argument("--overlay", required=True, choices=overlays(), help="which cluster")
     parser.add_argument("--name", help="name of the RayJob, where that of the spec cannot be used")
     parser.add_argument(
         "--deadline-hours", type=_count, default=168, metavar="N", help="end it then; default: 168"
@@ -102,12 +77,21 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--retries", type=int, choices=range(11), default=3, help="new clusters; default: 3"
     )
-    parser.add_argument("--queue", metavar="NAME", help="wait in this queue of Kueue")
+    parser.add_argument(
+        "--queue", type=_dns_label, metavar="NAME", help="wait in this queue of Kueue"
+    )
     parser.add_argument(
         "--confirm", type=_count, default=0, metavar="N", help="of a sweep: as in jobs/sweep.py"
     )
     parser.add_argument("--dry-run", action="store_true", help="print the objects; no cluster")
     return parser
+
+
+def _dns_label(text: str) -> str:
+    if not DNS_LABEL.fullmatch(text):
+        wrong = f"{shown(text)} is no DNS label: give 1 to 63 lower-case letters, digits and -"
+        raise argparse.ArgumentTypeError(wrong)
+    return text
 
 
 def _count(text: str) -> int:

@@ -26,8 +26,11 @@ for words, text, status in json.loads((folder / "answers.json").read_text()):
     if set(words.split()) <= set(arguments):
         print(text, end="", file=sys.stderr if status else sys.stdout)
         sys.exit(status)
-kinds = {{each["kind"] for each in json.loads(sent)["items"]}} if sent else set()
-if refused := kinds & set(json.loads((folder / "refused.json").read_text())):
+kinds = {{each["kind"] for each in json.loads(sent)["items"]}} if sent else {{arguments[0]}}
+unwanted = json.loads((folder / "refused.json").read_text())
+if "--dry-run=server" not in arguments:
+    unwanted += json.loads((folder / "failing.json").read_text())
+if refused := kinds & set(unwanted):
     sys.exit("Error from server (Forbidden):\\n" + refused.pop() + " is forbidden")
 if arguments[0] == "get" and "--ignore-not-found" in arguments:
     if f"{{arguments[1]}}/{{arguments[2]}}" in json.loads((folder / "objects.json").read_text()):
@@ -52,6 +55,7 @@ class FakeCluster:
         self.has()
         self.refuses()
         self.answers()
+        self.fails()
         (folder / "calls.json").write_text("[]")
         find_kubectl.cache_clear()
         assert Path(find_kubectl()) == program
@@ -60,6 +64,11 @@ class FakeCluster:
         """Set the objects that are there."""
         (self._folder / "objects.json").write_text(json.dumps(objects))
 
+    def has_also(self, *objects):
+        """Add objects to those that are there."""
+        path = self._folder / "objects.json"
+        path.write_text(json.dumps([*json.loads(path.read_text()), *objects]))
+
     def refuses(self, *kinds):
         """Set the kinds of objects that it does not take."""
         (self._folder / "refused.json").write_text(json.dumps(kinds))
@@ -67,6 +76,10 @@ class FakeCluster:
     def answers(self, *answers):
         """Set (words, text, exit status) of calls whose arguments have all of these words."""
         (self._folder / "answers.json").write_text(json.dumps(answers))
+
+    def fails(self, *kinds):
+        """Set the kinds of objects, and the verbs, that it refuses unless they are only tried."""
+        (self._folder / "failing.json").write_text(json.dumps(kinds))
 
     @property
     def arguments(self):

@@ -44,7 +44,7 @@ def names_exist(documents: list[Document]) -> Iterator[Problem]:
 def _references(documents: list[Document]) -> Iterator[tuple[str, str, str, str]]:
     """(owner, kind, name, key or "") of everything that is referred to."""
     for pod in pods(documents):
-        yield from ((pod.owner, *reference) for reference in _of_pod(pod))
+        yield from ((pod.owner, *reference) for reference in references_of(pod))
     for document in documents:
         for name in at(document, "spec.authOptions.secretName"):
             yield label(document), "Secret", name, "auth_token"
@@ -56,7 +56,8 @@ def _references(documents: list[Document]) -> Iterator[tuple[str, str, str, str]
             yield label(document), "Secret", name, "tls.key"
 
 
-def _of_pod(pod: Pod) -> Iterator[tuple[str, str, str]]:
+def references_of(pod: Pod) -> Iterator[tuple[str, str, str]]:
+    """(kind, name, key or "") of everything that a pod refers to."""
     for volume in pod.spec.get("volumes", []):
         for source in [volume, *at(volume, "projected.sources")]:
             for key, (kind, name_key) in VOLUME_SOURCES.items():

@@ -4,6 +4,7 @@ import json
 
 import pytest
 from kubectl import find_kubectl
+from support.built_overlays import documents_of
 from support.fake_kubectl import COMPLETE, FakeCluster
 
 
@@ -15,7 +16,13 @@ def cluster(tmp_path, monkeypatch):
 
 @pytest.fixture
 def ready_cluster(cluster):
-    cluster.has(*COMPLETE)
+    kinds = ("ConfigMap", "PersistentVolumeClaim")
+    mounted = [
+        f"{document['kind'].lower()}/{document['metadata']['name']}"
+        for document in documents_of("cpu")
+        if document["kind"] in kinds and "dtkd-run" not in document["metadata"].get("labels", {})
+    ]
+    cluster.has(*COMPLETE, *mounted)
     return cluster
 
 

@@ -8,12 +8,14 @@ from checks.manifests import at
 from rayjob import amount
 from submit import submit
 from support.built_overlays import documents_of, find
-from support.fake_kubectl import COMPLETE
+from support.submitting import many_jobs
 
 from service.spec.errors import BadInputError
 
 CPU_POD = {"cpu": 16, "memory_gib": 64, "most": 8}
 GPU_POD = {"cpu": 64, "memory_gib": 480, "most": 8}
+SWEEP = {"held_out": {"num_images": 100}, "space": {"optimizer.momentum": {"choice": [0.8, 0.9]}}}
+VARIANTS = {"short": {"schedule.num_epochs": 50, "schedule.milestones": [20, 40]}}
 
 
 def rendered(capsys, path, *options, overlay="cpu"):
@@ -21,14 +23,6 @@ def rendered(capsys, path, *options, overlay="cpu"):
     documents = list(yaml.safe_load_all(capsys.readouterr().out))
     assert [d["kind"] for d in documents] == ["ConfigMap", "PodDisruptionBudget", "RayJob"]
     return documents
-
-
-def refused(arguments):
-    with pytest.raises(BadInputError) as caught:
-        submit([str(argument) for argument in arguments])
-    lines = [str(problem) for problem in caught.value.problems]
-    assert all("\n" not in line and "; " in line for line in lines)
-    return lines
 
 
 def test_job_runs_the_spec_on_the_overlays_pods(capsys, write_pod_spec):
@@ -100,22 +94,16 @@ def test_pods_hold_the_workers(
     assert memory_gib == pytest.approx(max(shares) * pod["memory_gib"], abs=0.01)
 
 
-def many_jobs(tmp_path, base, **content):
-    path = tmp_path / "many.json"
-    path.write_text(json.dumps({"name": "many", "base": str(base), **content}))
-    return path
-
-
 @pytest.mark.parametrize(
     ("content", "script", "num_pods"),
     [
         # Workers of two pods each; the cluster has 8 pods.
-        ({"held_out": {"num_images": 100}, "budget": {"trials": 3}}, "sweep", 6),
-        ({"held_out": {"num_images": 100}, "budget": {"trials": 50}}, "sweep", 8),
-        ({"held_out": {"num_images": 100}, "concurrency": 2}, "sweep", 4),
-        # Two variants with two seeds.
-        ({"variants": {"v": {"seed": 1}}, "seeds": [0, 1]}, "compare", 8),
-        ({"variants": {"v": {"seed": 1}}, "seeds": [0]}, "compare", 4),
+        ({**SWEEP, "budget": {"trials": 3}}, "sweep", 6),
+        ({**SWEEP, "budget": {"trials": 50}}, "sweep", 8),
+        ({**SWEEP, "concurrency": 2}, "sweep", 4),
+        # Two rows with two seeds.
+        ({"variants": VARIANTS, "seeds": [0, 1]}, "compare", 8),
+        ({"variants": VARIANTS, "concurrency": 1}, "compare", 2),
     ],
 )
 def test_sweeps_and_comparisons_are_sized_by_what_runs_at_a_time(
@@ -136,7 +124,7 @@ def test_options_reach_the_job(capsys, write_pod_spec, tmp_path):
     assert job["spec"]["activeDeadlineSeconds"] == 7200
     assert job["spec"]["backoffLimit"] == 5
     assert job["metadata"]["name"] == "other"
-    sweep = many_jobs(tmp_path, write_pod_spec(), held_out={"num_images": 100})
+    sweep = many_jobs(tmp_path, write_pod_spec(), **SWEEP)
     job = rendered(capsys, sweep, "--confirm", "3")[2]
     assert job["spec"]["entrypoint"].endswith("jobs/sweep.py /spec/spec.json --confirm 3")
 
@@ -148,109 +136,3 @@ def test_queue_gets_all_pods_back_at_the_end(capsys, write_pod_spec):
     assert job["spec"]["shutdownAfterJobFinishes"] is True
     assert "deletionStrategy" not in job["spec"]
     assert "deletionStrategy" in rendered(capsys, spec)[2]["spec"]
-
-
-def test_what_belongs_to_a_job_is_deleted_with_it(ready_cluster, write_pod_spec):
-    submit([str(write_pod_spec()), "--overlay", "cpu"])
-    (first, parts), (second, (job,)), (third, owned) = ready_cluster.sent
-    assert (first, second, third) == ("apply", "create", "apply")
-    assert [part["metadata"]["name"] for part in parts] == [
-        part["metadata"]["name"] for part in owned
-    ]
-    owner = {"apiVersion": "ray.io/v1", "kind": "RayJob", "name": "first-run"}
-    owner["uid"] = "uid-of-first-run"
-    assert all(part["metadata"]["ownerReferences"] == [owner] for part in owned)
-    assert job["kind"] == "RayJob"
-
-
-@pytest.mark.parametrize(
-    ("sections", "expected"),
-    [
-        ({"name": "First_run"}, "name: First_run is no DNS-1123 name of at most 47 characters"),
-        ({"name": "x" * 48}, "is no DNS-1123 name of at most 47"),
-        (
-            {"resources": {"num_workers": 33, "cpus_per_worker": 4}},
-            "resources.num_workers: is 33, and the overlay has room for 32",
-        ),
-        (
-            {"resources": {"cpus_per_worker": 17}},
-            "resources.cpus_per_worker: is 17, and a pod of the overlay has 16 cores",
-        ),
-        ({"resources": {"gpu": True}}, "resources.gpu: is true, and the overlay has no GPUs"),
-        (
-            {"checkpoints": {"storage_path": "/data/runs"}},
-            "checkpoints.storage_path: /data/runs is not in the pods; give a path below /runs",
-        ),
-        (
-            {"dataset": {"train": "/home/t.beton", "val": "/data/v.beton", "num_classes": 10}},
-            "dataset.train: /home/t.beton is not in the pods; give a path below /data or /runs",
-        ),
-        (
-            {"dataset": {"train": "t.beton", "val": "/data/v.beton", "num_classes": 10}},
-            "dataset.train: t.beton is not in the pods",
-        ),
-        (
-            {"student": {"model": "resnet18", "weights": {"source": "/data/../etc/w.pth"}}},
-            "student.weights.source: /data/../etc/w.pth is not in the pods",
-        ),
-        ({"extra": 1}, "extra: "),
-        ({"tracking": {"uri": "http://me:word@mlflow:5000"}}, "tracking.uri: contains a user"),
-    ],
-)
-def test_bad_specs_are_refused_before_anything_is_created(
-    ready_cluster, write_pod_spec, sections, expected
-):
-    lines = refused([write_pod_spec(**sections), "--overlay", "cpu"])
-    assert any(expected in line for line in lines), lines
-    assert ready_cluster.arguments == []
-
-
-def test_too_long_specs_are_refused(ready_cluster, tmp_path, write_pod_spec):
-    # Neither file is, but the base goes with the comparison.
-    weights = {"source": "/data/w.pth", "rename": [["first", "second"]] * 30_000}
-    base = write_pod_spec(student={"model": "resnet18", "weights": weights})
-    variants = {f"v{i}": {"student.model": "x" * 8000} for i in range(90)}
-    path = many_jobs(tmp_path, base, variants=variants)
-    (line,) = refused([path, "--overlay", "cpu"])
-    assert "and a ConfigMap holds 1,000,000" in line
-    assert ready_cluster.arguments == []
-
-
-@pytest.mark.parametrize(
-    ("objects", "expected"),
-    [
-        ([], "namespace dtkd: is missing; run deploy/kubernetes/apply.py OVERLAY foundation"),
-        (
-            ["namespace/dtkd"],
-            "namespace dtkd: has no Secret dtkd-ray; run deploy/kubernetes/create",
-        ),
-    ],
-)
-def test_namespace_must_be_complete(cluster, write_pod_spec, objects, expected):
-    cluster.has(*objects)
-    (line,) = refused([write_pod_spec(), "--overlay", "cpu"])
-    assert line.startswith(expected)
-    assert cluster.sent == []
-
-
-def test_job_that_exists_is_not_replaced(ready_cluster, write_pod_spec):
-    ready_cluster.has(*COMPLETE, "rayjob/first-run")
-    (line,) = refused([write_pod_spec(), "--overlay", "cpu"])
-    assert "rayjob first-run: exists; run kubectl delete rayjob first-run -n dtkd" in line
-    assert ready_cluster.sent == []
-
-
-def test_cluster_that_refuses_a_part_gets_none(ready_cluster, write_pod_spec):
-    ready_cluster.refuses("RayJob")
-    (line,) = refused([write_pod_spec(), "--overlay", "cpu"])
-    assert line.startswith("cluster: Error from server (Forbidden): RayJob is forbidden; ")
-    assert ready_cluster.sent == []
-
-
-def test_unknown_overlay_and_misplaced_option_are_refused(ready_cluster, write_pod_spec):
-    (line,) = refused([write_pod_spec(), "--overlay", "tpu"])
-    assert "give one of ['cpu', 'gpu', 'one-machine', 'spot']" in line
-    assert (
-        "--confirm: goes with a sweep"
-        in refused([write_pod_spec(), "--overlay", "cpu", "--confirm", "3"])[0]
-    )
