@@ -40,6 +40,7 @@ from service.spec.sections import (
     is_mlflow_source,
 )
 from service.spec.teacher_cache_rules import check_teacher_cache
+from service.spec.teacher_classes import check_class_indices
 from service.spec.teacher_sections import Teacher
 from service.spec.tracked_checkpoints import tracked_checkpoints_problems
 from service.spec.training_section import Training
@@ -272,7 +273,8 @@ def check_cache(dataset: Dataset) -> Iterator[Problem]:
 
 
 FIELD_RULES: tuple[Rule, ...] = (
-    *(check_models, check_mean, check_weights, check_batches, check_schedule, check_optimizer),
+    *(check_models, check_mean, check_weights, check_class_indices),
+    *(check_batches, check_schedule, check_optimizer),
     *(check_losses, check_unlabeled, check_coupled_samples, check_label_smoothing, check_views),
     check_loss_settings,
     *(check_augmentation, check_repeats, check_mixing, check_evaluation, check_storage),

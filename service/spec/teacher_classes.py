@@ -7,7 +7,7 @@ with underscores as blanks.
 import hashlib
 import json
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
@@ -36,6 +36,20 @@ class KnownClasses(NamedTuple):
     sizes: tuple[int, ...]
     names: tuple[str, ...] | None = None
     readable_names: tuple[str, ...] = ()
+
+
+def check_class_indices(teacher: Teacher | None, dataset: Dataset) -> Iterator[Problem]:
+    """A rule, as those of rules.py: an index, each another one, for every class of the dataset."""
+    for path, network in teacher_networks(teacher).items():
+        if not isinstance(network.classes, tuple):
+            continue
+        where, indices, num_wanted = f"{path}.classes", network.classes, dataset.num_classes
+        if len(indices) != num_wanted:
+            wrong = f"has {len(indices)} indices, but dataset.num_classes is {num_wanted}"
+            yield Problem(where, wrong, BY_INDEX)
+        elif len(set(indices)) < num_wanted:
+            ((repeated, _),) = Counter(indices).most_common(1)
+            yield Problem(where, f"has {repeated} more than once", "give each index once")
 
 
 def resolve_classes(
@@ -152,7 +166,10 @@ def resolved(
     """
     num_classes, where = own_num_classes(path, network, known), f"{path}.classes"
     if isinstance(network.classes, tuple):
-        _check_indices(where, network.classes, num_classes, dataset.num_classes)
+        largest = max(network.classes, default=0)
+        if largest >= num_classes:
+            wrong = f"has {largest}, but the teacher has {num_classes} classes"
+            _refuse(where, wrong, f"use indices from 0 to {num_classes - 1}")
         return {"classes": network.classes, "num_classes": num_classes}
     data_file = getattr(dataset, dataset.labeled_split)
     if data_classes is None:
@@ -215,18 +232,6 @@ def match_names(
         wrong = f'is "by_name", but {" and ".join(same[:MAX_SHOWN])} are one class of the teacher'
         _refuse(where, wrong, BY_INDEX)
     return tuple(indices[0] for indices in found)
-
-
-def _check_indices(where: str, indices: Sequence[int], num_classes: int, num_wanted: int) -> None:
-    if len(indices) != num_wanted:
-        wrong = f"has {len(indices)} indices, but dataset.num_classes is {num_wanted}"
-        _refuse(where, wrong, BY_INDEX)
-    if max(indices) >= num_classes:
-        wrong = f"has {max(indices)}, but the teacher has {num_classes} classes"
-        _refuse(where, wrong, f"use indices from 0 to {num_classes - 1}")
-    if len(set(indices)) < len(indices):
-        ((repeated, _),) = Counter(indices).most_common(1)
-        _refuse(where, f"has {repeated} more than once", "give each index once")
 
 
 def _imagenet() -> tuple[tuple[str, ...], tuple[str, ...]]:

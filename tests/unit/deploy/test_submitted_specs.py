@@ -13,6 +13,7 @@ from service.sweep.loading import parse_sweep
 
 NOT_MOUNTED = "is not in the pods; give a path below /data or /runs"
 NO_WAY_OUT = "but pods of runs have no way out of the cluster; copy it to /data"
+MLFLOW_TEACHER = {"model": "resnet34", "weights": {"source": "models:/teacher@best"}}
 KD_WITHOUT_TEACHER = {"losses": {"ce": {}, "kd": {"weight": 1}}, "teacher": None}
 
 
@@ -56,6 +57,8 @@ def refused_alike(ready_cluster, data_folder, tmp_path):
         ({"student": {"weights": {"source": "models:/"}}}, ["student.weights.source"]),
         ({"losses": {"ce": {}, "kd": {"weight": 1}}}, ["losses.kd"]),
         ({"evaluation": {"resize_size": 8}}, ["evaluation.crop_size"]),
+        ({"teacher": {**MLFLOW_TEACHER, "classes": [1, 2, 3]}}, ["teacher.classes"]),
+        ({"teacher": {**MLFLOW_TEACHER, "classes": [1, 2, 3, 1]}}, ["teacher.classes"]),
         (
             {"student": {"model": "resnet999"}, "schedule": {"warmup_epochs": 2}, "sed": 1},
             ["sed", "student.model", "schedule.warmup_epochs"],
