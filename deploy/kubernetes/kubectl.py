@@ -152,7 +152,7 @@ def set_owner(kind: str, name: str, owner: Document) -> None:
     """
     patch = json.dumps({"metadata": {"ownerReferences": [owner]}})
     place = ("--namespace", NAMESPACE, "--type=merge", f"--patch={patch}")
-    _run("patch", kind, name, *place, remedy="run this again")
+    call("patch", kind, name, *place, remedy="run this again")
 
 
 def delete_labeled(kinds: Iterable[str], label: str) -> None:
@@ -162,7 +162,7 @@ def delete_labeled(kinds: Iterable[str], label: str) -> None:
         BadInputError: the cluster refuses it, or does not answer.
     """
     arguments = ("delete", ",".join(kinds), f"--selector={label}", "--namespace", NAMESPACE)
-    _run(*arguments, "--wait=false", remedy=f"run kubectl {' '.join(arguments)}")
+    call(*arguments, "--wait=false", remedy=f"run kubectl {' '.join(arguments)}")
 
 
 def run_command(work: Callable[[], None]) -> NoReturn:

@@ -9,7 +9,6 @@ import re
 import sys
 
 import yaml
-from checks.manifests import Document
 from creation import check_creatable, create
 from external import SECRETS
 from image_lock import check_lock
@@ -62,8 +61,6 @@ def submit(arguments: list[str]) -> None:
     check_namespace(SECRETS)
     check_creatable(documents, options.overlay)
     create(documents)
-
-
 
 
 def _parser() -> argparse.ArgumentParser:

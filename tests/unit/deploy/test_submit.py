@@ -10,8 +10,6 @@ from submit import submit
 from support.built_overlays import documents_of, find
 from support.submitting import many_jobs
 
-from service.spec.errors import BadInputError
-
 CPU_POD = {"cpu": 16, "memory_gib": 64, "most": 8}
 GPU_POD = {"cpu": 64, "memory_gib": 480, "most": 8}
 SWEEP = {"held_out": {"num_images": 100}, "space": {"optimizer.momentum": {"choice": [0.8, 0.9]}}}
