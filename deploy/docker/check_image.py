@@ -5,14 +5,11 @@ needs root, podman and runc, and mmdebstrap where BASE_IMAGE does not name the i
 Exit status: 0 all is as it should be, or a program is missing, and it says which; 1 otherwise.
 """
 
-import argparse
 import contextlib
 import hashlib
 import json
 import os
-import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +17,7 @@ from pathlib import Path
 import image_facts
 from cpu_image import TAG, build_image, missing
 from image_facts import SPEC
+from image_script import run_script
 from podman_engine import RESTRICTED, USER, CommandError, Podman
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -132,28 +130,5 @@ def build_and_check(podman: Podman, folder: Path) -> None:
     check_jobs(podman, folder)
 
 
-def main() -> int:
-    """Build and check; returns the exit status."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--storage", type=Path, help="keep images here, for the next build")
-    kept: Path | None = parser.parse_args().storage
-    with tempfile.TemporaryDirectory(prefix="image-check-") as folder:
-        storage = kept or Path(folder, "storage")
-        storage.mkdir(parents=True, exist_ok=True)
-        if lacking := missing(storage):
-            print(f"image-check: skipped, it needs {', '.join(lacking)}")
-            return 0
-        podman = Podman(storage)
-        try:
-            build_and_check(podman, Path(folder))
-        except (CommandError, subprocess.CalledProcessError) as error:
-            print(f"image-check: {error}", file=sys.stderr)
-            return 1
-        finally:
-            if kept is None:
-                podman.remove_all()
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_script("image-check", __doc__, missing, build_and_check))

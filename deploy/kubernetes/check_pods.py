@@ -7,10 +7,8 @@ job. It needs root, podman and runc. Exit status: 0 all is as it should be, or a
 and it says which; 1 otherwise.
 """
 
-import argparse
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "docker"))
@@ -19,10 +17,11 @@ from check import built
 from cpu_image import TAG, build_image, missing
 from create_secrets import secret
 from external import SECRETS
+from image_script import run_script
 from local_pods.cluster import LocalCluster
 from local_pods.stand_ins import build_stand_ins
 from local_pods.story import plan, run_all
-from podman_engine import CommandError, Podman
+from podman_engine import Podman
 
 OVERLAY = "one-machine"
 PROGRAMS = ("iptables-restore", "nsenter", "ss")
@@ -36,7 +35,7 @@ UNTRIED = (
 
 
 def check(podman: Podman, folder: Path) -> None:
-    """Build the images and run the pods, with their volumes in ``folder``.
+    """Build the images and run the pods, with their volumes below ``folder``.
 
     Raises:
         CommandError: something is not as it should be.
@@ -45,7 +44,7 @@ def check(podman: Podman, folder: Path) -> None:
     base = build_image(podman)
     images = {"dtkd-service": TAG, **build_stand_ins(podman, base, TAG)}
     documents = built(OVERLAY)
-    cluster = LocalCluster(podman, documents, folder, images, plan(documents))
+    cluster = LocalCluster(podman, documents, folder / "volumes", images, plan(documents))
     values: dict[tuple[str, str], str] = {}
     try:
         for name in SECRETS:
@@ -60,35 +59,15 @@ def check(podman: Podman, folder: Path) -> None:
     print(f"untried: {UNTRIED}")
 
 
-def other_version() -> list[str]:
-    """The version of podman that is needed, if this machine has another."""
+def lacking(storage: Path) -> list[str]:
+    """What this machine lacks to run pods, with their images in a folder."""
+    if needed := missing(storage, PROGRAMS):
+        return needed
     said = subprocess.run(["podman", "--version"], capture_output=True, text=True).stdout
-    is_known = said.split()[-1].startswith(f"{PODMAN_VERSION}.")
-    return [] if is_known else [f"podman {PODMAN_VERSION} in place of {said.split()[-1]}"]
-
-
-def main() -> int:
-    """Check; returns the exit status."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--storage", type=Path, help="keep images here, for the next build")
-    kept: Path | None = parser.parse_args().storage
-    with tempfile.TemporaryDirectory(prefix="deploy-check-run-") as folder:
-        storage = kept or Path(folder, "storage")
-        storage.mkdir(parents=True, exist_ok=True)
-        if lacking := missing(storage, PROGRAMS) or other_version():
-            print(f"deploy-check-run: skipped, it needs {', '.join(lacking)}")
-            return 0
-        podman = Podman(storage)
-        try:
-            check(podman, Path(folder, "volumes"))
-        except (CommandError, subprocess.CalledProcessError) as error:
-            print(f"deploy-check-run: {error}", file=sys.stderr)
-            return 1
-        finally:
-            if kept is None:
-                podman.remove_all()
-    return 0
+    version = said.split()[-1]
+    is_known = version.startswith(f"{PODMAN_VERSION}.")
+    return [] if is_known else [f"podman {PODMAN_VERSION} in place of {version}"]
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_script("deploy-check-run", __doc__, lacking, check))
