@@ -70,15 +70,16 @@ class LocalCluster:
         self._apply_policies(name)
         self.podman.call("pod", "start", name, timeout_s=PLAY_TIMEOUT_S)
 
-    def wait_until_ready(self, name: str) -> float:
-        """Probe a pod's containers as a kubelet does; the seconds until the last had started.
+    def wait_until_ready(self, name: str) -> None:
+        """Probe a pod's containers as a kubelet does, until all have started.
 
         Raises:
             CommandError: one does not start, or is not healthy; with its log.
         """
         containers = self.plan[name].main_containers
         try:
-            return max(self._wait_until_started(name, container) for container in containers)
+            for container in containers:
+                self._wait_until_started(name, container)
         except CommandError as error:
             raise CommandError(f"{name}: {error}\n{self.logs(name)[-4000:]}") from error
 
@@ -114,8 +115,12 @@ class LocalCluster:
         return {f"{name}-{each['name']}": each for each in self.plan[name].main_containers}
 
     def logs(self, name: str) -> str:
-        """What the containers of a pod have printed."""
-        return "".join(self.podman.call("logs", each) for each in self.containers(name))
+        """What the containers of a pod have printed, also those that have ended."""
+        return "".join(
+            self.podman.call("logs", f"{name}-{each['name']}")
+            for each in self.plan[name].spec.get("initContainers", [])
+            + self.plan[name].main_containers
+        )
 
     def pid(self, container: str) -> int:
         """The first process of a container."""
@@ -156,7 +161,7 @@ class LocalCluster:
         rules = firewall(self.documents, self.plan[name], peers, NODE)
         self.in_network(name, "iptables-restore", stdin=rules)
 
-    def _wait_until_started(self, name: str, container: Document) -> float:
+    def _wait_until_started(self, name: str, container: Document) -> None:
         status = "--format={{.State.Status}} {{.State.ExitCode}}"
 
         def check_running() -> None:
@@ -164,7 +169,7 @@ class LocalCluster:
             if not state.startswith("running"):
                 raise CommandError(f"{container['name']}: {state}")
 
-        return wait_until_started(
+        wait_until_started(
             container, self.address(name), self._runner(name, container), check_running
         )
 

@@ -71,15 +71,12 @@ def secrets_of(pod: Pod) -> set[tuple[str, str]]:
 
 
 def leaks(cluster: LocalCluster, name: str, values: Mapping[tuple[str, str], str]) -> Iterator[str]:
-    """Places of a pod where a secret is: logs, arguments, and the environment of who has no need.
+    """Processes of a running pod that have a secret as an argument, or without need for it.
 
     ``values``: by the Secret's name and key.
     """
-    own, log = secrets_of(cluster.plan[name]), cluster.logs(name)
+    own = secrets_of(cluster.plan[name])
     network = Path(f"/proc/{cluster.pid(next(iter(cluster.containers(name))))}/ns/net").readlink()
-    for key, value in values.items():
-        if value in log:
-            yield f"{name}: log: {key}"
     for process in _processes(network):
         arguments, environment = process / "cmdline", process / "environ"
         for key, value in values.items():
@@ -87,6 +84,14 @@ def leaks(cluster: LocalCluster, name: str, values: Mapping[tuple[str, str], str
                 yield f"{name}: arguments of {(process / 'comm').read_text().strip()}: {key}"
             if key not in own and value.encode() in environment.read_bytes():
                 yield f"{name}: environment of {(process / 'comm').read_text().strip()}: {key}"
+
+
+def leaks_in_log(
+    cluster: LocalCluster, name: str, values: Mapping[tuple[str, str], str]
+) -> Iterator[str]:
+    """Secrets in what a pod has printed, whether it is running or has ended."""
+    log = cluster.logs(name)
+    yield from (f"{name}: log: {key}" for key, value in values.items() if value in log)
 
 
 def leaks_in_files(folder: Path, values: Mapping[tuple[str, str], str]) -> Iterator[str]:

@@ -13,8 +13,8 @@ Run = Callable[[list[str]], object]
 
 def wait_until_started(
     container: Document, address: str, run: Run, check_running: Callable[[], None]
-) -> float:
-    """Repeat the startup probe until it succeeds, and then make the others; the seconds it took.
+) -> None:
+    """Repeat the startup probe until it succeeds, and then make the others.
 
     ``run``: runs a command in the container. ``check_running``: raises if it has ended.
 
@@ -29,9 +29,7 @@ def wait_until_started(
             raise CommandError(f"{container['name']}: has not started in {limit_s} s")
         check_running()
         time.sleep(1)
-    seconds = time.monotonic() - start_s
     check_health(container, address, run)
-    return seconds
 
 
 def check_health(container: Document, address: str, run: Run) -> None:

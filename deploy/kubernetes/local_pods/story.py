@@ -163,6 +163,8 @@ def observe(cluster: LocalCluster, secrets: Secrets) -> None:
             where, who = f"{socket.address}:{socket.port}", ", ".join(socket.reached_by)
             print(f"{name:14} {where:28} {socket.process:16} {who or 'no pod'}")
     found = {leak for name in running for leak in observations.leaks(cluster, name, secrets)}
+    for name in cluster.played:
+        found.update(observations.leaks_in_log(cluster, name, secrets))
     expect("secrets in logs, arguments, other environments", sorted(found - KNOWN_LEAKS), [])
     expect("secrets in files", [*observations.leaks_in_files(cluster.folder, secrets)], [])
     report(f"{len(secrets)} secrets: only in the environment of the containers that refer to them")
