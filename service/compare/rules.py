@@ -1,7 +1,6 @@
 """Rules for a comparison: its patches, names and seeds, and the jobs that follow from them."""
 
 import itertools
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
@@ -152,21 +151,26 @@ def _place(compare: CompareSpec, variant: Variant) -> str:
 
 
 def _alike_problems(compare: CompareSpec, jobs: Mapping[Variant, J]) -> Iterator[Problem]:
-    """Rows that would train the same student."""
-    owners: dict[str, list[Variant]] = defaultdict(list)
+    """Pairs that would train the same students, and variants that would.
+
+    One variant of two pairs may: without a teacher, pairs that differ in it alone are alike.
+    """
+    hashes: dict[Variant, str] = {}
     for variant, job in jobs.items():
         spec = job.spec if isinstance(job, LoadedJob) else job
-        owners[spec.model_copy(update={"name": compare.name}).content_hash()].append(variant)
+        hashes[variant] = spec.model_copy(update={"name": compare.name}).content_hash()
     seen = set()
-    for first, *others in owners.values():
-        for other in others:
-            where = _place(compare, other)
-            if first.name == other.name:
-                where = f"pairs.{other.pair}"
-            if where not in seen:
-                seen.add(where)
-                like = first.name if first.name != other.name else first.pair
-                yield Problem(where, f"is the same as {like}", "change it, or remove one of them")
+    for first, other in itertools.combinations(hashes, 2):
+        if first.name == other.name:
+            rows = [(Variant(first.pair, n), Variant(other.pair, n)) for n in compare.patches]
+            are_alike = all(hashes[one] == hashes[two] for one, two in rows)
+            where, like = f"pairs.{other.pair}", first.pair
+        else:
+            are_alike = hashes[first] == hashes[other]
+            where, like = _place(compare, other), first.name
+        if are_alike and where not in seen:
+            seen.add(where)
+            yield Problem(where, f"is the same as {like}", "change it, or remove one of them")
 
 
 def _tuning_problems(compare: CompareSpec, parse: ParseJob) -> list[Problem]:

@@ -1,5 +1,7 @@
 """What is wrong with a comparison is said at once: where, what, and the remedy."""
 
+import shutil
+
 import pytest
 
 from service.compare.jobs import other_recipe, run_specs
@@ -84,6 +86,18 @@ def test_pairs_that_are_alike_are_one_problem(make_compare_content):
     pairs = {name: {"student.model": "cifar:small_cnn"} for name in ("p", "q")}
     (problem,) = problems_of(make_compare_content(pairs=pairs))
     assert (problem.where, problem.wrong) == ("pairs.q", "is the same as p")
+
+
+def test_students_alone_may_be_the_same_in_pairs_of_other_teachers(make_compare_content, teacher):
+    source = teacher["weights"]["source"]
+    other = source.replace("teacher", "other")
+    shutil.copy(source, other)
+    pairs = {name: {"teacher.weights.source": path} for name, path in (("p", source), ("q", other))}
+    variants = {"alone": {"teacher": None, "losses": {"ce": {}}}}
+    content = make_compare_content({"losses": KD["losses"]}, variants=variants, pairs=pairs)
+    assert [variant.label for variant in parse_comparison(content).jobs] == [
+        "p-base", "p-alone", "q-base", "q-alone"
+    ]  # fmt: skip
 
 
 def test_jobs_are_the_base_with_the_patches_and_the_seeds(make_compare_content):
