@@ -5,8 +5,6 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
-
 from service.compare.jobs import RunKey
 from service.compare.records import RunRecord
 from service.pages.series import timeline
@@ -45,7 +43,7 @@ class RunRecords:
             if state is None:
                 state, error = stored_state(spec.run_path)
             records.append(self._read(key, state, error))
-        return with_teacher_of_pair(records)
+        return with_teacher_of_pair(records, [_network_of(spec) for spec in self._specs.values()])
 
     def _read(self, key: RunKey, state: TrialState, error: str | None) -> RunRecord:
         if key not in self._finished:
@@ -56,26 +54,31 @@ class RunRecords:
         return self._finished[key]
 
 
-def with_teacher_of_pair(records: Sequence[RunRecord]) -> list[RunRecord]:
+def with_teacher_of_pair(
+    records: Sequence[RunRecord], teachers: Sequence[str | None]
+) -> list[RunRecord]:
     """The records, in which students without a teacher are beside the only one that their pair has.
 
-    How often they agree with it anyway is what distillation adds to.
+    How often they agree with it anyway is what distillation adds to. ``teachers``: what each run's
+    teacher is told from others by. Its predictions are not: on GPUs a few of them differ from run
+    to run by rounding.
     """
-    teachers: dict[str, list[Predictions]] = defaultdict(list)
-    for record in records:
-        known = teachers[record.pair]
-        if record.teacher is not None and not any(_are_equal(record.teacher, t) for t in known):
-            known.append(record.teacher)
+    known: dict[str, dict[str | None, Predictions]] = defaultdict(dict)
+    for record, teacher in zip(records, teachers, strict=True):
+        if record.teacher is not None:
+            known[record.pair].setdefault(teacher, record.teacher)
     return [
-        record._replace(teacher=teachers[record.pair][0])
-        if record.student is not None and record.teacher is None and len(teachers[record.pair]) == 1
+        record._replace(teacher=next(iter(known[record.pair].values())))
+        if record.student is not None and record.teacher is None and len(known[record.pair]) == 1
         else record
         for record in records
     ]
 
 
-def _are_equal(first: Predictions, second: Predictions) -> bool:
-    return all(np.array_equal(getattr(first, n), getattr(second, n)) for n in first._fields)
+def _network_of(spec: JobSpec) -> str | None:
+    if spec.teacher is None:
+        return None
+    return spec.teacher.model_dump_json(exclude={"cache", "min_top1", "min_top1_images"})
 
 
 def stored_state(run_path: Path) -> tuple[TrialState, str | None]:

@@ -19,19 +19,21 @@ def test_the_only_teacher_of_a_pair_is_beside_all_its_students():
     records = [
         record("alone", "a"),
         record("kd", "a", teacher=FIRST),
-        # Equal, read from another file.
-        record("dtkd", "a", teacher=FIRST._replace(labels=FIRST.labels.copy())),
+        # The same network on a GPU, with other rounding.
+        record("dtkd", "a", teacher=SECOND),
         record("not yet", "a", student=None),
         record("alone", "b"),
         record("kd", "b", teacher=SECOND),
     ]
-    found = [run.teacher for run in with_teacher_of_pair(records)]
+    teachers = [None, "network", "network", "network", None, "other"]
+    found = [run.teacher for run in with_teacher_of_pair(records, teachers)]
     assert [teacher is FIRST for teacher in found] == [True, True, False, False, False, False]
+    assert found[2] is SECOND
     assert found[3] is None
     assert found[4] is found[5] is SECOND
 
 
 def test_where_variants_have_several_teachers_none_is_chosen():
-    records = [record("alone"), record("kd", teacher=FIRST), record("other", teacher=SECOND)]
-    assert with_teacher_of_pair(records) == records
-    assert with_teacher_of_pair([record("alone")]) == [record("alone")]
+    records = [record("alone"), record("kd", teacher=FIRST), record("other", teacher=FIRST)]
+    assert with_teacher_of_pair(records, [None, "one", "two"]) == records
+    assert with_teacher_of_pair(records[:1], [None]) == records[:1]
