@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
@@ -49,11 +50,17 @@ def temperature_figure(
     Raises:
         ValueError: no event has temperatures, as in a run without this loss.
     """
+    figure = Figure(figsize=SIZE_INCHES, layout="constrained")
+    draw_temperatures(figure.subplots(), events, loss, base)
+    figure.axes[0].set(title=title)
+    return figure
+
+
+def draw_temperatures(axes: Axes, events: Sequence[Event], loss: str, base: float | None) -> None:
+    """Draw a loss's temperatures into a part of a figure; see ``temperature_figure``."""
     points = _points(events, loss)
     if not points:
         raise ValueError(f"the run has no temperatures of {loss}: no such loss, or nothing logged")
-    figure = Figure(figsize=SIZE_INCHES, layout="constrained")
-    axes = figure.subplots()
     for side in SIDES:
         metrics = (_metric(loss, side, name) for name in STATISTICS)
         steps, low, middle, high = _columns(points, [*metrics])
@@ -62,10 +69,9 @@ def temperature_figure(
         axes.plot(steps, middle, color=color, label=f"{side}, mean and 5-95 %")
     if base is not None:
         axes.axhline(base, color="0.4", linewidth=0.8, linestyle="--", label="base temperature")
-    axes.set(title=title, xlabel="optimizer step", ylabel="softmax temperature", ylim=(0, None))
+    axes.set(xlabel="optimizer step", ylabel="softmax temperature", ylim=(0, None))
     axes.legend(frameon=False, loc="upper right", fontsize=8)
     axes.spines[["top", "right"]].set_visible(False)
-    return figure
 
 
 def base_temperature(spec: JobSpec, loss: str) -> float | None:
