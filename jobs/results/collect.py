@@ -18,7 +18,7 @@ import pandas as pd
 from data_pipeline.files import write_atomically
 from service.compare.outcome import PAGE_NAME, RESULTS_NAME, RUNS_TABLE_NAME
 
-PAGE_LIMIT_BYTES = 1_000_000
+PAGE_LIMIT_BYTES = 1_500_000
 DRAWING_LIMIT_MS = 30_000
 # Plotly adds its rules where a copy of the page does not have them.
 STYLE = (
@@ -47,10 +47,14 @@ def main(arguments: list[str]) -> int:
     for name in (RESULTS_NAME, RUNS_TABLE_NAME):
         shutil.copyfile(options.folder / name, options.target / name)
     write_atomically(options.target / "results.html", page)
-    results = pd.read_csv(options.target / RESULTS_NAME, keep_default_na=False)
-    runs = pd.read_csv(options.target / RUNS_TABLE_NAME, keep_default_na=False)
+    results, runs = (read_texts(options.target / n) for n in (RESULTS_NAME, RUNS_TABLE_NAME))
     print(markdown(results), cost(runs), sep="\n\n")
     return 0
+
+
+def read_texts(path: Path) -> pd.DataFrame:
+    """The rows of a table as texts, empty where it is."""
+    return pd.read_csv(path, dtype=str, keep_default_na=False)
 
 
 def drawn_page(path: Path) -> str:
@@ -89,7 +93,7 @@ def _cells(row: "pd.Series[str]") -> list[str]:
     interval = f"{_points(row['interval_low'])} to {_points(row['interval_high'])}"
     return [
         row["variant"],
-        f"{_percent(row['top1_mean'], 2)} +- {_percent(row['top1_deviation'], 2)}",
+        " +- ".join(filter(None, (_percent(row[n], 2) for n in ("top1_mean", "top1_deviation")))),
         _points(row["difference"]),
         interval if row["interval_low"] else "",
         f"{float(row['p_holm']):.3g}" if row["p_holm"] else "",
@@ -111,10 +115,9 @@ def _points(value: str) -> str:
 def cost(runs: pd.DataFrame) -> str:
     """How many runs and epochs there were, and the time that they took one after the other."""
     finished = runs[runs["state"] == "finished"]
+    num_epochs = finished["epochs"].astype(int).sum()
     hours = finished["seconds"].astype(float).sum() / 3600
-    return (
-        f"{len(finished)} runs, {finished['epochs'].sum():,} epochs, {hours:.2f} hours of training"
-    )
+    return f"{len(finished)} runs, {num_epochs:,} epochs, {hours:.2f} hours of training"
 
 
 if __name__ == "__main__":
