@@ -109,7 +109,8 @@ def _percent(value: str, num_decimals: int) -> str:
 
 
 def _points(value: str) -> str:
-    return f"{100 * float(value):+.2f}" if value else ""
+    # Adding zero removes the sign of a negative one.
+    return f"{round(100 * float(value), 2) + 0:+.2f}" if value else ""
 
 
 def cost(runs: pd.DataFrame) -> str:
