@@ -38,7 +38,10 @@ def main(arguments: list[str]) -> int:
     names = (RESULTS_NAME, RUNS_TABLE_NAME, PAGE_NAME)
     if missing := [name for name in names if not (options.folder / name).is_file()]:
         parser.error(f"{options.folder} has no {missing[0]}: give the folder of a comparison")
-    page = static_page(drawn_page((options.folder / PAGE_NAME).absolute()))
+    browser = shutil.which(os.environ.get("CHROMIUM", "chromium"))
+    if browser is None:
+        parser.error("no Chromium on PATH: install it, or give its path in CHROMIUM")
+    page = static_page(drawn_page(browser, (options.folder / PAGE_NAME).absolute()))
     if len(page.encode()) > PAGE_LIMIT_BYTES:
         parser.error(
             f"{PAGE_NAME}: {len(page.encode()):,} bytes without scripts, too large to keep"
@@ -57,10 +60,10 @@ def read_texts(path: Path) -> pd.DataFrame:
     return pd.read_csv(path, dtype=str, keep_default_na=False)
 
 
-def drawn_page(path: Path) -> str:
+def drawn_page(browser: str, path: Path) -> str:
     """The document of a page after its script has drawn the pictures."""
     command = [
-        os.environ.get("CHROMIUM", "chromium"), "--headless", "--no-sandbox", "--disable-gpu",
+        browser, "--headless", "--no-sandbox", "--disable-gpu",
         "--window-size=1200,900", f"--virtual-time-budget={DRAWING_LIMIT_MS}", "--dump-dom",
         path.as_uri(),
     ]  # fmt: skip

@@ -53,3 +53,14 @@ def test_folder_without_a_comparison_is_refused_before_anything_is_written(tmp_p
     assert caught.value.code == 2
     assert f"{tmp_path} has no results.csv: give the folder" in capsys.readouterr().err
     assert not target.exists()
+
+
+def test_missing_browser_is_one_error(tmp_path, monkeypatch, capsys):
+    for name in ("results.csv", "runs.csv", "compare.html"):
+        (tmp_path / name).touch()
+    monkeypatch.setenv("CHROMIUM", str(tmp_path / "none"))
+    with pytest.raises(SystemExit) as caught:
+        collect.main([str(tmp_path), str(tmp_path / "target")])
+    assert caught.value.code == 2
+    assert "give its path in CHROMIUM" in capsys.readouterr().err
+    assert not (tmp_path / "target").exists()
