@@ -36,7 +36,7 @@ test-system: setup  ## run the tests of the deployment with servers of the syste
 	@deploy/local/system-packages.sh
 	@$(VENV) -m pytest tests/system -rs --durations 10
 
-test-fast: setup  ## run the tests that need no cluster and train nothing, in under 2 minutes
+test-fast: setup  ## run the tests that need no cluster and train nothing, in about 5 minutes
 	@$(VENV) -m pytest tests/unit -m "not slow"
 
 deploy-check: setup  ## build all Kubernetes overlays and check them: CRDS=folder with KubeRay's definitions, RELEASE=1
