@@ -5,18 +5,18 @@ page with the pictures drawn, without scripts, as results.html; a table in Markd
 needs Chromium on PATH, or what CHROMIUM names.
 """
 
-import argparse
 import os
 import re
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pandas as pd
 
 from data_pipeline.files import write_atomically
 from service.compare.outcome import PAGE_NAME, RESULTS_NAME, RUNS_TABLE_NAME
+from service.run.scripts import ScriptParser, run_script
+from service.spec.errors import EXIT_DONE
 
 PAGE_LIMIT_BYTES = 1_500_000
 DRAWING_LIMIT_MS = 30_000
@@ -31,7 +31,7 @@ INTERACTIONS = (" Click a column's heading to sort by it.", "; a double click sh
 
 def main(arguments: list[str]) -> int:
     """Write the files, print the table and return the exit status."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = ScriptParser(__doc__)
     parser.add_argument("folder", type=Path, metavar="FOLDER")
     parser.add_argument("target", type=Path, metavar="TARGET")
     options = parser.parse_args(arguments)
@@ -41,7 +41,10 @@ def main(arguments: list[str]) -> int:
     browser = shutil.which(os.environ.get("CHROMIUM", "chromium"))
     if browser is None:
         parser.error("no Chromium on PATH: install it, or give its path in CHROMIUM")
-    page = static_page(drawn_page(browser, (options.folder / PAGE_NAME).absolute()))
+    try:
+        page = static_page(drawn_page(browser, (options.folder / PAGE_NAME).absolute()))
+    except subprocess.SubprocessError as error:
+        parser.error(f"{PAGE_NAME} could not be drawn: {error}")
     if len(page.encode()) > PAGE_LIMIT_BYTES:
         parser.error(
             f"{PAGE_NAME}: {len(page.encode()):,} bytes without scripts, too large to keep"
@@ -52,7 +55,7 @@ def main(arguments: list[str]) -> int:
     write_atomically(options.target / "results.html", page)
     results, runs = (read_texts(options.target / n) for n in (RESULTS_NAME, RUNS_TABLE_NAME))
     print(markdown(results), cost(runs), sep="\n\n")
-    return 0
+    return EXIT_DONE
 
 
 def read_texts(path: Path) -> pd.DataFrame:
@@ -71,11 +74,11 @@ def drawn_page(browser: str, path: Path) -> str:
 
 
 def static_page(document: str) -> str:
-    """The page without scripts, with what they have drawn; coordinates have one decimal."""
+    """The page without scripts, with what they have drawn; numbers in it have two decimals."""
     page = re.sub(r"<script.*?</script>\s*", "", document, flags=re.DOTALL)
     for text in INTERACTIONS:
         page = page.replace(text, "")
-    page = re.sub(r"(\d\.\d)\d+(?=[^<>]*>)", r"\1", page)
+    page = re.sub(r"(\d\.\d\d)\d+(?=[^<>]*>)", r"\1", page)
     return page.replace("</head>", f"<style>{STYLE}</style>\n</head>")
 
 
@@ -125,4 +128,4 @@ def cost(runs: pd.DataFrame) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    run_script(main)

@@ -3,8 +3,6 @@
 OUT is an SVG file, each RUN the folder of a run whose loss has temperatures of its own.
 """
 
-import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,7 +11,9 @@ from matplotlib.figure import Figure
 
 from service.run.folder import read_spec
 from service.run.journal import JOURNAL_NAME, read_events
+from service.run.scripts import ScriptParser, run_script
 from service.run_page.temperatures import base_temperature, draw_temperatures
+from service.spec.errors import EXIT_DONE, BadInputError
 
 WIDTH_INCHES, HEIGHT_INCHES = 4.6, 3.2
 LOSS = "dtkd"
@@ -21,18 +21,27 @@ LOSS = "dtkd"
 
 def main(arguments: list[str]) -> int:
     """Write the picture and return the exit status."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = ScriptParser(__doc__)
     parser.add_argument("out", type=Path, metavar="OUT")
     parser.add_argument("runs", type=Path, nargs="+", metavar="RUN")
     options = parser.parse_args(arguments)
     # The same runs give the same file.
-    with rc_context({"svg.hashsalt": "temperatures"}):
-        picture(options.runs).savefig(options.out, format="svg", metadata={"Date": None})
-    return 0
+    try:
+        with rc_context({"svg.hashsalt": "temperatures"}):
+            picture(options.runs).savefig(options.out, format="svg", metadata={"Date": None})
+    except (BadInputError, OSError, ValueError) as error:
+        parser.error(str(error))
+    return EXIT_DONE
 
 
 def picture(runs: Sequence[Path]) -> Figure:
-    """The temperatures of each run, on axes of the same range."""
+    """The temperatures of each run, on axes of the same range.
+
+    Raises:
+        BadInputError: a run's files are damaged.
+        OSError: the storage fails, or a folder has no run.
+        ValueError: a run has no temperatures.
+    """
     figure = Figure(figsize=(WIDTH_INCHES * len(runs), HEIGHT_INCHES), layout="constrained")
     panels = figure.subplots(1, len(runs), sharey=True, squeeze=False)[0]
     for axes, run_path in zip(panels, runs, strict=True):
@@ -43,4 +52,4 @@ def picture(runs: Sequence[Path]) -> Figure:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    run_script(main)

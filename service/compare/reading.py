@@ -59,9 +59,8 @@ def with_teacher_of_pair(
 ) -> list[RunRecord]:
     """The records, in which students without a teacher are beside the only one that their pair has.
 
-    How often they agree with it anyway is what distillation adds to. ``teachers``: what each run's
-    teacher is told from others by. Its predictions are not: on GPUs a few of them differ from run
-    to run by rounding.
+    How often they agree with it anyway is what distillation adds to. ``teachers``: what identifies
+    each run's teacher. Predictions do not: on GPUs a few of them differ between runs by rounding.
     """
     known: dict[str, dict[str | None, Predictions]] = defaultdict(dict)
     for record, teacher in zip(records, teachers, strict=True):

@@ -1,7 +1,8 @@
 """Rules for a comparison: its patches, names and seeds, and the jobs that follow from them."""
 
-import itertools
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
+from itertools import combinations, permutations
 from typing import Any, TypeVar
 
 from pydantic import JsonValue
@@ -112,7 +113,7 @@ def _patch_problems(where: str, patch: Mapping[str, JsonValue]) -> Iterator[Prob
         elif not leaf_types(path):
             remedy = field_remedy(JobSpec, path.split("."))
             yield Problem(f"{where}.{path}", "is not a field of a job spec", remedy)
-    for path, other in itertools.permutations(patch, 2):
+    for path, other in permutations(patch, 2):
         if other.startswith(f"{path}."):
             yield Problem(f"{where}.{other}", f"is a part of {path}", "give one of the two")
 
@@ -156,19 +157,20 @@ def _alike_problems(compare: CompareSpec, jobs: Mapping[Variant, J]) -> Iterator
     One variant of two pairs may: without a teacher, pairs that differ in it alone are alike.
     """
     hashes: dict[Variant, str] = {}
+    owners: dict[str, list[Variant]] = defaultdict(list)
     for variant, job in jobs.items():
         spec = job.spec if isinstance(job, LoadedJob) else job
         hashes[variant] = spec.model_copy(update={"name": compare.name}).content_hash()
+        owners[hashes[variant]].append(variant)
     seen = set()
-    for first, other in itertools.combinations(hashes, 2):
+    for first, other in (two for alike in owners.values() for two in combinations(alike, 2)):
+        where, like = _place(compare, other), first.name
         if first.name == other.name:
             rows = [(Variant(first.pair, n), Variant(other.pair, n)) for n in compare.patches]
-            are_alike = all(hashes[one] == hashes[two] for one, two in rows)
+            if any(hashes[one] != hashes[two] for one, two in rows):
+                continue
             where, like = f"pairs.{other.pair}", first.pair
-        else:
-            are_alike = hashes[first] == hashes[other]
-            where, like = _place(compare, other), first.name
-        if are_alike and where not in seen:
+        if where not in seen:
             seen.add(where)
             yield Problem(where, f"is the same as {like}", "change it, or remove one of them")
 

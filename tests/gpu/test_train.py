@@ -1,6 +1,7 @@
 """The script that trains specs without Ray trains as workers do, and only what is left."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -19,12 +20,20 @@ pytestmark = pytest.mark.slow
 
 
 def call(path, *options):
-    command = [sys.executable, str(SCRIPT), str(path), *options]
-    # The runs are compared with runs of this process, which are on the CPU.
+    """Run the script on at most two CPUs, and without a GPU.
+
+    Two runs at a time then have one CPU each, like those that they are compared with.
+    """
     environment = {"PATH": "/usr/bin:/bin", "CUDA_VISIBLE_DEVICES": ""}
-    return subprocess.run(
-        command, capture_output=True, text=True, timeout=300, check=False, env=environment
-    )
+    allowed = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, sorted(allowed)[:2])
+    try:
+        return subprocess.run(
+            [sys.executable, str(SCRIPT), str(path), *options],
+            capture_output=True, text=True, timeout=300, check=False, env=environment,
+        )  # fmt: skip
+    finally:
+        os.sched_setaffinity(0, allowed)
 
 
 def test_runs_of_a_comparison_equal_those_of_a_worker(make_compare_content, tmp_path):
@@ -53,3 +62,22 @@ def test_what_is_not_done_in_time_is_ended(make_content, tmp_path):
     done = call(path, "--limit-s", "8")
     assert done.returncode == 1
     assert "no time left for 1 runs" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ({"seeds": [3]}, "seeds: has fewer than two seeds"),
+        ({"tuned": {"trials": 2, "held_out": {"num_images": 64}}}, "tuned: cannot be done"),
+        ({"base": 7}, "base"),
+    ],
+)
+def test_bad_input_is_said_without_a_traceback(make_compare_content, tmp_path, change, text):
+    path = tmp_path / "compare.json"
+    path.write_text(json.dumps(make_compare_content() | change))
+    done = call(path)
+    assert done.returncode == 2
+    assert str(path) in done.stderr
+    assert text in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "runs").exists()

@@ -7,10 +7,9 @@ trains one run at a time, as a job's worker does, in the folder that a job would
 runs start seed by seed. Runs that have a result are not trained again; what is not done after
 --limit-s is ended. Where Ray and MLflow are, jobs/compare.py then finds the runs finished, and
 writes the tables. Comparisons that tune their losses need it for all of it. It runs on the CPU
-where there is no GPU. Exit status: 0 every run has finished, 1 not.
+where there is no GPU. Exit status: 0 every run has finished, 1 not, 2 bad input.
 """
 
-import argparse
 import multiprocessing
 import os
 import sys
@@ -27,6 +26,14 @@ from service.compare.loading import parse_comparison
 from service.result import collect_result
 from service.run.folder import write_spec
 from service.run.result import read_result
+from service.run.scripts import ScriptParser
+from service.spec.errors import (
+    EXIT_BAD_INPUT,
+    EXIT_DONE,
+    EXIT_FAILED,
+    BadInputError,
+    Problem,
+)
 from service.spec.job import JobSpec
 from service.spec.loading import parse_spec, read_json
 from service.training.distributed import World, prepare_process
@@ -38,23 +45,40 @@ NUM_CPUS = len(os.sched_getaffinity(0))
 
 def main(arguments: list[str]) -> int:
     """Train what is left and return the exit status."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = ScriptParser(__doc__)
     parser.add_argument("spec", type=Path, metavar="SPEC.json")
     parser.add_argument("--processes", type=int, default=1, help="runs at a time (1)")
     parser.add_argument("--limit-s", type=int, default=540, help="seconds for all of it (540)")
     options = parser.parse_args(arguments)
     end_s = time.monotonic() + options.limit_s
-    content = read_json(options.spec)
-    loaded = parse_comparison(content, str(options.spec)) if "base" in content else None
-    if loaded is not None and loaded.compare.tuned is not None:
-        parser.error("the comparison tunes its losses; use jobs/compare.py")
-    specs = [parse_spec(content)] if loaded is None else list(loaded.run_specs().values())
+    if options.processes < 1:
+        parser.error("--processes: give at least 1")
+    try:
+        specs = load_specs(options.spec)
+    except BadInputError as error:
+        print(error, file=sys.stderr)
+        return EXIT_BAD_INPUT
     name = torch.cuda.get_device_name() if DEVICE.type == "cuda" else f"{NUM_CPUS} CPUs"
     print(f"{name}, torch {torch.__version__}, {len(specs)} runs", flush=True)
     train_until(specs, options.processes, end_s)
-    return 0 if all(read_result(spec.run_path) is not None for spec in specs) else 1
+    are_finished = all(read_result(spec.run_path) is not None for spec in specs)
+    return EXIT_DONE if are_finished else EXIT_FAILED
+
+
+def load_specs(path: Path) -> list[JobSpec]:
+    """The spec of a job, or those of a comparison's runs.
+
+    Raises:
+        BadInputError: with every problem found.
+    """
+    content, subject = read_json(path), str(path)
+    if not (isinstance(content, dict) and "base" in content):
+        return [parse_spec(content, subject)]
+    loaded = parse_comparison(content, subject)
+    if loaded.compare.tuned is not None:
+        problem = Problem("tuned", "cannot be done by this script", "use jobs/compare.py")
+        raise BadInputError(subject, [problem])
+    return list(loaded.run_specs().values())
 
 
 def train_until(specs: Sequence[JobSpec], num_processes: int, end_s: float) -> None:

@@ -18,7 +18,7 @@ HEADINGS = [
 def test_page_keeps_what_scripts_have_drawn_and_no_script():
     page = collect.static_page(PAGE)
     assert "script" not in page
-    assert '<path d="M10.1,2.0L3,4.9"/>' in page
+    assert '<path d="M10.12,2.05L3,4.99"/>' in page
     assert "<td>12.3456 %</td>" in page
     assert "<p>Seeds.</p>" in page
 

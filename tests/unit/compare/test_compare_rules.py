@@ -100,6 +100,20 @@ def test_students_alone_may_be_the_same_in_pairs_of_other_teachers(make_compare_
     ]  # fmt: skip
 
 
+def test_of_three_pairs_with_one_student_alone_the_two_alike_are_found(
+    make_compare_content, teacher
+):
+    source = teacher["weights"]["source"]
+    other = source.replace("teacher", "other")
+    shutil.copy(source, other)
+    sources = {"p": source, "q": other, "r": other}
+    pairs = {name: {"teacher.weights.source": path} for name, path in sources.items()}
+    variants = {"alone": {"teacher": None, "losses": {"ce": {}}}}
+    content = make_compare_content({"losses": KD["losses"]}, variants=variants, pairs=pairs)
+    (problem,) = problems_of(content)
+    assert (problem.where, problem.wrong) == ("pairs.r", "is the same as q")
+
+
 def test_jobs_are_the_base_with_the_patches_and_the_seeds(make_compare_content):
     base = {
         "seed": 9,

@@ -6,6 +6,8 @@ import pytest
 from PIL import Image
 from support.run_folders import journal_events, temperature_values, write_run_folder
 
+from jobs.results import temperatures
+from service.run.folder import write_spec
 from service.run.journal import Event
 from service.run_page.temperatures import base_temperature, temperature_figure, temperatures_png
 from service.spec.loading import parse_spec
@@ -72,3 +74,38 @@ def test_base_temperature_is_that_of_the_rule_if_it_has_one(make_content, teache
     spec = parse_spec(make_content(teacher=teacher, losses=losses))
     found = {name: base_temperature(spec, name) for name in (*losses, "unknown")}
     assert found == {"dtkd": 5, "kd": 3, "dkd": None, "normkd": None, "unknown": None}
+
+
+def write_run(make_content, teacher, name, base_temperature):
+    losses = {"ce": {}, "dtkd": {"base_temperature": base_temperature}}
+    spec = parse_spec(make_content(name=name, teacher=teacher, losses=losses))
+    events = journal_events(2)
+    for kind, _, _, values in events:
+        values |= temperature_values("dtkd", base_temperature) if kind == "interval" else {}
+    write_run_folder(spec.run_path, events)
+    write_spec(spec)
+    return spec.run_path
+
+
+def test_runs_side_by_side_have_axes_of_one_range(make_content, teacher, tmp_path):
+    runs = [write_run(make_content, teacher, name, tau) for name, tau in (("weak", 2), ("all", 7))]
+    weak, other = temperatures.picture(runs).axes
+    assert (weak.get_title(), other.get_title()) == ("weak", "all")
+    assert weak.get_ylim() == other.get_ylim()
+    bases = [{line.get_label(): line for line in axes.get_lines()} for axes in (weak, other)]
+    assert [set(lines["base temperature"].get_ydata()) for lines in bases] == [{2.0}, {7.0}]
+    out = tmp_path / "two.svg"
+    assert temperatures.main([str(out), *map(str, runs)]) == 0
+    content = out.read_bytes()
+    temperatures.main([str(out), *map(str, runs)])
+    assert out.read_bytes() == content
+
+
+def test_folder_without_a_run_is_one_error_and_no_picture(tmp_path, capsys):
+    out = tmp_path / "two.svg"
+    with pytest.raises(SystemExit) as caught:
+        temperatures.main([str(out), str(tmp_path)])
+    assert caught.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert str(tmp_path) in line
+    assert not out.exists()
